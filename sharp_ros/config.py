@@ -1,0 +1,358 @@
+"""Every setting with its default, unit, range and help text, written once.
+
+ROS parameters, command-line flags, `config/sharp.yaml` and the documentation are generated from
+these dataclasses or tested against them. Keys are nested by dots: `occupancy.voxel_size`. Metres,
+seconds and radians go without a suffix, everything else with one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+import math
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from sharp_ros.errors import ConfigError
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field that carries its range and its help text."""
+    metadata = {'help': help, 'minimum': minimum, 'maximum': maximum, 'choices': choices}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network runs, and where."""
+
+    name: str = option('nano', 'nano, sensor, sharp, or the path of a checkpoint')
+    device: str = option('auto', 'where inference runs', choices=('auto', 'cpu', 'cuda', 'mps'))
+    threads: int = option(0, 'CPU threads for inference; 0 leaves the choice to torch', minimum=0)
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """How images come in."""
+
+    transport: str = option(
+        'raw',
+        'raw: sensor_msgs/Image; compressed: sensor_msgs/CompressedImage',
+        choices=('raw', 'compressed'),
+    )
+    rectified: bool = option(
+        False, 'images are rectified already: use P of camera_info, ignore K and D'
+    )
+    fallback_hfov: float = option(
+        0.0,
+        'horizontal field of view assumed for an uncalibrated camera; 0 refuses such images',
+        minimum=0.0,
+        maximum=3.1,
+    )
+    depth_topic_tolerance: float = option(
+        0.02,
+        'largest stamp difference between an image and its registered depth (model sensor)',
+        minimum=0.0,
+    )
+
+
+@dataclass(frozen=True)
+class PoseConfig:
+    """Where the camera's pose comes from; without a pose nothing is integrated."""
+
+    source: str = option(
+        'odometry', 'odometry: nav_msgs/Odometry; none: never map', choices=('odometry', 'none')
+    )
+    tolerance: float = option(
+        0.1, 'how far an image may lie outside the received poses', minimum=0.0
+    )
+    max_gap: float = option(0.5, 'longest gap between poses that is interpolated', minimum=0.0)
+    base_to_camera: tuple[float, ...] = option(
+        (0.0,) * 7,
+        'x y z qx qy qz qw of the optical frame in the odometry child frame; all zero: tf, or '
+        'identity when the frames are the same',
+    )
+
+
+@dataclass(frozen=True)
+class PointCloudConfig:
+    """Depth image and organised cloud."""
+
+    min_range: float = option(0.1, 'nearer depth is dropped', minimum=0.0)
+    max_range: float = option(20.0, 'farther depth is dropped', minimum=0.0)
+    edge_ratio: float = option(
+        0.12,
+        'a pixel whose 3x3 neighbourhood spans more than this share of its depth is a flying '
+        'pixel and dropped; 0 keeps all',
+        minimum=0.0,
+    )
+
+
+@dataclass(frozen=True)
+class OccupancyConfig:
+    """Voxel log-odds map and its 2-D projection."""
+
+    voxel_size: float = option(0.05, 'side of a cell', minimum=0.005)
+    size: float = option(20.0, 'side of the square rolling window', minimum=1.0)
+    min_height: float = option(0.1, 'lowest obstacle that counts, in the world frame')
+    max_height: float = option(1.8, 'highest obstacle that counts, in the world frame')
+    min_range: float = option(0.3, 'nearer depth never marks', minimum=0.0)
+    max_range: float = option(5.0, 'farther depth never marks; rays clear up to here', minimum=0.1)
+    hit_log_odds: float = option(0.85, 'added where a ray ends', minimum=0.0)
+    miss_log_odds: float = option(0.4, 'subtracted where a ray passes', minimum=0.0)
+    clamp_log_odds: float = option(3.5, 'bound of the log-odds, both signs', minimum=0.1)
+    occupied_log_odds: float = option(0.6, 'from here on a cell counts as occupied')
+    free_log_odds: float = option(-0.6, 'down from here a cell counts as free')
+    rate_hz: float = option(2.0, 'how often the grid is published at most', minimum=0.01)
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """One virtual camera, fixed relative to the real one."""
+
+    width: int = option(320, 'pixels', minimum=16, maximum=4096)
+    height: int = option(240, 'pixels', minimum=16, maximum=4096)
+    hfov: float = option(1.2, 'horizontal field of view', minimum=0.05, maximum=3.0)
+    position: tuple[float, ...] = option(
+        (0.4, -0.4, -0.4), 'x y z of the viewpoint in the optical frame of the camera'
+    )
+    target: tuple[float, ...] = option(
+        (0.0, 0.0, 2.5), 'x y z in the optical frame of the camera that the view looks at'
+    )
+    rate_hz: float = option(2.0, 'how often the view is rendered at most', minimum=0.01)
+
+
+@dataclass(frozen=True)
+class SharpConfig:
+    """All settings of the pipeline and the node."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    point_cloud: PointCloudConfig = field(default_factory=PointCloudConfig)
+    occupancy: OccupancyConfig = field(default_factory=OccupancyConfig)
+    views: Mapping[str, ViewConfig] = field(
+        default_factory=lambda: {'over_shoulder': ViewConfig()}
+    )
+
+    def __post_init__(self) -> None:
+        for key, value in flatten(self).items():
+            _check(key, value, _option_of(key))
+        occupancy = self.occupancy
+        if occupancy.min_height >= occupancy.max_height:
+            raise ConfigError('occupancy.min_height must lie below occupancy.max_height')
+        if occupancy.free_log_odds >= occupancy.occupied_log_odds:
+            raise ConfigError('occupancy.free_log_odds must lie below occupancy.occupied_log_odds')
+        if len(self.pose.base_to_camera) != 7:
+            raise ConfigError('pose.base_to_camera needs 7 numbers: x y z qx qy qz qw')
+        for name, view in self.views.items():
+            if not name.isidentifier() or name != name.lower():
+                raise ConfigError(f'view name {name!r} must be lower_snake_case')
+            if len(view.position) != 3 or len(view.target) != 3:
+                raise ConfigError(f'views.{name}: position and target need 3 numbers each')
+
+
+VIEW_NAMES = 'view_names'  # the key that lists the views, since ROS parameters cannot nest lists
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting as parameters, flags and documentation see it."""
+
+    key: str
+    default: Any
+    type: str
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] | None = None
+
+
+def options(config: SharpConfig | None = None) -> Iterator[Option]:
+    """Every setting in file order, `default` being its value in `config`."""
+    for key, value in flatten(config or SharpConfig()).items():
+        yield Option(key, value, *_option_of(key))
+
+
+def flatten(config: SharpConfig) -> dict[str, Any]:
+    """Dotted keys to plain values: bool, int, float, str or a tuple of those."""
+    flat: dict[str, Any] = {}
+    for stage in fields(config):
+        part = getattr(config, stage.name)
+        if is_dataclass(part):
+            flat.update({f'{stage.name}.{f.name}': getattr(part, f.name) for f in fields(part)})
+        else:
+            flat[VIEW_NAMES] = tuple(part) or ('',)
+            for name, view in part.items():
+                flat.update(
+                    {f'views.{name}.{f.name}': getattr(view, f.name) for f in fields(view)}
+                )
+    return flat
+
+
+def from_flat(values: Mapping[str, Any]) -> SharpConfig:
+    """A configuration from dotted keys; what is missing keeps its default.
+
+    Raises:
+        ConfigError: for an unknown key, a wrong type or a value out of range.
+    """
+    values = dict(values)
+    names = values.pop(VIEW_NAMES, None)
+    if names is None:
+        names = SharpConfig().views.keys()
+    elif not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
+        raise ConfigError(f'{VIEW_NAMES} must be a list of names')
+    names = [name for name in names if name]  # ROS cannot express an empty list: [''] is none
+    nested: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        option_type = _option_of(key)[0]
+        head, _, tail = key.rpartition('.')
+        nested.setdefault(head, {})[tail] = _coerce(key, value, option_type)
+    stages: dict[str, Any] = {}
+    for stage in fields(SharpConfig):
+        if stage.name != 'views':
+            stages[stage.name] = _STAGES[stage.name](**nested.pop(stage.name, {}))
+    stages['views'] = {name: ViewConfig(**nested.pop(f'views.{name}', {})) for name in names}
+    if nested:
+        raise ConfigError(
+            f'{", ".join(sorted(nested))}: settings of views that {VIEW_NAMES} does not list'
+        )
+    return SharpConfig(**stages)
+
+
+def nested_to_flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """`{'a': {'b': 1}}` to `{'a.b': 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(nested_to_flat(value, f'{prefix}{key}.'))
+        else:
+            flat[f'{prefix}{key}'] = value
+    return flat
+
+
+def load_yaml(*paths: str | Path) -> SharpConfig:
+    """Read ROS parameter files (`/**: ros__parameters:`), later files overriding earlier ones.
+
+    Raises:
+        ConfigError: if a file is missing, is no YAML, or holds an unknown or invalid setting.
+    """
+    import yaml
+
+    flat: dict[str, Any] = {}
+    for path in paths:
+        try:
+            tree = yaml.safe_load(Path(path).read_text(encoding='utf-8')) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f'cannot read {path}: {error}') from error
+        if not isinstance(tree, Mapping):
+            raise ConfigError(f'{path}: expected a mapping at the top')
+        for node in tree.values():
+            parameters = node.get('ros__parameters') if isinstance(node, Mapping) else None
+            if not isinstance(parameters, Mapping):
+                raise ConfigError(f'{path}: expected "/**:" with "ros__parameters:" below it')
+            flat.update(nested_to_flat(parameters))
+    flat = {key: value for key, value in flat.items() if key not in _ROS_OWN}
+    return from_flat(flat)
+
+
+def to_yaml(config: SharpConfig | None = None) -> str:
+    """The text of `config/sharp.yaml`: every setting with its value and one comment."""
+    lines = ['/**:', '  ros__parameters:']
+    open_heads: list[str] = []
+    for entry in options(config):
+        *heads, name = entry.key.split('.')
+        shared = 0
+        while shared < min(len(heads), len(open_heads)) and heads[shared] == open_heads[shared]:
+            shared += 1
+        for depth in range(shared, len(heads)):
+            lines.append(f'{"  " * (depth + 2)}{heads[depth]}:')
+        open_heads = heads
+        lines.append(
+            f'{"  " * (len(heads) + 2)}{name}: {_scalar(entry.default)}  # {describe(entry)}'
+        )
+    return '\n'.join(lines) + '\n'
+
+
+def describe(entry: Option) -> str:
+    """Help text with range or choices, on one line."""
+    parts = [entry.help]
+    if entry.choices:
+        parts.append(f'[{" | ".join(entry.choices)}]')
+    elif entry.minimum is not None or entry.maximum is not None:
+        low = '' if entry.minimum is None else f'{entry.minimum:g}'
+        high = '' if entry.maximum is None else f'{entry.maximum:g}'
+        parts.append(f'[{low} .. {high}]')
+    return ' '.join(parts)
+
+
+_STAGES: dict[str, Any] = {
+    name: hint for name, hint in get_type_hints(SharpConfig).items() if is_dataclass(hint)
+}
+_ROS_OWN = ('use_sim_time',)  # every ROS node has these; they are not ours to validate
+_VIEW_NAMES_OPTION = ('strings', 'names of the virtual cameras, each set up below views.<name>')
+
+
+def _option_of(key: str) -> tuple[Any, ...]:
+    """(type, help, minimum, maximum, choices) of a dotted key."""
+    if key == VIEW_NAMES:
+        return (*_VIEW_NAMES_OPTION, None, None, None)
+    stage, _, name = key.partition('.')
+    holder: Any = _STAGES.get(stage)
+    if stage == 'views' and name.count('.') == 1:
+        holder, name = ViewConfig, name.partition('.')[2]
+    hints = get_type_hints(holder) if holder else {}
+    if name not in hints:
+        known = sorted(flatten_keys())
+        raise ConfigError(f'unknown setting {key!r}; known are {", ".join(known)}')
+    meta = holder.__dataclass_fields__[name].metadata
+    kind = 'floats' if str(hints[name]).startswith('tuple') else hints[name].__name__
+    return kind, meta['help'], meta['minimum'], meta['maximum'], meta['choices']
+
+
+def flatten_keys() -> list[str]:
+    """All dotted keys, with `<name>` in place of the name of a view."""
+    keys = [f'{s}.{f.name}' for s, stage in _STAGES.items() for f in fields(stage)]
+    return [*keys, VIEW_NAMES, *(f'views.<name>.{f.name}' for f in fields(ViewConfig))]
+
+
+def _coerce(key: str, value: Any, kind: str) -> Any:
+    """The value as the field's type; integers pass as floats, nothing else is converted."""
+    if kind == 'floats' and isinstance(value, (list, tuple)):
+        return tuple(_coerce(key, item, 'float') for item in value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind == 'float' and number:
+        return float(value)
+    if type(value).__name__ == kind:
+        return value
+    raise ConfigError(f'{key} must be {kind}, got {type(value).__name__} {value!r}')
+
+
+def _check(key: str, value: Any, entry: tuple[Any, ...]) -> None:
+    kind, _, minimum, maximum, choices = entry
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if kind in ('int', 'float', 'floats'):
+            if not math.isfinite(number):
+                raise ConfigError(f'{key} must be finite, got {number}')
+            if minimum is not None and number < minimum:
+                raise ConfigError(f'{key} must be at least {minimum:g}, got {number:g}')
+            if maximum is not None and number > maximum:
+                raise ConfigError(f'{key} must be at most {maximum:g}, got {number:g}')
+    if choices and value not in choices:
+        raise ConfigError(f'{key} must be one of {", ".join(choices)}, got {value!r}')
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, tuple):
+        return '[' + ', '.join(_scalar(item) for item in value) + ']'
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) or "''"

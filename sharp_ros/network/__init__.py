@@ -1,0 +1,1 @@
+"""The networks: image and intrinsics in, Gaussians out."""

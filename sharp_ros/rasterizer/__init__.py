@@ -1,0 +1,1 @@
+"""Rendering Gaussians from any viewpoint."""
