@@ -1,4 +1,4 @@
-"""Pinhole geometry: intrinsics, frames, unprojection and virtual viewpoints.
+"""Pinhole geometry: intrinsics, frames, unprojection, rectification and image files.
 
 Integer pixel coordinates are pixel centres, as in `CameraInfo` and OpenCV; `Intrinsics` owns the
 half-pixel shift to networks that count from the image corner, and every resize and crop.
@@ -7,8 +7,13 @@ half-pixel shift to networks that count from the image corner, and every resize 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+import io
 import math
+from pathlib import Path
+import warnings
 
+import cv2
 import numpy as np
 
 from sharp_ros.errors import InputError
@@ -112,6 +117,10 @@ class Frame:
                 f'depth {self.depth.shape} is not registered to the image {size}', 'size_mismatch'
             )
 
+    def placed(self, T_world_camera: np.ndarray, world_frame: str) -> Frame:
+        """The same frame with its pose in a world frame."""
+        return replace(self, T_world_camera=T_world_camera, world_frame=world_frame)
+
 
 def unproject(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:  # [H, W] -> [H, W, 3]
     """Lift a depth image to float32 points in the camera's optical frame.
@@ -138,3 +147,311 @@ def project(points: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:  # [..., 
     u = points[..., 0] / z * intrinsics.fx + intrinsics.cx
     v = points[..., 1] / z * intrinsics.fy + intrinsics.cy
     return np.stack([u, v], -1)
+
+
+@dataclass(frozen=True)
+class CameraModel:
+    """What `sensor_msgs/CameraInfo` says about a camera, in its own terms and without ROS types.
+
+    Hashable, so that `functools.lru_cache(Rectifier)` builds maps only when the camera changes.
+
+    Attributes:
+        width: of the full image the camera was calibrated with, pixels.
+        height: likewise.
+        K: 3x3 row-major camera matrix of the raw full image; K[0] == 0 means uncalibrated.
+        D: distortion coefficients in OpenCV's order.
+        R: 3x3 row-major rectifying rotation of a stereo rig; a single camera needs none.
+        P: 3x4 row-major projection of the rectified full image.
+        distortion_model: `plumb_bob`, `rational_polynomial`, `equidistant`; empty means none.
+        binning_x: columns of the full image merged into one; 0 means 1.
+        binning_y: rows of the full image merged into one; 0 means 1.
+        roi: (x, y, width, height) read out, in pixels of the full image; all 0 means all of it.
+
+    Raises:
+        InputError: if K, R or P have the wrong length.
+    """
+
+    width: int
+    height: int
+    K: tuple[float, ...] = (0.0,) * 9
+    D: tuple[float, ...] = ()
+    R: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    P: tuple[float, ...] = (0.0,) * 12
+    distortion_model: str = ''
+    binning_x: int = 1
+    binning_y: int = 1
+    roi: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    def __post_init__(self) -> None:
+        if (len(self.K), len(self.R), len(self.P)) != (9, 9, 12):
+            raise InputError(
+                f'camera_info needs 9, 9 and 12 numbers in K, R and P, got {len(self.K)}, '
+                f'{len(self.R)} and {len(self.P)}; fix the camera driver',
+                'bad_camera_info',
+            )
+
+
+# Numbers of coefficients OpenCV accepts; the first two models share one formula, of which
+# shorter lists are a prefix, and drivers mix up their names.
+_POLYNOMIAL_COEFFICIENTS = (4, 5, 8, 12, 14)
+_COEFFICIENTS = {
+    'plumb_bob': _POLYNOMIAL_COEFFICIENTS,
+    'rational_polynomial': _POLYNOMIAL_COEFFICIENTS,
+    'equidistant': (4,),
+}
+
+
+class Rectifier:
+    """Turns images of one camera into pinhole images whose intrinsics are known exactly.
+
+    Raw images keep their camera matrix: only the distortion is removed, the optical frame does
+    not turn (R belongs to stereo pairs), so `frame_id` stays true. Pixels no ray of the camera
+    reached are black, and 0 in depth images.
+
+    Args:
+        model: of the camera that took the images.
+        rectified: the images are rectified already: P describes them; K and D are ignored.
+        fallback_hfov: horizontal field of view assumed if the camera is uncalibrated, radians;
+            0 refuses such a camera.
+        image_size: (width, height) of the images, pixels.
+
+    Attributes:
+        intrinsics: of the images that `rectify` returns.
+
+    Raises:
+        InputError: `uncalibrated`; `bad_camera_info` for numbers no camera has or an unknown
+            distortion model; `size_mismatch` if images of that size are neither the full image
+            of the model nor what its region of interest and binning leave of it.
+    """
+
+    def __init__(
+        self,
+        model: CameraModel,
+        rectified: bool,
+        fallback_hfov: float,
+        image_size: tuple[int, int],
+    ) -> None:
+        self._maps: tuple[np.ndarray, np.ndarray] | None = None
+        name, matrix, columns = ('P', model.P, 4) if rectified else ('K', model.K, 3)
+        fx, cx, fy, cy = matrix[0], matrix[2], matrix[columns + 1], matrix[columns + 2]
+        if model.K[0] == 0 or fx == 0:
+            if fallback_hfov <= 0:
+                raise InputError(
+                    f'camera_info is uncalibrated ({"K" if model.K[0] == 0 else name}[0] is 0); '
+                    'calibrate the camera or set camera.fallback_hfov, its horizontal field of '
+                    'view in radians',
+                    'uncalibrated',
+                )
+            self.intrinsics = Intrinsics.from_hfov(fallback_hfov, *image_size)
+            return
+        distortion = () if rectified or not model.distortion_model else model.D
+        if not all(map(math.isfinite, (fx, fy, cx, cy, *distortion))) or fx <= 0 or fy <= 0:
+            raise InputError(
+                f'camera_info holds impossible numbers: fx={fx}, fy={fy}, cx={cx}, cy={cy}, '
+                f'D={distortion}; calibrate the camera again or fix its driver',
+                'bad_camera_info',
+            )
+        x, y, bin_x, bin_y = _window(model, image_size)
+        # A binned pixel is centred on the pixels it merges, hence the half-pixel terms.
+        self.intrinsics = Intrinsics(
+            fx / bin_x,
+            fy / bin_y,
+            (cx - x + 0.5) / bin_x - 0.5,
+            (cy - y + 0.5) / bin_y - 0.5,
+            *image_size,
+        )
+        if any(distortion):
+            self._maps = _undistortion_maps(model, self.intrinsics)
+
+    def rectify(self, image: np.ndarray) -> np.ndarray:  # [H, W, 3] -> [H, W, 3]
+        """The uint8 image without distortion (bilinear); the same array if there is none.
+
+        Raises:
+            InputError: `size_mismatch` if the image is not of the size given at construction.
+        """
+        self._check_size(image)
+        return image if self._maps is None else cv2.remap(image, *self._maps, cv2.INTER_LINEAR)
+
+    def rectify_depth(self, depth: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W]
+        """Registered float32 z-depth without distortion; nearest neighbour, never mixing surfaces.
+
+        Raises:
+            InputError: `size_mismatch` if the depth is not of the size given at construction.
+        """
+        self._check_size(depth)
+        if self._maps is None:
+            return depth
+        return cv2.remap(depth, self._nearest_map, None, cv2.INTER_NEAREST)
+
+    @cached_property
+    def _nearest_map(self) -> np.ndarray:  # [H, W, 2] int16
+        """Rounded source pixels; OpenCV 5 drops the fractions of fixed-point maps instead."""
+        assert self._maps is not None
+        whole, fractions = self._maps  # of 1/32 px: 5 bits in y above 5 bits in x
+        up = np.stack([fractions & 31, fractions >> 5], -1) >= 16
+        return whole + up.astype(np.int16)
+
+    def _check_size(self, image: np.ndarray) -> None:
+        expected = (self.intrinsics.height, self.intrinsics.width)
+        if image.shape[:2] != expected:
+            raise InputError(
+                f'image is {image.shape[1]}x{image.shape[0]}, the camera was set up for '
+                f'{expected[1]}x{expected[0]}; publish camera_info of the same size',
+                'size_mismatch',
+            )
+
+
+def _window(model: CameraModel, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Offset x, y and binning x, y of images of a size, in pixels of the model's full image."""
+    bin_x, bin_y = max(model.binning_x, 1), max(model.binning_y, 1)
+    x, y, width, height = model.roi
+    if width == 0 or height == 0:
+        x, y, width, height = 0, 0, model.width, model.height
+    if image_size == (width // bin_x, height // bin_y):
+        return x, y, bin_x, bin_y
+    if image_size == (model.width, model.height):
+        return 0, 0, 1, 1
+    raise InputError(
+        f'image is {image_size[0]}x{image_size[1]}, but camera_info describes '
+        f'{model.width}x{model.height} with region {width}x{height} at ({x}, {y}) and binning '
+        f'{bin_x}x{bin_y}; publish the camera_info that belongs to the image',
+        'size_mismatch',
+    )
+
+
+def _undistortion_maps(
+    model: CameraModel, intrinsics: Intrinsics
+) -> tuple[np.ndarray, np.ndarray]:
+    """OpenCV's fixed-point maps; distortion acts on rays, so window and binning change only K."""
+    counts = _COEFFICIENTS.get(model.distortion_model)
+    if counts is None:
+        raise InputError(
+            f'unknown distortion model {model.distortion_model!r}; supported are '
+            f'{", ".join(_COEFFICIENTS)}; or rectify upstream and set camera.rectified',
+            'bad_camera_info',
+        )
+    if len(model.D) not in counts:
+        raise InputError(
+            f'{model.distortion_model} takes {" or ".join(map(str, counts))} coefficients, '
+            f'camera_info has {len(model.D)}; calibrate the camera again',
+            'bad_camera_info',
+        )
+    equidistant = model.distortion_model == 'equidistant'
+    initialise = (
+        cv2.fisheye.initUndistortRectifyMap if equidistant else (cv2.initUndistortRectifyMap)
+    )
+    matrix, size = intrinsics.matrix, (intrinsics.width, intrinsics.height)
+    return initialise(matrix, np.array(model.D), np.eye(3), matrix, size, cv2.CV_16SC2)
+
+
+MAX_IMAGE_PIXELS = 100_000_000
+_FILM_DIAGONAL_MM = math.hypot(36, 24)
+_EXIF_IFD, _EXIF_FOCAL_35MM = 0x8769, 0xA405
+
+
+def decode_image(data: bytes | memoryview, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
+    """A complete compressed image as OpenCV reads it, so in BGR order.
+
+    OpenCV fills what a truncated JPEG lacks with grey and says nothing; here that is an error.
+
+    Args:
+        data: contents of a JPEG, PNG or any other file OpenCV knows.
+        flags: `cv2.IMREAD_*`.
+
+    Returns:
+        [H, W, 3] uint8, or what `flags` ask for.
+
+    Raises:
+        InputError: `bad_compressed` if the data are truncated, corrupt or of unknown format.
+    """
+    data = bytes(data)
+    complete = True
+    if data.startswith(b'\xff\xd8'):
+        # A thumbnail in the header has an end marker too: look behind the start of scan only.
+        complete = data.find(b'\xff\xd9', _jpeg_scan_start(data)) >= 0
+    elif data.startswith(b'\x89PNG'):
+        complete = b'IEND\xaeB`\x82' in data
+    image = None
+    if data and complete:
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error as error:
+            raise InputError(f'cannot decode the image: {error}', 'bad_compressed') from error
+    if image is None:
+        state = 'damaged or of unknown format' if complete else 'truncated'
+        raise InputError(
+            f'compressed image of {len(data)} bytes is {state}; send complete JPEG or PNG data',
+            'bad_compressed',
+        )
+    return image
+
+
+def _jpeg_scan_start(data: bytes) -> int:
+    """Offset behind the header of the first scan; the length of the data if there is none."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
+        if marker == 0xDA:
+            return position
+    return len(data)
+
+
+def read_image(path: str | Path) -> tuple[np.ndarray, float | None]:
+    """Read a photograph upright, whatever its number of channels and bits.
+
+    Args:
+        path: file in any format OpenCV reads.
+
+    Returns:
+        [H, W, 3] uint8 RGB, and the focal length in pixels if EXIF gives the equivalent on 35 mm
+        film, which is defined by the diagonal (CIPA DC-008): `f / 43.27 mm * diagonal in px`.
+
+    Raises:
+        InputError: `unreadable_image` if the file is missing, damaged or larger than 100 Mpx.
+    """
+    hint = 'give a complete JPEG, PNG, WebP or TIFF file'
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f'cannot read {path}: {error}; {hint}', 'unreadable_image') from error
+    pixels, focal_35mm = _image_header(data)
+    _check_pixels(path, pixels)
+    try:
+        bgr = decode_image(data)
+    except InputError as error:
+        raise InputError(f'cannot read {path}: {error}; {hint}', 'unreadable_image') from error
+    height, width = bgr.shape[:2]
+    _check_pixels(path, width * height)
+    focal = focal_35mm / _FILM_DIAGONAL_MM * math.hypot(width, height) if focal_35mm else None
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), focal
+
+
+def _check_pixels(path: str | Path, pixels: int) -> None:
+    if pixels > MAX_IMAGE_PIXELS:
+        raise InputError(
+            f'{path} has {pixels / 1e6:.0f} million pixels; shrink it to at most '
+            f'{MAX_IMAGE_PIXELS / 1e6:.0f} million',
+            'unreadable_image',
+        )
+
+
+def _image_header(data: bytes) -> tuple[int, float]:
+    """Number of pixels and 35 mm focal length from the header; 0 where it does not say."""
+    try:
+        from PIL import Image
+    except ImportError:
+        return 0, 0.0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            image = Image.open(io.BytesIO(data))
+        focal = image.getexif().get_ifd(_EXIF_IFD).get(_EXIF_FOCAL_35MM, 0)
+        return image.width * image.height, float(focal)
+    except Image.DecompressionBombError:
+        return MAX_IMAGE_PIXELS + 1, 0.0
+    except Exception:  # damaged EXIF raises whatever its parser stumbles over
+        return 0, 0.0

@@ -33,7 +33,7 @@ def option(
 class ModelConfig:
     """Which network runs, and where."""
 
-    name: str = option('nano', 'nano, sensor, sharp, or the path of a checkpoint')
+    name: str = option('nano', 'nano, sensor, or the path of weights of nano')
     device: str = option('auto', 'where inference runs', choices=('auto', 'cpu', 'cuda', 'mps'))
     threads: int = option(0, 'CPU threads for inference; 0 leaves the choice to torch', minimum=0)
 
@@ -56,7 +56,7 @@ class CameraConfig:
         minimum=0.0,
         maximum=3.1,
     )
-    depth_topic_tolerance: float = option(
+    depth_tolerance: float = option(
         0.02,
         'largest stamp difference between an image and its registered depth (model sensor)',
         minimum=0.0,
@@ -70,8 +70,11 @@ class PoseConfig:
     source: str = option(
         'odometry', 'odometry: nav_msgs/Odometry; none: never map', choices=('odometry', 'none')
     )
+    wait: float = option(
+        0.1, 'how long an image waits for the pose that follows it', minimum=0.0, maximum=2.0
+    )
     tolerance: float = option(
-        0.1, 'how far an image may lie outside the received poses', minimum=0.0
+        0.02, 'how far an image may lie outside the received poses', minimum=0.0
     )
     max_gap: float = option(0.5, 'longest gap between poses that is interpolated', minimum=0.0)
     base_to_camera: tuple[float, ...] = option(

@@ -143,6 +143,10 @@ class PoseBuffer:
             self._poses.popleft()
         return forward
 
+    def reaches(self, stamp_ns: int) -> bool:
+        """Whether a pose as new as the stamp has arrived."""
+        return bool(self._stamps) and self._stamps[-1] >= stamp_ns
+
     def lookup(self, stamp_ns: int) -> np.ndarray:  # -> [4, 4]
         """Pose at a stamp.
 

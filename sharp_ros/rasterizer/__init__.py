@@ -1,1 +1,74 @@
 """Rendering Gaussians from any viewpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+
+from sharp_ros.camera import Intrinsics
+from sharp_ros.errors import InputError
+from sharp_ros.gaussians import Gaussians
+from sharp_ros.rasterizer.reference import Rendering
+
+__all__ = ['Rendering', 'rasterize']
+
+
+@cache
+def _implementation(device: str) -> Callable[..., Rendering]:
+    """The renderer of a kind of device; numba is loaded with the first CPU rendering."""
+    if device == 'cpu':
+        from sharp_ros.rasterizer import cpu
+
+        return cpu.rasterize
+    from sharp_ros.rasterizer import reference
+
+    return reference.rasterize
+
+
+def rasterize(
+    gaussians: Gaussians,
+    intrinsics: Intrinsics,
+    T_camera_world: np.ndarray | None = None,
+    *,
+    background: Sequence[float] = (0.0, 0.0, 0.0),
+    near: float = 0.05,
+) -> Rendering:
+    """Render Gaussians as a pinhole camera sees them.
+
+    Gaussians blend front to back in linear RGB and the result is encoded to sRGB, as SHARP was
+    trained for. A Gaussian that cannot be drawn (NaN or infinity anywhere, a scale that is not
+    positive, a zero quaternion, nearer than `near`, opacity below 1/255, thinner than a millionth
+    of a pixel) is left out. On the CPU the result carries no gradients; `reference.rasterize` is
+    differentiable on every device.
+
+    Args:
+        gaussians: in any frame, called `world` here; the device of its tensors chooses the
+            implementation.
+        intrinsics: of the image to render. Pixel centres lie at integers, as everywhere in this
+            package, so the centre of an image is `(W - 1) / 2`. gsplat counts from the corner of
+            the image and would be given `cx + 0.5`, `cy + 0.5`.
+        T_camera_world: [4, 4] rigid transform that takes points to the optical frame (+z forward,
+            +x right, +y down); None for the identity.
+        background: linear RGB in 0..1 behind everything.
+        near: Gaussians whose mean is less than this many metres in front of the camera are left
+            out.
+
+    Returns:
+        Colour, depth and coverage, on the device of the Gaussians.
+
+    Raises:
+        InputError: if the transform is not a finite [4, 4] matrix, `near` is not positive, or the
+            background is not three numbers.
+    """
+    T = np.eye(4) if T_camera_world is None else np.asarray(T_camera_world, np.float64)
+    if T.shape != (4, 4) or not np.isfinite(T).all():
+        raise InputError(f'T_camera_world must be a finite [4, 4] matrix, got {T}', 'bad_pose')
+    if not near > 0:
+        raise InputError(f'near must be positive metres, got {near}', 'bad_near')
+    if len(background) != 3:
+        raise InputError(f'background must be linear R, G, B, got {background}', 'bad_background')
+    return _implementation(gaussians.means.device.type)(
+        gaussians, intrinsics, T, background, near
+    )

@@ -1,0 +1,43 @@
+# make demo [SOURCE=synthetic|0|/dev/video0|video.mp4|folder|bag] [MODEL=nano|sensor] [DURATION=30]
+# make test
+SOURCE ?= synthetic
+MODEL ?= nano
+DURATION ?= 30
+OUT ?= out/demo
+SHELL := /bin/bash
+
+.PHONY: help setup demo test lint format unit colcon bench clean
+
+help:
+	@echo 'make demo   live: a camera source and the node over DDS; options SOURCE MODEL DURATION OUT'
+	@echo 'make test   lint, unit and ROS tests, colcon build and test'
+	@echo 'make bench  measure every stage on this machine, JSON into out/bench.json'
+
+setup:
+	@scripts/setup.sh
+
+demo: setup
+	@. scripts/env.sh && exec sharp-ros demo --source '$(SOURCE)' --model '$(MODEL)' \
+	    --duration $(DURATION) --output '$(OUT)'
+
+test:
+	@scripts/setup.sh --test
+	@$(MAKE) --no-print-directory lint unit colcon
+
+lint:
+	@. scripts/env.sh && ruff check . && ruff format --check .
+
+format:
+	@. scripts/env.sh && ruff check --fix . && ruff format .
+
+unit:
+	@. scripts/env.sh && python -m pytest
+
+colcon:
+	@scripts/colcon_test.sh
+
+bench: setup
+	@. scripts/env.sh && sharp-ros bench --json out/bench.json
+
+clean:
+	rm -rf build install log out .pytest_cache .ruff_cache

@@ -1,0 +1,15 @@
+#!/bin/bash
+# Build and test the package the way a ROS workspace does, in a workspace of its own.
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/env.sh
+workspace=${WORKSPACE:-build/colcon_ws}
+mkdir -p "$workspace"
+cd "$workspace"
+colcon --log-base log build --base-paths "$root" --packages-select sharp_ros
+. install/local_setup.bash
+test -f install/sharp_ros/share/sharp_ros/launch/sharp.launch.py
+test -x install/sharp_ros/lib/sharp_ros/sharp_node
+colcon --log-base log test --base-paths "$root" --packages-select sharp_ros \
+    --pytest-args test/test_architecture.py test/test_config.py test/ros/test_node.py
+colcon test-result --verbose

@@ -1,0 +1,263 @@
+"""From depth to points: depth of the visible surface, its clean-up, and the organised cloud.
+
+All work is done in inverse depth where neighbours are compared or mixed, because a plane seen in
+perspective has an inverse depth that is linear in pixel coordinates: interpolating it is exact on
+planes, and its change from pixel to pixel is the same everywhere on one plane, however slanted.
+The kernels are compiled on first use (seconds) and cached on disk beside this file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numba
+import numpy as np
+
+from sharp_ros.camera import Intrinsics
+from sharp_ros.config import PointCloudConfig
+from sharp_ros.errors import InputError
+
+if TYPE_CHECKING:
+    from sharp_ros.gaussians import Gaussians
+
+# Neighbouring cells of the network's grid whose depths differ by more than this factor belong to
+# different surfaces: nothing is interpolated between them.
+SAME_SURFACE_RATIO = 1.25
+
+
+def depth_from_gaussians(gaussians: Gaussians, width: int, height: int) -> np.ndarray:
+    """Depth image of the visible surface, at the resolution of the camera.
+
+    The grid of the network covers the camera image edge to edge. Between grid cells inverse depth
+    is interpolated bilinearly (exact on planes; linear depth would bend them). Where the four
+    cells do not lie on one surface the nearest cell is taken, so no point appears between
+    foreground and background.
+
+    Args:
+        gaussians: in the camera frame and in image order (`grid` set); layer 0 is used.
+        width: pixels of the result.
+        height: pixels of the result.
+
+    Returns:
+        [height, width] float32 z-depth in metres, NaN where the network gave none.
+
+    Raises:
+        InputError: if the image order was lost or the size is not positive.
+    """
+    if gaussians.grid is None:
+        raise InputError(
+            'Gaussians without image order have no depth image; pass the prediction itself, '
+            'before select()',
+            'no_image_grid',
+        )
+    if width < 1 or height < 1:
+        raise InputError(f'depth image of {width}x{height} pixels asked', 'bad_size')
+    _, rows, columns = gaussians.grid
+    z = gaussians.means[: rows * columns, 2].detach().cpu().numpy().reshape(rows, columns)
+    return resize_depth(z, width, height)
+
+
+def resize_depth(depth: np.ndarray, width: int, height: int) -> np.ndarray:
+    """[H, W] -> [height, width] edge to edge, see `depth_from_gaussians`; invalid becomes NaN."""
+    depth = np.require(depth, np.float32, ['C'])
+    with np.errstate(divide='ignore', invalid='ignore'):
+        usable = np.isfinite(depth) & (depth > 0)
+        inverse = np.where(usable, np.float32(1) / depth, np.float32(np.nan))
+    if depth.shape == (height, width):
+        return np.where(usable, depth, np.float32(np.nan))
+    return _resize_kernel(
+        inverse, *_taps(depth.shape[0], height), *_taps(depth.shape[1], width), _RATIO
+    )
+
+
+def drop_flying_pixels(depth: np.ndarray, edge_ratio: float) -> np.ndarray:
+    """Remove pixels that hang between two surfaces, as blurred depth edges leave them.
+
+    Along an image row (or column) a pixel of a surface agrees with at least one of its two
+    neighbours, also at an occlusion edge; a mixed pixel agrees with neither. Two pixels agree when
+    their inverse depths differ by at most `edge_ratio` of the pixel's own. On a plane at distance
+    `a` from the camera this difference is `z / (a * focal_px)`, so a floor seen at grazing angle
+    survives up to `z = edge_ratio * focal_px * a` (60 camera heights at 500 px), where comparing
+    the 3x3 span of the depth would lose it at half of that, and a clean occlusion edge or a thin
+    post of two pixels loses nothing. The four neighbours of a mixed pixel, which are often
+    slightly mixed themselves, are dropped with it.
+
+    Args:
+        depth: [H, W] z-depth in metres; 0 and NaN mean no measurement, inf nothing in range.
+        edge_ratio: largest relative step within one surface; 0 keeps all.
+
+    Returns:
+        [H, W] float32, NaN where dropped or not measured.
+    """
+    return _clean(depth, edge_ratio, 0.0, np.inf)
+
+
+def limit_range(depth: np.ndarray, min_range: float, max_range: float) -> np.ndarray:
+    """[H, W] -> [H, W] float32 with NaN where depth is invalid or outside the range (metres)."""
+    return _clean(depth, 0.0, min_range, max_range)
+
+
+def clean_depth(depth: np.ndarray, config: PointCloudConfig) -> np.ndarray:
+    """`drop_flying_pixels`, then `limit_range`, in one pass.
+
+    An edge against something out of range is still recognised.
+    """
+    return _clean(depth, config.edge_ratio, config.min_range, config.max_range)
+
+
+def organised_cloud(
+    depth: np.ndarray, image: np.ndarray, intrinsics: Intrinsics
+) -> np.ndarray:  # [H, W], [H, W, 3] -> [H, W, 4]
+    """Coloured points in the optical frame, one per pixel, laid out as `PointCloud2` wants them.
+
+    Args:
+        depth: z-depth in metres; 0 and non-finite mean no measurement.
+        image: uint8 RGB of the same size.
+        intrinsics: of that size.
+
+    Returns:
+        Contiguous float32 x, y, z, rgb; xyz is NaN where there is no measurement; rgb holds the
+        bits of the uint32 0x00RRGGBB (compare through `.view(np.uint32)`, as floats they are
+        denormal).
+
+    Raises:
+        InputError: if the sizes differ or the image is not uint8 RGB.
+    """
+    size = (intrinsics.height, intrinsics.width)
+    if depth.shape != size or image.shape != (*size, 3) or image.dtype != np.uint8:
+        raise InputError(
+            f'depth {depth.shape} and {image.dtype} image {image.shape} must have the size of the '
+            f'intrinsics {size}, the image uint8 RGB',
+            'size_mismatch',
+        )
+    cloud = np.empty((*size, 4), np.float32)
+    x = ((np.arange(size[1]) - intrinsics.cx) / intrinsics.fx).astype(np.float32)
+    y = ((np.arange(size[0]) - intrinsics.cy) / intrinsics.fy).astype(np.float32)
+    depth = np.require(depth, np.float32, _KERNEL_INPUT)
+    image = np.require(image, None, _KERNEL_INPUT)
+    _cloud_kernel(depth, image, x, y, cloud, cloud.view(np.uint32))
+    return cloud
+
+
+# Read-only or strided arrays are other types to numba: each would compile anew in mid-stream.
+_KERNEL_INPUT = ['C', 'W']
+_RATIO = np.float32(SAME_SURFACE_RATIO)
+
+
+def _clean(depth: np.ndarray, edge_ratio: float, near: float, far: float) -> np.ndarray:
+    if depth.ndim != 2:
+        raise InputError(f'depth must be [H, W], got {depth.shape}', 'size_mismatch')
+    depth = np.require(depth, np.float32, _KERNEL_INPUT)
+    if edge_ratio <= 0:
+        return _limit_kernel(depth, np.float32(near), np.float32(far))
+    return _clean_kernel(depth, np.float32(edge_ratio), np.float32(near), np.float32(far))
+
+
+def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per target index: left neighbour, right neighbour, weight of the right one."""
+    position = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
+    left = position.astype(np.int32)
+    return left, np.minimum(left + 1, source - 1), (position - left).astype(np.float32)
+
+
+@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
+def _resize_kernel(
+    inverse: np.ndarray,
+    top: np.ndarray,
+    bottom: np.ndarray,
+    weight_y: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    weight_x: np.ndarray,
+    ratio: np.float32,
+) -> np.ndarray:
+    out = np.empty((len(top), len(left)), np.float32)
+    one, half = np.float32(1), np.float32(0.5)
+    for v in numba.prange(len(top)):
+        wy = weight_y[v]
+        upper, lower = inverse[top[v]], inverse[bottom[v]]
+        for u in range(len(left)):
+            wx = weight_x[u]
+            a, b, c, d = upper[left[u]], upper[right[u]], lower[left[u]], lower[right[u]]
+            mixed = (one - wy) * ((one - wx) * a + wx * b) + wy * ((one - wx) * c + wx * d)
+            spread = ratio * min(a, b, c, d) - max(a, b, c, d)
+            if np.isnan(mixed) or spread < 0:
+                mixed = (a if wx < half else b) if wy < half else (c if wx < half else d)
+            out[v, u] = one / mixed
+    return out
+
+
+@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
+def _clean_kernel(
+    depth: np.ndarray, edge_ratio: np.float32, near: np.float32, far: np.float32
+) -> np.ndarray:
+    height, width = depth.shape
+    # A frame of NaN around the image spares the inner loops every border case.
+    inverse = np.full((height + 2, width + 2), np.nan, np.float32)
+    mixed = np.zeros((height + 2, width + 2), np.bool_)
+    out = np.empty((height, width), np.float32)
+    for v in numba.prange(height):
+        for u in range(width):
+            d = depth[v, u]
+            inverse[v + 1, u + 1] = np.float32(1) / d if d > 0 else np.float32(np.nan)
+    for v in numba.prange(1, height + 1):
+        for u in range(1, width + 1):
+            q = inverse[v, u]
+            left, right = inverse[v, u - 1], inverse[v, u + 1]
+            up, down = inverse[v - 1, u], inverse[v + 1, u]
+            step = edge_ratio * q
+            # Comparisons with NaN are false: an absent neighbour neither agrees nor disagrees.
+            across = (abs(q - left) <= step) | (abs(q - right) <= step)
+            along = (abs(q - up) <= step) | (abs(q - down) <= step)
+            doubt_across = (abs(q - left) > step) | (abs(q - right) > step)
+            doubt_along = (abs(q - up) > step) | (abs(q - down) > step)
+            mixed[v, u] = (doubt_across & (not across)) | (doubt_along & (not along))
+    for v in numba.prange(height):
+        for u in range(width):
+            d = depth[v, u]
+            dropped = (
+                mixed[v + 1, u + 1]
+                | mixed[v + 1, u]
+                | mixed[v + 1, u + 2]
+                | mixed[v, u + 1]
+                | mixed[v + 2, u + 1]
+            )
+            keep = (not dropped) & (d > 0) & (d >= near) & (d <= far) & (d < np.inf)
+            out[v, u] = d if keep else np.float32(np.nan)
+    return out
+
+
+@numba.njit(cache=True, nogil=True, error_model='numpy')
+def _limit_kernel(depth: np.ndarray, near: np.float32, far: np.float32) -> np.ndarray:
+    out = np.empty_like(depth)
+    for v in range(depth.shape[0]):
+        for u in range(depth.shape[1]):
+            d = depth[v, u]
+            keep = (d > 0) & (d >= near) & (d <= far) & (d < np.inf)
+            out[v, u] = d if keep else np.float32(np.nan)
+    return out
+
+
+@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
+def _cloud_kernel(
+    depth: np.ndarray,
+    image: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    cloud: np.ndarray,
+    bits: np.ndarray,
+) -> None:
+    height, width = depth.shape
+    for v in numba.prange(height):
+        for u in range(width):
+            d = depth[v, u]
+            z = d if (d > 0) & (d < np.inf) else np.float32(np.nan)
+            cloud[v, u, 0] = x[u] * z
+            cloud[v, u, 1] = y[v] * z
+            cloud[v, u, 2] = z
+            red, green, blue = image[v, u, 0], image[v, u, 1], image[v, u, 2]
+            bits[v, u, 3] = (
+                (np.uint32(red) << np.uint32(16))
+                | (np.uint32(green) << np.uint32(8))
+                | np.uint32(blue)
+            )

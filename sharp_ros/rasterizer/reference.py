@@ -1,0 +1,183 @@
+"""Gaussian splatting in plain torch: any device, differentiable, written to be read.
+
+Follows Kerbl et al. 2023 (3D Gaussian Splatting) and Zwicker et al. 2001 (EWA splatting), with the
+conventions of SHARP's renderer: no low-pass filter on the projected covariance, blending in linear
+RGB, encoding to sRGB afterwards. `cpu.py` is its fast twin; both take every threshold from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from sharp_ros.camera import Intrinsics
+from sharp_ros.gaussians import Gaussians, srgb_from_linear
+
+ALPHA_MIN = 1 / 255  # a splat ends where its alpha falls below one step of an 8-bit image
+ALPHA_MAX = 0.999  # nothing hides everything behind it, so gradients reach the back
+VARIANCE_MIN, VARIANCE_MAX = 1e-12, 1e20  # px^2; beyond these float32 pixel arithmetic breaks down
+JACOBIAN_MARGIN = 0.15  # of the image side, see `_jacobian_limits`
+EPSILON = 1e-8  # of alpha, so that depth is 0 where nothing was hit
+PAIRS_AT_ONCE = 1 << 22  # pixel-Gaussian pairs in memory at a time
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a virtual camera sees, tensors on the device of the Gaussians.
+
+    Attributes:
+        color: [H, W, 3] sRGB in 0..1, float32.
+        depth: [H, W] expected z-depth in metres, weighted by the share each Gaussian has in the
+            pixel; 0 where nothing was hit.
+        alpha: [H, W] share of the pixel that is covered, 0..1.
+    """
+
+    color: Tensor
+    depth: Tensor
+    alpha: Tensor
+
+
+@dataclass(frozen=True)
+class Splats:
+    """Gaussians on the image plane, [M] each, nearest first.
+
+    The 2-D normal distribution is kept as "y, then x given y": y has variance `c` around `v`, and
+    on the row at distance dy from `v`, x has variance `det / c` around `u + slope * dy`. The
+    exponent is then a sum of two squares, which stays exact in float32 for the thinnest needles,
+    where the usual quadratic form cancels.
+    """
+
+    u: Tensor
+    v: Tensor
+    slope: Tensor
+    half_precision_x: Tensor  # 0.5 * c / det, 1/px^2
+    half_precision_y: Tensor  # 0.5 / c
+    cutoff: Tensor  # largest exponent at which alpha still reaches ALPHA_MIN
+    radius_y: Tensor
+    opacity: Tensor
+    depth: Tensor
+    color: Tensor  # [M, 3]
+
+
+def _jacobian_limits(focal: float, centre: float, side: int) -> tuple[float, float]:
+    """Range of x/z within which the projection is linearised at the true mean.
+
+    Far outside the image the linearisation explodes, so Kerbl et al. take it at most 15 % of the
+    side beyond the edge.
+    """
+    margin = JACOBIAN_MARGIN * side
+    return -(centre + 0.5 + margin) / focal, (side - 0.5 - centre + margin) / focal
+
+
+def _rotation(quats: Tensor) -> Tensor:  # [M, 4] wxyz unit -> [M, 3, 3]
+    w, x, y, z = quats.unbind(-1)
+    rows = (
+        torch.stack((1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)), -1),
+        torch.stack((2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)), -1),
+        torch.stack((2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)), -1),
+    )
+    return torch.stack(rows, -2)
+
+
+def _project(gaussians: Gaussians, intrinsics: Intrinsics, T: np.ndarray, near: float) -> Splats:
+    """Perspective projection of every usable Gaussian, linearised at its mean."""
+    device, dtype = gaussians.means.device, gaussians.means.dtype
+    # Thin Gaussians need the digits; they are dropped again once the splat is known.
+    wide = torch.float32 if device.type == 'mps' else torch.float64
+    rotation = torch.as_tensor(T[:3, :3], dtype=wide, device=device)
+    translation = torch.as_tensor(T[:3, 3], dtype=wide, device=device)
+
+    with torch.no_grad():  # select first: the gradient of a skipped NaN would be NaN
+        g = gaussians
+        rest = torch.cat((g.means, g.quats, g.scales, g.opacities[:, None], g.colors), 1)
+        usable = rest.isfinite().all(1) & (g.scales > 0).all(1)
+        usable &= (g.quats.to(wide).norm(dim=1) > 1e-12) & (g.opacities.to(wide) >= ALPHA_MIN)
+        usable &= g.means.to(wide) @ rotation[2] + translation[2] >= near
+    g = gaussians.select(usable)
+
+    mean = g.means.to(wide) @ rotation.T + translation
+    x, y, z = mean.unbind(-1)
+    quats = g.quats.to(wide)
+    axes = _rotation(quats / quats.norm(dim=1, keepdim=True)) * g.scales.to(wide)[:, None, :]
+
+    # J W R S of EWA splatting (Zwicker 2001, eq. 29-31); its rows' products are the covariance.
+    x_lim = _jacobian_limits(intrinsics.fx, intrinsics.cx, intrinsics.width)
+    y_lim = _jacobian_limits(intrinsics.fy, intrinsics.cy, intrinsics.height)
+    zero = torch.zeros_like(z)
+    jacobian = torch.stack(
+        (
+            torch.stack((intrinsics.fx / z, zero, -intrinsics.fx / z * (x / z).clamp(*x_lim)), -1),
+            torch.stack((zero, intrinsics.fy / z, -intrinsics.fy / z * (y / z).clamp(*y_lim)), -1),
+        ),
+        -2,
+    )
+    row_x, row_y = (jacobian @ rotation @ axes).unbind(-2)
+    a, b, c = (row_x * row_x).sum(-1), (row_x * row_y).sum(-1), (row_y * row_y).sum(-1)
+    # Lagrange's identity: a c - b^2, without its cancellation.
+    det = torch.linalg.cross(row_x, row_y).square().sum(-1)
+
+    with torch.no_grad():
+        seen = (c >= VARIANCE_MIN) & (det >= VARIANCE_MIN * c)
+        seen &= (a <= VARIANCE_MAX) & (c <= VARIANCE_MAX)
+        front_to_back = torch.sort(z[seen].to(torch.float32), stable=True).indices
+        order = seen.nonzero()[:, 0][front_to_back]
+    opacity = g.opacities.to(wide)
+    cutoff = torch.log(opacity / ALPHA_MIN)
+    u = intrinsics.fx * (x / z) + intrinsics.cx
+    v = intrinsics.fy * (y / z) + intrinsics.cy
+    parts = (u, v, b / c, 0.5 * c / det, 0.5 / c, cutoff, (2 * cutoff * c).sqrt(), opacity, z)
+    return Splats(*(part[order].to(dtype) for part in parts), color=g.colors[order])
+
+
+def _composite_row(
+    splats: Splats, chosen: Tensor, xs: Tensor, y: int
+) -> Tensor:  # [P] -> [P, 5] linear RGB, depth, alpha, each times its weight
+    """Front-to-back compositing of some pixels of row `y` (Kerbl 2023, eq. 2-3)."""
+    s = splats
+    dy = y - s.v[chosen]
+    dx = xs[:, None] - (s.u[chosen] + s.slope[chosen] * dy)
+    exponent = s.half_precision_x[chosen] * dx * dx + s.half_precision_y[chosen] * dy * dy
+    alpha = (s.opacity[chosen] * torch.exp(-exponent)).clamp(max=ALPHA_MAX)
+    alpha = torch.where(exponent <= s.cutoff[chosen], alpha, torch.zeros_like(alpha))
+    passed = torch.cumprod(1 - alpha, 1)
+    transmittance = torch.cat((torch.ones_like(passed[:, :1]), passed), 1)[:, : alpha.shape[1]]
+    one = torch.ones_like(s.depth[chosen])
+    values = torch.cat((s.color[chosen], torch.stack((s.depth[chosen], one), -1)), -1)
+    return (alpha * transmittance) @ values
+
+
+def rasterize(
+    gaussians: Gaussians,
+    intrinsics: Intrinsics,
+    T_camera_world: np.ndarray,
+    background: Sequence[float],
+    near: float,
+) -> Rendering:
+    """Render with every pixel-Gaussian pair written out; see `sharp_ros.rasterizer.rasterize`.
+
+    Gradients flow to means, quats, scales, opacities and colors. float64 Gaussians are rendered
+    in float64. Memory stays bounded: rows are composited one after the other and, when gradients
+    are asked for, computed again in the backward pass.
+    """
+    splats = _project(gaussians, intrinsics, T_camera_world, near)
+    xs = torch.arange(intrinsics.width, dtype=splats.u.dtype, device=splats.u.device)
+    track = torch.is_grad_enabled() and (splats.u.requires_grad or splats.color.requires_grad)
+    rows = []
+    for y in range(intrinsics.height):
+        with torch.no_grad():  # 1 px of slack: the exact limit is the cutoff of the exponent
+            chosen = ((splats.v - y).abs() <= splats.radius_y * 1.001 + 1).nonzero()[:, 0]
+        for part in xs.split(max(1, PAIRS_AT_ONCE // max(1, len(chosen)))):
+            if track:
+                row = checkpoint(_composite_row, splats, chosen, part, y, use_reentrant=False)
+            else:
+                row = _composite_row(splats, chosen, part, y)
+            rows.append(row)
+    image = torch.cat(rows).reshape(intrinsics.height, intrinsics.width, 5)
+    color, depth, alpha = image[..., :3], image[..., 3], image[..., 4]
+    color = color + (1 - alpha)[..., None] * color.new_tensor(background)
+    return Rendering(srgb_from_linear(color), depth / alpha.clamp(min=EPSILON), alpha)

@@ -1,0 +1,540 @@
+"""The one place where ROS messages are read and built; stateless functions.
+
+What is read is duck-typed: messages of rclpy, of `rosbags` (whose `data` is a NumPy array) and of
+ROS 1 bags (whose `CameraInfo` has capital K, D, R, P) work alike. Quaternions are xyzw in messages
+and wxyz everywhere else; the swap happens here only.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+import sys
+from typing import TYPE_CHECKING, Any
+
+from builtin_interfaces.msg import Time
+import cv2
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from geometry_msgs.msg import Point, Pose, Quaternion
+from nav_msgs.msg import OccupancyGrid, Odometry
+import numpy as np
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from std_msgs.msg import Header
+
+from sharp_ros import se3
+from sharp_ros.camera import CameraModel, Intrinsics, decode_image
+from sharp_ros.errors import InputError
+
+if TYPE_CHECKING:
+    from sharp_ros.gaussians import Gaussians
+
+# --- images in --------------------------------------------------------------------------------
+
+# Encoding -> bytes per channel, channels, OpenCV code to RGB (None: is RGB already).
+# OpenCV names a Bayer pattern by the second row and column on: its "BG" begins with R G.
+_BAYER = {
+    'rggb': cv2.COLOR_BayerBG2RGB,
+    'bggr': cv2.COLOR_BayerRG2RGB,
+    'gbrg': cv2.COLOR_BayerGR2RGB,
+    'grbg': cv2.COLOR_BayerGB2RGB,
+}
+_PACKED: dict[str, tuple[int, int, int | None]] = {
+    'rgb8': (1, 3, None),
+    'bgr8': (1, 3, cv2.COLOR_BGR2RGB),
+    'rgba8': (1, 4, cv2.COLOR_RGBA2RGB),
+    'bgra8': (1, 4, cv2.COLOR_BGRA2RGB),
+    'mono8': (1, 1, cv2.COLOR_GRAY2RGB),
+    'rgb16': (2, 3, None),
+    'bgr16': (2, 3, cv2.COLOR_BGR2RGB),
+    'rgba16': (2, 4, cv2.COLOR_RGBA2RGB),
+    'bgra16': (2, 4, cv2.COLOR_BGRA2RGB),
+    'mono16': (2, 1, cv2.COLOR_GRAY2RGB),
+    '8UC1': (1, 1, cv2.COLOR_GRAY2RGB),
+    '8UC3': (1, 3, cv2.COLOR_BGR2RGB),
+    '8UC4': (1, 4, cv2.COLOR_BGRA2RGB),
+    **{f'bayer_{name}8': (1, 1, code) for name, code in _BAYER.items()},
+    **{f'bayer_{name}16': (2, 1, code) for name, code in _BAYER.items()},
+    'uyvy': (1, 2, cv2.COLOR_YUV2RGB_UYVY),
+    'yuv422': (1, 2, cv2.COLOR_YUV2RGB_UYVY),
+    'yuyv': (1, 2, cv2.COLOR_YUV2RGB_YUYV),
+    'yuv422_yuy2': (1, 2, cv2.COLOR_YUV2RGB_YUYV),
+}
+# BT.601 limited range, the formula OpenCV applies to nv12 and nv21; it has none for nv24.
+_RGB_FROM_YUV = np.array(
+    [[255 / 219, 0.0, 1.596027], [255 / 219, -0.391762, -0.812968], [255 / 219, 2.017232, 0.0]]
+)
+_RGB_FROM_YUV = np.column_stack([_RGB_FROM_YUV, _RGB_FROM_YUV @ (-16.0, -128.0, -128.0)])
+
+
+def image_from_msg(msg: Any) -> np.ndarray:  # -> [H, W, 3]
+    """Decode a `sensor_msgs/Image` of any colour encoding, with padding and either byte order.
+
+    16-bit values are divided by 257 and rounded, which maps 65535 to 255 as cv_bridge does. YUV
+    is BT.601 limited range. `nv12` is not among the encodings ROS names; it is read like V4L2's.
+    Encodings unknown here go to cv_bridge if the compiled one is installed.
+
+    Returns:
+        uint8 RGB; a view into the message where that is possible, so treat it as read-only.
+
+    Raises:
+        InputError: `bad_image_size`, `bad_data_length` or `unknown_encoding`.
+    """
+    encoding = msg.encoding
+    planar = _PLANAR.get(encoding)
+    if planar is not None:
+        return planar(msg)
+    packed = _PACKED.get(encoding)
+    if packed is None:
+        return _image_by_cv_bridge(msg)
+    item_size, channels, code = packed
+    pixels = _pixels(msg, 'u', item_size, channels)
+    if channels == 2 and msg.width % 2:
+        raise InputError(
+            f'{encoding} image is {msg.width} pixels wide; two pixels share their colour, so '
+            'the width must be even',
+            'bad_image_size',
+        )
+    if code is not None:
+        pixels = cv2.cvtColor(pixels, code)
+    return _to_8_bit(pixels)
+
+
+def compressed_from_msg(msg: Any) -> np.ndarray:  # -> [H, W, 3]
+    """Decode a `sensor_msgs/CompressedImage` holding JPEG or PNG.
+
+    `format` is `jpeg`, `png` or what image_transport writes, `rgb8; jpeg compressed bgr8`: the
+    last word says in which channel order the encoder, which expects BGR, was fed.
+
+    Returns:
+        uint8 RGB in the orientation of the sensor, whatever EXIF says: camera_info describes that.
+
+    Raises:
+        InputError: `bad_compressed` if the data are truncated, damaged or of another format.
+    """
+    original, _, compressed = msg.format.partition(';')
+    bayer = _BAYER.get(original[6:10]) if original.startswith('bayer_') else None
+    if bayer is not None and 'compressed bgr' not in compressed:
+        mosaic = decode_image(msg.data, cv2.IMREAD_UNCHANGED)
+        if mosaic.ndim == 2:
+            return _to_8_bit(cv2.cvtColor(mosaic, bayer))
+    image = decode_image(msg.data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if 'compressed rgb' in compressed:
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def depth_from_msg(msg: Any) -> np.ndarray:  # -> [H, W]
+    """Read a depth image: `32FC1` in metres, `16UC1` or `mono16` in millimetres.
+
+    Returns:
+        float32 z-depth in metres; 0 and non-finite mean no measurement. A view into the message
+        where that is possible, so treat it as read-only.
+
+    Raises:
+        InputError: `bad_image_size`, `bad_data_length` or `unknown_encoding`.
+    """
+    if msg.encoding == '32FC1':
+        return _pixels(msg, 'f', 4, 1)
+    if msg.encoding in ('16UC1', 'mono16'):
+        return _pixels(msg, 'u', 2, 1) * np.float32(0.001)
+    raise InputError(
+        f'depth encoding {msg.encoding!r} is unknown; publish 32FC1 (metres) or 16UC1 (mm)',
+        'unknown_encoding',
+    )
+
+
+def _rows(msg: Any, row_bytes: int, rows: int) -> np.ndarray:  # -> [rows, row_bytes]
+    """The used bytes of a message of that many rows of `step` bytes each; a view."""
+    if msg.width < 1 or msg.height < 1:
+        raise InputError(
+            f'image is {msg.width}x{msg.height}; publish one with pixels', 'bad_image_size'
+        )
+    data = np.frombuffer(msg.data, np.uint8) if len(msg.data) else np.empty(0, np.uint8)
+    if msg.step < row_bytes or data.size != rows * msg.step:
+        raise InputError(
+            f'{msg.encoding} image of {msg.width}x{msg.height} with step {msg.step} has '
+            f'{data.size} bytes; expected {rows} rows of a step of at least {row_bytes}',
+            'bad_data_length',
+        )
+    return data.reshape(rows, msg.step)[:, :row_bytes]
+
+
+def _pixels(msg: Any, kind: str, item_size: int, channels: int) -> np.ndarray:
+    """[H, W] or [H, W, channels] in native byte order, contiguous and aligned."""
+    rows = np.ascontiguousarray(_rows(msg, msg.width * channels * item_size, msg.height))
+    pixels = rows.view(f'{kind}{item_size}')
+    if item_size > 1 and bool(msg.is_bigendian) != (sys.byteorder == 'big'):
+        pixels = pixels.byteswap()
+    pixels = np.require(pixels, requirements='A')
+    return pixels if channels == 1 else pixels.reshape(msg.height, msg.width, channels)
+
+
+def _to_8_bit(image: np.ndarray) -> np.ndarray:
+    return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=255 / 65535)
+
+
+def _half_chroma(msg: Any, code: int) -> np.ndarray:
+    """nv12, nv21: `height` rows of Y, then half as many of chroma pairs, each `step` long."""
+    if msg.width % 2 or msg.height % 2:
+        raise InputError(
+            f'{msg.encoding} image is {msg.width}x{msg.height}; four pixels share their colour, '
+            'so both sides must be even',
+            'bad_image_size',
+        )
+    return cv2.cvtColor(_rows(msg, msg.width, msg.height * 3 // 2), code)
+
+
+def _full_chroma(msg: Any) -> np.ndarray:
+    """nv24: `height` rows of Y of `step` bytes, then as many of chroma pairs of twice that."""
+    height, width = msg.height, msg.width
+    rows = _rows(msg, width, 3 * height)
+    y = rows[:height]
+    data = np.frombuffer(msg.data, np.uint8)[height * msg.step :]
+    uv = data.reshape(height, 2 * msg.step)[:, : 2 * width].reshape(height, width, 2)
+    return cv2.transform(np.dstack([y, uv]), _RGB_FROM_YUV)
+
+
+_PLANAR: dict[str, Callable[[Any], np.ndarray]] = {
+    'nv12': lambda msg: _half_chroma(msg, cv2.COLOR_YUV2RGB_NV12),
+    'nv21': lambda msg: _half_chroma(msg, cv2.COLOR_YUV2RGB_NV21),
+    'nv24': _full_chroma,
+}
+SUPPORTED_ENCODINGS = (*_PACKED, *_PLANAR)
+
+
+@cache
+def _cv_bridge() -> Any:
+    """The compiled cv_bridge, or None; the pure Python copy on PyPI lacks the C++ module."""
+    try:
+        from cv_bridge import CvBridge
+        import cv_bridge.boost.cv_bridge_boost  # noqa: F401  -- its absence is the question
+    except Exception:  # a build against another NumPy fails in ways of its own
+        return None
+    return CvBridge()
+
+
+def _image_by_cv_bridge(msg: Any) -> np.ndarray:
+    bridge, cause = _cv_bridge(), None
+    if bridge is not None:
+        try:
+            return np.ascontiguousarray(bridge.imgmsg_to_cv2(msg, 'rgb8'))
+        except Exception as error:  # CvBridgeError, TypeError, cv2.error: all mean it cannot
+            cause = error
+    raise InputError(
+        f'encoding {msg.encoding!r} is unknown; publish one of {", ".join(SUPPORTED_ENCODINGS)}',
+        'unknown_encoding',
+    ) from cause
+
+
+# --- everything else in -----------------------------------------------------------------------
+
+
+def stamp_ns_from_msg(header: Any) -> int:
+    """Stamp of a header, nanoseconds."""
+    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+
+
+def camera_model_from_msg(info: Any) -> CameraModel:
+    """Read a `sensor_msgs/CameraInfo` of ROS 2 (k, d, r, p) or ROS 1 (K, D, R, P).
+
+    Raises:
+        InputError: `bad_camera_info` if a matrix has the wrong number of elements.
+    """
+
+    def numbers(name: str) -> tuple[float, ...]:
+        values = getattr(info, name, None)
+        return tuple(map(float, getattr(info, name.upper()) if values is None else values))
+
+    roi = info.roi
+    return CameraModel(
+        width=int(info.width),
+        height=int(info.height),
+        K=numbers('k'),
+        D=numbers('d'),
+        R=numbers('r'),
+        P=numbers('p'),
+        distortion_model=info.distortion_model,
+        binning_x=int(info.binning_x),
+        binning_y=int(info.binning_y),
+        roi=(int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height)),
+    )
+
+
+def pose_from_odometry(msg: Any) -> tuple[int, str, str, np.ndarray]:
+    """Read a `nav_msgs/Odometry`.
+
+    Returns:
+        Stamp in nanoseconds, world frame, child frame, [4, 4] `T_world_child`.
+
+    Raises:
+        InputError: `bad_pose` if a number is not finite or the quaternion is zero.
+    """
+    p, q = msg.pose.pose.position, msg.pose.pose.orientation
+    position = np.array([p.x, p.y, p.z], np.float64)
+    if not np.all(np.isfinite(position)):
+        raise InputError(
+            f'odometry position {position} is not finite; fix its publisher', 'bad_pose'
+        )
+    T_world_child = se3.transform(se3.matrix_from_quat(np.array([q.w, q.x, q.y, q.z])), position)
+    return stamp_ns_from_msg(msg.header), msg.header.frame_id, msg.child_frame_id, T_world_child
+
+
+# --- out --------------------------------------------------------------------------------------
+
+
+def stamp_to_msg(stamp_ns: int) -> Time:
+    """Nanoseconds to a `builtin_interfaces/Time`, exactly."""
+    sec, nanosec = divmod(stamp_ns, 1_000_000_000)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def header_to_msg(stamp_ns: int, frame_id: str) -> Header:
+    """A header with that stamp and frame."""
+    return Header(stamp=stamp_to_msg(stamp_ns), frame_id=frame_id)
+
+
+def image_to_msg(rgb: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
+    """[H, W, 3] uint8 RGB to an `rgb8` image."""
+    return _image_msg(rgb, 'rgb8', stamp_ns, frame_id)
+
+
+def depth_to_msg(depth: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
+    """[H, W] float32 z-depth in metres to a `32FC1` image as REP-118 wants it.
+
+    What is not positive becomes NaN, "no measurement"; +inf stays, "nothing in range" (REP-117).
+    """
+    depth = np.where(depth > 0, depth, np.float32(np.nan))
+    return _image_msg(depth.astype(np.float32, copy=False), '32FC1', stamp_ns, frame_id)
+
+
+def camera_info_to_msg(intrinsics: Intrinsics, stamp_ns: int, frame_id: str) -> CameraInfo:
+    """Camera info of a pinhole image without distortion: R = I, P = [K | 0]."""
+    k = intrinsics.matrix
+    return CameraInfo(
+        header=header_to_msg(stamp_ns, frame_id),
+        width=intrinsics.width,
+        height=intrinsics.height,
+        distortion_model='plumb_bob',
+        d=[0.0] * 5,
+        k=k.ravel(),
+        r=np.eye(3).ravel(),
+        p=np.column_stack([k, np.zeros(3)]).ravel(),
+    )
+
+
+def cloud_to_msg(cloud: np.ndarray, stamp_ns: int, frame_id: str) -> PointCloud2:
+    """Organised cloud, one point per pixel of the image: `height` rows of `width` points.
+
+    Args:
+        cloud: [H, W, 4] float32: x, y, z in metres (NaN where there is no point) and the colour
+            as 0x00RRGGBB in the bits of a float.
+        stamp_ns: of the image.
+        frame_id: frame of the points.
+    """
+    return _cloud_msg(cloud, ('x', 'y', 'z', 'rgb'), stamp_ns, frame_id)
+
+
+_GAUSSIAN_FIELDS = (
+    *('x', 'y', 'z', 'rgb', 'opacity', 'scale_0', 'scale_1', 'scale_2'),
+    *('rot_0', 'rot_1', 'rot_2', 'rot_3'),
+)
+
+
+def gaussians_to_msg(gaussians: Gaussians, stamp_ns: int, frame_id: str) -> PointCloud2:
+    """Unordered cloud of splats, 48 bytes each, that RViz shows as coloured points.
+
+    Fields, all FLOAT32: x y z (metres), rgb (packed 8-bit sRGB), opacity (0..1), scale_0..2
+    (standard deviations in metres, no logarithms), rot_0..3 (unit quaternion, wxyz). The grid
+    order and the depth uncertainty are not sent.
+    """
+
+    def numpy(tensor: Any) -> np.ndarray:
+        return tensor.detach().cpu().numpy()
+
+    linear = np.clip(numpy(gaussians.colors), 0, 1)
+    rgb = _srgb8_table()[(linear * 65535 + 0.5).astype(np.uint16)].astype(np.uint32)
+    quats = numpy(gaussians.quats)
+    norms = np.sqrt(np.einsum('ni,ni->n', quats, quats))[:, None]
+    cloud = np.empty((1, len(gaussians), len(_GAUSSIAN_FIELDS)), np.float32)
+    cloud[0, :, :3] = numpy(gaussians.means)
+    cloud.view(np.uint32)[0, :, 3] = rgb[:, 0] << 16 | rgb[:, 1] << 8 | rgb[:, 2]
+    cloud[0, :, 4] = numpy(gaussians.opacities)
+    cloud[0, :, 5:8] = numpy(gaussians.scales)
+    cloud[0, :, 8:] = quats / norms
+    return _cloud_msg(cloud, _GAUSSIAN_FIELDS, stamp_ns, frame_id)
+
+
+@cache
+def _srgb8_table() -> np.ndarray:  # -> [65536]
+    """8-bit sRGB of 16-bit linear values; a look-up costs a tenth of the powers."""
+    import torch
+
+    from sharp_ros.gaussians import srgb_from_linear
+
+    encoded = srgb_from_linear(torch.arange(65536, dtype=torch.float64) / 65535)
+    return (encoded.numpy() * 255 + 0.5).astype(np.uint8)
+
+
+def gaussians_from_msg(msg: Any) -> Gaussians:
+    """Read a cloud with the fields `gaussians_to_msg` writes, in any order and among others.
+
+    Colours come back as linear RGB, to the 8 bits they were sent with.
+
+    Raises:
+        InputError: `bad_cloud` if a field is missing or the data have the wrong length.
+    """
+    import torch
+
+    from sharp_ros.gaussians import Gaussians, linear_from_srgb
+
+    offsets = {f.name: f.offset for f in msg.fields if f.datatype == PointField.FLOAT32}
+    missing = [name for name in _GAUSSIAN_FIELDS if name not in offsets]
+    rows, columns = msg.height, msg.width
+    length = rows * msg.row_step
+    too_far = any(offsets.get(name, 0) + 4 > msg.point_step for name in _GAUSSIAN_FIELDS)
+    if missing or too_far or len(msg.data) != length or msg.row_step < columns * msg.point_step:
+        raise InputError(
+            f'cloud is no cloud of Gaussians: missing fields {missing}, {len(msg.data)} bytes '
+            f'for {rows} rows of {msg.row_step}; subscribe to ~/gaussians',
+            'bad_cloud',
+        )
+    order = '>' if msg.is_bigendian else '<'
+    layout = np.dtype(
+        {
+            'names': list(_GAUSSIAN_FIELDS),
+            'formats': [order + ('u4' if name == 'rgb' else 'f4') for name in _GAUSSIAN_FIELDS],
+            'offsets': [offsets[name] for name in _GAUSSIAN_FIELDS],
+            'itemsize': msg.point_step,
+        }
+    )
+    data = np.frombuffer(msg.data, np.uint8) if length else np.empty(0, np.uint8)
+    used = data.reshape(rows, msg.row_step)[:, : columns * msg.point_step]
+    points = np.ascontiguousarray(used).reshape(-1).view(layout)
+
+    def columns_of(*names: str) -> torch.Tensor:
+        stacked = np.stack([points[name] for name in names], -1)
+        return torch.from_numpy(stacked.astype(np.float32))
+
+    rgb = np.stack([points['rgb'] >> shift & 255 for shift in (16, 8, 0)], -1)
+    return Gaussians(
+        means=columns_of('x', 'y', 'z'),
+        quats=columns_of('rot_0', 'rot_1', 'rot_2', 'rot_3'),
+        scales=columns_of('scale_0', 'scale_1', 'scale_2'),
+        opacities=columns_of('opacity')[:, 0],
+        colors=linear_from_srgb(torch.from_numpy(rgb.astype(np.float32) / 255)),
+    )
+
+
+def grid_to_msg(
+    cells: np.ndarray,
+    resolution: float,
+    origin_xy: tuple[float, float],
+    stamp_ns: int,
+    frame_id: str,
+) -> OccupancyGrid:
+    """Occupancy grid parallel to the xy plane of its frame.
+
+    Args:
+        cells: [rows, columns] int8, -1 unknown, 0..100 occupied; rows grow with y, columns with x.
+        resolution: side of a cell, metres.
+        origin_xy: outer corner of cell (0, 0), metres.
+        stamp_ns: of the newest image in the map.
+        frame_id: frame of the map.
+    """
+    msg = OccupancyGrid(header=header_to_msg(stamp_ns, frame_id))
+    msg.info.map_load_time = msg.header.stamp
+    msg.info.resolution = float(resolution)
+    msg.info.height, msg.info.width = cells.shape
+    msg.info.origin.position.x, msg.info.origin.position.y = map(float, origin_xy)
+    msg.info.origin.orientation.w = 1.0
+    msg.data = _packed(cells.astype(np.int8, copy=False), 'b')
+    return msg
+
+
+def odometry_to_msg(
+    T_world_camera: np.ndarray, stamp_ns: int, world_frame: str, child_frame: str
+) -> Odometry:
+    """[4, 4] pose of `child_frame` in `world_frame`; velocities and covariances stay zero."""
+    msg = Odometry(header=header_to_msg(stamp_ns, world_frame), child_frame_id=child_frame)
+    x, y, z = map(float, T_world_camera[:3, 3])
+    qw, qx, qy, qz = map(float, se3.quat_from_matrix(T_world_camera[:3, :3]))
+    msg.pose.pose = Pose(
+        position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw)
+    )
+    return msg
+
+
+def diagnostics_to_msg(
+    statuses: Sequence[tuple[str, int, str, Mapping[str, Any]]], stamp_ns: int, hardware_id: str
+) -> DiagnosticArray:
+    """Diagnostics (REP-107).
+
+    Args:
+        statuses: name, level (0 OK, 1 WARN, 2 ERROR, 3 STALE), message, values; values are
+            written with `str`, floats with four digits.
+        stamp_ns: now.
+        hardware_id: the camera or machine they are about.
+    """
+
+    def text(value: Any) -> str:
+        return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+    return DiagnosticArray(
+        header=header_to_msg(stamp_ns, ''),
+        status=[
+            DiagnosticStatus(
+                level=bytes([level]),
+                name=name,
+                message=message,
+                hardware_id=hardware_id,
+                values=[KeyValue(key=key, value=text(value)) for key, value in values.items()],
+            )
+            for name, level, message, values in statuses
+        ],
+    )
+
+
+def _packed(values: np.ndarray, typecode: str = 'B') -> array.array:
+    """The bytes of an array in the one type whose assignment to `data` costs no loop."""
+    packed = array.array(typecode)
+    packed.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    return packed
+
+
+def _image_msg(image: np.ndarray, encoding: str, stamp_ns: int, frame_id: str) -> Image:
+    height, width = image.shape[:2]
+    msg = Image(
+        header=header_to_msg(stamp_ns, frame_id),
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=int(sys.byteorder == 'big'),
+        step=image.nbytes // height,
+    )
+    msg.data = _packed(image)
+    return msg
+
+
+def _cloud_msg(
+    cloud: np.ndarray, names: Sequence[str], stamp_ns: int, frame_id: str
+) -> PointCloud2:
+    """[H, W, len(names)] float32 to a cloud whose fields are those names in that order."""
+    height, width, count = cloud.shape
+    assert cloud.dtype == np.float32
+    assert count == len(names)
+    msg = PointCloud2(
+        header=header_to_msg(stamp_ns, frame_id),
+        height=height,
+        width=width,
+        fields=[
+            PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
+            for i, name in enumerate(names)
+        ],
+        is_bigendian=sys.byteorder == 'big',
+        point_step=4 * count,
+        row_step=4 * count * width,
+        is_dense=False,  # a pixel without depth is NaN
+    )
+    msg.data = _packed(cloud)
+    return msg

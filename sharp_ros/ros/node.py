@@ -1,0 +1,388 @@
+"""The lifecycle node: topics, QoS, services and diagnostics around one pipeline. Wiring only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import gc
+import sys
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.msg import OccupancyGrid, Odometry
+from rcl_interfaces.msg import SetParametersResult
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from std_srvs.srv import Trigger
+
+from sharp_ros.camera import Intrinsics
+from sharp_ros.config import SharpConfig
+from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError, SharpError
+from sharp_ros.pipeline import GAUSSIANS, OCCUPANCY, POINTS, VIEW, FrameResult, Pipeline
+from sharp_ros.ros.conversions import (
+    camera_info_to_msg,
+    cloud_to_msg,
+    depth_to_msg,
+    diagnostics_to_msg,
+    gaussians_to_msg,
+    grid_to_msg,
+    image_to_msg,
+    stamp_ns_from_msg,
+)
+from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
+from sharp_ros.ros.diagnostics import NORMAL_DROPS, Health
+from sharp_ros.ros.parameters import declare_parameters, read_config
+from sharp_ros.ros.pose_sources import OdometrySource, PoseSource, make_pose_source
+from sharp_ros.worker import Worker
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+_SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+_OUTPUT = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+_MAP = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+# Odometry is small and needed without gaps, but its publishers may be of either reliability.
+_ODOMETRY = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+_WARM_UP_SIZE = (640, 480)
+_THROTTLE = 5.0  # seconds between two log lines of the same kind
+
+
+class SharpNode(LifecycleNode):
+    """One camera in; depth, clouds, Gaussians, occupancy grid and virtual views out.
+
+    Args:
+        make_pipeline: builds the pipeline at configure; replaced in tests.
+        kwargs: passed to rclpy, for example `parameter_overrides`.
+    """
+
+    def __init__(
+        self,
+        make_pipeline: Callable[[SharpConfig], Pipeline] = Pipeline.from_config,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__('sharp', **kwargs)
+        self._make_pipeline = make_pipeline
+        self._pipeline: Pipeline | None = None
+        self._worker: Worker[RawFrame] | None = None
+        self._health = Health()
+        self._label = 'unconfigured'
+        self._subscribers: list[Any] = []
+        self._outputs: dict[str, Any] = {}
+        self._info: CameraInfo | None = None
+        self._last_stamp_ns = 0
+        declare_parameters(self)
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self.create_timer(1.0, self.publish_diagnostics)
+        self.create_service(Trigger, '~/reset', self._on_reset)
+
+    # lifecycle ---------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Validate the parameters, load and warm up the network, create the publishers."""
+        try:
+            config = read_config(self)
+            pipeline = self._make_pipeline(config)
+            pipeline.engine.warm_up(Intrinsics.from_hfov(1.0, *_WARM_UP_SIZE))
+        except SharpError as error:
+            self.get_logger().error(f'cannot configure: {error}')
+            return FAILURE
+        except Exception as error:  # a transition must answer, whatever torch raises
+            self.get_logger().error(f'cannot configure: {type(error).__name__}: {error}')
+            return FAILURE
+        self._pipeline, self._config, self._health = pipeline, config, Health()
+        self._decoder = FrameDecoder(config.camera)
+        self._poses: PoseSource = make_pose_source(config.pose)
+        self._pairs = StampPairs(config.camera.depth_tolerance)
+        self._create_outputs(config)
+        info = pipeline.info
+        kind = 'metric' if info.metric else 'relative'
+        self.get_logger().info(
+            f'model {info.name} ({kind}): {info.description}; licence {info.licence}'
+        )
+        self._label = 'inactive'
+        return SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start the worker, then listen."""
+        self._worker = Worker(self._process, self._on_error, name='sharp_worker')
+        self._last_stamp_ns = 0
+        self._create_subscribers(self._config)
+        self._label = 'active'
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop listening, finish the frame at work, keep the weights and the map."""
+        self._stop()
+        self._label = 'inactive'
+        self.publish_diagnostics()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the network, the map and the publishers."""
+        self._release()
+        self._label = 'unconfigured'
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and free everything, from whatever state."""
+        self._release()
+        self._label = 'finalized'
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After a failed transition: back to unconfigured with nothing held."""
+        self._release()
+        self._label = 'unconfigured'
+        return SUCCESS
+
+    def destroy_node(self) -> None:
+        """Stop the worker thread before the handles go."""
+        self._stop()
+        super().destroy_node()
+
+    def _stop(self) -> None:
+        for subscriber in self._subscribers:
+            self.destroy_subscription(subscriber)
+        self._subscribers.clear()
+        if self._worker is not None and not self._worker.stop():
+            self.get_logger().warning('the frame at work did not end within 5 s')
+
+    def _release(self) -> None:
+        self._stop()
+        for publisher in self._outputs.values():
+            self.destroy_publisher(publisher)
+        self._outputs.clear()
+        self._pipeline = self._worker = self._info = None
+        gc.collect()  # tensors in reference cycles would keep device memory
+
+    def _create_outputs(self, config: SharpConfig) -> None:
+        topics: dict[str, tuple[type, QoSProfile]] = {
+            'depth/image': (Image, _OUTPUT),
+            'depth/camera_info': (CameraInfo, _OUTPUT),
+            POINTS: (PointCloud2, _OUTPUT),
+            GAUSSIANS: (PointCloud2, _OUTPUT),
+            OCCUPANCY: (OccupancyGrid, _MAP),
+        }
+        for name in config.views:
+            topics[f'{VIEW}{name}/image'] = (Image, _OUTPUT)
+            topics[f'{VIEW}{name}/camera_info'] = (CameraInfo, _OUTPUT)
+        for topic, (kind, qos) in topics.items():
+            self._outputs[topic] = self.create_lifecycle_publisher(
+                kind,
+                f'~/{topic}',
+                qos,
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+
+    def _create_subscribers(self, config: SharpConfig) -> None:
+        assert self._pipeline is not None
+        image_type = {'raw': Image, 'compressed': CompressedImage}[config.camera.transport]
+        topics: list[tuple[type, str, Callable[[Any], None], QoSProfile]] = [
+            (image_type, 'image', self._on_image, _SENSOR),
+            (CameraInfo, 'camera_info', self._on_info, _SENSOR),
+        ]
+        if self._pipeline.info.needs_depth:
+            topics.append((Image, 'depth', self._on_depth, _SENSOR))
+        if isinstance(self._poses, OdometrySource):
+            topics.append((Odometry, 'odometry', self._on_odometry, _ODOMETRY))
+        for kind, topic, callback, qos in topics:
+            self._subscribers.append(
+                self.create_subscription(
+                    kind,
+                    topic,
+                    callback,
+                    qos,
+                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                )
+            )
+
+    # input: executor thread --------------------------------------------------------------------
+
+    def _on_image(self, msg: Any) -> None:
+        assert self._worker is not None
+        assert self._pipeline is not None
+        self._health.image_arrived()
+        stamp_ns = stamp_ns_from_msg(msg.header)
+        if stamp_ns < self._last_stamp_ns:
+            self._health.event('stamp_went_back')
+            self._warn('Input', 'image stamps went back; a bag that loops? consider ~/reset')
+        self._last_stamp_ns = stamp_ns
+        if self._pipeline.info.needs_depth:
+            self._submit_pair(*self._pairs.add_image(msg))
+        else:
+            self._worker.submit(RawFrame(msg, self._info))
+
+    def _on_depth(self, msg: Any) -> None:
+        self._submit_pair(*self._pairs.add_depth(msg))
+
+    def _submit_pair(self, pair: tuple[Any, Any] | None, lost: int) -> None:
+        assert self._worker is not None
+        for _ in range(lost):
+            self._worker.reject('no_depth')
+            self._warn('Input', 'images come without depth of the same stamp; check topic "depth"')
+        if pair is not None:
+            self._worker.submit(RawFrame(pair[0], self._info, pair[1]))
+
+    def _on_info(self, msg: Any) -> None:
+        self._info = msg
+
+    def _on_odometry(self, msg: Any) -> None:
+        assert isinstance(self._poses, OdometrySource)
+        try:
+            if not self._poses.add(msg):
+                self._health.event('odometry_went_back')
+                self._warn('Mapping', 'odometry stamps went back; earlier poses were dropped')
+        except InputError as error:
+            self._health.event(error.reason)
+            self._warn('Mapping', str(error))
+
+    # one frame: worker thread ------------------------------------------------------------------
+
+    def _process(self, raw: RawFrame) -> None:
+        assert self._pipeline is not None
+        wanted = self._wanted()
+        maps = isinstance(self._poses, OdometrySource)
+        if maps:  # kept for late subscribers, so it is made whoever listens
+            wanted.add(OCCUPANCY)
+        elif not wanted:
+            raise InputError('nobody listens to any output', 'nobody_listens')
+        frame = self._decoder.decode(raw)
+        try:
+            T_world_camera, world_frame = self._poses.lookup(frame.stamp_ns, frame.frame_id)
+            frame = frame.placed(T_world_camera, world_frame)
+        except PoseUnavailableError as error:
+            self._health.unmapped(error.reason)
+            if maps:
+                self._warn('Mapping', f'not mapped: {error}')
+        self._publish(self._pipeline.process(frame, wanted))
+
+    def _wanted(self) -> set[str]:
+        """Outputs with a subscriber, named as in `pipeline`."""
+        wanted = set()
+        for topic, publisher in self._outputs.items():
+            if publisher.get_subscription_count():
+                name = topic.rpartition('/')[0] if topic.startswith(VIEW) else topic
+                wanted.add(name)
+        return wanted
+
+    def _publish(self, result: FrameResult) -> None:
+        frame = result.frame
+        stamp_ns, frame_id = frame.stamp_ns, frame.frame_id
+        self._send('depth/image', lambda: depth_to_msg(result.depth, stamp_ns, frame_id))
+        self._send(
+            'depth/camera_info',
+            lambda: camera_info_to_msg(frame.intrinsics, stamp_ns, frame_id),
+        )
+        if result.cloud is not None:
+            cloud = result.cloud
+            self._send(POINTS, lambda: cloud_to_msg(cloud, stamp_ns, frame_id))
+        self._send(GAUSSIANS, lambda: gaussians_to_msg(result.gaussians, stamp_ns, frame_id))
+        if result.grid is not None:
+            grid = result.grid
+            world = frame.world_frame
+            self._send(
+                OCCUPANCY,
+                lambda: grid_to_msg(grid.cells, grid.resolution, grid.origin, stamp_ns, world),
+            )
+        for name, view in result.views.items():
+            view_frame = f'{name}_optical_frame'
+            topic = VIEW + name
+            self._send(
+                topic + '/image', lambda v=view, f=view_frame: image_to_msg(v.image, stamp_ns, f)
+            )
+            self._send(
+                topic + '/camera_info',
+                lambda v=view, f=view_frame: camera_info_to_msg(v.intrinsics, stamp_ns, f),
+            )
+        age_ms = (self.get_clock().now().nanoseconds - stamp_ns) / 1e6
+        self._health.frame_done(age_ms, dict(result.timings_ms), result.mapped)
+
+    def _send(self, topic: str, make: Callable[[], Any]) -> None:
+        """Build and publish a message if somebody listens or it is kept for late listeners."""
+        publisher = self._outputs[topic]
+        if topic == OCCUPANCY or publisher.get_subscription_count():
+            publisher.publish(make())
+
+    def _on_error(self, error: Exception, reason: str) -> None:
+        if reason in NORMAL_DROPS:
+            return
+        if isinstance(error, SharpError):
+            self._warn('Input', f'frame dropped ({reason}): {error}')
+        else:
+            text = f'{type(error).__name__}: {error}'
+            self._health.problem('Inference', text)
+            self.get_logger().error(
+                f'frame dropped by an internal error, please report it: {text}',
+                throttle_duration_sec=_THROTTLE,
+            )
+
+    # the rest ----------------------------------------------------------------------------------
+
+    def publish_diagnostics(self) -> None:
+        """Publish the state of every component (REP-107)."""
+        facts: dict[str, Any] = {}
+        if self._pipeline is not None:
+            info = self._pipeline.info
+            facts = {
+                'model': info.name,
+                'description': info.description,
+                'licence': info.licence,
+                'depth': 'metric' if info.metric else 'relative',
+                'device': self._pipeline.device,
+            }
+        counts = self._worker.counts() if self._worker is not None else None
+        statuses = self._health.statuses(self._label, facts, counts)
+        now_ns = self.get_clock().now().nanoseconds
+        self._diagnostics.publish(
+            diagnostics_to_msg(statuses, now_ns, self.get_fully_qualified_name())
+        )
+
+    def _warn(self, component: str, message: str) -> None:
+        self._health.problem(component, message)
+        self.get_logger().warning(message, throttle_duration_sec=_THROTTLE)
+
+    def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        """Refuse what is invalid, and what would have no effect before the next configure."""
+        ours = [p for p in changes if self.has_parameter(p.name) and p.name != 'use_sim_time']
+        if ours and self._pipeline is not None:
+            reason = 'parameters are read at configure: deactivate and clean up the node first'
+            return SetParametersResult(successful=False, reason=reason)
+        try:
+            read_config(self, changes)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _on_reset(self, request: Any, response: Any) -> Any:
+        """Empty the map, between two frames."""
+        try:
+            if self._pipeline is None or self._worker is None:
+                raise SharpError('the node is not active')
+            self._worker.call(self._pipeline.reset, timeout=2.0)
+            response.success, response.message = True, 'map is empty'
+        except (SharpError, TimeoutError) as error:
+            response.success, response.message = False, str(error)
+        return response
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is told to stop; it waits to be configured and activated."""
+    rclpy.init(args=args)
+    node = SharpNode()
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

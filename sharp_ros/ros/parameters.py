@@ -1,0 +1,86 @@
+"""ROS parameters declared by walking `SharpConfig`, and the configuration read back from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from sharp_ros.config import (
+    VIEW_NAMES,
+    Option,
+    SharpConfig,
+    ViewConfig,
+    describe,
+    from_flat,
+    options,
+)
+from sharp_ros.errors import ConfigError
+
+# Parameters that rclpy or a launch file adds to any node.
+_FOREIGN = ('use_sim_time', 'qos_overrides.', 'start_type_description_service')
+
+
+def declare_parameters(node: Node) -> None:
+    """Declare every setting with its default, help text and range.
+
+    The views to declare are taken from the parameter `view_names`.
+    """
+    by_key = {entry.key: entry for entry in options()}
+    names = _declare(node, by_key.pop(VIEW_NAMES))
+    for key, entry in by_key.items():
+        if not key.startswith('views.'):
+            _declare(node, entry)
+    defaults = dict(SharpConfig().views)
+    if isinstance(names, (list, tuple)):
+        views = {str(n): defaults.get(str(n), ViewConfig()) for n in names if n}
+        for entry in options(SharpConfig(views=views)):
+            if entry.key.startswith('views.'):
+                _declare(node, entry)
+
+
+def read_config(node: Node, changes: list[Parameter] | None = None) -> SharpConfig:
+    """The configuration the node's parameters describe, with `changes` applied on top.
+
+    Raises:
+        ConfigError: for an invalid value, or for a parameter given to the node that does not
+            exist, so that a typing error in a file cannot pass for a setting.
+    """
+    given = getattr(node, '_parameter_overrides', {})
+    unknown = [n for n in given if not node.has_parameter(n) and not n.startswith(_FOREIGN)]
+    if unknown:
+        raise ConfigError(
+            f'unknown parameter(s) {", ".join(sorted(unknown))}; config/sharp.yaml lists all'
+        )
+    # pylint: disable=protected-access  (rclpy offers no public list of declared parameters)
+    flat = {
+        name: _plain(parameter.value)
+        for name, parameter in node._parameters.items()
+        if not name.startswith(_FOREIGN)
+    }
+    for parameter in changes or []:
+        if not parameter.name.startswith(_FOREIGN):
+            flat[parameter.name] = _plain(parameter.value)
+    return from_flat(flat)
+
+
+def _declare(node: Node, entry: Option) -> Any:
+    descriptor = ParameterDescriptor(description=describe(entry))
+    # a range is told to tools; whole numbers given for floats are accepted, hence dynamic typing
+    descriptor.dynamic_typing = True
+    bounds = (entry.minimum, entry.maximum)
+    if entry.type == 'float' and None not in bounds:
+        low, high = bounds
+        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    elif entry.type == 'int' and None not in bounds:
+        low, high = bounds
+        descriptor.integer_range = [IntegerRange(from_value=low, to_value=high)]
+    default = list(entry.default) if isinstance(entry.default, tuple) else entry.default
+    return node.declare_parameter(entry.key, default, descriptor).value
+
+
+def _plain(value: Any) -> Any:
+    """Parameter arrays arrive as lists or `array.array`."""
+    return value if isinstance(value, (bool, int, float, str)) else tuple(value)

@@ -1,0 +1,164 @@
+"""A thread with a one-slot mailbox: the newest item wins, and every item is accounted for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+import threading
+from typing import Any, Generic, TypeVar
+
+from sharp_ros.errors import SharpError
+
+Item = TypeVar('Item')
+Result = TypeVar('Result')
+
+
+@dataclass(frozen=True)
+class WorkerCounts:
+    """What became of the items so far; `frames_in == processed + dropped + pending` always.
+
+    Attributes:
+        frames_in: items submitted or rejected.
+        processed: items the callback finished.
+        dropped: items that were replaced by a newer one, refused, or failed.
+        pending: items in the slot or in the callback, at most two.
+        reasons: how often each reason made an item drop; `replaced` is the normal one.
+    """
+
+    frames_in: int
+    processed: int
+    dropped: int
+    pending: int
+    reasons: dict[str, int]
+
+
+class Worker(Generic[Item]):
+    """Runs `process` on its own thread, always with the newest item submitted.
+
+    Args:
+        process: called with one item at a time on the worker thread. A `SharpError` it raises
+            drops the item under the error's `reason`; any other exception under
+            `internal_error`. Neither ends the thread.
+        on_error: told of every exception, with the reason it was counted under.
+        name: of the thread, for debuggers.
+    """
+
+    def __init__(
+        self,
+        process: Callable[[Item], None],
+        on_error: Callable[[Exception, str], None],
+        name: str = 'worker',
+    ) -> None:
+        self._process = process
+        self._on_error = on_error
+        self._condition = threading.Condition()
+        self._slot: list[Item] = []  # empty, or the one waiting item
+        self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._frames_in = self._processed = self._busy = 0
+        self._reasons: Counter[str] = Counter()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, item: Item) -> None:
+        """Leave an item in the slot, dropping the one that waits there; never blocks."""
+        with self._condition:
+            self._frames_in += 1
+            if self._stopping:
+                self._reasons['stopped'] += 1
+                return
+            if self._slot:
+                self._slot.clear()
+                self._reasons['replaced'] += 1
+            self._slot.append(item)
+            self._condition.notify()
+
+    def reject(self, reason: str) -> None:
+        """Count an item that cannot even be submitted."""
+        with self._condition:
+            self._frames_in += 1
+            self._reasons[reason] += 1
+
+    def call(self, function: Callable[[], Result], timeout: float | None = None) -> Result:
+        """Run a function on the worker thread, between two items, and return its result.
+
+        Raises:
+            TimeoutError: if the worker did not get to it in `timeout` seconds.
+            SharpError: if the worker was stopped first.
+        """
+        future: Future[Result] = Future()
+        with self._condition:
+            if self._stopping:
+                raise SharpError('the worker is stopped; activate the node first')
+            self._calls.append((function, future))
+            self._condition.notify()
+        try:
+            return future.result(timeout)
+        except FutureTimeoutError as error:  # the builtin only from Python 3.11 on
+            future.cancel()
+            raise TimeoutError(f'the worker was busy for {timeout} s') from error
+
+    def counts(self) -> WorkerCounts:
+        """A consistent snapshot of the counters."""
+        with self._condition:
+            return WorkerCounts(
+                self._frames_in,
+                self._processed,
+                sum(self._reasons.values()),
+                len(self._slot) + self._busy,
+                dict(self._reasons),
+            )
+
+    def stop(self, timeout: float = 5.0) -> bool:
+        """Drop what waits, finish what runs, end the thread; True if it ended in time."""
+        with self._condition:
+            self._stopping = True
+            if self._slot:
+                self._slot.clear()
+                self._reasons['stopped'] += 1
+            self._condition.notify()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._slot or self._calls or self._stopping)
+                calls, self._calls = self._calls, []
+                items = list(self._slot)
+                self._slot.clear()
+                self._busy = len(items)
+                stopping = self._stopping
+            for function, future in calls:
+                if not future.set_running_or_notify_cancel():
+                    continue  # its caller gave up waiting
+                if stopping:
+                    future.set_exception(SharpError('the worker was stopped'))
+                else:
+                    try:
+                        future.set_result(function())
+                    except Exception as error:  # the caller of `call` gets it
+                        future.set_exception(error)
+            for item in items:
+                self._handle(item)
+            if stopping:
+                return
+
+    def _handle(self, item: Item) -> None:
+        reason = ''
+        try:
+            self._process(item)
+        except Exception as error:
+            reason = getattr(error, 'reason', 'failed')
+            if not isinstance(error, SharpError):
+                reason = 'internal_error'
+            self._on_error(error, reason)
+        with self._condition:
+            self._busy = 0
+            if reason:
+                self._reasons[reason] += 1
+            else:
+                self._processed += 1

@@ -1,0 +1,14 @@
+"""What many tests share: exact little worlds and predictors that know the truth."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# A virtual environment with ROS wheels is a ROS prefix; rclpy looks for its middleware there.
+if 'AMENT_PREFIX_PATH' not in os.environ:
+    os.environ['AMENT_PREFIX_PATH'] = sys.prefix
+# Tests of two checkouts on one machine must not hear each other.
+os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
+os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')

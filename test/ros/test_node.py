@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from ros_helpers import CAMERA, IMAGE, INTRINSICS, POSE, WALL, WallOracle
+from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
+
+from sharp_ros.camera import Intrinsics
+from sharp_ros.ros.conversions import depth_from_msg, image_to_msg, stamp_ns_from_msg
+
+SUCCESS = TransitionCallbackReturn.SUCCESS
+FAILURE = TransitionCallbackReturn.FAILURE
+
+
+def start(node):
+    assert node.trigger_configure() == SUCCESS
+    assert node.trigger_activate() == SUCCESS
+    return node
+
+
+def counts(node):
+    return node._worker.counts()
+
+
+def test_every_output_arrives_with_the_stamp_and_frame_of_the_image(make_node, peer):
+    peer.listen()
+    node = start(make_node())
+    peer.spin_until(lambda: all(peer.received[t] for t in peer.TOPICS), each=peer.send)
+    sent = set(peer.stamps_sent)
+    for topic, messages in peer.received.items():
+        if topic == '/diagnostics':
+            continue
+        for msg in messages:
+            assert stamp_ns_from_msg(msg.header) in sent, topic
+        frame = messages[0].header.frame_id
+        expected = {'/sharp/occupancy_grid': 'odom'}.get(
+            topic, 'over_shoulder_optical_frame' if 'view' in topic else CAMERA
+        )
+        assert frame == expected, topic
+    depth = depth_from_msg(peer.received['/sharp/depth/image'][0])
+    assert depth.shape == (120, 160)
+    assert np.nanmax(np.abs(depth - WALL)) < 1e-3
+    cloud = peer.received['/sharp/points'][0]
+    assert (cloud.width, cloud.height, cloud.point_step) == (160, 120, 16)
+    info = peer.received['/sharp/depth/camera_info'][0]
+    assert info.k[0] == pytest.approx(INTRINSICS.fx)
+    node.trigger_deactivate()
+    assert counts(node).frames_in == counts(node).processed + counts(node).dropped
+
+
+def test_the_wall_becomes_occupied_two_metres_ahead_and_free_before_it(make_node, peer):
+    peer.listen('/sharp/occupancy_grid')
+    start(make_node(occupancy__rate_hz=20.0, point_cloud__edge_ratio=0.0))
+    peer.spin_until(lambda: len(peer.received['/sharp/occupancy_grid']) > 4, each=peer.send)
+    grid = peer.received['/sharp/occupancy_grid'][-1]
+    cells = np.array(grid.data, np.int8).reshape(grid.info.height, grid.info.width)
+    origin = grid.info.origin.position
+
+    def cell(x, y):
+        r = grid.info.resolution
+        return cells[int((y - origin.y) / r), int((x - origin.x) / r)]
+
+    assert cell(WALL + 0.01, 0.0) == 100
+    assert cell(WALL + 0.6, 0.0) == -1
+    assert cell(-1.0, 0.0) == -1
+
+
+def test_nothing_is_published_and_the_network_idles_when_nobody_listens(make_node, peer):
+    oracle = WallOracle()
+    node = start(make_node(oracle, pose__source='none'))
+    calls = oracle.calls
+    for _ in range(5):
+        peer.send()
+        peer.spin(0.05)
+    peer.spin_until(lambda: counts(node).reasons.get('nobody_listens', 0) >= 3, each=peer.send)
+    assert oracle.calls == calls
+
+
+def test_a_late_subscriber_gets_the_grid(make_node, peer):
+    peer.listen('/sharp/depth/image')
+    node = start(make_node())
+    peer.spin_until(lambda: counts(node).processed >= 3, each=peer.send)
+    peer.listen('/sharp/occupancy_grid')
+    peer.spin_until(lambda: peer.received['/sharp/occupancy_grid'])
+
+
+def test_age_stays_within_two_periods_of_a_slow_predictor_under_30_hz(make_node, peer):
+    peer.listen('/sharp/depth/image')
+    period = 0.25
+    node = start(make_node(WallOracle(nap=period)))
+    peer.spin_until(lambda: counts(node).processed >= 1, each=peer.send, period=1 / 30)
+    peer.received.clear()
+    ages = []
+    seen = 0
+
+    def feed():
+        nonlocal seen
+        for msg in peer.received['/sharp/depth/image'][seen:]:
+            ages.append((peer.now() - stamp_ns_from_msg(msg.header)) / 1e9)
+            seen += 1
+        peer.send()
+
+    peer.spin_until(lambda: len(ages) >= 10, each=feed, period=1 / 30)
+    # two processing periods: one for the frame at work, one of its own; and one image interval
+    assert max(ages) < 2 * period + 1 / 30 + 0.05
+    node.trigger_deactivate()
+    total = counts(node)
+    assert total.frames_in == total.processed + total.dropped
+    assert total.reasons['replaced'] > total.processed
+
+
+@pytest.mark.parametrize(
+    ('name', 'break_it', 'reason'),
+    [
+        ('short data', lambda m: m.data.pop(), 'bad_data_length'),
+        ('zero size', lambda m: setattr(m, 'width', 0), 'bad_image_size'),
+        ('unknown encoding', lambda m: setattr(m, 'encoding', 'jabberwocky'), 'unknown_encoding'),
+    ],
+)
+def test_a_bad_image_is_counted_and_the_stream_goes_on(make_node, peer, name, break_it, reason):
+    peer.listen('/sharp/depth/image', '/diagnostics')
+    node = start(make_node())
+    peer.spin_until(lambda: counts(node).processed >= 1, each=peer.send)
+
+    def send_bad():
+        msg = image_to_msg(IMAGE, peer.now(), CAMERA)
+        break_it(msg)
+        peer.send(image=msg)
+
+    peer.spin_until(lambda: counts(node).reasons.get(reason, 0) >= 1, each=send_bad)
+    before = counts(node).processed
+    peer.spin_until(lambda: counts(node).processed > before, each=peer.send)
+    peer.received.clear()
+    node.publish_diagnostics()
+    peer.spin_until(lambda: peer.received['/diagnostics'])
+    level, message, values = peer.status('Input')
+    assert level == 1
+    assert reason in message
+    assert int(values[f'dropped.{reason}']) >= 1
+
+
+def test_camera_info_of_another_size_is_refused_and_a_resolution_change_is_followed(
+    make_node, peer
+):
+    peer.listen('/sharp/depth/image')
+    node = start(make_node())
+    other = Intrinsics.from_hfov(1.2, 200, 100)
+    peer.spin_until(
+        lambda: counts(node).reasons.get('size_mismatch', 0) >= 1,
+        each=lambda: peer.send(info=other),
+    )
+    image = np.zeros((100, 200, 3), np.uint8)
+    peer.spin_until(
+        lambda: peer.received['/sharp/depth/image'],
+        each=lambda: peer.send(info=other, image=image_to_msg(image, peer.now(), CAMERA)),
+    )
+    assert peer.received['/sharp/depth/image'][-1].width == 200
+
+
+def test_without_calibration_frames_are_refused_unless_a_field_of_view_is_assumed(make_node, peer):
+    peer.listen('/sharp/depth/camera_info')
+    node = start(make_node())
+    peer.spin_until(
+        lambda: counts(node).reasons.get('no_camera_info', 0) >= 1,
+        each=lambda: peer.send(info=None),
+    )
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    node.set_parameters([Parameter('camera.fallback_hfov', value=1.0)])
+    start(node)
+    peer.spin_until(
+        lambda: peer.received['/sharp/depth/camera_info'], each=lambda: peer.send(info=None)
+    )
+    k = peer.received['/sharp/depth/camera_info'][-1].k
+    assert k[0] == pytest.approx(Intrinsics.from_hfov(1.0, 160, 120).fx)
+
+
+def test_without_a_pose_depth_flows_but_nothing_is_mapped(make_node, peer):
+    peer.listen('/sharp/depth/image', '/sharp/occupancy_grid', '/diagnostics')
+    node = start(make_node(pose__wait=0.01))
+    peer.spin_until(
+        lambda: len(peer.received['/sharp/depth/image']) >= 3, each=lambda: peer.send(pose=None)
+    )
+    assert not peer.received['/sharp/occupancy_grid']
+    node.publish_diagnostics()
+    peer.received['/diagnostics'].clear()
+    peer.spin_until(lambda: peer.received['/diagnostics'])
+    level, _, values = peer.status('Mapping')
+    assert level == 1
+    assert int(values['unmapped.no_pose_yet']) >= 3
+    assert values['mapped'] == '0'
+
+
+def test_a_pose_of_an_unknown_mounting_or_that_is_not_finite_is_not_guessed(make_node, peer):
+    peer.listen('/sharp/depth/image', '/sharp/occupancy_grid')
+    node = start(make_node(pose__wait=0.01))
+    peer.spin_until(
+        lambda: node._health._unmapped['unknown_mounting'] >= 1,
+        each=lambda: peer.send(child='base_link'),
+    )
+    broken = POSE.copy()
+    broken[0, 3] = np.nan
+    peer.spin_until(
+        lambda: node._health._events['bad_pose'] >= 1, each=lambda: peer.send(pose=broken)
+    )
+    assert not peer.received['/sharp/occupancy_grid']
+
+
+def test_stamps_going_back_are_reported_and_the_stream_goes_on(make_node, peer):
+    peer.listen('/sharp/depth/image')
+    node = start(make_node())
+    peer.spin_until(lambda: counts(node).processed >= 2, each=peer.send)
+    old = peer.now() - 60_000_000_000
+    peer.received.clear()
+    peer.spin_until(
+        lambda: any(
+            stamp_ns_from_msg(m.header) == old for m in peer.received['/sharp/depth/image']
+        ),
+        each=lambda: peer.send(stamp_ns=old),
+    )
+    assert node._health._events['stamp_went_back'] >= 1
+
+
+def test_a_failing_predictor_costs_frames_not_the_node(make_node, peer):
+    oracle = WallOracle()
+    peer.listen('/sharp/depth/image')
+    node = start(make_node(oracle))
+    oracle.fault = RuntimeError('out of luck')
+    peer.spin_until(lambda: counts(node).reasons.get('internal_error', 0) >= 2, each=peer.send)
+    oracle.fault = None
+    peer.spin_until(lambda: peer.received['/sharp/depth/image'], each=peer.send)
+
+
+def test_sensor_depth_is_paired_by_stamp_and_its_absence_is_counted(make_node, peer):
+    from sharp_ros.models import load_predictor
+    from sharp_ros.ros.conversions import depth_to_msg
+
+    predictor, info = load_predictor('sensor')
+    peer.listen('/sharp/depth/image')
+    node = start(make_node(predictor, info))
+    truth = np.full((120, 160), 3.0, np.float32)
+
+    def send_pair():
+        stamp_ns = peer.send()
+        peer.depth.publish(depth_to_msg(truth, stamp_ns, CAMERA))
+
+    peer.spin_until(lambda: peer.received['/sharp/depth/image'], each=send_pair)
+    depth = depth_from_msg(peer.received['/sharp/depth/image'][-1])
+    assert np.nanmax(np.abs(depth - 3.0)) < 1e-3
+    peer.spin_until(lambda: counts(node).reasons.get('no_depth', 0) >= 2, each=peer.send)
+
+
+def test_lifecycle_goes_round_without_leaking_threads_or_memory(make_node, peer):
+    peer.listen()
+    node = make_node()
+
+    def cycle():
+        start(node)
+        done = counts(node).processed
+        peer.spin_until(lambda: counts(node).processed > done, each=peer.send)
+        assert node.trigger_deactivate() == SUCCESS
+        assert node.trigger_cleanup() == SUCCESS
+
+    cycle()
+    gc.collect()
+    threads = threading.active_count()
+    memory = psutil.Process(os.getpid()).memory_info().rss
+    for _ in range(10):
+        cycle()
+    assert threading.active_count() == threads
+    grown = psutil.Process(os.getpid()).memory_info().rss - memory
+    assert grown < 40e6  # each cycle allocates an occupancy map of several MB
+    assert node.trigger_shutdown() == SUCCESS
+
+
+def test_deactivated_node_keeps_weights_and_starts_again(make_node, peer):
+    peer.listen('/sharp/depth/image')
+    node = start(make_node())
+    node.trigger_deactivate()
+    assert node.trigger_activate() == SUCCESS
+    peer.spin_until(lambda: peer.received['/sharp/depth/image'], each=peer.send)
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'text'),
+    [
+        ({'occupancy__voxel_size': -1.0}, 'occupancy.voxel_size must be at least'),
+        ({'occupancy__voxle_size': 0.1}, 'unknown parameter'),
+        ({'model__name': 'nonsense'}, 'nonsense'),
+        ({'model__name': '/nowhere/weights.safetensors'}, 'nowhere'),
+    ],
+)
+def test_configure_fails_with_a_reason_and_can_be_repaired(make_node, parameters, text, capfd):
+    from sharp_ros.pipeline import Pipeline
+
+    node = make_node(**parameters)
+    node._make_pipeline = Pipeline.from_config
+    assert node.trigger_configure() == FAILURE
+    out, err = capfd.readouterr()
+    assert text in out + err
+
+
+def test_parameters_are_validated_and_frozen_while_configured(make_node):
+    node = make_node()
+    (bad,) = node.set_parameters([Parameter('camera.transport', value='pigeon')])
+    assert not bad.successful
+    assert 'raw, compressed' in bad.reason
+    (good,) = node.set_parameters([Parameter('occupancy.size', value=12)])
+    assert good.successful
+    assert node.trigger_configure() == SUCCESS
+    assert node._config.occupancy.size == 12.0
+    (late,) = node.set_parameters([Parameter('occupancy.size', value=10.0)])
+    assert not late.successful
+    assert 'clean up' in late.reason
+
+
+def test_reset_empties_the_map_between_frames(make_node, peer):
+    peer.listen('/sharp/occupancy_grid')
+    node = start(make_node(occupancy__rate_hz=20.0))
+    peer.spin_until(lambda: peer.received['/sharp/occupancy_grid'], each=peer.send)
+    response = node._on_reset(Trigger.Request(), Trigger.Response())
+    assert response.success
+    assert (node._pipeline._map.grid().cells == -1).all()
+    node.trigger_deactivate()
+    response = node._on_reset(Trigger.Request(), Trigger.Response())
+    assert not response.success
+
+
+def test_configured_views_are_published_and_others_are_not(make_node, peer):
+    node = start(
+        make_node(view_names=['left', 'right'], views__left__width=64, views__left__height=48)
+    )
+    assert set(node._config.views) == {'left', 'right'}
+    got = []
+    peer.node.create_subscription(Image, '/sharp/view/left/image', got.append, 10)
+    peer.spin_until(lambda: got, each=peer.send)
+    assert (got[0].width, got[0].height) == (64, 48)
+    topics = {name for name, _ in peer.node.get_topic_names_and_types()}
+    assert '/sharp/view/over_shoulder/image' not in topics
+
+
+def test_silence_of_the_camera_is_reported(make_node, peer):
+    peer.listen('/diagnostics')
+    node = start(make_node())
+    node.publish_diagnostics()
+    peer.spin_until(lambda: peer.received['/diagnostics'])
+    level, message, _ = peer.status('Input')
+    assert level == 1
+    assert 'no image yet' in message
+    node._health.image_arrived()
+    node._health._last_image = time.monotonic() - 6
+    peer.received['/diagnostics'].clear()
+    node.publish_diagnostics()
+    peer.spin_until(lambda: peer.received['/diagnostics'])
+    assert peer.status('Input')[0] == 2
