@@ -1,4 +1,4 @@
-"""Runs a predictor on a device: threads, warm-up, timing, and a check of what comes out."""
+"""Runs a predictor on a device: threads, timing, and a check of what comes out."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Engine:
         self.last_ms = 0.0
 
     def warm_up(self, intrinsics: Intrinsics, runs: int = 2) -> None:
-        """Run on a grey image, so that the first real frame is not the slow one."""
+        """Predict a grey image, so that the first real one is not the slow one."""
         size = (intrinsics.height, intrinsics.width)
         image, depth = np.full((*size, 3), 127, np.uint8), np.ones(size, np.float32)
         for _ in range(runs):

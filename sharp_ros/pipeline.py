@@ -102,11 +102,33 @@ class Pipeline:
         predictor, info = load_predictor(config.model.name, device)
         return cls(Engine(predictor, config.model), info, config, device)
 
+    def warm_up(self, intrinsics: Intrinsics) -> None:
+        """Run every step once on a grey image, so that the first real frame is not the slow one.
+
+        Kernels are compiled here; the first time on a machine that takes a minute, later they
+        come from a cache on disk.
+        """
+        size = (intrinsics.height, intrinsics.width)
+        pose = look_at(np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0]), np.array([0.0, 0, 1]))
+        frame = Frame(
+            image=np.full((*size, 3), 127, np.uint8),
+            intrinsics=intrinsics,
+            stamp_ns=0,
+            frame_id='camera',
+            T_world_camera=pose,
+            world_frame='world',
+            depth=np.full(size, 2.0, np.float32),
+        )
+        views = (VIEW + name for name in self.config.views)
+        self.process(frame, {POINTS, GAUSSIANS, OCCUPANCY, *views})
+        self.reset()
+
     def reset(self) -> None:
         """Forget the map and every schedule."""
         self._map.reset()
         self._due_ns.clear()
         self._world_frame = ''
+        self._last_stamp_ns = 0
 
     def process(self, frame: Frame, wanted: Collection[str]) -> FrameResult:
         """Run all steps of one frame.

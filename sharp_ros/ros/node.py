@@ -87,7 +87,7 @@ class SharpNode(LifecycleNode):
         try:
             config = read_config(self)
             pipeline = self._make_pipeline(config)
-            pipeline.engine.warm_up(Intrinsics.from_hfov(1.0, *_WARM_UP_SIZE))
+            pipeline.warm_up(Intrinsics.from_hfov(1.0, *_WARM_UP_SIZE))
         except SharpError as error:
             self.get_logger().error(f'cannot configure: {error}')
             return FAILURE
