@@ -426,7 +426,8 @@ def read_image(path: str | Path) -> tuple[np.ndarray, float | None]:
         raise InputError(f'cannot read {path}: {error}; {hint}', 'unreadable_image') from error
     height, width = bgr.shape[:2]
     _check_pixels(path, width * height)
-    focal = focal_35mm / _FILM_DIAGONAL_MM * math.hypot(width, height) if focal_35mm else None
+    known = focal_35mm > 0
+    focal = focal_35mm / _FILM_DIAGONAL_MM * math.hypot(width, height) if known else None
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), focal
 
 
@@ -445,13 +446,18 @@ def _image_header(data: bytes) -> tuple[int, float]:
         from PIL import Image
     except ImportError:
         return 0, 0.0
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
             image = Image.open(io.BytesIO(data))
-        focal = image.getexif().get_ifd(_EXIF_IFD).get(_EXIF_FOCAL_35MM, 0)
-        return image.width * image.height, float(focal)
-    except Image.DecompressionBombError:
-        return MAX_IMAGE_PIXELS + 1, 0.0
-    except Exception:  # damaged EXIF raises whatever its parser stumbles over
-        return 0, 0.0
+        except Image.DecompressionBombError:
+            return MAX_IMAGE_PIXELS + 1, 0.0
+        except Exception:  # OpenCV may still know the format; if not, it says so
+            return 0, 0.0
+        try:
+            exif = Image.Exif()
+            exif.load(image.info.get('exif', b''))  # Image.getexif() would decode a whole PNG
+            focal = float(exif.get_ifd(_EXIF_IFD).get(_EXIF_FOCAL_35MM, 0))
+        except Exception:  # damaged EXIF raises whatever its parser stumbles over
+            focal = 0.0
+    return image.width * image.height, focal

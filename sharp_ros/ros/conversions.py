@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import array
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 import sys
 from typing import TYPE_CHECKING, Any
 
-from builtin_interfaces.msg import Time
 import cv2
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from geometry_msgs.msg import Point, Pose, Quaternion
-from nav_msgs.msg import OccupancyGrid, Odometry
 import numpy as np
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
-from std_msgs.msg import Header
 
 from sharp_ros import se3
 from sharp_ros.camera import CameraModel, Intrinsics, decode_image
@@ -28,6 +23,14 @@ from sharp_ros.errors import InputError
 
 if TYPE_CHECKING:
     from sharp_ros.gaussians import Gaussians
+
+with suppress(ModuleNotFoundError):  # reading the messages of a bag needs no ROS, building does
+    from builtin_interfaces.msg import Time
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+    from geometry_msgs.msg import Point, Pose, Quaternion
+    from nav_msgs.msg import OccupancyGrid, Odometry
+    from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+    from std_msgs.msg import Header
 
 # --- images in --------------------------------------------------------------------------------
 
