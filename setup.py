@@ -18,6 +18,7 @@ setup(
     ],
     # torch and ROS come from the robot's distribution or from requirements/, never from here
     install_requires=['setuptools'],
+    extras_require={'test': ['pytest']},  # tells colcon which runner to use
     python_requires='>=3.10',
     zip_safe=False,
     maintainer='sharp_ros maintainers',

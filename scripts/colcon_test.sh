@@ -1,6 +1,6 @@
 #!/bin/bash
 # Build and test the package the way a ROS workspace does, in a workspace of its own.
-set -eu
+set -e  # not -u: the set-up scripts that colcon writes read unset variables
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 workspace=${WORKSPACE:-build/colcon_ws}
@@ -11,5 +11,8 @@ colcon --log-base log build --base-paths "$root" --packages-select sharp_ros
 test -f install/sharp_ros/share/sharp_ros/launch/sharp.launch.py
 test -x install/sharp_ros/lib/sharp_ros/sharp_node
 colcon --log-base log test --base-paths "$root" --packages-select sharp_ros \
+    --return-code-on-test-failure \
     --pytest-args test/test_architecture.py test/test_config.py test/ros/test_node.py
-colcon test-result --verbose
+result=$(colcon test-result --verbose)
+echo "$result"
+[[ $result != *' 0 tests'* ]]  # a runner that finds no test must not pass for success

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sharp_ros.config import (
+    SharpConfig,
+    ViewConfig,
+    flatten,
+    from_flat,
+    load_yaml,
+    nested_to_flat,
+    options,
+    to_yaml,
+)
+from sharp_ros.errors import ConfigError
+
+SHIPPED = Path(__file__).parents[1] / 'config' / 'sharp.yaml'
+
+
+def test_shipped_file_is_generated_from_the_defaults():
+    regenerate = (
+        'run: python -c \'from sharp_ros.config import to_yaml; print(to_yaml(), end="")\''
+    )
+    assert SHIPPED.read_text(encoding='utf-8') == to_yaml(), regenerate
+    assert load_yaml(SHIPPED) == SharpConfig()
+
+
+def test_yaml_and_flat_keys_round_trip():
+    config = SharpConfig(views={'left': ViewConfig(width=64), 'top_down': ViewConfig(hfov=2.0)})
+    assert from_flat(flatten(config)) == config
+    tree = yaml.safe_load(to_yaml(config))['/**']['ros__parameters']
+    assert from_flat(nested_to_flat(tree)) == config
+
+
+def test_no_views_can_be_said_in_yaml(tmp_path):
+    config = SharpConfig(views={})
+    path = tmp_path / 'a.yaml'
+    path.write_text(to_yaml(config))
+    assert load_yaml(path) == config
+
+
+def test_later_files_override_earlier_ones(tmp_path):
+    path = tmp_path / 'camera.yaml'
+    path.write_text('/**:\n  ros__parameters:\n    occupancy: {voxel_size: 0.1}\n')
+    config = load_yaml(SHIPPED, path)
+    assert config.occupancy.voxel_size == 0.1
+    assert config.occupancy.size == SharpConfig().occupancy.size
+
+
+def test_every_option_has_help_and_a_default_within_its_range():
+    for entry in options():
+        assert entry.help, entry.key
+        if entry.type in ('int', 'float') and entry.minimum is not None:
+            assert entry.default >= entry.minimum, entry.key
+        if entry.choices:
+            assert entry.default in entry.choices, entry.key
+
+
+@pytest.mark.parametrize(
+    ('flat', 'text'),
+    [
+        ({'occupancy.voxel_size': 0.0}, 'at least 0.005'),
+        ({'occupancy.voxel_size': float('nan')}, 'finite'),
+        ({'occupancy.voxel_size': 'small'}, 'must be float, got str'),
+        ({'occupancy.voxle_size': 0.1}, 'unknown setting'),
+        ({'camera.transport': 'theora'}, 'raw, compressed'),
+        ({'camera.rectified': 1}, 'must be bool'),
+        ({'model.threads': 1.5}, 'must be int'),
+        ({'occupancy.min_height': 2.0}, 'below occupancy.max_height'),
+        ({'pose.base_to_camera': [0.0, 1.0]}, '7 numbers'),
+        ({'view_names': ['Not A Name']}, 'lower_snake_case'),
+        ({'views.ghost.width': 64}, 'does not list'),
+        ({'view_names': 'left'}, 'list of names'),
+        ({'views.over_shoulder.position': [1.0]}, '3 numbers'),
+    ],
+)
+def test_bad_values_are_refused_with_a_reason(flat, text):
+    with pytest.raises(ConfigError, match=text):
+        from_flat(flat)
+
+
+def test_whole_numbers_pass_as_floats():
+    assert from_flat({'occupancy.size': 12}).occupancy.size == 12.0
+
+
+@pytest.mark.parametrize(
+    'text', ['[1, 2]', 'a: {b: 1}', '/**:\n  ros__parameters: 5', '{', '/**: 3']
+)
+def test_files_of_another_shape_are_refused(tmp_path, text):
+    path = tmp_path / 'a.yaml'
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        load_yaml(path)
+
+
+def test_missing_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match='cannot read'):
+        load_yaml(tmp_path / 'none.yaml')

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sharp_ros.camera import Frame, Intrinsics
+from sharp_ros.config import ModelConfig, SharpConfig, ViewConfig
+from sharp_ros.engine import Engine, choose_device
+from sharp_ros.errors import CheckpointError, ConfigError, InputError
+from sharp_ros.models import load_predictor, model_names
+from sharp_ros.network.composer import gaussians_from_depth
+from sharp_ros.pipeline import GAUSSIANS, OCCUPANCY, POINTS, VIEW, Pipeline
+from sharp_ros.se3 import look_at
+
+INTRINSICS = Intrinsics.from_hfov(1.2, 160, 120)
+POSE = look_at(np.array([0.0, 0, 1]), np.array([1.0, 0, 1]), np.array([0.0, 0, 1]))
+
+
+def wall_frame(distance=2.0, stamp_ns=0, pose=POSE, world='odom'):
+    image = np.full((120, 160, 3), 200, np.uint8)
+    depth = np.full((120, 160), distance, np.float32)
+    return Frame(image, INTRINSICS, stamp_ns, 'camera', pose, world, depth)
+
+
+def make_pipeline(**changes):
+    predictor, info = load_predictor('sensor')
+    return Pipeline(Engine(predictor, ModelConfig()), info, replace(SharpConfig(), **changes))
+
+
+def test_depth_passes_through_exactly():
+    result = make_pipeline().process(wall_frame(), {POINTS, OCCUPANCY})
+    np.testing.assert_allclose(result.depth, 2.0, atol=1e-5)
+    np.testing.assert_allclose(result.cloud[..., 2], 2.0, atol=1e-5)
+    assert result.mapped
+    assert (result.grid.cells == 100).any()
+
+
+def test_only_what_is_wanted_is_made():
+    result = make_pipeline().process(wall_frame(), set())
+    assert result.cloud is None
+    assert result.grid is None
+    assert not result.views
+    assert not {'points', 'grid'} & {k for k, v in result.timings_ms.items() if v > 1.0}
+
+
+def test_without_a_pose_nothing_is_mapped():
+    frame = replace(wall_frame(), T_world_camera=None)
+    result = make_pipeline().process(frame, {OCCUPANCY})
+    assert not result.mapped
+    assert result.grid is None
+
+
+def test_rate_limited_outputs_keep_their_rate_on_the_clock_of_the_stamps():
+    pipeline = make_pipeline()
+    grids = views = 0
+    for i in range(50):  # 5 s at 10 Hz; both are limited to 2 Hz
+        frame = wall_frame(stamp_ns=1_000_000_000 + i * 100_000_000)
+        result = pipeline.process(frame, {OCCUPANCY, VIEW + 'over_shoulder'})
+        grids += result.grid is not None
+        views += len(result.views)
+    assert grids == views == 10
+
+
+def test_stamps_that_start_over_do_not_silence_rate_limited_outputs():
+    pipeline = make_pipeline()
+    pipeline.process(wall_frame(stamp_ns=10**18), {OCCUPANCY})
+    assert pipeline.process(wall_frame(stamp_ns=10**9), {OCCUPANCY}).grid is not None
+
+
+def test_map_does_not_mix_world_frames_until_reset():
+    pipeline = make_pipeline()
+    pipeline.process(wall_frame(), {OCCUPANCY})
+    with pytest.raises(InputError, match='reset the map'):
+        pipeline.process(wall_frame(world='map'), {OCCUPANCY})
+    pipeline.reset()
+    assert pipeline.process(wall_frame(world='map'), {OCCUPANCY}).mapped
+
+
+def test_warm_up_leaves_no_trace():
+    pipeline = make_pipeline()
+    pipeline.warm_up(INTRINSICS)
+    result = pipeline.process(wall_frame(), {OCCUPANCY})
+    fresh = make_pipeline().process(wall_frame(), {OCCUPANCY})
+    np.testing.assert_array_equal(result.grid.cells, fresh.grid.cells)
+
+
+def test_view_from_the_camera_itself_shows_the_wall_and_from_behind_it_nothing():
+    views = {
+        'same': ViewConfig(160, 120, 1.2, (0.0, 0.0, 0.0), (0.0, 0.0, 1.0)),
+        'away': ViewConfig(160, 120, 1.2, (0.0, 0.0, -0.5), (0.0, 0.0, -2.0)),
+    }
+    wanted = {VIEW + name for name in views}
+    result = make_pipeline(views=views).process(wall_frame(), wanted)
+    same, away = result.views['same'], result.views['away']
+    inner = same.image[10:-10, 10:-10].astype(int)
+    assert np.abs(inner - 200).max() <= 6
+    assert same.coverage > 0.9
+    assert away.coverage == 0.0
+
+
+def test_sensor_model_without_depth_says_what_to_do():
+    with pytest.raises(InputError, match='remap the topic "depth"'):
+        make_pipeline().process(replace(wall_frame(), depth=None), {GAUSSIANS})
+
+
+def test_network_that_returns_nan_is_caught():
+    def broken(image, intrinsics, depth=None):
+        gaussians = gaussians_from_depth(
+            torch.ones(1, 120, 160), torch.zeros(3, 120, 160), intrinsics
+        )
+        gaussians.means[7, 2] = float('nan')
+        return gaussians
+
+    with pytest.raises(InputError, match='not finite'):
+        Engine(broken, ModelConfig()).predict(wall_frame().image, INTRINSICS)
+
+
+def test_names_of_models():
+    assert model_names() == ['nano', 'sensor']
+    with pytest.raises(ConfigError, match='nano, sensor'):
+        load_predictor('no_such_model')
+
+
+def test_corrupt_weights_are_refused(tmp_path):
+    path = tmp_path / 'weights.safetensors'
+    path.write_bytes(b'not a checkpoint')
+    with pytest.raises(CheckpointError):
+        load_predictor(str(path))
+
+
+def test_a_missing_device_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(ConfigError, match='not available'):
+        choose_device('cuda')
+    assert choose_device('cpu') == 'cpu'
+
+
+def test_gaussians_of_a_depth_image_reproject_onto_their_cells():
+    k = Intrinsics(100.0, 90.0, 10.2, 7.7, 20, 16)
+    z = torch.rand(2, 16, 20) * 4 + 1
+    gaussians = gaussians_from_depth(z, torch.rand(3, 16, 20), k)
+    means = gaussians.means.reshape(2, 16, 20, 3)
+    u = means[..., 0] / means[..., 2] * k.fx + k.cx
+    v = means[..., 1] / means[..., 2] * k.fy + k.cy
+    assert (u - torch.arange(20)).abs().max() < 1e-4
+    assert (v - torch.arange(16)[:, None]).abs().max() < 1e-4
+    assert torch.equal(means[..., 2], z)
+
+
+def test_missing_depth_becomes_invisible_gaussians():
+    z = torch.full((1, 4, 4), 2.0)
+    z[0, 1, 2] = 0.0
+    z[0, 3, 3] = float('nan')
+    gaussians = gaussians_from_depth(z, torch.zeros(3, 4, 4), Intrinsics.from_hfov(1.0, 4, 4))
+    assert int((gaussians.opacities == 0).sum()) == 2
+    assert torch.isfinite(gaussians.means).all()

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sharp_ros.errors import InputError, PoseUnavailableError
+from sharp_ros.se3 import (
+    PoseBuffer,
+    apply,
+    interpolate,
+    inverse,
+    look_at,
+    matrix_from_quat,
+    quat_from_matrix,
+    transform,
+)
+
+RNG = np.random.default_rng(3)
+
+
+def random_transforms(*batch):
+    return transform(matrix_from_quat(RNG.normal(size=(*batch, 4))), RNG.normal(size=(*batch, 3)))
+
+
+@pytest.mark.parametrize('batch', [(), (5,), (2, 3)])
+def test_rotations_are_orthonormal_and_round_trip(batch):
+    quats = RNG.normal(size=(*batch, 4)) * 3
+    rotation = matrix_from_quat(quats)
+    np.testing.assert_allclose(
+        rotation @ np.swapaxes(rotation, -1, -2),
+        np.broadcast_to(np.eye(3), rotation.shape),
+        atol=1e-12,
+    )
+    np.testing.assert_allclose(np.linalg.det(rotation), 1.0)
+    unit = quats / np.linalg.norm(quats, axis=-1, keepdims=True)
+    unit *= np.where(unit[..., :1] < 0, -1, 1)
+    np.testing.assert_allclose(quat_from_matrix(rotation), unit, atol=1e-9)
+
+
+def test_half_turns_round_trip():
+    for axis in np.eye(3):
+        rotation = matrix_from_quat(np.array([0.0, *axis]))
+        np.testing.assert_allclose(
+            matrix_from_quat(quat_from_matrix(rotation)), rotation, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize('batch', [(), (4,)])
+def test_inverse_undoes(batch):
+    T = random_transforms(*batch)
+    np.testing.assert_allclose(T @ inverse(T), np.broadcast_to(np.eye(4), T.shape), atol=1e-12)
+
+
+def test_quarter_turn_about_z_takes_x_to_y():
+    T = transform(matrix_from_quat(np.array([1.0, 0, 0, 1.0])), np.array([0.0, 0, 5]))
+    np.testing.assert_allclose(apply(T, np.array([[1.0, 0, 0]])), [[0, 1, 5]], atol=1e-12)
+
+
+@pytest.mark.parametrize('quat', [np.zeros(4), np.array([np.nan, 0, 0, 1])])
+def test_useless_quaternions_are_refused(quat):
+    with pytest.raises(InputError, match='quaternion'):
+        matrix_from_quat(quat)
+
+
+def test_look_at_puts_the_target_on_the_axis_and_up_up():
+    T = look_at(np.array([1.0, 2, 1]), np.array([4.0, 2, 1]), np.array([0.0, 0, 1]))
+    seen = apply(inverse(T), np.array([[4.0, 2, 1], [4, 2, 2], [4, 1, 1]]))
+    np.testing.assert_allclose(seen, [[0, 0, 3], [0, -1, 3], [1, 0, 3]], atol=1e-12)
+
+
+def test_look_at_refuses_degenerate_views():
+    up = np.array([0.0, 0, 1])
+    with pytest.raises(InputError):
+        look_at(np.zeros(3), np.zeros(3), up)
+    with pytest.raises(InputError):
+        look_at(np.zeros(3), up, up)
+
+
+def test_interpolation_hits_the_ends_and_halves_the_angle():
+    T_0, T_1 = random_transforms(), random_transforms()
+    np.testing.assert_allclose(interpolate(T_0, T_1, 0.0), T_0, atol=1e-9)
+    np.testing.assert_allclose(interpolate(T_0, T_1, 1.0), T_1, atol=1e-9)
+    half = interpolate(T_0, T_1, 0.5)
+    np.testing.assert_allclose(
+        inverse(T_0)[:3, :3] @ half[:3, :3], inverse(half)[:3, :3] @ T_1[:3, :3], atol=1e-9
+    )
+
+
+def pose_at(x):
+    return transform(np.eye(3), np.array([x, 0.0, 0.0]))
+
+
+def second(t):
+    return int(t * 1e9)
+
+
+def test_buffer_interpolates_between_neighbours():
+    buffer = PoseBuffer(duration=10, max_gap=1, tolerance=0.05)
+    for t in range(3):
+        buffer.add(second(t), pose_at(float(t)))
+    assert buffer.lookup(second(1.25))[0, 3] == pytest.approx(1.25)
+    assert buffer.lookup(second(2))[0, 3] == 2.0
+    assert buffer.lookup(second(2.04))[0, 3] == 2.0
+    assert buffer.reaches(second(2))
+    assert not buffer.reaches(second(2.01))
+
+
+@pytest.mark.parametrize(
+    ('t', 'reason'), [(2.2, 'pose_too_old'), (-0.2, 'pose_too_new'), (1.5, 'pose_gap')]
+)
+def test_buffer_refuses_to_guess(t, reason):
+    buffer = PoseBuffer(duration=10, max_gap=0.5, tolerance=0.1)
+    for stamp in (0, 1, 2):
+        buffer.add(second(stamp), pose_at(0.0))
+    with pytest.raises(PoseUnavailableError) as caught:
+        buffer.lookup(second(t))
+    assert caught.value.reason == reason
+
+
+def test_empty_buffer_says_so():
+    with pytest.raises(PoseUnavailableError, match='no pose received'):
+        PoseBuffer(1, 1, 1).lookup(0)
+
+
+def test_time_going_back_forgets_the_future():
+    buffer = PoseBuffer(duration=10, max_gap=1, tolerance=0.05)
+    buffer.add(second(100), pose_at(0.0))
+    assert not buffer.add(second(1), pose_at(7.0))
+    assert len(buffer) == 1
+    assert buffer.lookup(second(1))[0, 3] == 7.0
+
+
+def test_old_poses_leave():
+    buffer = PoseBuffer(duration=2, max_gap=1, tolerance=0.05)
+    for t in range(100):
+        buffer.add(second(t), pose_at(0.0))
+    assert len(buffer) == 3
