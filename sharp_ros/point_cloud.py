@@ -53,7 +53,11 @@ def depth_from_gaussians(gaussians: Gaussians, width: int, height: int) -> np.nd
     if width < 1 or height < 1:
         raise InputError(f'depth image of {width}x{height} pixels asked', 'bad_size')
     _, rows, columns = gaussians.grid
-    z = gaussians.means[: rows * columns, 2].detach().cpu().numpy().reshape(rows, columns)
+    front = slice(0, rows * columns)
+    # an invisible Gaussian holds the place of a cell without depth
+    visible = gaussians.opacities[front] > 0
+    z = gaussians.means[front, 2].masked_fill(~visible, float('nan'))
+    z = z.detach().cpu().numpy().reshape(rows, columns)
     return resize_depth(z, width, height)
 
 

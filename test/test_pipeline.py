@@ -157,3 +157,13 @@ def test_missing_depth_becomes_invisible_gaussians():
     gaussians = gaussians_from_depth(z, torch.zeros(3, 4, 4), Intrinsics.from_hfov(1.0, 4, 4))
     assert int((gaussians.opacities == 0).sum()) == 2
     assert torch.isfinite(gaussians.means).all()
+
+
+def test_pixels_the_sensor_did_not_measure_stay_unknown():
+    frame = wall_frame()
+    frame.depth[40:80, 50:100] = 0.0
+    frame.depth[:10] = np.nan
+    depth = make_pipeline().process(frame, set()).depth
+    assert np.isnan(depth[42:78, 52:98]).all()
+    assert np.isnan(depth[:9]).all()
+    np.testing.assert_allclose(depth[20:38, 5:150], 2.0, atol=1e-5)

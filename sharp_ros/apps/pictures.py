@@ -12,6 +12,7 @@ from sharp_ros.se3 import apply, inverse, look_at
 
 TILE = (480, 360)  # width, height of one picture of an overview
 _BACKGROUND = 24
+_SIDE = np.array([-0.68, -0.5, -0.54])  # unit direction of the viewpoint in the optical frame
 _GRID_COLOURS = {-1: (110, 110, 110), 0: (245, 245, 245), 100: (20, 20, 20)}
 
 
@@ -33,11 +34,11 @@ def draw_cloud(cloud: np.ndarray, size: tuple[int, int] = TILE) -> np.ndarray:
         return picture
     points = flat[:, :3].astype(np.float64)
     middle = np.median(points, 0)
-    reach = max(float(np.percentile(points[:, 2], 90)), 0.5)
-    eye = np.array([-0.75 * reach, -0.7 * reach, -0.35 * reach])
+    radius = max(float(np.percentile(np.linalg.norm(points - middle, axis=1), 90)), 0.3)
+    eye = middle + 2.6 * radius * _SIDE
     T_camera_view = look_at(eye, middle, np.array([0.0, -1.0, 0.0]))
     seen = apply(inverse(T_camera_view), points)
-    k = Intrinsics.from_hfov(0.9, width, height)
+    k = Intrinsics.from_hfov(1.0, width, height)
     ahead = seen[:, 2] > 0.05
     seen, packed = seen[ahead], flat[ahead, 3].copy().view(np.uint32)
     u = np.rint(seen[:, 0] / seen[:, 2] * k.fx + k.cx).astype(int)

@@ -22,15 +22,14 @@ from sharp_ros.errors import InputError
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100
 
-# A column is free when nothing in it is occupied, this share of its voxels has been seen free, and
-# so has one of its lowest FLOOR_VOXELS: what a robot runs into stands on the floor, so seeing the
-# air at 1 m over a 0.4 m box proves nothing, while a free foot of the column rules the box out.
-# The share keeps a glimpse under a table from declaring the whole height free.
+# A column is free when nothing in it is occupied and every voxel in this lower share of the band
+# has been seen free. What a robot runs into stands on the floor, so seeing the air at 1 m over a
+# 0.4 m box proves nothing; and a layer that nothing has seen yet may be a table top. Asking for
+# the whole band instead would leave everything near a level camera unknown.
 FREE_SHARE = 0.5
-FLOOR_VOXELS = 2
 
 _FULL_SCALE = 30000  # int16 value of the clamping bound
-_SURFACE_NUDGE = 0.02  # voxels; see `_end_depth`
+_SURFACE_NUDGE = 1e-3  # voxels; see `_end_depth`
 _FARTHEST = 1e8  # metres; beyond, float64 no longer resolves a voxel
 
 
@@ -82,7 +81,7 @@ class OccupancyMap:
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Low and high corner [3] of the mapped volume in the world frame, metres."""
         voxel = self._config.voxel_size
-        low = np.array([*(self._low_corner() * voxel), self._config.min_height])
+        low = np.array([*(self._low_corner() * voxel), self._config.min_height], np.float64)
         return low, low + voxel * np.array(self._log_odds.shape)[[1, 0, 2]]
 
     def log_odds(self) -> np.ndarray:  # -> [rows, columns, layers]
@@ -114,10 +113,9 @@ class OccupancyMap:
         voxel = config.voxel_size
         self._follow(pose[:2, 3])
         # From here on lengths are voxels and the window's low corner is the origin.
-        low = np.array([*(self._low_corner() * voxel), config.min_height])
-        eye = (pose[:3, 3] - low) / voxel
+        eye = (pose[:3, 3] - self.bounds[0]) / voxel
         rotation = np.ascontiguousarray(pose[:3, :3]) / voxel
-        camera = np.array([intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy])
+        camera = np.array([intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy], np.float64)
         limits = (float(config.min_range), float(config.max_range), _SURFACE_NUDGE * voxel)
         columns, rows = self._ring()
         depth = np.require(depth, np.float32, ['C', 'W'])
@@ -219,8 +217,9 @@ def _end_depth(
 ) -> tuple[float, bool]:
     """z-depth at which the ray of a pixel ends, and whether a surface ends it; 0: no ray.
 
-    The end is moved 2 % of a voxel into the surface: surfaces often lie exactly on cell
-    boundaries (a wall at x = 2 m), where rounding would scatter their points over both cells.
+    The end is moved a thousandth of a voxel into the surface: surfaces often lie exactly on cell
+    boundaries (a wall at x = 2 m), where rounding would scatter their points over both cells. That
+    is well above the resolution of float32 depth, and too little to jump over a far edge.
     """
     near, far, nudge = limits
     squared = d * d * (1.0 + rx * rx + ry * ry)
@@ -378,16 +377,15 @@ def _project_columns(
     for j in numba.prange(len(rows)):
         for i in range(len(columns)):
             values = log_odds[rows[j], columns[i]]
-            highest, free = np.int32(-_FULL_SCALE), 0
+            highest = np.int32(-_FULL_SCALE)
             for k in range(len(values)):
                 highest = max(highest, np.int32(values[k]))
-                free += values[k] <= free_at
-            foot = False
-            for k in range(min(FLOOR_VOXELS, len(values))):
-                foot |= values[k] <= free_at
+            free = True
+            for k in range(needed):
+                free &= values[k] <= free_at
             if highest >= occupied_at:
                 cells[j, i] = OCCUPIED
-            elif foot and free >= needed:
+            elif free:
                 cells[j, i] = FREE
             else:
                 cells[j, i] = UNKNOWN

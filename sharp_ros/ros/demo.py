@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 import json
 import math
@@ -45,7 +45,8 @@ from sharp_ros.apps.pictures import draw_cloud, draw_grid, tile_pictures
 from sharp_ros.apps.predict import colour_depth, depth_range, write_atomically
 from sharp_ros.apps.sources import Source, SourceFrame, open_source
 from sharp_ros.config import SharpConfig
-from sharp_ros.errors import SharpError
+from sharp_ros.errors import InputError, SharpError
+from sharp_ros.mapping.gravity import level_from_depth
 from sharp_ros.models import model_names
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
@@ -61,9 +62,10 @@ NODE = '/sharp'
 CAMERA = '/camera'
 WORLD = 'odom'
 _START_TIMEOUT = 60.0  # a first run compiles kernels and reads weights from a cold disk
-_TRUTHS = 60  # frames whose truth is kept until their depth comes back
+_REMEMBERED = 60  # frames kept, with their truth, until their depth comes back
 _METRIC_STRIDE = 4  # every how many pixels depth is compared; leaves the cores to the node
-_ASSUMED_HEIGHT = 1.2  # of a camera whose recording does not know where the floor is, metres
+# Taken for the pose of a camera whose recording does not say what is up and shows no floor.
+_LEVEL_CAMERA = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.2], [0, 0, 0, 1]], float)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
             monitor.wait_for_final_counts(peer)
         report = monitor.report(args, source, camera.sent)
         write_atomically(args.output / 'report.json', json.dumps(report, indent=2) + '\n')
-        overview = cv2.cvtColor(monitor.overview(camera), cv2.COLOR_RGB2BGR)
+        overview = cv2.cvtColor(monitor.overview(), cv2.COLOR_RGB2BGR)
         cv2.imwrite(str(args.output / 'overview.png'), overview)
     finally:
         peer.destroy_node()
@@ -206,7 +208,6 @@ class CameraDriver:
         topic = f'{CAMERA}/depth' if with_depth else f'{CAMERA}/true_depth'
         self._depth = peer.create_publisher(Image, topic, best_effort)
         self.sent = 0
-        self.last: SourceFrame | None = None
         self.error: Exception | None = None
         self._T_level_world: np.ndarray | None = None
         self._stopping = threading.Event()
@@ -234,31 +235,32 @@ class CameraDriver:
 
     def _publish(self, frame: SourceFrame) -> None:
         stamp_ns, frame_id = self._now(), frame.frame_id
-        self._monitor.expect(stamp_ns, frame.depth)
+        self._monitor.expect(stamp_ns, frame)
         if frame.T_world_camera is not None:
-            T_world_camera = self._level(frame.T_world_camera) @ frame.T_world_camera
+            T_world_camera = self._level(frame) @ frame.T_world_camera
             self._odometry.publish(odometry_to_msg(T_world_camera, stamp_ns, WORLD, frame_id))
         if frame.depth is not None and self._depth.get_subscription_count():
             self._depth.publish(depth_to_msg(frame.depth, stamp_ns, frame_id))
         self._info.publish(camera_info_to_msg(frame.intrinsics, stamp_ns, frame_id))
         self._image.publish(image_to_msg(frame.image, stamp_ns, frame_id))
-        self.last = frame
         self.sent += 1
 
-    def _level(self, T_world_camera: np.ndarray) -> np.ndarray:
+    def _level(self, frame: SourceFrame) -> np.ndarray:
         """`T_level_world`, decided on the first frame: identity if the world's z axis is up.
 
-        Recordings whose world is merely their first camera would otherwise be cut into height
-        bands along the line of sight. Their first camera is taken as level, at a usual height.
+        Recordings whose world is merely some camera would otherwise be cut into height bands
+        along an arbitrary direction.
         """
         if self._T_level_world is None:
-            up_of_camera = -T_world_camera[:3, 1]
+            assert frame.T_world_camera is not None
             self._T_level_world = np.eye(4)
-            if up_of_camera[2] < math.cos(math.radians(60)):
-                T_level_camera = np.array(
-                    [[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, _ASSUMED_HEIGHT], [0, 0, 0, 1]], float
-                )
-                self._T_level_world = T_level_camera @ inverse(T_world_camera)
+            if frame.T_world_camera[2, 1] > -math.cos(math.radians(60)):  # the image's y is down
+                T_level_camera = None
+                if frame.depth is not None:
+                    T_level_camera = level_from_depth(frame.depth, frame.intrinsics)
+                if T_level_camera is None:
+                    T_level_camera = _LEVEL_CAMERA
+                self._T_level_world = T_level_camera @ inverse(frame.T_world_camera)
         return self._T_level_world
 
 
@@ -309,7 +311,8 @@ class Monitor:
     def __init__(self, peer: Node) -> None:
         self._now = lambda: peer.get_clock().now().nanoseconds
         self._lock = threading.Lock()
-        self._truths: OrderedDict[int, np.ndarray | None] = OrderedDict()
+        self._sent: OrderedDict[int, SourceFrame] = OrderedDict()
+        self._shown: SourceFrame | None = None  # the frame of the newest depth
         self._errors: list[dict[str, float]] = []
         self._values: dict[str, dict[str, str]] = {}
         self._levels: dict[str, tuple[int, str]] = {}
@@ -337,12 +340,16 @@ class Monitor:
             )
         peer.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
 
-    def expect(self, stamp_ns: int, truth: np.ndarray | None) -> None:
-        """Remember the true depth of a frame that is about to be published."""
+    def expect(self, stamp_ns: int, frame: SourceFrame) -> None:
+        """Remember a frame that is about to be published, with its truth."""
         with self._lock:
-            self._truths[stamp_ns] = truth
-            while len(self._truths) > _TRUTHS:
-                self._truths.popitem(last=False)
+            self._sent[stamp_ns] = frame
+            while len(self._sent) > _REMEMBERED:
+                self._sent.popitem(last=False)
+
+    def _frame_of(self, stamp_ns: int) -> SourceFrame | None:
+        with self._lock:
+            return self._sent.get(stamp_ns)
 
     def _on_output(self, topic: str, data: bytes) -> None:
         # CDR: 4 bytes of encapsulation, then the header's seconds and nanoseconds
@@ -350,14 +357,13 @@ class Monitor:
         stamp_ns = seconds * 1_000_000_000 + nanoseconds
         self.topics[topic].arrived(data, (self._now() - stamp_ns) / 1e6)
         if topic == 'depth/image':
-            with self._lock:
-                truth = self._truths.get(stamp_ns)
-            if truth is not None:
+            frame = self._frame_of(stamp_ns)
+            self._shown = frame or self._shown
+            if frame is not None and frame.depth is not None:
                 depth = depth_from_msg(deserialize_message(data, Image))
                 pick = np.s_[::_METRIC_STRIDE, ::_METRIC_STRIDE]
-                metrics = depth_metrics(depth[pick], truth[pick])
-                if metrics:
-                    self._errors.append(metrics)
+                with suppress(InputError):  # a frame whose truth is empty has no error
+                    self._errors.append(depth_metrics(depth[pick], frame.depth[pick]))
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in msg.status:
@@ -420,17 +426,17 @@ class Monitor:
             'diagnostics': self._values,
         }
 
-    def overview(self, camera: CameraDriver) -> np.ndarray:
+    def overview(self) -> np.ndarray:
         """Input, depth, cloud, grid and view in one picture, [H, W, 3] uint8 RGB."""
         pictures: dict[str, np.ndarray] = {}
-        if camera.last is not None:
-            pictures['input'] = camera.last.image
+        if self._shown is not None:
+            pictures['input'] = self._shown.image
         depth = self._newest('depth/image')
         if depth is not None:
             z = depth_from_msg(depth)
             near, far = depth_range(z)
             pictures[f'depth, {near:.1f} to {far:.1f} m'] = colour_depth(z, near, far)
-            truth = camera.last.depth if camera.last is not None else None
+            truth = self._shown.depth if self._shown is not None else None
             if truth is not None:
                 pictures['true depth, same colours'] = colour_depth(truth, near, far)
         cloud = self._newest('points')

@@ -1,0 +1,52 @@
+"""Which way is up, and how far below is the floor, from one depth image of an indoor scene."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sharp_ros.camera import Intrinsics, unproject
+from sharp_ros.se3 import transform
+
+_STRIDE = 4  # pixels; normals over a longer base suffer less from the noise of the depth
+_CONES = (50.0, 25.0, 10.0)  # degrees around the estimate within which normals count, in turn
+_MIN_NORMALS = 200
+_FLOOR_PERCENTILE = 2.0  # heights below this are taken for noise
+
+
+def level_from_depth(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray | None:
+    """Pose of a camera in a level frame: z up, origin on the floor below, x ahead.
+
+    Floors and table tops share one normal, and a camera is rarely tilted by more than 50 degrees:
+    the mean normal in a cone around the image's up direction is narrowed down three times. The
+    lowest surface seen is taken for the floor.
+
+    Args:
+        depth: [H, W] z-depth, metres; 0 and non-finite mean no measurement.
+        intrinsics: of that image.
+
+    Returns:
+        `T_level_camera` [4, 4], or None if too few horizontal surfaces are in sight.
+    """
+    points = unproject(depth, intrinsics)[::_STRIDE, ::_STRIDE].astype(np.float64)
+    across = points[1:-1, 2:] - points[1:-1, :-2]
+    down = points[2:, 1:-1] - points[:-2, 1:-1]
+    normals = np.cross(across, down)  # x right, y down: across x down points away from the camera
+    normals = -normals.reshape(-1, 3)
+    length = np.linalg.norm(normals, axis=1)
+    with np.errstate(invalid='ignore'):
+        usable = np.isfinite(length) & (length > 0)
+    normals = normals[usable] / length[usable, None]
+    up = np.array([0.0, -1.0, 0.0])
+    for cone in _CONES:
+        near = normals[normals @ up > np.cos(np.radians(cone))]
+        if len(near) < _MIN_NORMALS:
+            return None
+        up = np.median(near, 0)  # a mean would be drawn aside by slanted things
+        up /= np.linalg.norm(up)
+    heights = points.reshape(-1, 3) @ up
+    floor = np.percentile(heights[np.isfinite(heights)], _FLOOR_PERCENTILE)
+    ahead = np.array([0.0, 0.0, 1.0]) - up[2] * up
+    if np.linalg.norm(ahead) < 1e-3:
+        return None  # looks straight down or up: no heading to take for x
+    ahead /= np.linalg.norm(ahead)
+    return transform(np.stack([ahead, np.cross(up, ahead), up]), np.array([0.0, 0.0, -floor]))

@@ -1,0 +1,437 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from sharp_ros.camera import Intrinsics
+from sharp_ros.config import OccupancyConfig
+from sharp_ros.errors import InputError
+from sharp_ros.mapping.occupancy import FREE, OCCUPIED, UNKNOWN, OccupancyMap
+from sharp_ros.se3 import look_at, transform
+
+VGA = Intrinsics.from_hfov(1.2, 640, 480)
+QVGA = Intrinsics.from_hfov(1.2, 320, 240)
+SMALL = Intrinsics.from_hfov(1.2, 160, 120)
+UP = np.array([0.0, 0.0, 1.0])
+ROOM = ((-3.0, -2.5, 0.0), (4.0, 2.5, 2.5))  # low and high corner, metres
+
+
+def pose(x: float, y: float, z: float, yaw: float, pitch: float = 0.0) -> np.ndarray:
+    """Optical frame at x, y, z, looking along yaw (from +x towards +y), pitch upwards."""
+    forward = np.array(
+        [math.cos(pitch) * math.cos(yaw), math.cos(pitch) * math.sin(yaw), math.sin(pitch)]
+    )
+    eye = np.array([x, y, z])
+    return look_at(eye, eye + forward, UP)
+
+
+def true_depth(boxes, intrinsics: Intrinsics, T_world_camera: np.ndarray) -> np.ndarray:
+    """z-depth of axis-aligned boxes inside the room, by slab intersection per pixel."""
+    u, v = np.meshgrid(np.arange(intrinsics.width), np.arange(intrinsics.height))
+    rays = np.stack(
+        [
+            (u - intrinsics.cx) / intrinsics.fx,
+            (v - intrinsics.cy) / intrinsics.fy,
+            np.ones(u.shape),
+        ],
+        -1,
+    )
+    direction = rays @ T_world_camera[:3, :3].T
+    direction = np.where(np.abs(direction) < 1e-12, 1e-12, direction)
+    eye = T_world_camera[:3, 3]
+    a, b = ((np.array(corner) - eye) / direction for corner in ROOM)
+    depth = np.maximum(a, b).min(-1)
+    for low, high in boxes:
+        a, b = ((np.array(corner) - eye) / direction for corner in (low, high))
+        enter, leave = np.minimum(a, b).max(-1), np.maximum(a, b).min(-1)
+        depth = np.where((enter < leave) & (enter > 0), np.minimum(depth, enter), depth)
+    return depth.astype(np.float32)
+
+
+def see(grid_map: OccupancyMap, boxes, poses, intrinsics: Intrinsics = QVGA) -> None:
+    depths = {id(T): true_depth(boxes, intrinsics, T) for T in poses}
+    for T in poses:
+        grid_map.integrate(depths[id(T)], intrinsics, T)
+
+
+def centres(grid) -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = grid.cells.shape
+    x = grid.origin[0] + (np.arange(columns) + 0.5) * grid.resolution
+    y = grid.origin[1] + (np.arange(rows) + 0.5) * grid.resolution
+    return np.meshgrid(x, y)
+
+
+def solid_cells(grid, boxes) -> np.ndarray:
+    """Cells that a box or the space outside the room covers by more than 0.1 mm."""
+    x, y = centres(grid)
+    half = grid.resolution / 2 - 1e-4
+    (x0, y0, _), (x1, y1, _) = ROOM
+    solid = (x - half < x0) | (x + half > x1) | (y - half < y0) | (y + half > y1)
+    for low, high in boxes:
+        solid |= (
+            (x + half > low[0]) & (x - half < high[0]) & (y + half > low[1]) & (y - half < high[1])
+        )
+    return solid
+
+
+def cell_at(grid, x: float, y: float) -> int:
+    column = math.floor((x - grid.origin[0]) / grid.resolution)
+    row = math.floor((y - grid.origin[1]) / grid.resolution)
+    return int(grid.cells[row, column])
+
+
+class ReferenceMap:
+    """The map as the paper has it, in plain Python: a dictionary of world voxels.
+
+    A ray is cut at every voxel boundary it crosses, found plane by plane and sorted; the middle
+    of each piece tells which voxel it lies in. No stepping, no window, no storage order.
+    """
+
+    def __init__(self, config: OccupancyConfig) -> None:
+        self.config = config
+        self.log_odds: dict[tuple[int, int, int], float] = {}
+
+    def integrate(self, depth, intrinsics, T_world_camera, window) -> None:
+        config = self.config
+        voxel = config.voxel_size
+        stride_u = max(1, int(intrinsics.fx * voxel / config.max_range))
+        stride_v = max(1, int(intrinsics.fy * voxel / config.max_range))
+        base = np.array([0, 0, config.min_height])
+        low, high = ((corner - base) / voxel for corner in window)
+        eye = (T_world_camera[:3, 3] - base) / voxel
+        hits, passed = set(), set()
+        for v in range(intrinsics.height):
+            for u in range(intrinsics.width):
+                d = float(depth[v, u])
+                ray = np.array(
+                    [
+                        (u - intrinsics.cx) / intrinsics.fx,
+                        (v - intrinsics.cy) / intrinsics.fy,
+                        1.0,
+                    ]
+                )
+                length = d * np.linalg.norm(ray)
+                if not (math.isfinite(d) and d > 0 and length >= config.min_range):
+                    continue
+                hit = length <= config.max_range
+                end = d + 1e-3 * voxel if hit else d * config.max_range / length
+                direction = T_world_camera[:3, :3] @ ray / voxel
+                if hit:
+                    hits.add(tuple(np.floor(eye + direction * end).astype(int)))
+                if u % stride_u or v % stride_v:
+                    continue
+                start = 0.0
+                for divisor in (8, 4, 2):  # thinned near the camera, see `_mark_passed`
+                    if (u // stride_u) % divisor or (v // stride_v) % divisor:
+                        start = config.max_range / divisor / np.linalg.norm(ray)
+                passed.update(self._voxels(eye, direction, start, end))
+        inside = {
+            cell
+            for cell in hits | passed
+            if all(low[i] - 1e-6 <= cell[i] < high[i] - 1e-6 for i in range(3))
+        }
+        for cell in inside:
+            change = config.hit_log_odds if cell in hits else -config.miss_log_odds
+            value = self.log_odds.get(cell, 0.0) + change
+            self.log_odds[cell] = float(
+                np.clip(value, -config.clamp_log_odds, config.clamp_log_odds)
+            )
+
+    @staticmethod
+    def _voxels(eye, direction, start, end):
+        if end <= start:
+            return
+        times = [start, end]
+        for axis in range(3):
+            a, b = sorted(eye[axis] + direction[axis] * t for t in (start, end))
+            for plane in range(math.ceil(a), math.floor(b) + 1):
+                times.append((plane - eye[axis]) / direction[axis])
+        times.sort()
+        for t0, t1 in itertools.pairwise(times):
+            if t1 > t0:
+                yield tuple(np.floor(eye + direction * (t0 + t1) / 2).astype(int))
+
+
+@pytest.mark.parametrize('height', [0.73, 2.6, -0.3])
+def test_voxels_equal_those_of_the_plain_reference(height):
+    config = OccupancyConfig(voxel_size=0.1, size=4.0, max_range=2.5)
+    camera = Intrinsics.from_hfov(1.2, 40, 30)
+    box = ((0.83, -0.41, 0.0), (1.31, 0.37, 0.62))
+    fast, slow = OccupancyMap(config), ReferenceMap(config)
+    rng = np.random.default_rng(3)
+    first = None
+    for i in range(4):
+        pitch = -0.7 if height > 2 else 0.5 if height < 0 else -0.17
+        T = pose(0.013 + 0.03 * i, 0.021, height, 0.1 + 0.9 * i, pitch)
+        depth = true_depth([box], camera, T) if height > 0 else np.full((30, 40), 1.3, np.float32)
+        depth[rng.random(depth.shape) < 0.1] = np.nan
+        fast.integrate(depth, camera, T)
+        slow.integrate(depth, camera, T, fast.bounds)
+        first = first or fast.bounds
+        np.testing.assert_array_equal(first[0], fast.bounds[0])  # the twin has no window
+    expected = np.zeros_like(fast.log_odds())
+    base = np.round((first[0] - [0, 0, config.min_height]) / config.voxel_size).astype(int)
+    for (x, y, z), value in slow.log_odds.items():
+        expected[y - base[1], x - base[0], z] = value
+    assert (expected > 0).sum() > 20
+    assert (expected < 0).sum() > 300
+    np.testing.assert_allclose(fast.log_odds(), expected, atol=1e-3)  # a miss weighs 0.4
+
+
+@pytest.mark.parametrize('offset', [0.0, 0.0173])
+def test_occupied_cells_match_truth_within_four_metres(offset):
+    boxes = [
+        ((1.5 + offset, 0.5, 0.0), (2.1 + offset, 1.2 + offset, 0.4)),
+        ((2.0, -1.6 - offset, 0.0), (2.3, -1.0, 1.9)),
+        ((-1.5, -0.4, 0.0), (-1.0 + offset, 0.3 + offset, 0.8)),
+    ]
+    poses = [pose(0.1 * i, 0.05 * i, 1.0, 0.45 * i, -0.35 - 0.1 * (i % 3)) for i in range(28)]
+    grid_map = OccupancyMap(OccupancyConfig())
+    see(grid_map, boxes, poses)
+    grid = grid_map.grid()
+    x, y = centres(grid)
+    near = np.min([np.hypot(x - T[0, 3], y - T[1, 3]) for T in poses], 0) < 4.0
+    observed = near & (grid.cells != UNKNOWN)
+    truth, found = solid_cells(grid, boxes) & observed, (grid.cells == OCCUPIED) & observed
+    assert truth.sum() > 300
+    assert (truth & found).sum() / (truth | found).sum() >= 0.95
+    floor = near & ~solid_cells(grid, boxes)
+    assert (grid.cells[floor] == FREE).mean() > 0.5
+
+
+def test_no_free_cell_where_full_height_walls_hide_it_from_every_pose():
+    walls = [((1.52, -1.0, 0.0), (1.6, 1.5, 2.5)), ((-1.6, -2.0, 0.0), (-1.2, 0.4, 2.5))]
+    poses = [pose(0.02 * i, -0.3 + 0.02 * i, 0.9, 0.5 * i, -0.2) for i in range(24)]
+    grid_map = OccupancyMap(OccupancyConfig())
+    see(grid_map, walls, poses)
+    grid = grid_map.grid()
+    rows, columns = np.nonzero(grid.cells == FREE)
+    assert len(rows) > 2000
+    x, y = centres(grid)
+    seen = np.zeros(len(rows), bool)
+    for T in poses:
+        for dx in (-0.5, 0.0, 0.5):
+            for dy in (-0.5, 0.0, 0.5):
+                target = np.stack([x[rows, columns], y[rows, columns]], -1)
+                target = target + np.array([dx, dy]) * grid.resolution
+                eye = T[:2, 3]
+                clear = np.ones(len(rows), bool)
+                for low, high in [*walls, ROOM]:
+                    delta = target - eye
+                    delta = np.where(np.abs(delta) < 1e-12, 1e-12, delta)
+                    a, b = (np.array(low)[:2] - eye) / delta, (np.array(high)[:2] - eye) / delta
+                    enter, leave = np.minimum(a, b).max(-1), np.maximum(a, b).min(-1)
+                    if (low, high) == ROOM:
+                        clear &= leave >= 1
+                    else:
+                        clear &= ~((enter < leave) & (enter > 0) & (enter < 1))
+                seen |= clear
+    assert seen.all()
+
+
+def test_space_behind_an_obstacle_stays_unknown():
+    box = ((1.0, -0.5, 0.0), (1.4, 0.5, 2.0))
+    grid_map = OccupancyMap(OccupancyConfig())
+    see(grid_map, [box], [pose(-1.5, 0, 0.9, 0)] * 4)
+    grid = grid_map.grid()
+    assert cell_at(grid, 1.02, 0.0) == OCCUPIED
+    assert cell_at(grid, 0.5, 0.0) == FREE
+    assert {cell_at(grid, x, 0.0) for x in (1.2, 1.6, 2.0, 2.4, 2.9)} == {UNKNOWN}
+
+
+def test_seeing_only_the_air_above_a_box_does_not_free_its_cells():
+    box = ((2.0, -1.0, 0.0), (2.6, 1.0, 0.4))
+    level = Intrinsics(500.0, 500.0, 319.5, 100.0, 640, 110)  # sees no lower than the camera
+    grid_map = OccupancyMap(OccupancyConfig())
+    see(grid_map, [box], [pose(0, 0, 1.0, 0)] * 5, level)
+    assert cell_at(grid_map.grid(), 2.3, 0.0) == UNKNOWN
+    assert grid_map.log_odds().min() < -1  # although that air was seen
+
+
+def test_ground_below_an_unseen_table_top_is_not_free():
+    table = ((1.0, -0.6, 0.70), (2.0, 0.6, 0.75))
+    camera = Intrinsics(200.0, 200.0, 159.5, 10.0, 320, 240)  # looks under it, not at it
+    grid_map = OccupancyMap(OccupancyConfig())
+    see(grid_map, [table], [pose(-0.5, 0, 0.6, 0)] * 4, camera)
+    grid = grid_map.grid()
+    x, y = centres(grid)
+    under = (x > 1.1) & (x < 1.95) & (abs(y) < 0.5)
+    assert (grid_map.log_odds()[under, 0] < 0).any()  # although the floor there was seen
+    assert not (grid.cells[under] == FREE).any()
+
+
+def test_removed_box_clears_within_the_frames_the_clamping_bound_allows():
+    config = OccupancyConfig()
+    box = ((1.0, -0.3, 0.0), (1.5, 0.3, 1.0))
+    grid_map = OccupancyMap(config)
+    T = pose(-1.5, 0, 0.6, 0)
+    see(grid_map, [box], [T] * 50)
+    assert cell_at(grid_map.grid(), 1.02, 0.0) == OCCUPIED
+    frames = math.ceil((config.clamp_log_odds - config.free_log_odds) / config.miss_log_odds)
+    see(grid_map, [], [T] * frames)
+    assert (grid_map.log_odds() >= config.occupied_log_odds)[:, :200].sum() == 0
+    assert cell_at(grid_map.grid(), 1.02, 0.0) == FREE
+
+
+@pytest.mark.parametrize('motion', [(1.3, 0.0), (-1.3, 0.6), (0.15, -2.05), (-30.0, 2.0)])
+def test_rolling_keeps_the_overlap_and_forgets_the_rest(motion):
+    grid_map = OccupancyMap(OccupancyConfig(size=6.0))
+    see(grid_map, [], [pose(0.01, 0.01, 1.0, yaw) for yaw in (0, 2, 4)], SMALL)
+    before, (low, _) = grid_map.log_odds(), grid_map.bounds
+    blind = np.full((SMALL.height, SMALL.width), np.nan, np.float32)
+    grid_map.integrate(blind, SMALL, pose(0.01 + motion[0], 0.01 + motion[1], 1.0, 0))
+    after, (new_low, _) = grid_map.log_odds(), grid_map.bounds
+    dx, dy = np.round((new_low - low)[:2] / 0.05).astype(int)
+    assert (dx, dy) == tuple(round(m / 0.05) for m in motion)
+    expected = np.zeros_like(before)
+    side = before.shape[0]
+    for row in range(max(0, -dy), min(side, side - dy)):
+        columns = np.arange(max(0, -dx), min(side, side - dx))
+        expected[row, columns] = before[row + dy, columns + dx]
+    np.testing.assert_array_equal(after, expected)
+
+
+def test_map_after_a_long_drive_equals_one_started_there():
+    config = OccupancyConfig(size=6.0, max_range=2.0)
+    driven, fresh = OccupancyMap(config), OccupancyMap(config)
+    for i in range(60):
+        T = pose(0.5 * i, -0.3 * i, 1.0, 0.2 * i)
+        driven.integrate(np.full((120, 160), 1.5, np.float32), SMALL, T)
+    goal = pose(500.0, 300.0, 1.0, 1.0)
+    for grid_map in (driven, fresh):
+        grid_map.integrate(np.full((120, 160), 1.5, np.float32), SMALL, goal)
+    np.testing.assert_array_equal(driven.log_odds(), fresh.log_odds())
+    np.testing.assert_array_equal(driven.grid().cells, fresh.grid().cells)
+
+
+@pytest.mark.parametrize('nothing', [np.nan, 0.0, np.inf, -np.inf, -1.0])
+def test_depth_without_measurement_changes_nothing(nothing):
+    grid_map = OccupancyMap(OccupancyConfig(size=8.0))
+    T = pose(0, 0, 1, 0)
+    see(grid_map, [], [T], SMALL)
+    before = grid_map.log_odds()
+    grid_map.integrate(np.full((SMALL.height, SMALL.width), nothing, np.float32), SMALL, T)
+    np.testing.assert_array_equal(grid_map.log_odds(), before)
+
+
+def test_depth_beyond_max_range_clears_up_to_there_and_marks_nothing():
+    config = OccupancyConfig(max_range=3.0)
+    grid_map = OccupancyMap(config)
+    depth = np.full((VGA.height, VGA.width), 50.0, np.float32)
+    for _ in range(3):
+        grid_map.integrate(depth, VGA, pose(0, 0, 1.0, 0))
+    log_odds = grid_map.log_odds()
+    assert log_odds.max() == 0
+    grid = grid_map.grid()
+    x, y = centres(grid)
+    cleared = (log_odds < 0).any(-1)
+    assert np.hypot(x, y)[cleared].max() < 3.0 + config.voxel_size
+    assert np.hypot(x, y)[cleared].max() > 3.0 - config.voxel_size
+
+
+def test_depth_nearer_than_min_range_neither_marks_nor_clears():
+    grid_map = OccupancyMap(OccupancyConfig())
+    grid_map.integrate(np.full((120, 160), 0.2, np.float32), SMALL, pose(0, 0, 1, 0))
+    assert not grid_map.log_odds().any()
+
+
+@pytest.mark.parametrize(
+    ('T', 'sees'),
+    [
+        (pose(0, 0, 2.3, 0, -0.6), True),  # above the band, looking down
+        (pose(0, 0, 0.02, 0, 0.3), True),  # below it, looking up
+        (pose(0, 0, 2.3, 0, 0.6), False),  # above it, looking at the ceiling
+        (pose(0, 0, 1.0, 0) @ transform(np.diag([-1.0, -1.0, 1.0]), np.zeros(3)), True),
+        (transform(np.diag([1.0, -1.0, -1.0]), np.array([0, 0, 2.4])), True),  # straight down
+        (transform(np.eye(3), np.array([0, 0, 1.0])), True),  # straight up
+        (pose(0, 0, 400.0, 0, -1.0), False),
+    ],
+)
+def test_any_camera_height_and_attitude_is_accepted(T, sees):
+    grid_map = OccupancyMap(OccupancyConfig(size=8.0))
+    see(grid_map, [], [T] * 3, SMALL)
+    assert np.any(grid_map.log_odds() < 0) == sees
+    assert not grid_map._marks.any()  # none was left to be applied with a later frame
+    grid = grid_map.grid()
+    assert not np.any((grid.cells == FREE) & solid_cells(grid, []))
+
+
+def test_upside_down_camera_maps_the_same_cells():
+    box = ((1.0, -0.2, 0.0), (1.4, 0.7, 0.9))
+    T = pose(-0.5, 0, 0.8, 0.1, -0.2)
+    turned = T @ transform(np.diag([-1.0, -1.0, 1.0]), np.zeros(3))
+    upright, inverted = OccupancyMap(OccupancyConfig()), OccupancyMap(OccupancyConfig())
+    see(upright, [box], [T])
+    see(inverted, [box], [turned])
+    hits, hits_inverted = upright.log_odds() > 0, inverted.log_odds() > 0
+    assert (hits & hits_inverted).sum() / (hits | hits_inverted).sum() > 0.99
+
+
+def test_order_of_frames_does_not_matter_before_the_bound_is_reached():
+    T = pose(-1, 0, 0.8, 0)
+    frames = [
+        true_depth(boxes, SMALL, T)
+        for boxes in ([], [((1.0, -0.5, 0.0), (1.2, 0.5, 1.5))], [((0.3, 0, 0), (0.5, 1, 1))])
+    ]
+    maps = []
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):
+        grid_map = OccupancyMap(OccupancyConfig(clamp_log_odds=10.0))
+        for i in order:
+            grid_map.integrate(frames[i], SMALL, T)
+        maps.append(grid_map.log_odds())
+    np.testing.assert_array_equal(maps[0], maps[1])
+    np.testing.assert_array_equal(maps[0], maps[2])
+
+
+def test_single_frame_marks_each_voxel_once():
+    config = OccupancyConfig()
+    grid_map = OccupancyMap(config)
+    see(grid_map, [((1.0, -0.5, 0.0), (1.2, 0.5, 1.5))], [pose(-1, 0, 0.8, 0)])
+    expected = (-config.miss_log_odds, 0.0, config.hit_log_odds)
+    np.testing.assert_allclose(np.unique(grid_map.log_odds()), expected, atol=1e-3)
+
+
+def test_reset_gives_an_unknown_grid_of_the_configured_size():
+    grid_map = OccupancyMap(OccupancyConfig(size=10.0, voxel_size=0.1))
+    see(grid_map, [], [pose(3, 1, 1, 0)] * 3, SMALL)
+    assert (grid_map.grid().cells != UNKNOWN).any()
+    grid_map.reset()
+    grid = grid_map.grid()
+    assert grid.cells.shape == (100, 100)
+    assert grid.cells.dtype == np.int8
+    assert (grid.cells == UNKNOWN).all()
+    assert grid.origin == (-5.0, -5.0)
+    low, high = grid_map.bounds
+    np.testing.assert_allclose(low, [-5, -5, 0.1])
+    np.testing.assert_allclose(high, [5, 5, 1.8])
+
+
+@pytest.mark.parametrize(
+    'bad',
+    [
+        np.full((4, 4), np.nan),
+        np.diag([1.0, 1.0, np.inf, 1.0]),
+        np.diag([2.0, 2.0, 2.0, 1.0]),
+        np.diag([1.0, 1.0, -1.0, 1.0]),
+        np.zeros((4, 4)),
+        np.eye(3),
+        transform(np.eye(3), np.array([1e12, 0, 0])),
+    ],
+)
+def test_unusable_pose_is_refused_and_leaves_the_map_alone(bad):
+    grid_map = OccupancyMap(OccupancyConfig(size=8.0))
+    see(grid_map, [], [pose(0, 0, 1, 0)], SMALL)
+    before = grid_map.log_odds()
+    with pytest.raises(InputError, match='pose') as caught:
+        grid_map.integrate(np.ones((120, 160), np.float32), SMALL, bad)
+    assert caught.value.reason == 'bad_pose'
+    np.testing.assert_array_equal(grid_map.log_odds(), before)
+
+
+def test_depth_of_another_size_is_refused():
+    with pytest.raises(InputError, match='does not fit') as caught:
+        OccupancyMap(OccupancyConfig()).integrate(np.ones((10, 10)), VGA, pose(0, 0, 1, 0))
+    assert caught.value.reason == 'size_mismatch'
