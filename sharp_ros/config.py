@@ -92,8 +92,8 @@ class PointCloudConfig:
     max_range: float = option(20.0, 'farther depth is dropped', minimum=0.0)
     edge_ratio: float = option(
         0.12,
-        'a pixel whose 3x3 neighbourhood spans more than this share of its depth is a flying '
-        'pixel and dropped; 0 keeps all',
+        'a pixel whose inverse depth differs by more than this share from both neighbours along '
+        'a row or column is a flying pixel and dropped; 0 keeps all',
         minimum=0.0,
     )
 
@@ -151,6 +151,13 @@ class SharpConfig:
         occupancy = self.occupancy
         if occupancy.min_height >= occupancy.max_height:
             raise ConfigError('occupancy.min_height must lie below occupancy.max_height')
+        band = occupancy.max_height - occupancy.min_height
+        cells = occupancy.size**2 * band / occupancy.voxel_size**3
+        if cells > MAX_VOXELS:
+            raise ConfigError(
+                f'the occupancy window would hold {cells:.2g} voxels, more than {MAX_VOXELS:.2g}; '
+                'raise occupancy.voxel_size or lower occupancy.size'
+            )
         if occupancy.free_log_odds >= occupancy.occupied_log_odds:
             raise ConfigError('occupancy.free_log_odds must lie below occupancy.occupied_log_odds')
         if len(self.pose.base_to_camera) != 7:
@@ -162,6 +169,7 @@ class SharpConfig:
                 raise ConfigError(f'views.{name}: position and target need 3 numbers each')
 
 
+MAX_VOXELS = 100_000_000  # of the occupancy window; some 300 MB
 VIEW_NAMES = 'view_names'  # the key that lists the views, since ROS parameters cannot nest lists
 
 

@@ -1,12 +1,19 @@
-"""The container of 3D Gaussians that every stage after the network works on."""
+"""The container of 3D Gaussians that every stage after the network works on, and its PLY file."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+import os
+from pathlib import Path
+import tempfile
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sharp_ros import se3
+from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 
 
@@ -80,6 +87,30 @@ class Gaussians:
             None if std is None else std[index],
         )
 
+    def transformed(self, T_a_b: np.ndarray) -> Gaussians:
+        """These Gaussians of frame `b` expressed in frame `a`; order, grid and dtype are kept.
+
+        Args:
+            T_a_b: [4, 4] rigid transform; a scale or shear would not leave Gaussians' axes
+                perpendicular.
+
+        Raises:
+            InputError: if the transform is not rigid.
+        """
+        T = np.asarray(T_a_b, np.float64)
+        if T.shape != (4, 4) or not np.allclose(T[:3, :3] @ T[:3, :3].T, np.eye(3), atol=1e-5):
+            raise InputError(f'T_a_b must be a rigid [4, 4] transform, got {T}', 'bad_pose')
+        if np.linalg.det(T[:3, :3]) < 0 or not np.isfinite(T).all():
+            raise InputError(f'T_a_b must neither mirror nor be infinite, got {T}', 'bad_pose')
+        rotation, translation = self.means.new_tensor(T[:3, :3]), self.means.new_tensor(T[:3, 3])
+        w, x, y, z = se3.quat_from_matrix(T[:3, :3])
+        left = self.quats.new_tensor(
+            [[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]]
+        )
+        return replace(
+            self, means=self.means @ rotation.T + translation, quats=self.quats @ left.T
+        )
+
     def layer(self, index: int) -> Gaussians:
         """One layer of the image grid, still in image order.
 
@@ -103,3 +134,263 @@ def linear_from_srgb(encoded: Tensor) -> Tensor:
     """Inverse of `srgb_from_linear`."""
     x = encoded.clamp(0, 1)
     return torch.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+
+
+# --- PLY ----------------------------------------------------------------------------------------
+# SHARP's layout (docs/conventions.md): what 3DGS tools read, plus small elements about the photo.
+# Logarithms, logits and spherical harmonics exist in the file only.
+
+_SH_C0 = 0.28209479177387814  # sqrt(1 / (4 pi)), the constant spherical harmonic
+_OPACITY_RANGE = (1e-7, 1 - 2**-24)  # keeps the logit of 0 and 1 finite
+_SCALE_MIN = 1e-38  # keeps the logarithm of 0 finite
+# Distances at which `_decode` looks, in float32 steps: near black sRGB has far coarser ones.
+_STEPS = np.unique(np.geomspace(1, 1 << 17, 120).astype(np.int32))
+_DEFAULT_INTRINSICS = Intrinsics(512, 512, 319.5, 239.5, 640, 480)  # of a file that names none
+_VERTEX = (
+    *('x', 'y', 'z', 'f_dc_0', 'f_dc_1', 'f_dc_2', 'opacity'),
+    *('scale_0', 'scale_1', 'scale_2', 'rot_0', 'rot_1', 'rot_2', 'rot_3'),
+)
+_PLY_TYPES = {
+    **dict.fromkeys(('char', 'int8'), 'i1'),
+    **dict.fromkeys(('uchar', 'uint8'), 'u1'),
+    **dict.fromkeys(('short', 'int16'), 'i2'),
+    **dict.fromkeys(('ushort', 'uint16'), 'u2'),
+    **dict.fromkeys(('int', 'int32'), 'i4'),
+    **dict.fromkeys(('uint', 'uint32'), 'u4'),
+    **dict.fromkeys(('float', 'float32'), 'f4'),
+    **dict.fromkeys(('double', 'float64'), 'f8'),
+}
+_HEADER_LIMIT = 1 << 16  # bytes; the header of a 3DGS file with all harmonics has 2 kB
+
+
+def _f_dc_from_linear(colors: np.ndarray) -> np.ndarray:
+    c = colors.clip(0, 1)
+    power = np.power(c.astype(np.float64), np.float32(1 / 2.4)).astype(np.float32)
+    low, high = np.float32(12.92) * c, np.float32(1.055) * power - np.float32(0.055)
+    srgb = np.where(c <= np.float32(0.0031308), low, high)
+    return (srgb - np.float32(0.5)) / np.float32(_SH_C0)
+
+
+def _logit(opacities: np.ndarray) -> np.ndarray:
+    p = opacities.clip(*(np.float32(limit) for limit in _OPACITY_RANGE))
+    return _log(p / (1 - p))
+
+
+def _log(values: np.ndarray) -> np.ndarray:
+    # Every step of SHARP's export is in float32. Rounded float64 functions are the same on every
+    # processor, which float32 ones are not.
+    return np.log(np.maximum(values, np.float32(_SCALE_MIN)).astype(np.float64)).astype(np.float32)
+
+
+def _linear_from_f_dc(f_dc: np.ndarray) -> np.ndarray:
+    return linear_from_srgb(torch.from_numpy(f_dc * _SH_C0 + 0.5)).numpy()
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+def _decode(
+    stored: np.ndarray,
+    inverse: Callable[[np.ndarray], np.ndarray],
+    forward: Callable[[np.ndarray], np.ndarray],
+) -> Tensor:
+    """`inverse(stored)`, moved by some float32 steps to where `forward` gives `stored` again.
+
+    Rounding alone would let a file drift by a bit each time it is read and written.
+    """
+    with np.errstate(over='ignore', invalid='ignore'):
+        value = inverse(stored.astype(np.float64)).astype(np.float32)
+        flat, target = value.reshape(-1), stored.reshape(-1)
+        wrong = np.flatnonzero(forward(flat) != target)
+        start, target = flat[wrong].view(np.int32), target[wrong]
+        for step in _STEPS:
+            # Values `forward` never gives come from other tools and need not be met. The bound
+            # also keeps the work of all rounds below that of a few full ones.
+            if step > 4 and len(wrong) > flat.size // (4 * step) + 1000:
+                break
+            for signed in (step, -step):
+                moved = (start + signed).view(np.float32)
+                hit = forward(moved) == target
+                flat[wrong[hit]] = moved[hit]
+                wrong, start, target = wrong[~hit], start[~hit], target[~hit]
+    return torch.from_numpy(value)
+
+
+def save_ply(
+    path: str | os.PathLike[str], gaussians: Gaussians, intrinsics: Intrinsics | None = None
+) -> None:
+    """Write Gaussians to a PLY file as SHARP and 3DGS viewers read it.
+
+    The file appears under its name only once it is complete. Colours are stored as sRGB, because
+    the common viewers blend in display space.
+
+    Args:
+        path: file to create or replace; its folder exists.
+        gaussians: their frame is not recorded; SHARP writes the optical frame of the photo.
+        intrinsics: of the photo, for viewers that start at its viewpoint; without it 640x480
+            pixels with a focal length of 512, which readers assume for a file that names none.
+    """
+    path, k = Path(path), intrinsics or _DEFAULT_INTRINSICS
+    g, n = gaussians.to('cpu'), len(gaussians)
+    vertices = np.empty((n, len(_VERTEX)), '<f4')
+    tensors = (g.means, g.colors, g.opacities, g.scales, g.quats)
+    means, colors, opacities, scales, quats = (t.detach().float().numpy() for t in tensors)
+    vertices[:, 0:3], vertices[:, 10:14] = means, quats
+    vertices[:, 3:6], vertices[:, 6] = _f_dc_from_linear(colors), _logit(opacities)
+    vertices[:, 7:10] = _log(scales)
+    corner_x, corner_y = k.cx + 0.5, k.cy + 0.5  # the file counts from the image corner
+    extras = {
+        'extrinsic': ('float', np.eye(4)),
+        'intrinsic': ('float', [k.fx, 0, corner_x, 0, k.fy, corner_y, 0, 0, 1]),
+        'image_size': ('uint', [k.width, k.height]),
+        'frame': ('int', [1, n]),
+        'disparity': ('float', _disparity_range(vertices[:, 2])),
+        'color_space': ('uchar', [0]),
+        'version': ('uchar', [1, 5, 0]),
+    }
+    header = ['ply', 'format binary_little_endian 1.0', f'element vertex {n}']
+    header += [f'property float {name}' for name in _VERTEX]
+    blocks = [vertices.tobytes()]
+    for name, (kind, values) in extras.items():
+        block = np.asarray(values).astype('<' + _PLY_TYPES[kind])
+        header += [f'element {name} {block.size}', f'property {kind} {name}']
+        blocks.append(block.tobytes())
+    header.append('end_header\n')
+
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            file.writelines(['\n'.join(header).encode('ascii'), *blocks])
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)  # mkstemp gives 0600
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _disparity_range(depth: np.ndarray) -> np.ndarray:  # [N] -> [2]
+    """10 % and 90 % quantile of 1/z of what lies in front of the camera; 0, 0 if nothing does."""
+    disparity = 1 / depth[(depth > 0) & np.isfinite(depth)]
+    if not len(disparity):
+        return np.zeros(2, np.float32)
+    # torch.quantile, in float32 throughout, but without its limit of 2^24 values.
+    ranks = np.float32([0.1, 0.9]) * np.float32(len(disparity) - 1)
+    low = np.floor(ranks).astype(np.int64).clip(0, len(disparity) - 1)
+    high = np.minimum(low + 1, len(disparity) - 1)
+    ordered = np.partition(disparity, np.unique(np.concatenate((low, high))))
+    ends = torch.from_numpy(ordered[low]), torch.from_numpy(ordered[high])
+    return torch.lerp(*ends, torch.from_numpy(ranks - low.astype(np.float32))).numpy()
+
+
+def load_ply(path: str | os.PathLike[str]) -> Gaussians:
+    """Read Gaussians from a binary PLY file of SHARP or of a 3DGS tool.
+
+    Of spherical harmonics only the constant term is used. Files of `save_ply` are reproduced bit
+    by bit when they are written again.
+
+    Raises:
+        InputError: if the file cannot be read, is not such a PLY file, or ends early; reason
+            `bad_ply`.
+    """
+    elements = _read_ply(path)
+    vertex = elements.get('vertex')
+    missing = [name for name in _VERTEX if vertex is None or name not in vertex.dtype.names]
+    if vertex is None or missing:
+        raise InputError(
+            f'{path} holds no Gaussians: vertex properties {", ".join(missing)} are missing',
+            'bad_ply',
+        )
+
+    def columns(*names: str) -> np.ndarray:
+        return np.stack([vertex[name].astype(np.float32) for name in names], -1)
+
+    f_dc = columns('f_dc_0', 'f_dc_1', 'f_dc_2')
+    # SHARP's first files stored linear colours and no `color_space`. 3DGS tools, which write
+    # vertices only, fit their colours to photographs as encoded.
+    color_space = elements.get('color_space')
+    if color_space is not None and len(color_space):
+        linear = int(color_space[0][0]) == 1
+    else:
+        linear = 'intrinsic' in elements
+    return Gaussians(
+        means=torch.from_numpy(columns('x', 'y', 'z')),
+        quats=torch.from_numpy(columns('rot_0', 'rot_1', 'rot_2', 'rot_3')),
+        scales=_decode(columns('scale_0', 'scale_1', 'scale_2'), np.exp, _log),
+        opacities=_decode(columns('opacity')[:, 0], _sigmoid, _logit),
+        colors=torch.from_numpy(f_dc * np.float32(_SH_C0) + np.float32(0.5))
+        if linear
+        else _decode(f_dc, _linear_from_f_dc, _f_dc_from_linear),
+    )
+
+
+def load_ply_intrinsics(path: str | os.PathLike[str]) -> Intrinsics:
+    """Intrinsics of the photo a PLY file was made from; 640x480 with focal length 512 if unknown.
+
+    Raises:
+        InputError: if the file cannot be read or its camera is not one.
+    """
+    elements = _read_ply(path)
+    size, values = (
+        [float(row[0]) for row in elements[name]] if name in elements else []
+        for name in ('image_size', 'intrinsic')
+    )
+    if len(values) == 4:  # SHARP's first files: fx, fy, width, height
+        fx, fy, width, height = values
+        return Intrinsics(fx, fy, (width - 1) / 2, (height - 1) / 2, int(width), int(height))
+    if len(values) == 9 and len(size) == 2:
+        fx, _, corner_x, _, fy, corner_y = values[:6]
+        return Intrinsics(fx, fy, corner_x - 0.5, corner_y - 0.5, int(size[0]), int(size[1]))
+    return _DEFAULT_INTRINSICS
+
+
+def _read_ply(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Elements of a binary PLY file as structured arrays, mapped from the file, not read."""
+
+    def bad(what: str) -> InputError:
+        return InputError(f'{path} is not a readable PLY file: {what}', 'bad_ply')
+
+    try:
+        with Path(path).open('rb') as file:
+            head = file.read(_HEADER_LIMIT)
+            file_size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise bad(str(error)) from error
+    end = head.find(b'end_header\n')
+    if not head.startswith(b'ply') or end < 0:
+        raise bad('it has no PLY header with LF line ends')
+    lines = [line.split() for line in head[:end].decode('ascii', 'replace').splitlines()]
+    orders = {'binary_little_endian': '<', 'binary_big_endian': '>'}
+    byte_order = next((line[1] for line in lines if line[:1] == ['format'] and line[1:]), 'none')
+    if byte_order not in orders:
+        raise bad(f'format {byte_order}; convert it to binary_little_endian')
+
+    layout: list[tuple[str, int, list[tuple[str, str]]]] = []
+    for line in lines:
+        if line[:1] == ['element']:
+            if len(line) != 3 or not line[2].isdecimal():
+                raise bad(f'header line "{" ".join(line)}"')
+            layout.append((line[1], int(line[2]), []))
+        elif line[:1] == ['property']:
+            if line[1:2] == ['list']:
+                layout[-1:] = layout[-1:] and [(*layout[-1][:2], [])]
+                break  # of unknown length: nothing behind it can be found, nor is it needed
+            if len(line) != 3 or line[1] not in _PLY_TYPES or not layout:
+                raise bad(f'header line "{" ".join(line)}"')
+            layout[-1][2].append((line[2], orders[byte_order] + _PLY_TYPES[line[1]]))
+
+    elements, offset = {}, end + len(b'end_header\n')
+    for name, count, fields in layout:
+        if len({field for field, _ in fields}) != len(fields):
+            raise bad(f'element {name} names a property twice')
+        dtype = np.dtype(fields)
+        if offset + count * dtype.itemsize > file_size:
+            raise bad(f'it ends within element {name}; it was not written completely')
+        if count and dtype.itemsize:
+            elements[name] = np.memmap(path, dtype, 'r', offset, (count,))
+        elif fields:
+            elements[name] = np.empty(0, dtype)
+        offset += count * dtype.itemsize
+    return elements

@@ -70,6 +70,7 @@ def test_every_option_has_help_and_a_default_within_its_range():
         ({'camera.rectified': 1}, 'must be bool'),
         ({'model.threads': 1.5}, 'must be int'),
         ({'occupancy.min_height': 2.0}, 'below occupancy.max_height'),
+        ({'occupancy.voxel_size': 0.005}, 'raise occupancy.voxel_size'),
         ({'pose.base_to_camera': [0.0, 1.0]}, '7 numbers'),
         ({'view_names': ['Not A Name']}, 'lower_snake_case'),
         ({'views.ghost.width': 64}, 'does not list'),

@@ -5,10 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from sharp_ros.camera import Intrinsics, unproject
 from sharp_ros.config import PointCloudConfig
 from sharp_ros.errors import InputError
+from sharp_ros.gaussians import Gaussians, srgb_from_linear
 from sharp_ros.point_cloud import (
     SAME_SURFACE_RATIO,
     clean_depth,
@@ -17,6 +19,7 @@ from sharp_ros.point_cloud import (
     limit_range,
     organised_cloud,
     resize_depth,
+    splat_records,
 )
 
 VGA = Intrinsics.from_hfov(1.1, 640, 480)
@@ -269,3 +272,25 @@ def test_cloud_of_mismatched_inputs_is_refused(depth, image):
 def test_import_needs_no_torch():
     code = 'import sys, sharp_ros.point_cloud; sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
+
+
+def test_splat_records_agree_with_their_slow_twin() -> None:
+    rng = np.random.default_rng(4)
+    n = 300
+    opacities = rng.random(n).astype(np.float32)
+    opacities[::7] = 0
+    gaussians = Gaussians(
+        *(torch.from_numpy(rng.normal(size=(n, k)).astype(np.float32)) for k in (3, 4, 3)),
+        torch.from_numpy(opacities),
+        torch.from_numpy(rng.random((n, 3)).astype(np.float32)),
+    )
+    seen = gaussians.select(gaussians.opacities > 0)
+    records = splat_records(gaussians)
+    np.testing.assert_array_equal(records[:, :3], seen.means.numpy())
+    np.testing.assert_array_equal(records[:, 4], seen.opacities.numpy())
+    np.testing.assert_array_equal(records[:, 5:8], seen.scales.numpy())
+    unit = (seen.quats / seen.quats.norm(dim=1, keepdim=True)).numpy()
+    np.testing.assert_allclose(records[:, 8:], unit, atol=1e-6)
+    packed = records.view(np.uint32)[:, 3].astype(int)
+    levels = np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], -1)
+    assert np.abs(levels - srgb_from_linear(seen.colors).numpy() * 255).max() < 0.6

@@ -69,6 +69,4 @@ def rasterize(
         raise InputError(f'near must be positive metres, got {near}', 'bad_near')
     if len(background) != 3:
         raise InputError(f'background must be linear R, G, B, got {background}', 'bad_background')
-    return _implementation(gaussians.means.device.type)(
-        gaussians, intrinsics, T, background, near
-    )
+    return _implementation(gaussians.means.device.type)(gaussians, intrinsics, T, background, near)

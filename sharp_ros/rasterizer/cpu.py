@@ -33,6 +33,7 @@ _PIXELS = _TILE * _TILE
 # A pixel counts as full here. Twice that, the usual limit, could show in black: sRGB is 13 times
 # steeper there, and the two implementations are to agree within 1e-3.
 _OPAQUE = np.float32(5e-5)
+_ENTRIES_AT_ONCE = 1 << 26  # of tile lists, 4 bytes each
 _CURVE = 4096  # intervals of the sRGB table
 _CHECK_EVERY = 16  # Gaussians between two looks at which rows of a tile are full
 
@@ -41,6 +42,8 @@ _U, _V, _SLOPE, _HX, _HY, _CUT, _OPACITY, _Z, _R, _G, _B = range(11)
 _Y0, _Y1 = 11, 12  # first and last row it can touch
 _COLUMNS = 16
 
+# numba's cache on disk notices changes of this file only: after a change of a threshold imported
+# from reference.py, touch this file.
 # Typed constants: numba widens float32 arithmetic to float64 at every bare literal.
 _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 _CLAMP = np.float32(ALPHA_MAX)
@@ -55,7 +58,7 @@ _T0, _R0, _G0, _B0, _D0 = (np.uintp(_PIXELS * k) for k in range(5))
 _ROW = np.uintp(_TILE)
 
 
-@njit(parallel=True, cache=True, error_model='numpy')
+@njit(parallel=True, cache=True, nogil=True, error_model='numpy')
 def _project(means, quats, scales, opacities, colors, T, camera, limits, width, height, near):
     """Splats [N, 16], the rectangles of tiles they touch [N, 4] and their sort keys [N].
 
@@ -117,7 +120,11 @@ def _project(means, quats, scales, opacities, colors, T, camera, limits, width, 
         h0 = (n0 * r00 + n1 * r10 + n2 * r20) * sx
         h1 = (n0 * r01 + n1 * r11 + n2 * r21) * sy
         h2 = (n0 * r02 + n1 * r12 + n2 * r22) * sz
-        a, b, c = g0 * g0 + g1 * g1 + g2 * g2, g0 * h0 + g1 * h1 + g2 * h2, h0 * h0 + h1 * h1 + h2 * h2
+        a, b, c = (
+            g0 * g0 + g1 * g1 + g2 * g2,
+            g0 * h0 + g1 * h1 + g2 * h2,
+            h0 * h0 + h1 * h1 + h2 * h2,
+        )
         k0, k1, k2 = g1 * h2 - g2 * h1, g2 * h0 - g0 * h2, g0 * h1 - g1 * h0
         det = k0 * k0 + k1 * k1 + k2 * k2
         if not (c >= VARIANCE_MIN and det >= VARIANCE_MIN * c):
@@ -143,9 +150,9 @@ def _project(means, quats, scales, opacities, colors, T, camera, limits, width, 
     return splats, tiles, depth.view(np.uint32)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _front_to_back(keys):
-    """Indices of the non-zero keys in ascending order of key: stable radix sort, 11 bits a pass."""
+    """Indices of the non-zero keys, smallest key first: stable radix sort, 11 bits a pass."""
     n = 0
     counts = np.zeros((3, 2048), np.int64)
     order = np.empty(len(keys), np.int32)
@@ -174,24 +181,38 @@ def _front_to_back(keys):
     return order
 
 
-@njit(parallel=True, cache=True)
-def _deal(tiles, order, tiles_x, tiles_y, parts):
+@njit(cache=True, nogil=True)
+def _entries_per_tile_row(tiles, order, tiles_y):
+    """How many list entries each row of tiles will have, [tiles_y], from sums of differences."""
+    change = np.zeros(tiles_y + 1, np.int64)
+    for i in order:
+        wide = np.int64(tiles[i, 1]) - np.int64(tiles[i, 0]) + 1
+        change[tiles[i, 2]] += wide
+        change[tiles[i, 3] + 1] -= wide
+    return np.cumsum(change[:tiles_y])
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _deal(tiles, order, tiles_x, first_row, end_row, parts):
     """Lists of splats per tile, in the given order: count, prefix sum, fill.
+
+    Only tile rows `first_row` to `end_row` (exclusive) are listed.
 
     Every part of the order has counters of its own, so that the parts fill in parallel and the
     lists still come out in order.
     """
-    counts = np.zeros((parts, tiles_x * tiles_y), np.int64)
-    starts = np.empty(tiles_x * tiles_y + 1, np.int64)
+    n_tiles = tiles_x * (end_row - first_row)
+    counts = np.zeros((parts, n_tiles), np.int64)
+    starts = np.empty(n_tiles + 1, np.int64)
     step = (len(order) + parts - 1) // parts
     for part in prange(parts):
         for j in range(part * step, min((part + 1) * step, len(order))):
             i = order[j]
-            for ty in range(tiles[i, 2], tiles[i, 3] + 1):
+            for ty in range(max(tiles[i, 2], first_row), min(tiles[i, 3] + 1, end_row)):
                 for tx in range(tiles[i, 0], tiles[i, 1] + 1):
-                    counts[part, ty * tiles_x + tx] += 1
+                    counts[part, (ty - first_row) * tiles_x + tx] += 1
     total = 0
-    for tile in range(tiles_x * tiles_y):
+    for tile in range(n_tiles):
         starts[tile] = total
         for part in range(parts):
             size = counts[part, tile]
@@ -202,10 +223,10 @@ def _deal(tiles, order, tiles_x, tiles_y, parts):
     for part in prange(parts):
         for j in range(part * step, min((part + 1) * step, len(order))):
             i = order[j]
-            for ty in range(tiles[i, 2], tiles[i, 3] + 1):
+            for ty in range(max(tiles[i, 2], first_row), min(tiles[i, 3] + 1, end_row)):
                 for tx in range(tiles[i, 0], tiles[i, 1] + 1):
-                    entries[counts[part, ty * tiles_x + tx]] = i
-                    counts[part, ty * tiles_x + tx] += 1
+                    entries[counts[part, (ty - first_row) * tiles_x + tx]] = i
+                    counts[part, (ty - first_row) * tiles_x + tx] += 1
     return starts, entries
 
 
@@ -219,7 +240,7 @@ def _exp_minus(x):
     return mantissa * np.int32((whole + _BIAS) << _MANTISSA).view(np.float32)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _blend_row(pixels, first, start, row_x, hx, rest, cutoff, opacity, r, g, b, z):
     """Composite one splat over the 16 pixels of a tile row.
 
@@ -242,16 +263,28 @@ def _blend_row(pixels, first, start, row_x, hx, rest, cutoff, opacity, r, g, b, 
         pixels[_D0 + p] += weight * z
 
 
-@njit(parallel=True, cache=True)
-def _composite(splats, starts, entries, tiles_x, color, depth, alpha, background, srgb, workers):
-    """Fill [H, W, 3] sRGB colour, [H, W] depth and alpha, tile by tile."""
+@njit(parallel=True, cache=True, nogil=True)
+def _composite(
+    splats,
+    starts,
+    entries,
+    tiles_x,
+    first_row,
+    color,
+    depth,
+    alpha,
+    background,
+    srgb,
+    workers,
+):
+    """Fill [H, W, 3] sRGB colour, [H, W] depth and alpha in the listed tiles, from `first_row`."""
     height, width = alpha.shape
     for worker in prange(workers):
         pixels = np.empty(5 * _PIXELS, np.float32)
         live = np.empty(_TILE, np.bool_)
         # Neighbouring tiles cost alike, so that dealing them out in turn balances the load.
         for tile in range(worker, len(starts) - 1, workers):
-            left, top = tile % tiles_x * _TILE, tile // tiles_x * _TILE
+            left, top = tile % tiles_x * _TILE, (tile // tiles_x + first_row) * _TILE
             left_x = np.float32(left)
             pixels[:_PIXELS] = _ONE
             pixels[_PIXELS:] = _ZERO
@@ -300,7 +333,7 @@ def _composite(splats, starts, entries, tiles_x, color, depth, alpha, background
 
 @cache
 def _srgb_curve() -> np.ndarray:  # -> [_CURVE + 1]
-    """sRGB over linear, for interpolation: within 2e-5 and far cheaper than a power per pixel."""
+    """Table of sRGB over linear; interpolated within 2e-5, far cheaper than a power per pixel."""
     return srgb_from_linear(torch.linspace(0, 1, _CURVE + 1)).numpy()
 
 
@@ -324,19 +357,17 @@ def rasterize(
     order = _front_to_back(keys)
     tiles_x, tiles_y = -(-k.width // _TILE), -(-k.height // _TILE)
     workers = get_num_threads()
-    starts, entries = _deal(tiles, order, tiles_x, tiles_y, workers)
     color = np.empty((k.height, k.width, 3), np.float32)
     depth, alpha = np.empty((2, k.height, k.width), np.float32)
-    _composite(
-        splats,
-        starts,
-        entries,
-        tiles_x,
-        color,
-        depth,
-        alpha,
-        np.asarray(background, np.float32),
-        _srgb_curve(),
-        workers,
-    )
+    behind, curve = np.asarray(background, np.float32), _srgb_curve()
+
+    # One round in practice; several when a camera inside the scene sees most Gaussians fill it.
+    counts = _entries_per_tile_row(tiles, order, tiles_y)
+    first = 0
+    while first < tiles_y:
+        fitting = int((np.cumsum(counts[first:]) <= _ENTRIES_AT_ONCE).sum())
+        end = first + max(1, fitting)
+        lists = _deal(tiles, order, tiles_x, first, end, workers)
+        _composite(splats, *lists, tiles_x, first, color, depth, alpha, behind, curve, workers)
+        first = end
     return Rendering(torch.from_numpy(color), torch.from_numpy(depth), torch.from_numpy(alpha))

@@ -23,7 +23,7 @@ ALPHA_MAX = 0.999  # nothing hides everything behind it, so gradients reach the 
 VARIANCE_MIN, VARIANCE_MAX = 1e-12, 1e20  # px^2; beyond these float32 pixel arithmetic breaks down
 JACOBIAN_MARGIN = 0.15  # of the image side, see `_jacobian_limits`
 EPSILON = 1e-8  # of alpha, so that depth is 0 where nothing was hit
-PAIRS_AT_ONCE = 1 << 22  # pixel-Gaussian pairs in memory at a time
+PAIRS_AT_ONCE = 1 << 21  # pixel-Gaussian pairs in memory at a time
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Splats:
     half_precision_x: Tensor  # 0.5 * c / det, 1/px^2
     half_precision_y: Tensor  # 0.5 / c
     cutoff: Tensor  # largest exponent at which alpha still reaches ALPHA_MIN
+    radius_x: Tensor
     radius_y: Tensor
     opacity: Tensor
     depth: Tensor
@@ -130,25 +131,62 @@ def _project(gaussians: Gaussians, intrinsics: Intrinsics, T: np.ndarray, near: 
     cutoff = torch.log(opacity / ALPHA_MIN)
     u = intrinsics.fx * (x / z) + intrinsics.cx
     v = intrinsics.fy * (y / z) + intrinsics.cy
-    parts = (u, v, b / c, 0.5 * c / det, 0.5 / c, cutoff, (2 * cutoff * c).sqrt(), opacity, z)
+    with torch.no_grad():  # 1 px of slack: the exact limit is the cutoff of the exponent
+        radius_x = (2 * cutoff.clamp(min=0) * a).sqrt() * 1.001 + 1
+        radius_y = (2 * cutoff.clamp(min=0) * c).sqrt() * 1.001 + 1
+    precisions = (0.5 * c / det, 0.5 / c)
+    parts = (u, v, b / c, *precisions, cutoff, radius_x, radius_y, opacity, z)
     return Splats(*(part[order].to(dtype) for part in parts), color=g.colors[order])
 
 
-def _composite_row(
-    splats: Splats, chosen: Tensor, xs: Tensor, y: int
-) -> Tensor:  # [P] -> [P, 5] linear RGB, depth, alpha, each times its weight
-    """Front-to-back compositing of some pixels of row `y` (Kerbl 2023, eq. 2-3)."""
-    s = splats
+def _composite(splats: Splats, chosen: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+    """Front-to-back compositing of a box of pixels (Kerbl 2023, eq. 2-3).
+
+    Args:
+        splats: of the whole image, [M].
+        chosen: which of them can reach the box, in order.
+        box: x0, y0, x1, y1 with the ends exclusive.
+
+    Returns:
+        [y1 - y0, x1 - x0, 5] linear RGB, depth and alpha, summed with their weights.
+    """
+    s, (x0, y0, x1, y1) = splats, box
+    x = torch.arange(x0, x1, dtype=s.u.dtype, device=s.u.device)[None, :, None]
+    y = torch.arange(y0, y1, dtype=s.u.dtype, device=s.u.device)[:, None, None]
     dy = y - s.v[chosen]
-    dx = xs[:, None] - (s.u[chosen] + s.slope[chosen] * dy)
+    dx = x - (s.u[chosen] + s.slope[chosen] * dy)
     exponent = s.half_precision_x[chosen] * dx * dx + s.half_precision_y[chosen] * dy * dy
     alpha = (s.opacity[chosen] * torch.exp(-exponent)).clamp(max=ALPHA_MAX)
     alpha = torch.where(exponent <= s.cutoff[chosen], alpha, torch.zeros_like(alpha))
-    passed = torch.cumprod(1 - alpha, 1)
-    transmittance = torch.cat((torch.ones_like(passed[:, :1]), passed), 1)[:, : alpha.shape[1]]
+    passed = torch.cumprod(1 - alpha, -1)
+    transmittance = torch.cat((torch.ones_like(passed[..., :1]), passed[..., :-1]), -1)
     one = torch.ones_like(s.depth[chosen])
     values = torch.cat((s.color[chosen], torch.stack((s.depth[chosen], one), -1)), -1)
     return (alpha * transmittance) @ values
+
+
+def _render(splats: Splats, chosen: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+    """`_composite` of what reaches the box, which is halved until the pairs fit into memory."""
+    x0, y0, x1, y1 = box
+    with torch.no_grad():
+        u, v = splats.u[chosen], splats.v[chosen]
+        radius_x, radius_y = splats.radius_x[chosen], splats.radius_y[chosen]
+        reach = (u + radius_x >= x0) & (u - radius_x <= x1) & (v + radius_y >= y0)
+        chosen = chosen[reach & (v - radius_y <= y1)]
+    width, height = x1 - x0, y1 - y0
+    if len(chosen) == 0:
+        return splats.u.new_zeros((height, width, 5))
+    if width * height * len(chosen) > PAIRS_AT_ONCE and width * height > 1:
+        if width >= height:
+            middle = (x0 + x1) // 2
+            halves, axis = ((x0, y0, middle, y1), (middle, y0, x1, y1)), 1
+        else:
+            middle = (y0 + y1) // 2
+            halves, axis = ((x0, y0, x1, middle), (x0, middle, x1, y1)), 0
+        return torch.cat([_render(splats, chosen, half) for half in halves], axis)
+    if torch.is_grad_enabled() and (splats.u.requires_grad or splats.color.requires_grad):
+        return checkpoint(_composite, splats, chosen, box, use_reentrant=False)
+    return _composite(splats, chosen, box)
 
 
 def rasterize(
@@ -161,23 +199,12 @@ def rasterize(
     """Render with every pixel-Gaussian pair written out; see `sharp_ros.rasterizer.rasterize`.
 
     Gradients flow to means, quats, scales, opacities and colors. float64 Gaussians are rendered
-    in float64. Memory stays bounded: rows are composited one after the other and, when gradients
+    in float64. Memory stays bounded: the image is composited piece by piece and, when gradients
     are asked for, computed again in the backward pass.
     """
     splats = _project(gaussians, intrinsics, T_camera_world, near)
-    xs = torch.arange(intrinsics.width, dtype=splats.u.dtype, device=splats.u.device)
-    track = torch.is_grad_enabled() and (splats.u.requires_grad or splats.color.requires_grad)
-    rows = []
-    for y in range(intrinsics.height):
-        with torch.no_grad():  # 1 px of slack: the exact limit is the cutoff of the exponent
-            chosen = ((splats.v - y).abs() <= splats.radius_y * 1.001 + 1).nonzero()[:, 0]
-        for part in xs.split(max(1, PAIRS_AT_ONCE // max(1, len(chosen)))):
-            if track:
-                row = checkpoint(_composite_row, splats, chosen, part, y, use_reentrant=False)
-            else:
-                row = _composite_row(splats, chosen, part, y)
-            rows.append(row)
-    image = torch.cat(rows).reshape(intrinsics.height, intrinsics.width, 5)
+    everything = torch.arange(len(splats.u), device=splats.u.device)
+    image = _render(splats, everything, (0, 0, intrinsics.width, intrinsics.height))
     color, depth, alpha = image[..., :3], image[..., 3], image[..., 4]
     color = color + (1 - alpha)[..., None] * color.new_tensor(background)
     return Rendering(srgb_from_linear(color), depth / alpha.clamp(min=EPSILON), alpha)

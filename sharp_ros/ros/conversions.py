@@ -348,35 +348,12 @@ def gaussians_to_msg(gaussians: Gaussians, stamp_ns: int, frame_id: str) -> Poin
     """Unordered cloud of splats, 48 bytes each, that RViz shows as coloured points.
 
     Fields, all FLOAT32: x y z (metres), rgb (packed 8-bit sRGB), opacity (0..1), scale_0..2
-    (standard deviations in metres, no logarithms), rot_0..3 (unit quaternion, wxyz). The grid
-    order and the depth uncertainty are not sent.
+    (standard deviations in metres, no logarithms), rot_0..3 (unit quaternion, wxyz). Gaussians
+    of opacity 0, the grid order and the depth uncertainty are not sent.
     """
+    from sharp_ros.point_cloud import splat_records  # loads numba, which few readers need
 
-    def numpy(tensor: Any) -> np.ndarray:
-        return tensor.detach().cpu().numpy()
-
-    linear = np.clip(numpy(gaussians.colors), 0, 1)
-    rgb = _srgb8_table()[(linear * 65535 + 0.5).astype(np.uint16)].astype(np.uint32)
-    quats = numpy(gaussians.quats)
-    norms = np.sqrt(np.einsum('ni,ni->n', quats, quats))[:, None]
-    cloud = np.empty((1, len(gaussians), len(_GAUSSIAN_FIELDS)), np.float32)
-    cloud[0, :, :3] = numpy(gaussians.means)
-    cloud.view(np.uint32)[0, :, 3] = rgb[:, 0] << 16 | rgb[:, 1] << 8 | rgb[:, 2]
-    cloud[0, :, 4] = numpy(gaussians.opacities)
-    cloud[0, :, 5:8] = numpy(gaussians.scales)
-    cloud[0, :, 8:] = quats / norms
-    return _cloud_msg(cloud, _GAUSSIAN_FIELDS, stamp_ns, frame_id)
-
-
-@cache
-def _srgb8_table() -> np.ndarray:  # -> [65536]
-    """8-bit sRGB of 16-bit linear values; a look-up costs a tenth of the powers."""
-    import torch
-
-    from sharp_ros.gaussians import srgb_from_linear
-
-    encoded = srgb_from_linear(torch.arange(65536, dtype=torch.float64) / 65535)
-    return (encoded.numpy() * 255 + 0.5).astype(np.uint8)
+    return _cloud_msg(splat_records(gaussians)[None], _GAUSSIAN_FIELDS, stamp_ns, frame_id)
 
 
 def gaussians_from_msg(msg: Any) -> Gaussians:

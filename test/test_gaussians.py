@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+from pathlib import Path
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from sharp_ros import se3
+from sharp_ros.camera import Intrinsics
+from sharp_ros.errors import InputError
+from sharp_ros.gaussians import (
+    Gaussians,
+    linear_from_srgb,
+    load_ply,
+    load_ply_intrinsics,
+    save_ply,
+    srgb_from_linear,
+)
+
+GOLDEN = Path(__file__).parent / 'data' / 'golden_tiny.ply'  # written by SHARP itself
+FIELDS = ('means', 'quats', 'scales', 'opacities', 'colors')
+
+
+def some(n=50, seed=0, **extra):
+    rng = np.random.default_rng(seed)
+    quats = rng.normal(size=(n, 4))
+    parts = (
+        rng.normal((0, 0, 4), 1, (n, 3)),
+        quats / np.linalg.norm(quats, axis=1, keepdims=True),
+        np.exp(rng.uniform(-6, 0, (n, 3))),
+        rng.uniform(0.01, 0.99, n),
+        rng.uniform(0, 1, (n, 3)),
+    )
+    return Gaussians(*(torch.from_numpy(p.astype(np.float32)) for p in parts), **extra)
+
+
+def covariances(g):
+    axes = se3.matrix_from_quat(g.quats.numpy()) * g.scales.numpy()[:, None, :].astype(np.float64)
+    return axes @ np.swapaxes(axes, -1, -2)
+
+
+def tool_ply(path, n=5, byte_order='<', names=None):
+    """A file as 3DGS training writes it: normals and harmonics, nothing but vertices."""
+    rest = [f'f_rest_{i}' for i in range(45)]
+    names = names or [
+        *('x', 'y', 'z', 'nx', 'ny', 'nz', 'f_dc_0', 'f_dc_1', 'f_dc_2', *rest, 'opacity'),
+        *('scale_0', 'scale_1', 'scale_2', 'rot_0', 'rot_1', 'rot_2', 'rot_3'),
+    ]
+    values = np.zeros((n, len(names)))
+    values[:, names.index('z')] = np.arange(n)
+    values[:, names.index('f_dc_0')] = 0.5
+    if 'scale_2' in names:
+        values[:, names.index('scale_2')] = np.log(0.25)
+    values[:, names.index('rot_0')] = 2
+    if 'f_rest_7' in names:
+        values[:, names.index('f_rest_7')] = 9
+    order = {'<': 'little', '>': 'big'}[byte_order]
+    header = [f'ply\nformat binary_{order}_endian 1.0\ncomment made by a tool\nelement vertex {n}']
+    header += [f'property float {name}' for name in names]
+    path.write_bytes(
+        '\n'.join([*header, 'end_header\n']).encode() + values.astype(byte_order + 'f4').tobytes()
+    )
+    return path
+
+
+def test_file_of_sharp_is_reproduced_byte_for_byte(tmp_path):
+    copy = tmp_path / 'copy.ply'
+    save_ply(copy, load_ply(GOLDEN), load_ply_intrinsics(GOLDEN))
+    assert copy.read_bytes() == GOLDEN.read_bytes()
+
+
+def test_golden_file_is_read_as_linear_colour_metres_and_probabilities():
+    g = load_ply(GOLDEN)
+    raw = GOLDEN.read_bytes()
+    first = struct.unpack_from('<14f', raw, raw.index(b'end_header\n') + 11)
+    assert len(g) == 64
+    np.testing.assert_allclose(g.means[0], first[:3])
+    srgb = np.array(first[3:6]) * np.sqrt(1 / (4 * np.pi)) + 0.5
+    np.testing.assert_allclose(g.colors[0], linear_from_srgb(torch.tensor(srgb)), atol=1e-6)
+    np.testing.assert_allclose(g.opacities[0], 1 / (1 + np.exp(-first[6])), atol=1e-6)
+    np.testing.assert_allclose(g.scales[0], np.exp(first[7:10]), rtol=1e-6)
+    np.testing.assert_allclose(g.quats[0], first[10:])
+    assert load_ply_intrinsics(GOLDEN) == Intrinsics(512, 512, 319.5, 239.5, 640, 480)
+
+
+def test_gaussians_survive_a_file(tmp_path):
+    g, k = some(3001), Intrinsics(700.0, 650.0, 300.25, 200.5, 601, 401)
+    save_ply(tmp_path / 'a.ply', g, k)
+    back = load_ply(tmp_path / 'a.ply')
+    for name in FIELDS:
+        np.testing.assert_allclose(getattr(back, name), getattr(g, name), rtol=1e-5, atol=1e-6)
+    assert load_ply_intrinsics(tmp_path / 'a.ply') == k
+
+
+def test_files_do_not_drift_when_rewritten(tmp_path):
+    one, two = tmp_path / 'one.ply', tmp_path / 'two.ply'
+    save_ply(one, some(20_003, seed=3))
+    save_ply(two, load_ply(one))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_extremes_stay_finite_in_the_file_and_close_after_it(tmp_path):
+    g = some(4)
+    g.opacities[:2], g.scales[2] = torch.tensor([0.0, 1.0]), 0.0
+    g.colors[3] = torch.tensor([-1.0, 0.0, 2.0])
+    save_ply(tmp_path / 'a.ply', g)
+    back = load_ply(tmp_path / 'a.ply')
+    for name in FIELDS:
+        assert getattr(back, name).isfinite().all()
+    np.testing.assert_allclose(back.opacities[:2], [0, 1], atol=1e-6)
+    assert back.scales[2].max() < 1e-30
+    np.testing.assert_allclose(back.colors[3], [0, 0, 1], atol=1e-6)
+
+
+def test_no_gaussians_survive_a_file(tmp_path):
+    save_ply(tmp_path / 'none.ply', some(0))
+    assert len(load_ply(tmp_path / 'none.ply')) == 0
+
+
+@pytest.mark.parametrize('byte_order', ['<', '>'])
+def test_file_of_a_3dgs_tool_is_read(tmp_path, byte_order):
+    path = tool_ply(tmp_path / 'tool.ply', byte_order=byte_order)
+    g = load_ply(path)
+    np.testing.assert_array_equal(g.means, [[0, 0, i] for i in range(5)])
+    np.testing.assert_array_equal(g.quats[4], [2, 0, 0, 0])
+    np.testing.assert_allclose(g.scales[4], [1, 1, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(g.opacities, 0.5)
+    expected = 0.5 + 0.5 * np.sqrt(1 / (4 * np.pi))  # fitted to photographs: sRGB
+    np.testing.assert_allclose(srgb_from_linear(g.colors)[0], [expected, 0.5, 0.5], atol=1e-6)
+    assert load_ply_intrinsics(path).width == 640
+
+
+def test_color_space_of_the_file_decides(tmp_path):
+    data = GOLDEN.read_bytes()
+    tail = bytes([1, 1, 5, 0])  # color_space and version are the last four bytes
+    path = tmp_path / 'linear.ply'
+    path.write_bytes(data[:-4] + tail)
+    np.testing.assert_allclose(
+        load_ply(path).colors, srgb_from_linear(load_ply(GOLDEN).colors), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ('damage', 'match'),
+    [
+        (lambda data: b'', 'header'),
+        (lambda data: b'solid cube\n' + data, 'header'),
+        (lambda data: data[:200], 'header'),
+        (lambda data: data[:-1], 'version'),
+        (lambda data: data[:1000], 'vertex'),
+        (lambda data: data.replace(b'vertex 64', b'vertex 99999999999999999'), 'vertex'),
+        (lambda data: data.replace(b'vertex 64', b'vertex -1'), 'vertex -1'),
+        (lambda data: data.replace(b'binary_little_endian', b'ascii'), 'ascii'),
+        (lambda data: data.replace(b'float rot_3', b'quad rot_3'), 'quad'),
+        (lambda data: data.replace(b'float rot_3', b'float rot_2'), 'twice'),
+        (lambda data: data.replace(b'float rot_3', b'float other'), 'rot_3'),
+        (lambda data: data.replace(b'element vertex', b'element corner'), 'missing'),
+    ],
+)
+def test_damaged_file_is_refused_with_its_reason(tmp_path, damage, match):
+    path = tmp_path / 'bad.ply'
+    path.write_bytes(damage(GOLDEN.read_bytes()))
+    with pytest.raises(InputError, match=match) as caught:
+        load_ply(path)
+    assert caught.value.reason == 'bad_ply'
+
+
+def test_missing_file_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match='No such file'):
+        load_ply(tmp_path / 'absent.ply')
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / 'a.ply'
+    save_ply(path, some(3))
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError('disk full')
+
+    monkeypatch.setattr('sharp_ros.gaussians.os.fsync', full)
+    with pytest.raises(OSError, match='disk full'):
+        save_ply(path, some(9))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_transform_moves_means_and_turns_covariances():
+    T = se3.look_at([1.0, 2.0, -3.0], [0.5, 0, 1], [0.1, 0.2, 1])
+    g = some(20, grid=(1, 4, 5), log_depth_std=torch.ones(20))
+    moved = g.transformed(T)
+    np.testing.assert_allclose(moved.means, se3.apply(T, g.means.numpy()), atol=1e-5)
+    expected = T[:3, :3] @ covariances(g) @ T[:3, :3].T
+    np.testing.assert_allclose(covariances(moved), expected, atol=1e-5)
+    assert moved.grid == g.grid
+    assert moved.means.dtype == g.means.dtype
+    back = moved.transformed(se3.inverse(T))
+    np.testing.assert_allclose(back.means, g.means, atol=1e-5)
+    np.testing.assert_allclose(covariances(back), covariances(g), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'T', [np.eye(3), np.diag([2.0, 2, 2, 1]), np.diag([1.0, 1, -1, 1]), np.full((4, 4), np.nan)]
+)
+def test_only_rigid_transforms_are_applied(T):
+    with pytest.raises(InputError, match='T_a_b'):
+        some(3).transformed(T)
+
+
+def test_srgb_curve_and_its_inverse_agree():
+    x = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    np.testing.assert_allclose(linear_from_srgb(srgb_from_linear(x)), x, atol=1e-6)
+    assert srgb_from_linear(torch.tensor(0.5)).item() == pytest.approx(0.735357, abs=1e-5)
+
+
+def test_layer_keeps_image_order_and_selection_loses_it():
+    g = some(24, grid=(2, 3, 4))
+    back = g.layer(1)
+    assert torch.equal(back.means, g.means[12:])
+    assert back.grid == (1, 3, 4)
+    assert g.select(torch.arange(5)).grid is None
+    with pytest.raises(InputError, match='layer 2'):
+        g.layer(2)
