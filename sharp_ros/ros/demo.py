@@ -61,7 +61,7 @@ from sharp_ros.se3 import inverse
 NODE = '/sharp'
 CAMERA = '/camera'
 WORLD = 'odom'
-_START_TIMEOUT = 60.0  # a first run compiles kernels and reads weights from a cold disk
+_START_TIMEOUT = 240.0  # a first run compiles kernels and reads weights from a cold disk
 _REMEMBERED = 60  # frames kept, with their truth, until their depth comes back
 _METRIC_STRIDE = 4  # every how many pixels depth is compared; leaves the cores to the node
 # Taken for the pose of a camera whose recording does not say what is up and shows no floor.
@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     monitor = Monitor(peer)
     try:
         with node_process(args.model, args.output / 'node.log') as process:
+            console.print('starting the node; its first start on a machine compiles kernels')
             manager = Manager(peer, process)
             manager.change(Transition.TRANSITION_CONFIGURE)
             manager.change(Transition.TRANSITION_ACTIVATE)
@@ -175,7 +176,7 @@ class Manager:
             rclpy.spin_once(self._peer, timeout_sec=0.05)
         result = future.result()
         if result is None or not result.success:
-            raise SharpError('the node refused to start; its log says why: out/demo/node.log')
+            raise SharpError('the node refused to start; node.log in the output folder says why')
 
     def _check(self, end: float) -> None:
         if self._process.poll() is not None:

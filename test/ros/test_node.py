@@ -1,21 +1,29 @@
 from __future__ import annotations
 
+import array
 import gc
 import os
 import threading
 import time
 
+import cv2
 import numpy as np
 import psutil
 import pytest
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from ros_helpers import CAMERA, IMAGE, INTRINSICS, POSE, WALL, WallOracle
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from sharp_ros.camera import Intrinsics
-from sharp_ros.ros.conversions import depth_from_msg, image_to_msg, stamp_ns_from_msg
+from sharp_ros.ros.conversions import (
+    camera_info_to_msg,
+    depth_from_msg,
+    header_to_msg,
+    image_to_msg,
+    stamp_ns_from_msg,
+)
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
@@ -146,6 +154,29 @@ def test_a_bad_image_is_counted_and_the_stream_goes_on(make_node, peer, name, br
     assert level == 1
     assert reason in message
     assert int(values[f'dropped.{reason}']) >= 1
+
+
+def test_compressed_images_are_decoded_and_truncated_ones_counted(make_node, peer):
+    peer.node.destroy_publisher(peer.image)  # DDS allows one type a topic in a process
+    compressed = peer.node.create_publisher(CompressedImage, 'image', 1)
+    jpeg = cv2.imencode('.jpg', IMAGE)[1].tobytes()
+    peer.listen('/sharp/depth/image')
+    node = start(make_node(camera__transport='compressed'))
+
+    def send(data):
+        stamp_ns = peer.now()
+        peer.info.publish(camera_info_to_msg(INTRINSICS, stamp_ns, CAMERA))
+        msg = CompressedImage(header=header_to_msg(stamp_ns, CAMERA), format='jpeg')
+        msg.data = array.array('B', data)
+        compressed.publish(msg)
+
+    peer.spin_until(lambda: peer.received['/sharp/depth/image'], each=lambda: send(jpeg))
+    peer.spin_until(
+        lambda: counts(node).reasons.get('bad_compressed', 0) >= 1,
+        each=lambda: send(jpeg[: len(jpeg) // 2]),
+    )
+    before = counts(node).processed
+    peer.spin_until(lambda: counts(node).processed > before, each=lambda: send(jpeg))
 
 
 def test_camera_info_of_another_size_is_refused_and_a_resolution_change_is_followed(
