@@ -1,3 +1,12 @@
 """Live metric mapping from a single camera: a ROS 2 sense built on predicted 3D Gaussians."""
 
+import os
+
+# Read by numba when it is first imported. OpenMP is safe to call from several threads and is
+# everywhere torch is; the TBB that other wheels bring along is often too old and only warned of.
+os.environ.setdefault('NUMBA_THREADING_LAYER_PRIORITY', 'omp tbb workqueue')
+# Read by OpenMP when torch is first imported. Its threads spin while they wait, which on a robot
+# takes the cores away from the very nodes they wait for.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 __version__ = '0.1.0'

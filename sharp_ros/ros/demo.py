@@ -222,6 +222,11 @@ class CameraDriver:
 
     def _run(self) -> None:
         try:
+            # a driver's first frames would only be lost while the node is still being discovered
+            outputs = (self._image, self._info)
+            while not all(p.get_subscription_count() for p in outputs):
+                if self._stopping.wait(0.01):
+                    return
             period, due = 1 / self._source.rate_hz, time.monotonic()
             for frame in self._source.frames():
                 late = time.monotonic() - due

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import gc
 import sys
+import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -251,7 +252,9 @@ class SharpNode(LifecycleNode):
             wanted.add(OCCUPANCY)
         elif not wanted:
             raise InputError('nobody listens to any output', 'nobody_listens')
+        start = time.perf_counter()
         frame = self._decoder.decode(raw)
+        decoded = time.perf_counter()
         try:
             T_world_camera, world_frame = self._poses.lookup(frame.stamp_ns, frame.frame_id)
             frame = frame.placed(T_world_camera, world_frame)
@@ -259,7 +262,18 @@ class SharpNode(LifecycleNode):
             self._health.unmapped(error.reason)
             if maps:
                 self._warn('Mapping', f'not mapped: {error}')
-        self._publish(self._pipeline.process(frame, wanted))
+        placed = time.perf_counter()
+        result = self._pipeline.process(frame, wanted)
+        done = time.perf_counter()
+        self._publish(result)
+        timings = {
+            'decode': (decoded - start) * 1e3,
+            'pose': (placed - decoded) * 1e3,
+            **result.timings_ms,
+            'publish': (time.perf_counter() - done) * 1e3,
+        }
+        age_ms = (self.get_clock().now().nanoseconds - frame.stamp_ns) / 1e6
+        self._health.frame_done(age_ms, timings, result.mapped)
 
     def _wanted(self) -> set[str]:
         """Outputs with a subscriber, named as in `pipeline`."""
@@ -299,8 +313,6 @@ class SharpNode(LifecycleNode):
                 topic + '/camera_info',
                 lambda v=view, f=view_frame: camera_info_to_msg(v.intrinsics, stamp_ns, f),
             )
-        age_ms = (self.get_clock().now().nanoseconds - stamp_ns) / 1e6
-        self._health.frame_done(age_ms, dict(result.timings_ms), result.mapped)
 
     def _send(self, topic: str, make: Callable[[], Any]) -> None:
         """Build and publish a message if somebody listens or it is kept for late listeners."""

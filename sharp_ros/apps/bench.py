@@ -1,0 +1,372 @@
+"""`sharp-ros bench`: what every stage of a frame costs on this machine, next to its target."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, cycle, islice
+import json
+import os
+from pathlib import Path
+import shlex
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from sharp_ros import __version__
+from sharp_ros.config import ModelConfig, SharpConfig
+from sharp_ros.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sharp_ros.apps.sources import SourceFrame
+    from sharp_ros.camera import Frame
+    from sharp_ros.pipeline import Pipeline
+
+WIDTH, HEIGHT = 640, 480
+MAX_RSS_MB = 1536.0
+MAX_DRIFT_MB = 32.0  # between the warmed up and the last state of an endurance run
+# A mild barrel of a webcam, plumb_bob: k1 k2 p1 p2 k3
+_DISTORTION = (-0.28, 0.07, 0.0002, -0.0003, 0.0)
+_WARM_UP = 3
+_FRAME_INTERVAL_NS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One thing that is timed.
+
+    Attributes:
+        run: the work; called again and again with nothing kept.
+        target_ms: what its median may cost on two cores; None where nothing was promised.
+    """
+
+    run: Callable[[], Any]
+    target_ms: float | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sharp-ros bench`."""
+    from sharp_ros.apps.predict import add_model_arguments
+
+    add_model_arguments(parser)
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the report there')
+    parser.add_argument(
+        '--quick', action='store_true', help='few runs on a plain picture instead of a room'
+    )
+    parser.add_argument(
+        '--minutes',
+        type=float,
+        default=0.0,
+        metavar='N',
+        help='afterwards run all outputs for N minutes and watch the memory',
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print, write the report. Missed targets are reported, not punished.
+
+    Raises:
+        ConfigError: if the model or the device does not exist.
+        CheckpointError: if the weights cannot be loaded.
+    """
+    from sharp_ros.apps.doctor import machine
+    from sharp_ros.apps.predict import write_atomically
+    from sharp_ros.apps.sources import open_source
+    from sharp_ros.pipeline import Pipeline
+
+    if not 0 <= args.minutes < 1e5:
+        raise ConfigError(f'--minutes must not be negative, got {args.minutes:g}')
+    config = SharpConfig(model=ModelConfig(name=args.model, device=args.device))
+    pipeline = Pipeline.from_config(config)
+    make_frames = _plain_frames if args.quick else open_source('synthetic').frames
+    frames = list(islice(make_frames(), 3 if args.quick else 20))
+    stages = {
+        name: measure(stage, 5 if args.quick else 50)
+        for name, stage in _stages(pipeline, frames).items()
+    }
+    rss = rss_mb()
+    report = {
+        'stages': stages,
+        'memory': {
+            'rss_mb': round(rss, 1),
+            'target_mb': MAX_RSS_MB,
+            'met': rss <= MAX_RSS_MB,
+        },
+        'endurance': endurance(pipeline, make_frames, args.minutes) if args.minutes else None,
+        'input': f'{WIDTH}x{HEIGHT} {"plain picture" if args.quick else "simulated room"}',
+        'model': pipeline.info.name,
+        'device': pipeline.device,
+        'machine': machine(),
+        'commit': commit(),
+        'command': shlex.join(['sharp-ros', *sys.argv[1:]]),
+    }
+    if args.json is not None:
+        write_atomically(args.json, json.dumps(report, indent=2) + '\n')
+    _print(report)
+    return 0
+
+
+def measure(stage: Stage, runs: int) -> dict[str, Any]:
+    """Median and 95th percentile over runs, after a warm-up, or why it could not be measured.
+
+    A stage that needs a package which is not installed is reported with the reason.
+    """
+    import numpy as np
+
+    times = []
+    try:
+        for i in range(_WARM_UP + runs):
+            start = time.perf_counter()
+            stage.run()
+            if i >= _WARM_UP:
+                times.append((time.perf_counter() - start) * 1e3)
+    except ModuleNotFoundError as error:
+        return {'not_measured': f'{error.name} is not installed', 'target_ms': stage.target_ms}
+    median = float(np.median(times))
+    return {
+        'median_ms': round(median, 3),
+        'p95_ms': round(float(np.percentile(times, 95)), 3),
+        'runs': runs,
+        'target_ms': stage.target_ms,
+        'met': None if stage.target_ms is None else median <= stage.target_ms,
+    }
+
+
+def endurance(
+    pipeline: Pipeline, make_frames: Callable[[], Iterator[SourceFrame]], minutes: float
+) -> dict[str, Any]:
+    """Run every output of the pipeline on a moving camera and watch the resident memory.
+
+    Args:
+        pipeline: set up with its views.
+        make_frames: gives a finite run of frames; it is started again at its end.
+        minutes: how long; the first tenth is warm-up and not judged.
+
+    Returns:
+        Frames and their rate, memory after warm-up and at the end (MB), `drift_mb` between them,
+        `drift_mb_per_minute` as the slope of a line through all samples, `met` if the drift is
+        below `MAX_DRIFT_MB`.
+    """
+    import numpy as np
+
+    wanted = _all_outputs(pipeline.config)
+    frames = (frame for _ in count() for frame in make_frames())
+    stamps = count(step=_FRAME_INTERVAL_NS)
+    start = time.monotonic()
+    samples: list[tuple[float, float]] = []  # minutes, MB
+    processed = 0
+    while (passed := (time.monotonic() - start) / 60) < minutes or not samples:
+        pipeline.process(_to_frame(next(frames), next(stamps)), wanted)
+        processed += 1
+        if passed >= minutes / 10:
+            samples.append((passed, rss_mb()))
+    at, rss = np.array(samples).T
+    ends = max(1, len(rss) // 20)  # the median of a twentieth, since the allocator breathes
+    first, last = float(np.median(rss[:ends])), float(np.median(rss[-ends:]))
+    slope = float(np.polyfit(at, rss, 1)[0]) if len(rss) > 2 else 0.0
+    return {
+        'minutes': round(minutes, 3),
+        'frames': processed,
+        'rate_hz': round(processed / (time.monotonic() - start), 2),
+        'rss_start_mb': round(first, 1),
+        'rss_end_mb': round(last, 1),
+        'rss_peak_mb': round(float(rss.max()), 1),
+        'drift_mb': round(last - first, 1),
+        'drift_mb_per_minute': round(slope, 3),
+        'met': last - first <= MAX_DRIFT_MB,
+    }
+
+
+def rss_mb() -> float:
+    """Resident memory of this process, MB; without psutil its peak so far."""
+    try:
+        import psutil
+    except ImportError:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (1e6 if sys.platform == 'darwin' else 1024)
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def commit() -> str:
+    """Commit of the checkout this package runs from, else the version of the package."""
+    root = Path(__file__).parents[2]
+    try:
+        answer = subprocess.run(
+            ['git', '-C', str(root), 'rev-parse', '--show-toplevel', 'HEAD'],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.split('\n')
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+    # installed into some other repository's folder, its commit says nothing about us
+    return answer[1][:12] if Path(answer[0]).resolve() == root.resolve() else __version__
+
+
+def _stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stage]:
+    """The stages of a frame, each with its input made beforehand."""
+    from sharp_ros.camera import CameraModel, Rectifier
+    from sharp_ros.mapping.occupancy import OccupancyMap
+    from sharp_ros.pipeline import OCCUPANCY, POINTS
+    from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
+    from sharp_ros.rasterizer import rasterize
+    from sharp_ros.ros.conversions import cloud_to_msg, image_from_msg
+    from sharp_ros.se3 import inverse
+
+    config = pipeline.config
+    first = frames[0]
+    k = first.intrinsics
+    raw_camera = CameraModel(
+        k.width,
+        k.height,
+        K=tuple(k.matrix.ravel()),
+        D=_DISTORTION,
+        distortion_model='plumb_bob',
+    )
+    rectifier = Rectifier(raw_camera, False, 0.0, (k.width, k.height))
+    source, stamps = cycle(frames), count(step=_FRAME_INTERVAL_NS)
+    sample = pipeline.process(_to_frame(first, next(stamps)), _all_outputs(config))
+    occupancy = OccupancyMap(config.occupancy)
+
+    def decode(encoding: str) -> Callable[[], Any]:
+        msg = _image_msg(first.image, encoding)
+        return lambda: rectifier.rectify(image_from_msg(msg))
+
+    def predict() -> Any:
+        return pipeline.engine.predict(first.image, k, first.depth)
+
+    def make_depth() -> Any:
+        raw = depth_from_gaussians(sample.gaussians, k.width, k.height)
+        return clean_depth(raw, config.point_cloud)
+
+    def make_cloud() -> Any:
+        return cloud_to_msg(organised_cloud(sample.depth, first.image, k), 0, 'camera')
+
+    def map_frame() -> Any:
+        # the depth of one frame along all poses: the window has to follow, as when driving
+        occupancy.integrate(sample.depth, k, next(source).T_world_camera)
+        return occupancy.grid()
+
+    def process() -> Any:
+        return pipeline.process(_to_frame(next(source), next(stamps)), {POINTS, OCCUPANCY})
+
+    stages = {
+        f'decode_rectify_{encoding}': Stage(decode(encoding), 3.0)
+        for encoding in ('rgb8', 'bgr8', 'bayer_rggb8', 'yuv422_yuy2', 'nv12')
+    }
+    stages['network'] = Stage(predict, 60.0)
+    stages['depth'] = Stage(make_depth)
+    stages['cloud_message'] = Stage(make_cloud, 8.0)
+    stages['occupancy'] = Stage(map_frame)
+    for name, view in sample.views.items():
+        T_view_camera = inverse(view.T_camera_view)
+        stages[f'view_{name}'] = Stage(
+            partial(rasterize, sample.gaussians, view.intrinsics, T_view_camera)
+        )
+    stages['whole_frame'] = Stage(process, 125.0)  # 8 Hz
+    return stages
+
+
+def _image_msg(rgb: np.ndarray, encoding: str) -> SimpleNamespace:
+    """What the decoder reads of a `sensor_msgs/Image`, without needing ROS to be installed.
+
+    The content of mosaics and chroma planes is arbitrary: decoding takes as long for any.
+    """
+    import numpy as np
+
+    height, width = rgb.shape[:2]
+    rows, row_bytes = {
+        'bayer_rggb8': (height, width),
+        'yuv422_yuy2': (height, 2 * width),
+        'nv12': (height * 3 // 2, width),
+    }.get(encoding, (height, 3 * width))
+    data = np.resize(rgb, rows * row_bytes).tobytes()
+    return SimpleNamespace(
+        width=width, height=height, encoding=encoding, step=row_bytes, is_bigendian=0, data=data
+    )
+
+
+def _all_outputs(config: SharpConfig) -> set[str]:
+    from sharp_ros.pipeline import GAUSSIANS, OCCUPANCY, POINTS, VIEW
+
+    return {GAUSSIANS, OCCUPANCY, POINTS, *(VIEW + name for name in config.views)}
+
+
+def _to_frame(frame: SourceFrame, stamp_ns: int) -> Frame:
+    from sharp_ros.camera import Frame
+
+    return Frame(
+        frame.image,
+        frame.intrinsics,
+        stamp_ns,
+        frame.frame_id,
+        frame.T_world_camera,
+        'world',
+        frame.depth,
+    )
+
+
+def _plain_frames() -> Iterator[SourceFrame]:
+    """Coloured blobs seen by a camera that moves ahead: nothing to build, nothing to install."""
+    import cv2
+    import numpy as np
+
+    from sharp_ros.apps.sources import SourceFrame
+    from sharp_ros.camera import Intrinsics
+    from sharp_ros.se3 import look_at
+
+    coarse = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
+    image = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    intrinsics = Intrinsics.from_hfov(1.2, WIDTH, HEIGHT)
+    depth = np.full((HEIGHT, WIDTH), 2, np.float32)
+    for i in range(50):
+        eye = np.array([0.05 * i, 0.0, 1.0])
+        pose = look_at(eye, eye + np.array([1.0, 0.0, -0.1]), np.array([0.0, 0.0, 1.0]))
+        yield SourceFrame(image, intrinsics, i * _FRAME_INTERVAL_NS, pose, depth)
+
+
+def _print(report: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ('stage', 'median ms', 'p95 ms', 'target ms', 'met'):
+        table.add_column(heading, justify='left' if heading == 'stage' else 'right')
+    for name, stage in report['stages'].items():
+        if 'not_measured' in stage:
+            table.add_row(name, f'not measured: {stage["not_measured"]}')
+            continue
+        target = '' if stage['target_ms'] is None else f'{stage["target_ms"]:g}'
+        times = [f'{stage[key]:.2f}' for key in ('median_ms', 'p95_ms')]
+        table.add_row(name, *times, target, _MARKS[stage['met']])
+    console = Console()
+    console.print(table)
+    memory, endured, machine = report['memory'], report['endurance'], report['machine']
+    lines = [f'memory {memory["rss_mb"]:.0f} MB of {memory["target_mb"]:.0f} MB']
+    if endured:
+        lines.append(
+            f'{endured["minutes"]:g} min: {endured["frames"]} frames at {endured["rate_hz"]} Hz, '
+            f'{endured["rss_start_mb"]:.0f} -> {endured["rss_end_mb"]:.0f} MB '
+            f'({endured["drift_mb_per_minute"]:+.2f} MB/min)'
+        )
+    lines.append(
+        f'{report["model"]} on {report["device"]}, {machine["cores"]} cores of {machine["cpu"]}, '
+        f'load {machine["load_average"]}, {report["input"]}, commit {report["commit"]}'
+    )
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+    if machine['load_average'] > os.cpu_count():
+        console.print('other programs compete for the cores: times are too long', style='yellow')
+
+
+_MARKS = {True: 'yes', False: 'no', None: ''}

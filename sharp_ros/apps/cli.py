@@ -1,0 +1,63 @@
+"""The command `sharp-ros`: every subcommand is a module that is imported when it is chosen."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+import sys
+
+from sharp_ros import __version__
+from sharp_ros.errors import SharpError
+
+# Every module offers add_arguments(parser) and run(args) -> exit code, and imports what is slow
+# inside of functions, so that help appears at once.
+COMMANDS = {
+    'predict': ('sharp_ros.apps.predict', 'depth, preview and Gaussians of photographs'),
+    'eval': ('sharp_ros.apps.evaluate', 'accuracy of a model against measured or exact depth'),
+    'demo': ('sharp_ros.ros.demo', 'camera source and node over ROS 2 with a live table'),
+    'bench': ('sharp_ros.apps.bench', 'speed and memory on this machine'),
+    'doctor': ('sharp_ros.apps.doctor', 'check this machine and say what to do'),
+}
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130  # 130: what shells report after Ctrl-C
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parser(arguments).parse_args(arguments)
+        return args.run(args)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith('sharp_ros'):
+            raise
+        return _fail(f'{error.name} is not installed; `sharp-ros doctor` says what is missing')
+    except (SharpError, OSError) as error:
+        return _fail(str(error))
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='sharp-ros', description='Metric depth, maps and views from a single camera.'
+    )
+    parser.add_argument('--version', action='version', version=f'sharp-ros {__version__}')
+    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+    chosen = next((a for a in arguments if not a.startswith('-')), '')
+    for name, (module_name, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name == chosen:
+            module = import_module(module_name)
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser
+
+
+def _fail(message: str) -> int:
+    print(f'error: {" ".join(message.split())}', file=sys.stderr)
+    return EXIT_FAILED
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,363 @@
+"""`sharp-ros eval`: how far predicted depth is from measured or exact depth, and from no network.
+
+Pixels are compared at the resolution of the image, where there is truth between `MIN_TRUTH` and
+`MAX_TRUTH` (0, NaN and infinity are no truth) and a predicted depth. Predictions are taken before
+flying pixels are removed, so that a model cannot gain by staying silent; `coverage` tells which
+share of the true pixels has a prediction. Every number is computed per frame; reports give the
+mean over frames (and the median of the scale), so that each frame weighs the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+import json
+import math
+from pathlib import Path
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharp_ros.config import ModelConfig
+from sharp_ros.errors import CheckpointError, ConfigError, InputError
+
+if TYPE_CHECKING:
+    from sharp_ros.apps.sources import SourceFrame
+    from sharp_ros.camera import Intrinsics
+    from sharp_ros.engine import Engine
+
+MIN_TRUTH, MAX_TRUTH = 0.15, 24.0  # metres
+MIN_PIXELS = 100  # with truth and prediction, for a frame to count
+TRAINING_MEAN = Path(__file__).parents[1] / 'weights' / 'training_mean_depth.npz'
+METRICS = ('abs_rel', 'delta1', 'rmse')
+_PATIENCE = 30  # frames without any depth after which a source is taken to have none
+
+
+def depth_metrics(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Compare one depth image with the truth; see the top of this module for which pixels.
+
+    `abs_rel` is the mean of |p - t| / t, `delta1` the share of pixels with max(p / t, t / p) below
+    1.25, `rmse` the root of the mean squared difference in metres (Eigen et al., 2014). The same
+    names with `_median_scaled` hold after the prediction is multiplied by `scale`, the median of
+    t / p.
+
+    Args:
+        prediction: [H, W] z-depth in metres; what is not positive and finite is no prediction.
+        truth: [H, W] z-depth in metres.
+
+    Returns:
+        The six metrics, `scale`, `coverage` and `pixels`.
+
+    Raises:
+        InputError: `size_mismatch`, or `no_truth` if fewer than `MIN_PIXELS` can be compared.
+    """
+    if prediction.shape != truth.shape:
+        raise InputError(
+            f'prediction {prediction.shape} and truth {truth.shape} differ in size',
+            'size_mismatch',
+        )
+    true = (truth >= MIN_TRUTH) & (truth <= MAX_TRUTH)  # False for NaN
+    both = true & np.isfinite(prediction) & (prediction > 0)
+    pixels = int(np.count_nonzero(both))
+    if pixels < MIN_PIXELS:
+        raise InputError(
+            f'only {pixels} pixels have true depth of {MIN_TRUTH:g} to {MAX_TRUTH:g} m and a '
+            'prediction; check the unit of the truth',
+            'no_truth',
+        )
+    p, t = prediction[both].astype(np.float64), truth[both].astype(np.float64)
+    scale = float(np.median(t / p))
+    scaled = {f'{name}_median_scaled': value for name, value in _errors(p * scale, t).items()}
+    coverage = pixels / int(np.count_nonzero(true))
+    return {**_errors(p, t), **scaled, 'scale': scale, 'coverage': coverage, 'pixels': pixels}
+
+
+def evaluate(frames: Iterable[SourceFrame], engine: Engine) -> dict[str, Any]:
+    """Run a model over frames with true depth, and the baselines next to it.
+
+    Args:
+        frames: those without depth, or with too little of it, are counted and left out.
+        engine: ready to predict; sensor models are given the truth as their measurement.
+
+    Returns:
+        `frames`, `frames_without_truth`, the means of the metrics, `coverage`, `scale_median`,
+        `scale_std` (of the logarithm over frames), `latency_ms` (`p50`, `p95` of
+        `Engine.predict`), and `baselines` with the same keys.
+
+    Raises:
+        InputError: `no_truth` if no frame could be compared.
+    """
+    from sharp_ros.point_cloud import depth_from_gaussians
+
+    model, constant, mean = _Tally(), _Tally(), _Tally()
+    mean_log_depth, median_depth = load_training_mean()
+    latencies: list[float] = []
+    without_truth = 0
+    for frame in frames:
+        k = frame.intrinsics
+        if frame.depth is None:
+            without_truth += 1
+            if without_truth == _PATIENCE and not model:
+                break
+            continue
+        if not latencies:
+            engine.warm_up(k)
+        gaussians = engine.predict(frame.image, k, frame.depth)
+        latencies.append(engine.last_ms)
+        try:
+            model.add(depth_from_gaussians(gaussians, k.width, k.height), frame.depth)
+        except InputError as error:
+            if error.reason != 'no_truth':
+                raise
+            without_truth += 1
+            continue
+        constant.add(np.full(frame.depth.shape, median_depth, np.float32), frame.depth)
+        mean.add(training_mean_depth(mean_log_depth, k), frame.depth)
+    if not model:
+        raise InputError(
+            'the source has no true depth to compare with; give an RGB-D folder (rgb.txt, '
+            'depth.txt), a bag with a registered depth topic, synthetic or motorcycle',
+            'no_truth',
+        )
+    return {
+        'frames': len(model),
+        'frames_without_truth': without_truth,
+        **model.summary(),
+        'latency_ms': {
+            'p50': round(float(np.percentile(latencies, 50)), 2),
+            'p95': round(float(np.percentile(latencies, 95)), 2),
+        },
+        'baselines': {
+            'constant': {'depth': round(median_depth, 4), **constant.summary()},
+            'training_mean': mean.summary(),
+        },
+    }
+
+
+def load_training_mean() -> tuple[np.ndarray, float]:
+    """Mean log depth [24, 32] and median depth (metres) of the rooms nano was trained on.
+
+    Raises:
+        CheckpointError: if the file of the package is missing or damaged.
+    """
+    try:
+        with np.load(TRAINING_MEAN) as file:
+            return file['mean_log_depth'], float(file['median_depth'])
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f'cannot read {TRAINING_MEAN} ({error}); reinstall sharp_ros'
+        ) from error
+
+
+def save_training_mean(shards: Sequence[str | Path], path: Path = TRAINING_MEAN) -> None:
+    """Compute the baselines from shards of training rooms (`sharp_ros.training.dataset`).
+
+    The file in the repository was made by
+
+        python -c "from glob import glob; from sharp_ros.apps.evaluate import save_training_mean;
+        save_training_mean(sorted(glob('data/*.npz')))"
+
+    Args:
+        shards: files with `d` [N, 192, 256], z-depth in metres.
+        path: of the file to write: `mean_log_depth` [24, 32] float32, `median_depth` float32, and
+            `images`, how many went into them.
+    """
+    total, count, images = np.zeros((24, 32)), np.zeros((24, 32)), 0
+    sample = []
+    for shard in shards:
+        with np.load(shard) as file:
+            depth = file['d'].astype(np.float32)
+        known = (depth >= MIN_TRUTH) & (depth <= MAX_TRUTH)
+        logs = np.log(np.where(known, depth, 1))
+        blocks = (-1, 24, depth.shape[1] // 24, 32, depth.shape[2] // 32)
+        total += logs.reshape(blocks).sum((0, 2, 4))
+        count += known.reshape(blocks).sum((0, 2, 4))
+        images += len(depth)
+        sample.append(depth[known][::101])  # of all pixels; the median needs no more
+    median = np.float32(np.median(np.concatenate(sample)))
+    mean = (total / count).astype(np.float32)
+    np.savez_compressed(path, mean_log_depth=mean, median_depth=median, images=images)
+
+
+def training_mean_depth(mean_log_depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
+    """The per-pixel training mean [H, W] in metres at the resolution of an image."""
+    import cv2
+
+    size = (intrinsics.width, intrinsics.height)
+    return np.exp(cv2.resize(mean_log_depth, size, interpolation=cv2.INTER_LINEAR))
+
+
+def motorcycle_frames() -> Iterator[SourceFrame]:
+    """The left photograph of Middlebury's motorcycle with its depth (Scharstein et al., 2014).
+
+    scikit-image carries it at quarter size, together with the focal length, principal point,
+    baseline, and offset of the right principal point, so that
+    depth = focal * baseline / (disparity + offset).
+
+    Raises:
+        ConfigError: if scikit-image is not installed.
+    """
+    try:
+        from skimage.data import stereo_motorcycle
+    except ImportError as error:
+        raise ConfigError(
+            'motorcycle comes with scikit-image; pip install scikit-image'
+        ) from error
+    from sharp_ros.apps.sources import SourceFrame
+    from sharp_ros.camera import Intrinsics
+
+    focal, centre, baseline, offset = 994.978, (311.193, 254.877), 0.193001, 31.086
+    image, _, disparity = stereo_motorcycle()
+    depth = (focal * baseline / (disparity + offset)).astype(np.float32)  # NaN stays NaN
+    intrinsics = Intrinsics(focal, focal, *centre, image.shape[1], image.shape[0])
+    yield SourceFrame(np.ascontiguousarray(image), intrinsics, 0, depth=depth)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sharp-ros eval`."""
+    from sharp_ros.apps.predict import add_model_arguments
+
+    parser.add_argument(
+        'source',
+        help='motorcycle, synthetic, an RGB-D folder in TUM layout, or a bag with true depth',
+    )
+    add_model_arguments(parser)
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the report there')
+    parser.add_argument(
+        '--max-frames', type=int, metavar='N', help='stop after so many frames with depth'
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print a table, write the report.
+
+    Raises:
+        ConfigError: for unknown models, devices or numbers of frames.
+        InputError: if the source cannot be used or has no depth.
+    """
+    from rich.console import Console
+
+    from sharp_ros.apps.bench import commit
+    from sharp_ros.apps.doctor import machine
+    from sharp_ros.apps.predict import write_atomically
+    from sharp_ros.engine import Engine, choose_device
+    from sharp_ros.models import load_predictor
+
+    if args.max_frames is not None and args.max_frames < 1:
+        raise ConfigError(f'--max-frames must be at least 1, got {args.max_frames}')
+    device = choose_device(args.device)
+    predictor, info = load_predictor(args.model, device)
+    engine = Engine(predictor, ModelConfig(name=args.model, device=args.device))
+    frames, note = _open(args.source)
+    report = {
+        'source': args.source,
+        'note': note,
+        'model': info.name,
+        'licence': info.licence,
+        'metric': info.metric,
+        'device': device,
+        **evaluate(_with_progress(_limited(frames, args.max_frames)), engine),
+        'machine': machine(),
+        'commit': commit(),
+        'command': shlex.join(['sharp-ros', *sys.argv[1:]]),
+    }
+    if args.json is not None:
+        write_atomically(args.json, json.dumps(report, indent=2) + '\n')
+    Console().print(_table(report))
+    if note:
+        print(f'note: {note}')
+    return 0
+
+
+class _Tally:
+    """Metrics of frame after frame."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, float]] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
+        self._rows.append(depth_metrics(prediction, truth))
+
+    def summary(self) -> dict[str, float]:
+        names = chain(METRICS, (f'{name}_median_scaled' for name in METRICS), ['coverage'])
+        means = {name: float(np.mean([row[name] for row in self._rows])) for name in names}
+        scales = [row['scale'] for row in self._rows]
+        spread = float(np.std(np.log(scales)))
+        means |= {'scale_median': float(np.median(scales)), 'scale_std': spread}
+        return {name: round(value, 4) for name, value in means.items()}
+
+
+def _errors(p: np.ndarray, t: np.ndarray) -> dict[str, float]:
+    return {
+        'abs_rel': float(np.mean(np.abs(p - t) / t)),
+        'delta1': float(np.mean(np.maximum(p / t, t / p) < 1.25)),
+        'rmse': math.sqrt(float(np.mean((p - t) ** 2))),
+    }
+
+
+def _open(source: str) -> tuple[Iterable[SourceFrame], str]:
+    """Frames of a source, and what it had to assume."""
+    if source == 'motorcycle':
+        return motorcycle_frames(), ''
+    from sharp_ros.apps.sources import open_source
+
+    opened = open_source(source)
+    return opened.frames(), opened.note
+
+
+def _limited(frames: Iterable[SourceFrame], most: int | None) -> Iterator[SourceFrame]:
+    """All frames up to the given number of frames with depth."""
+    left = math.inf if most is None else most
+    for frame in frames:
+        yield frame
+        left -= frame.depth is not None
+        if left <= 0:
+            return
+
+
+def _with_progress(frames: Iterable[SourceFrame]) -> Iterator[SourceFrame]:
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn('{task.completed} frames'), TimeElapsedColumn())
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task('', total=None)
+        for frame in frames:
+            yield frame
+            progress.advance(task)
+
+
+def _table(report: Mapping[str, Any]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    title = f'{report["source"]}: {report["frames"]} frames, coverage {report["coverage"]:.1%}'
+    table = Table(title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column('')
+    headings = ('AbsRel', 'δ1', 'RMSE', 'AbsRel*', 'δ1*', 'RMSE*', 'scale', 'spread')
+    for heading in headings:
+        table.add_column(heading, justify='right', no_wrap=True)
+    baselines = report['baselines']
+    rows = {
+        Path(report['model']).stem: report,
+        f'all {baselines["constant"]["depth"]:.2f} m': baselines['constant'],
+        'room mean': baselines['training_mean'],
+    }
+    keys = (*METRICS, *(f'{name}_median_scaled' for name in METRICS))
+    for name, row in rows.items():
+        numbers = [f'{row[key]:.3f}' for key in (*keys, 'scale_median', 'scale_std')]
+        table.add_row(name, *numbers)
+    latency = report['latency_ms']
+    table.caption = (
+        'RMSE in metres; room mean: of the training rooms, pixel by pixel. * every frame '
+        'multiplied by its median ratio to the truth (scale: median of the ratios, spread: std '
+        f'of their logarithm). Network: {latency["p50"]:.0f} ms (median), '
+        f'{latency["p95"]:.0f} ms (p95). Licence of the weights: {report["licence"]}'
+    )
+    table.caption_justify = 'left'
+    return table

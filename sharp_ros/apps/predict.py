@@ -1,0 +1,349 @@
+"""`sharp-ros predict`: photographs to depth, a coloured preview and Gaussians on disk."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+import io
+from itertools import chain, count
+import math
+import os
+from pathlib import Path
+import sys
+from typing import TYPE_CHECKING
+
+from sharp_ros.config import ModelConfig, PointCloudConfig, SharpConfig, options
+from sharp_ros.errors import ConfigError, InputError, SharpError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sharp_ros.camera import Intrinsics
+    from sharp_ros.pipeline import FrameResult, Pipeline
+
+DEFAULT_FOV = math.radians(60)  # across the longer side: a phone's main camera, about
+PNG_MAX_RANGE = 65.535  # metres that 16 bits of millimetres can hold
+_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff')
+_DEPTH, _PREVIEW = '_depth.png', '_preview.png'
+_PREVIEW_SIDE = 960  # longest side of either half of a preview, pixels
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags `--model` and `--device`, with the defaults and texts of the configuration."""
+    entries = {entry.key: entry for entry in options()}
+    name, device = entries['model.name'], entries['model.device']
+    parser.add_argument('--model', default=name.default, metavar='NAME|PATH', help=name.help)
+    parser.add_argument(
+        '--device', default=device.default, choices=device.choices, help=device.help
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sharp-ros predict`."""
+    parser.add_argument('images', nargs='+', type=Path, help='image files, or folders of them')
+    parser.add_argument('-o', '--output', type=Path, required=True, help='folder for the results')
+    add_model_arguments(parser)
+    focal = parser.add_mutually_exclusive_group()
+    focal.add_argument('--focal-px', type=float, help='focal length of all images, pixels')
+    focal.add_argument('--hfov', type=float, help='horizontal field of view, degrees')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict every image; 1 if one could not be read or predicted.
+
+    Raises:
+        ConfigError: if no image is named, or the model needs more than an image.
+    """
+    from rich.progress import Progress
+
+    names = _output_names(list_images(args.images))
+    _check_focal(args)
+    pipeline = photo_pipeline(ModelConfig(name=args.model, device=args.device))
+    args.output.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    with Progress(disable=len(names) == 1, transient=True) as progress:
+        for path, name in progress.track(names.items(), description='predict'):
+            try:
+                print(_predict_file(pipeline, path, args.output / name, args))
+            except SharpError as error:
+                failed += 1
+                print(f'error: {error}', file=sys.stderr)
+    if failed:
+        print(f'{failed} of {len(names)} images failed', file=sys.stderr)
+    return 1 if failed else 0
+
+
+def photo_pipeline(model: ModelConfig) -> Pipeline:
+    """A pipeline for single photographs: depth up to what the 16-bit file can hold, no views.
+
+    Raises:
+        ConfigError: if the model or device does not exist, or the model needs sensor depth.
+        CheckpointError: if the weights cannot be loaded.
+    """
+    from sharp_ros.pipeline import Pipeline
+
+    cloud = replace(PointCloudConfig(), max_range=PNG_MAX_RANGE)
+    pipeline = Pipeline.from_config(SharpConfig(model=model, point_cloud=cloud, views={}))
+    if pipeline.info.needs_depth:
+        raise ConfigError(
+            f'model {pipeline.info.name!r} needs a depth image with every photograph; '
+            'choose --model nano'
+        )
+    return pipeline
+
+
+def list_images(paths: Sequence[Path]) -> list[Path]:
+    """Files as given and the images directly inside of folders, sorted, each once.
+
+    Depth and preview images this command wrote are skipped in folders, so that results may lie
+    beside the photographs.
+
+    Raises:
+        ConfigError: if a path does not exist or no image is found.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            found.update(
+                (file, None)
+                for file in sorted(path.iterdir())
+                if file.suffix.lower() in _SUFFIXES
+                and not file.name.endswith((_DEPTH, _PREVIEW))
+                and not file.name.startswith('.')
+            )
+        elif path.exists():
+            found[path] = None
+        else:
+            raise ConfigError(f'{path} does not exist; give image files or folders')
+    if not found:
+        raise ConfigError(
+            f'no image in {", ".join(map(str, paths))}; known are {", ".join(_SUFFIXES)}'
+        )
+    return list(found)
+
+
+def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
+    """Write depth (`_depth.png`, `_depth.npz`), `_preview.png` and `.ply`, each as a whole.
+
+    The PNG holds 16-bit millimetres, 0 where there is no depth, 65535 from 65.535 m on. The npz
+    holds `depth` [H, W] float32 metres (NaN: none), `log_depth_std` [H, W] float32 (absent if the
+    model does not estimate it) and `intrinsics` (fx, fy, cx, cy in pixels, centres at integers).
+
+    Args:
+        result: of a pipeline.
+        stem: path of the results without their endings; its folder exists.
+
+    Returns:
+        The files written.
+    """
+    import numpy as np
+
+    from sharp_ros.gaussians import save_ply
+
+    k = result.frame.intrinsics
+    arrays = {'depth': result.depth, 'intrinsics': np.array([k.fx, k.fy, k.cx, k.cy])}
+    spread = log_depth_std(result)
+    if spread is not None:
+        arrays['log_depth_std'] = spread
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    near, far = depth_range(result.depth)
+    files = {
+        _DEPTH: _png(millimetres(result.depth)),
+        '_depth.npz': buffer.getvalue(),
+        _PREVIEW: _png(draw_preview(result.frame.image, result.depth, near, far)[..., ::-1]),
+    }
+    written = []
+    for ending, data in files.items():
+        written.append(stem.with_name(stem.name + ending))
+        write_atomically(written[-1], data)
+    written.append(stem.with_name(f'{stem.name}.ply'))
+    save_ply(written[-1], result.gaussians, k)
+    return written
+
+
+def log_depth_std(result: FrameResult) -> np.ndarray | None:  # -> [H, W]
+    """Standard deviation of the logarithm of the depth at image resolution, or None."""
+    import cv2
+
+    gaussians, k = result.gaussians, result.frame.intrinsics
+    if gaussians.log_depth_std is None or gaussians.grid is None:
+        return None
+    _, rows, columns = gaussians.grid
+    spread = gaussians.log_depth_std[: rows * columns].cpu().numpy().reshape(rows, columns)
+    return cv2.resize(spread, (k.width, k.height), interpolation=cv2.INTER_LINEAR)
+
+
+def millimetres(depth: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W] uint16
+    """Metres to whole millimetres; 0 where there is no depth, saturated at 65535."""
+    import numpy as np
+
+    known = depth > 0  # False for NaN
+    rounded = np.clip(np.where(known, depth, 0) * 1000 + 0.5, 0, 65535)
+    return np.where(known, np.maximum(rounded, 1), 0).astype(np.uint16)
+
+
+def depth_range(depth: np.ndarray) -> tuple[float, float]:
+    """Nearest and farthest depth worth a colour: the 1 % and 99 % quantiles, metres."""
+    import numpy as np
+
+    known = depth[np.isfinite(depth) & (depth > 0)]
+    if known.size == 0:
+        return 1.0, 2.0
+    near, far = (float(v) for v in np.quantile(known, (0.01, 0.99)))
+    return near, max(far, near * 1.05)
+
+
+def colour_depth(depth: np.ndarray, near: float, far: float) -> np.ndarray:
+    """Depth in colours, red near to blue far on a logarithmic scale, dark grey where unknown.
+
+    Args:
+        depth: [H, W] metres; what is not positive or not a number is unknown.
+        near: depth of the reddest colour, metres.
+        far: depth of the bluest colour, metres.
+
+    Returns:
+        [H, W, 3] uint8 RGB.
+    """
+    import cv2
+    import numpy as np
+
+    known = depth > 0
+    part = np.log(np.where(known, depth, near) / near) / math.log(far / near)
+    shade = (255 * (1 - np.clip(part, 0, 1)) + 0.5).astype(np.uint8)
+    colour = cv2.applyColorMap(shade, cv2.COLORMAP_TURBO)[..., ::-1]
+    return np.where(known[..., None], colour, np.uint8(40))
+
+
+def draw_preview(image: np.ndarray, depth: np.ndarray, near: float, far: float) -> np.ndarray:
+    """The image, its depth in colours and a scale bar in metres, side by side.
+
+    Args:
+        image: [H, W, 3] uint8 RGB.
+        depth: [H, W] metres.
+        near: see `colour_depth`.
+        far: see `colour_depth`.
+
+    Returns:
+        [h, w, 3] uint8 RGB, large images reduced.
+    """
+    import cv2
+    import numpy as np
+
+    height, width = depth.shape
+    shrink = min(1.0, _PREVIEW_SIDE / max(width, height))
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    photo = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    colour = colour_depth(cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST), near, far)
+    bar = _scale_bar(size[1], near, far)
+    return np.concatenate([photo, colour, bar], axis=1)
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Replace a file as a whole: readers see the old or the new contents, never a part."""
+    temporary = path.with_name(f'.{path.name}.partial')
+    temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+    os.replace(temporary, path)
+
+
+def _predict_file(
+    pipeline: Pipeline, path: Path, stem: Path, args: argparse.Namespace
+) -> str:  # what to tell about it
+    import numpy as np
+
+    from sharp_ros.camera import Frame, read_image
+
+    image, exif_focal = read_image(path)
+    size = (image.shape[1], image.shape[0])
+    intrinsics, origin = _intrinsics(size, exif_focal, args)
+    result = pipeline.process(Frame(image, intrinsics, 0, 'camera'), ())
+    written = save_prediction(result, stem)
+    median = 'no depth'
+    if np.isfinite(result.depth).any():
+        median = f'median depth {np.nanmedian(result.depth):.2f} m'
+    return (
+        f'{path}: {size[0]}x{size[1]}, focal length {intrinsics.fx:.0f} px ({origin}), '
+        f'{median} -> {", ".join(file.name for file in written)}'
+    )
+
+
+def _intrinsics(
+    size: tuple[int, int], exif_focal: float | None, args: argparse.Namespace
+) -> tuple[Intrinsics, str]:
+    from sharp_ros.camera import Intrinsics
+
+    width, height = size
+    if args.hfov is not None:
+        return Intrinsics.from_hfov(math.radians(args.hfov), width, height), 'from --hfov'
+    focal, origin = args.focal_px, 'from --focal-px'
+    if focal is None:
+        focal, origin = exif_focal, 'from EXIF'
+    if focal is None:
+        focal = max(size) / 2 / math.tan(DEFAULT_FOV / 2)
+        origin = (
+            f'assumed: {math.degrees(DEFAULT_FOV):.0f} degrees across the longer side; '
+            'metres scale with it, give --focal-px or --hfov'
+        )
+    return Intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height), origin
+
+
+def _check_focal(args: argparse.Namespace) -> None:
+    if args.focal_px is not None and not 0 < args.focal_px < math.inf:
+        raise ConfigError(f'--focal-px must be positive pixels, got {args.focal_px:g}')
+    if args.hfov is not None and not 0 < args.hfov < 180:
+        raise ConfigError(f'--hfov must lie between 0 and 180 degrees, got {args.hfov:g}')
+
+
+def _output_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Stem of the results of every image; images of one stem get _2, _3, ... in order."""
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for path in paths:
+        candidates = chain([path.stem], (f'{path.stem}_{n}' for n in count(2)))
+        names[path] = next(name for name in candidates if name not in taken)
+        taken.add(names[path])
+    return names
+
+
+def _png(image: np.ndarray) -> bytes:
+    """[H, W] uint16 or [H, W, 3] uint8 BGR as a PNG file."""
+    import cv2
+    import numpy as np
+
+    done, data = cv2.imencode('.png', np.ascontiguousarray(image))
+    if not done:
+        raise InputError(f'cannot encode an image of {image.shape} as PNG', 'bad_image_size')
+    return data.tobytes()
+
+
+def _scale_bar(height: int, near: float, far: float) -> np.ndarray:  # -> [height, ~90, 3]
+    """The colours of `colour_depth` from near (bottom) to far (top), with ticks in metres."""
+    import cv2
+    import numpy as np
+
+    font, text = cv2.FONT_HERSHEY_SIMPLEX, 0.45
+    margin = min(14, height // 4)
+    bar = np.full((height, 92, 3), 40, np.uint8)
+    rows = max(height - 2 * margin, 2)
+    metres = far * (near / far) ** (np.arange(rows) / (rows - 1))
+    ramp = colour_depth(np.repeat(metres[:, None], 18, 1), near, far)
+    bar[margin : margin + rows, 12:30] = ramp[: height - margin]
+    last = math.inf
+    for tick in _ticks(near, far):
+        y = margin + round((rows - 1) * math.log(far / tick) / math.log(far / near))
+        if last - y < 16:  # labels would overlap
+            continue
+        last = y
+        cv2.line(bar, (30, y), (35, y), (255, 255, 255), 1)
+        cv2.putText(bar, f'{tick:g} m', (39, y + 5), font, text, (255,) * 3, 1, cv2.LINE_AA)
+    return bar
+
+
+def _ticks(near: float, far: float) -> list[float]:
+    """Round numbers between two depths, ascending: 1, 2, 5 and, over a short range, all tenths."""
+    decades = range(math.floor(math.log10(near)), math.ceil(math.log10(far)) + 1)
+    digits = (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9) if far / near < 20 else (1, 2, 5)
+    ticks = [float(f'{d * 10.0**e:.3g}') for e in decades for d in digits]
+    inside = [tick for tick in ticks if near <= tick <= far]
+    return inside if len(inside) >= 2 else [float(f'{v:.3g}') for v in (near, far)]

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from sharp_ros.apps import bench
+from sharp_ros.apps.bench import Stage, endurance, measure
+from sharp_ros.apps.cli import main
+from sharp_ros.config import ModelConfig, SharpConfig
+from sharp_ros.network.nano import NanoNetwork, save_weights
+from sharp_ros.pipeline import Pipeline
+
+STAGES = {
+    *('decode_rectify_rgb8', 'decode_rectify_bgr8', 'decode_rectify_bayer_rggb8'),
+    *('decode_rectify_yuv422_yuy2', 'decode_rectify_nv12', 'network', 'depth', 'cloud_message'),
+    *('occupancy', 'view_over_shoulder', 'whole_frame'),
+}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_quick_report_has_every_stage_with_its_target(tmp_path, capsys):
+    torch.manual_seed(0)
+    weights, file = tmp_path / 'nano.safetensors', tmp_path / 'report.json'
+    save_weights(NanoNetwork(), weights, {})
+    assert main(['bench', '--quick', '--model', str(weights), '--json', str(file)]) == 0
+    report = json.loads(file.read_text())
+    assert set(report['stages']) == STAGES
+    for name, stage in report['stages'].items():
+        if 'not_measured' in stage:
+            assert name == 'cloud_message'
+            assert 'not installed' in stage['not_measured']
+            continue
+        assert 0 < stage['median_ms'] <= stage['p95_ms']
+        assert stage['runs'] > 0
+        if stage['target_ms'] is not None:
+            assert stage['met'] == (stage['median_ms'] <= stage['target_ms'])
+    assert {n for n, s in report['stages'].items() if s['target_ms']} == {
+        n for n in STAGES if n not in ('depth', 'occupancy', 'view_over_shoulder')
+    }
+    assert 10 < report['memory']['rss_mb'] < 1e5
+    assert report['endurance'] is None
+    assert report['machine']['cores'] >= 1
+    assert all(report[key] for key in ('commit', 'command', 'model', 'device', 'input'))
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in STAGES)
+
+
+def test_stage_runs_once_more_for_each_run_and_the_warm_up():
+    calls = []
+    result = measure(Stage(lambda: calls.append(1), target_ms=1000), runs=4)
+    assert len(calls) == 4 + bench._WARM_UP
+    assert result['runs'] == 4
+    assert result['met'] is True
+
+
+def test_target_that_is_missed_is_reported_as_missed():
+    assert measure(Stage(lambda: sum(range(10_000)), target_ms=1e-6), runs=3)['met'] is False
+
+
+def test_stage_without_its_package_is_reported_with_the_reason():
+    def needs_ros():
+        raise ModuleNotFoundError('No module', name='sensor_msgs')
+
+    result = measure(Stage(needs_ros, 8.0), runs=3)
+    assert result == {'not_measured': 'sensor_msgs is not installed', 'target_ms': 8.0}
+
+
+def test_endurance_reports_memory_that_grows(monkeypatch):
+    usage = iter(range(100, 10**6, 50))  # 50 MB a frame
+    monkeypatch.setattr(bench, 'rss_mb', lambda: float(next(usage)))
+    config = SharpConfig(model=ModelConfig(name='sensor'), views={})
+    pipeline = Pipeline.from_config(config)
+    result = endurance(pipeline, bench._plain_frames, minutes=0.01)
+    assert result['frames'] >= 2
+    assert result['rss_end_mb'] > result['rss_start_mb']
+    assert result['drift_mb_per_minute'] > 0
+    assert result['met'] == (result['drift_mb'] <= bench.MAX_DRIFT_MB)
+
+
+def test_memory_of_this_process_is_plausible():
+    before = bench.rss_mb()
+    ballast = b'x' * 100_000_000
+    assert bench.rss_mb() - before > 50
+    del ballast
+
+
+def test_version_stands_in_where_there_is_no_repository(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, '__file__', str(tmp_path / 'sharp_ros' / 'apps' / 'bench.py'))
+    assert bench.commit() == bench.__version__

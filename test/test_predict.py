@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+import runpy
+import sys
+
+import cv2
+import numpy as np
+from PIL import Image
+import pytest
+import torch
+
+from sharp_ros import models
+from sharp_ros.apps.cli import main
+from sharp_ros.apps.predict import colour_depth, depth_range, draw_preview, millimetres
+from sharp_ros.gaussians import load_ply
+from sharp_ros.network.nano import NanoNetwork, save_weights
+
+EXAMPLE = Path(__file__).parents[1] / 'examples' / '01_predict_image.py'
+ENDINGS = ('_depth.png', '_depth.npz', '_preview.png', '.ply')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('weights') / 'nano.safetensors'
+    save_weights(NanoNetwork(), path, {})
+    return path
+
+
+def write_photo(path, size=(96, 64), focal_35mm=None):
+    coarse = np.random.default_rng(1).integers(0, 255, (6, 8, 3), np.uint8)
+    image = Image.fromarray(cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC))
+    exif = Image.Exif()
+    if focal_35mm:
+        exif.get_ifd(0x8769)[0xA405] = focal_35mm  # FocalLengthIn35mmFilm
+    image.save(path, exif=exif)
+    return path
+
+
+def predict(weights, out, *arguments):
+    return main(['predict', *map(str, arguments), '-o', str(out), '--model', str(weights)])
+
+
+def test_photo_with_exif_gives_all_files_in_agreement(weights, tmp_path, capsys):
+    photo = write_photo(tmp_path / 'room.jpg', focal_35mm=26)
+    assert predict(weights, tmp_path / 'out', photo) == 0
+    files = {ending: tmp_path / 'out' / f'room{ending}' for ending in ENDINGS}
+    assert sorted(files.values()) == sorted((tmp_path / 'out').iterdir())
+
+    with np.load(files['_depth.npz']) as arrays:
+        depth, spread, k = arrays['depth'], arrays['log_depth_std'], arrays['intrinsics']
+    assert depth.shape == spread.shape == (64, 96)
+    assert depth.dtype == np.float32
+    focal = 26 / math.hypot(36, 24) * math.hypot(96, 64)
+    np.testing.assert_allclose(k, [focal, focal, 47.5, 31.5])
+    assert 'from EXIF' in capsys.readouterr().out
+
+    png = cv2.imread(str(files['_depth.png']), cv2.IMREAD_UNCHANGED)
+    assert png.dtype == np.uint16
+    known = np.isfinite(depth)
+    assert known.mean() > 0.5
+    assert np.abs(png[known] / 1000 - depth[known]).max() <= 0.0006  # half a millimetre
+    assert (png[~known] == 0).all()
+
+    gaussians = load_ply(files['.ply'])
+    z = gaussians.means[:, 2].numpy()
+    assert z.min() <= np.nanmin(depth) + 0.05
+    assert cv2.imread(str(files['_preview.png'])).shape[0] == 64
+
+
+def test_focal_length_given_wins_over_exif_and_scales_the_metres(weights, tmp_path):
+    photo = write_photo(tmp_path / 'a.jpg', focal_35mm=26)
+    medians = {}
+    for focal in (80.0, 160.0):
+        assert predict(weights, tmp_path, photo, '--focal-px', focal) == 0
+        with np.load(tmp_path / 'a_depth.npz') as arrays:
+            assert arrays['intrinsics'][0] == focal
+            medians[focal] = np.nanmedian(arrays['depth'])
+    assert medians[160.0] / medians[80.0] == pytest.approx(2, rel=0.1)
+
+
+def test_horizontal_field_of_view_is_taken_in_degrees(weights, tmp_path):
+    photo = write_photo(tmp_path / 'a.png')
+    assert predict(weights, tmp_path, photo, '--hfov', 90) == 0
+    with np.load(tmp_path / 'a_depth.npz') as arrays:
+        assert arrays['intrinsics'][0] == pytest.approx(48)  # half the width
+
+
+@pytest.mark.parametrize('size', [(96, 64), (64, 96)])
+def test_without_any_focal_length_the_assumption_is_stated(weights, tmp_path, capsys, size):
+    photo = write_photo(tmp_path / 'a.png', size)
+    assert predict(weights, tmp_path, photo) == 0
+    assert 'assumed: 60 degrees across the longer side' in capsys.readouterr().out
+    with np.load(tmp_path / 'a_depth.npz') as arrays:
+        assert arrays['intrinsics'][0] == pytest.approx(48 / math.tan(math.radians(30)))
+
+
+def test_unreadable_images_of_a_folder_are_counted_and_the_others_done(weights, tmp_path, capsys):
+    write_photo(tmp_path / 'good.jpg')
+    (tmp_path / 'bad.jpg').write_bytes(b'\xff\xd8 no more')
+    (tmp_path / 'notes.txt').write_text('not an image')
+    assert predict(weights, tmp_path / 'out', tmp_path) == 1
+    err = capsys.readouterr().err
+    assert err.count('error:') == 1
+    assert 'bad.jpg' in err
+    assert '1 of 2 images failed' in err
+    assert {p.name for p in (tmp_path / 'out').iterdir()} == {f'good{e}' for e in ENDINGS}
+
+
+def test_results_beside_the_photos_are_not_taken_for_photos(weights, tmp_path):
+    write_photo(tmp_path / 'a.png')
+    for _ in range(2):
+        assert predict(weights, tmp_path, tmp_path) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {'a.png', *(f'a{e}' for e in ENDINGS)}
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(weights, tmp_path):
+    photos = [write_photo(tmp_path / 'a.png'), write_photo(tmp_path / 'a.jpg')]
+    assert predict(weights, tmp_path / 'out', *photos) == 0
+    expected = {f'{stem}{e}' for stem in ('a', 'a_2') for e in ENDINGS}
+    assert {p.name for p in (tmp_path / 'out').iterdir()} == expected
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--focal-px', '-5'], 'focal-px must be positive'),
+        (['--hfov', '180'], 'between 0 and 180'),
+        (['--model', 'sensor'], 'needs a depth image'),
+        (['--model', 'nonsense'], 'neither one of'),
+    ],
+)
+def test_impossible_wishes_are_refused_with_one_line(tmp_path, capsys, arguments, message):
+    photo = write_photo(tmp_path / 'a.png')
+    assert main(['predict', str(photo), '-o', str(tmp_path / 'out'), *arguments]) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count('\n') == 1
+    assert not (tmp_path / 'out').exists()
+
+
+def test_folder_without_images_is_an_error(tmp_path, capsys):
+    assert main(['predict', str(tmp_path), '-o', str(tmp_path)]) == 1
+    assert 'no image in' in capsys.readouterr().err
+
+
+def test_millimetres_round_saturate_and_keep_zero_for_unknown():
+    depth = np.array([[1.2344, 1.2346, 0.0001, 70.0, np.inf, np.nan, 0.0, -1.0]], np.float32)
+    assert millimetres(depth).tolist() == [[1234, 1235, 1, 65535, 65535, 0, 0, 0]]
+
+
+def test_colours_run_from_red_near_to_blue_far_and_leave_unknown_dark():
+    red, blue, unknown = colour_depth(np.array([[1.0, 4.0, np.nan]], np.float32), 1.0, 4.0)[0]
+    assert red[0] > red[2]
+    assert blue[2] > blue[0]
+    assert (unknown == 40).all()
+
+
+@pytest.mark.parametrize('height', [1, 20, 480])
+@pytest.mark.parametrize('depth', [np.nan, 2.0, 0.013, 40.0])
+def test_preview_is_drawn_for_any_depth_and_size(height, depth):
+    image = np.full((height, 30, 3), 128, np.uint8)
+    filled = np.full((height, 30), depth, np.float32)
+    preview = draw_preview(image, filled, *depth_range(filled))
+    assert preview.shape[0] == height
+    assert (preview[:, :30] == 128).all()
+
+
+def test_example_runs_and_writes_gaussians(weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(models, 'WEIGHTS_FOLDER', weights.parent)
+    photo, ply = write_photo(tmp_path / 'a.jpg'), tmp_path / 'a.ply'
+    monkeypatch.setattr(sys, 'argv', ['01_predict_image.py', str(photo), str(ply)])
+    runpy.run_path(str(EXAMPLE), run_name='__main__')
+    assert 'median depth' in capsys.readouterr().out
+    assert len(load_ply(ply)) > 0
