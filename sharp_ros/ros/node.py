@@ -110,18 +110,21 @@ class SharpNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker, then listen."""
+        result = super().on_activate(state)  # enables the publishers
         self._worker = Worker(self._process, self._on_error, name='sharp_worker')
         self._last_stamp_ns = 0
         self._create_subscribers(self._config)
         self._label = 'active'
-        return super().on_activate(state)
+        return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop listening, finish the frame at work, keep the weights and the map."""
-        self._stop()
+        stopped = self._stop()
         self._label = 'inactive'
         self.publish_diagnostics()
-        return super().on_deactivate(state)
+        result = super().on_deactivate(state)
+        # a frame that hangs would touch the map beside the next worker: start over instead
+        return result if stopped else TransitionCallbackReturn.ERROR
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the network, the map and the publishers."""
@@ -146,17 +149,19 @@ class SharpNode(LifecycleNode):
         self._stop()
         super().destroy_node()
 
-    def _stop(self) -> None:
+    def _stop(self) -> bool:
         for subscriber in self._subscribers:
             self.destroy_subscription(subscriber)
         self._subscribers.clear()
-        if self._worker is not None and not self._worker.stop():
-            self.get_logger().warning('the frame at work did not end within 5 s')
+        if self._worker is None or self._worker.stop():
+            return True
+        self.get_logger().error('the frame at work did not end within 5 s')
+        return False
 
     def _release(self) -> None:
         self._stop()
         for publisher in self._outputs.values():
-            self.destroy_publisher(publisher)
+            self.destroy_lifecycle_publisher(publisher)
         self._outputs.clear()
         self._pipeline = self._worker = self._info = None
         gc.collect()  # tensors in reference cycles would keep device memory
