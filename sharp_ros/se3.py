@@ -143,9 +143,10 @@ class PoseBuffer:
             self._poses.popleft()
         return forward
 
-    def reaches(self, stamp_ns: int) -> bool:
-        """Whether a pose as new as the stamp has arrived."""
-        return bool(self._stamps) and self._stamps[-1] >= stamp_ns
+    @property
+    def newest_ns(self) -> int | None:
+        """Stamp of the newest pose, or None if there is none."""
+        return self._stamps[-1] if self._stamps else None
 
     def lookup(self, stamp_ns: int) -> np.ndarray:  # -> [4, 4]
         """Pose at a stamp.

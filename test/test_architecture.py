@@ -21,7 +21,8 @@ ROWS = [
     ['point_cloud', 'synthetic', 'rasterizer', 'network'],
     ['mapping', 'models', 'engine'],
     ['pipeline', 'worker', 'training'],
-    ['ros.conversions'],
+    ['ros.conversions', 'apps.base_source'],
+    ['apps.bag_source', 'apps.tum_source'],
     ['apps.sources'],
     ['apps', 'ros'],
 ]

@@ -10,9 +10,13 @@ from sharp_ros.synthetic import Room, plane_depth
 INTRINSICS = Intrinsics.from_hfov(1.2, 320, 240)
 
 
+@pytest.fixture(scope='module')
+def room():
+    return Room(seed=1)
+
+
 @pytest.mark.parametrize('t', [0.0, 8.0, 16.0])
-def test_a_furnished_room_is_level_to_two_degrees_and_its_floor_found_to_5_cm(t):
-    room = Room(seed=1)
+def test_a_furnished_room_is_level_to_two_degrees_and_its_floor_found_to_5_cm(room, t):
     T_world_camera = room.pose(t)
     _, depth = room.render(INTRINSICS, T_world_camera)
     T_level_camera = level_from_depth(depth, INTRINSICS)

@@ -72,9 +72,12 @@ class OdometrySource:
         return forward
 
     def lookup(self, stamp_ns: int, camera_frame: str) -> tuple[np.ndarray, str]:
-        """See `PoseSource`; waits up to `pose.wait` for a pose as new as the image."""
+        """See `PoseSource`; waits up to `pose.wait` for a pose as new as the image.
+
+        There is no waiting for a stream that never began or that broke off.
+        """
         with self._news:
-            self._news.wait_for(lambda: self._buffer.reaches(stamp_ns), self._config.wait)
+            self._news.wait_for(lambda: not self._is_due(stamp_ns), self._config.wait)
             world, child = self._frames
             T_world_child = self._buffer.lookup(stamp_ns)
         if self._T_base_camera is not None:
@@ -86,6 +89,11 @@ class OdometrySource:
                 'unknown_mounting',
             )
         return T_world_child, world
+
+    def _is_due(self, stamp_ns: int) -> bool:
+        """Whether the pose that follows the stamp should arrive any moment."""
+        newest_ns = self._buffer.newest_ns
+        return newest_ns is not None and 0 < stamp_ns - newest_ns < self._config.max_gap * 1e9
 
 
 def make_pose_source(config: PoseConfig) -> PoseSource:

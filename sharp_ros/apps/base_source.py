@@ -1,0 +1,90 @@
+"""What all sources share: the frame, the role, the assumed field of view, recorded poses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+import math
+from typing import Protocol
+
+import numpy as np
+
+from sharp_ros.camera import Intrinsics
+from sharp_ros.errors import PoseUnavailableError
+from sharp_ros.se3 import PoseBuffer
+
+DEFAULT_HFOV = math.radians(60)
+MAX_STAMP_DIFFERENCE_NS = 20_000_000  # of a depth image or an end of the trajectory
+_MAX_POSE_GAP = 0.25  # seconds interpolated over
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """One image with what its source knows about it.
+
+    Attributes:
+        image: [H, W, 3] uint8 RGB, without distortion.
+        intrinsics: of that image; see the source's `note` for where they come from.
+        stamp_ns: acquisition time, nanoseconds, of the recording's own clock.
+        T_world_camera: [4, 4] pose of the optical frame, or None when unknown.
+        depth: [H, W] float32 z-depth in metres registered to the image, or None; 0 and
+            non-finite mean no measurement.
+        frame_id: of the optical frame.
+    """
+
+    image: np.ndarray
+    intrinsics: Intrinsics
+    stamp_ns: int
+    T_world_camera: np.ndarray | None = None
+    depth: np.ndarray | None = None
+    frame_id: str = 'camera_optical_frame'
+
+
+class Source(Protocol):
+    """A camera or a recording.
+
+    Attributes:
+        name: what it is, for people.
+        rate_hz: nominal frame rate.
+        note: what was assumed, for example a field of view; empty when all is known.
+    """
+
+    name: str
+    rate_hz: float
+    note: str
+
+    def frames(self) -> Iterator[SourceFrame]:
+        """Frames in order of time, until the recording ends.
+
+        Raises:
+            InputError: when there is nothing (more) to deliver and there should be.
+        """
+        ...
+
+
+def assumed_hfov(hfov: float | None) -> tuple[float, str]:
+    """Field of view of an uncalibrated source, and the sentence that owns up to it."""
+    if hfov:
+        return hfov, f'not calibrated; field of view {math.degrees(hfov):.0f} degrees as given'
+    return DEFAULT_HFOV, (
+        f'not calibrated; assumed a field of view of {math.degrees(DEFAULT_HFOV):.0f} degrees, '
+        'distances scale with it; give the right one with --hfov'
+    )
+
+
+def pose_buffer(poses: Sequence[tuple[int, np.ndarray]]) -> PoseBuffer:
+    """All poses of a recording, which is read before its first image."""
+    poses = sorted(poses, key=lambda pose: pose[0])
+    duration = (poses[-1][0] - poses[0][0]) / 1e9 + 1 if poses else 1.0
+    buffer = PoseBuffer(duration, _MAX_POSE_GAP, MAX_STAMP_DIFFERENCE_NS / 1e9)
+    for stamp, pose in poses:
+        buffer.add(stamp, pose)
+    return buffer
+
+
+def pose_at(poses: PoseBuffer, stamp_ns: int) -> np.ndarray | None:  # -> [4, 4]
+    """The pose at a stamp, or None where the recording has a gap."""
+    try:
+        return poses.lookup(stamp_ns)
+    except PoseUnavailableError:
+        return None

@@ -1,0 +1,13 @@
+"""Worlds whose image, depth, poses and occupancy are known exactly: a furnished room and planes.
+
+The room is made of a few thousand flat patches, each with its own texture. From the bottom up:
+`materials`, `patches`, `furniture`, `renderer`, `room`; the planes are in `scenes`.
+"""
+
+from __future__ import annotations
+
+from sharp_ros.synthetic.furniture import SIZE
+from sharp_ros.synthetic.room import SPEED, GridTruth, Room
+from sharp_ros.synthetic.scenes import plane_depth, step_edge_depth
+
+__all__ = ['SIZE', 'SPEED', 'GridTruth', 'Room', 'plane_depth', 'step_edge_depth']

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from sharp_ros.config import PoseConfig
+from sharp_ros.errors import InputError, PoseUnavailableError
+from sharp_ros.ros.conversions import odometry_to_msg
+from sharp_ros.ros.pose_sources import NoPose, OdometrySource, make_pose_source
+from sharp_ros.se3 import matrix_from_quat, transform
+
+MS = 1_000_000
+CAMERA = 'camera_optical_frame'
+
+
+def odometry(stamp_ms, x=0.0, child=CAMERA, world='odom'):
+    return odometry_to_msg(transform(np.eye(3), [x, 0.0, 0.0]), stamp_ms * MS, world, child)
+
+
+def test_the_pose_is_interpolated_at_the_stamp_of_the_image():
+    source = OdometrySource(PoseConfig())
+    source.add(odometry(0, 0.0))
+    source.add(odometry(100, 1.0))
+    T_world_camera, world = source.lookup(25 * MS, CAMERA)
+    assert T_world_camera[0, 3] == pytest.approx(0.25)
+    assert world == 'odom'
+
+
+def test_an_image_waits_for_the_pose_that_follows_it():
+    source = OdometrySource(PoseConfig(wait=2.0))
+    source.add(odometry(0, 0.0))
+    later = threading.Timer(0.1, lambda: source.add(odometry(100, 1.0)))
+    later.start()
+    T_world_camera, _ = source.lookup(50 * MS, CAMERA)
+    later.join()
+    assert T_world_camera[0, 3] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize('first', [None, 0])
+def test_nobody_waits_for_odometry_that_never_began_or_broke_off(first):
+    source = OdometrySource(PoseConfig(wait=2.0))
+    if first is not None:
+        source.add(odometry(first))
+    start = time.monotonic()
+    with pytest.raises(PoseUnavailableError):
+        source.lookup(60_000 * MS, CAMERA)
+    assert time.monotonic() - start < 1.0
+
+
+def test_a_stale_pose_is_refused():
+    source = OdometrySource(PoseConfig(wait=0.0, tolerance=0.02))
+    source.add(odometry(0))
+    source.lookup(20 * MS, CAMERA)
+    with pytest.raises(PoseUnavailableError) as caught:
+        source.lookup(21 * MS, CAMERA)
+    assert caught.value.reason == 'pose_too_old'
+
+
+def test_the_mounting_of_the_camera_is_applied():
+    # camera 0.5 m ahead of the base and looking along its x axis
+    mounting = (0.5, 0.0, 0.0, -0.5, 0.5, -0.5, 0.5)
+    source = OdometrySource(PoseConfig(base_to_camera=mounting))
+    source.add(odometry(0, 2.0, child='base_link'))
+    T_world_camera, _ = source.lookup(0, CAMERA)
+    np.testing.assert_allclose(T_world_camera[:3, 3], [2.5, 0, 0])
+    np.testing.assert_allclose(T_world_camera[:3, 2], [1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(T_world_camera[:3, 1], [0, 0, -1], atol=1e-12)
+    expected = matrix_from_quat(np.array([0.5, -0.5, 0.5, -0.5]))
+    np.testing.assert_allclose(T_world_camera[:3, :3], expected, atol=1e-12)
+
+
+def test_an_unknown_mounting_is_not_guessed():
+    source = OdometrySource(PoseConfig())
+    source.add(odometry(0, child='base_link'))
+    with pytest.raises(PoseUnavailableError, match=r'pose\.base_to_camera'):
+        source.lookup(0, CAMERA)
+
+
+def test_another_world_frame_starts_a_new_history():
+    source = OdometrySource(PoseConfig(wait=0.0))
+    source.add(odometry(0, 5.0, world='map'))
+    source.add(odometry(10, 1.0))
+    with pytest.raises(PoseUnavailableError):
+        source.lookup(-30 * MS, CAMERA)
+    assert source.lookup(10 * MS, CAMERA)[1] == 'odom'
+
+
+def test_time_going_back_is_reported():
+    source = OdometrySource(PoseConfig())
+    assert source.add(odometry(1000))
+    assert not source.add(odometry(0))
+
+
+def test_a_pose_that_is_not_finite_is_refused():
+    with pytest.raises(InputError):
+        OdometrySource(PoseConfig()).add(odometry(0, float('nan')))
+
+
+def test_source_none_never_has_a_pose():
+    source = make_pose_source(PoseConfig(source='none'))
+    assert isinstance(source, NoPose)
+    with pytest.raises(PoseUnavailableError):
+        source.lookup(0, CAMERA)
