@@ -1,3 +1,5 @@
+"""Install sharp_ros as an ament_python package or with pip."""
+
 from glob import glob
 
 from setuptools import find_packages, setup
