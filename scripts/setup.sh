@@ -18,7 +18,7 @@ want=$(cat requirements/*.txt setup.py scripts/setup.sh | cksum; "$python" --ver
 # Shared libraries that wheels expect from the system: "library package".
 missing=
 while read -r library package; do
-    ldconfig -p 2>/dev/null | grep -q "$library" || missing="$missing $package"
+    "$python" -c "import ctypes; ctypes.CDLL('$library')" 2>/dev/null || missing="$missing $package"
 done <<LIST
 libusb-1.0.so.0 libusb-1.0-0
 libGL.so.1 libgl1
@@ -47,9 +47,9 @@ fi
 [ "$have_packages" = 1 ] && exit 0
 echo 'setup: making .venv (some minutes on the first run)'
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+.venv/bin/python -m pip install -qq --disable-pip-version-check \
     -r requirements/core.txt -r requirements/ros.txt -r requirements/dev.txt \
     -r requirements/train.txt || fail 'pip install failed; see above'
-.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+.venv/bin/python -m pip install -qq --disable-pip-version-check \
     --no-deps --no-build-isolation --editable . || fail 'installing sharp_ros failed; see above'
 printf '%s\n' "$want" > "$stamp"
