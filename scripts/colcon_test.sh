@@ -9,7 +9,11 @@ cd "$workspace"
 colcon --log-base log build --base-paths "$root" --packages-select sharp_ros
 . install/local_setup.bash
 test -f install/sharp_ros/share/sharp_ros/launch/sharp.launch.py
-test -x install/sharp_ros/lib/sharp_ros/sharp_node
+timeout --preserve-status -s INT 5 install/sharp_ros/lib/sharp_ros/sharp_node  # ends cleanly
+python -c '
+from sharp_ros.models import WEIGHTS_FOLDER
+assert "install" in WEIGHTS_FOLDER.parts, f"not the installed package: {WEIGHTS_FOLDER}"
+assert (WEIGHTS_FOLDER / "nano.safetensors").is_file(), "weights were not installed"'
 colcon --log-base log test --base-paths "$root" --packages-select sharp_ros \
     --return-code-on-test-failure \
     --pytest-args test/test_architecture.py test/test_config.py test/ros/test_node.py

@@ -9,6 +9,6 @@ import sys
 if 'AMENT_PREFIX_PATH' not in os.environ:
     os.environ['AMENT_PREFIX_PATH'] = sys.prefix
 # Tests of two checkouts on one machine must not hear each other.
-os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
+os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 50)
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')

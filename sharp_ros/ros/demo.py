@@ -28,6 +28,7 @@ import numpy as np
 import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.live import Live
 from sensor_msgs.msg import CameraInfo, Image
@@ -77,14 +78,16 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 if depth came back from the node."""
     console = Console()
     hfov = None if args.hfov is None else math.radians(args.hfov)
-    source = open_source(args.source, hfov=hfov, loop=True)
     args.output.mkdir(parents=True, exist_ok=True)
-    console.print(f'source: {source.name}, {source.rate_hz:g} Hz. {source.note}')
-    rclpy.init()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+    # Ctrl-C is ours to handle: the report comes after it, over a context that must live on
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     peer = Node('sharp_demo')
     monitor = Monitor(peer)
     try:
         with node_process(args.model, args.output / 'node.log') as process:
+            source = open_source(args.source, hfov=hfov, loop=True)  # while the node starts
+            console.print(f'source: {source.name}, {source.rate_hz:g} Hz. {source.note}')
             console.print('starting the node; its first start on a machine compiles kernels')
             manager = Manager(peer, process)
             manager.change(Transition.TRANSITION_CONFIGURE)
@@ -123,7 +126,10 @@ def node_process(model: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, '-m', 'sharp_ros.ros.node', '--ros-args', *remappings]
     with log.open('wb') as output:
         process = subprocess.Popen(
-            [*command, '-p', f'model.name:={model}'], stdout=output, stderr=subprocess.STDOUT
+            [*command, '-p', f'model.name:={model}'],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C meant for the demo must not end the node first
         )
         try:
             yield process

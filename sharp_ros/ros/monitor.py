@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 import struct
 import threading
 import time
@@ -105,7 +106,7 @@ class Monitor:
             peer.create_subscription(
                 stats.kind,
                 f'{NODE}/{topic}',
-                lambda data, t=topic: self._on_output(t, data),
+                partial(self._on_output, topic),
                 qos,
                 raw=True,
             )

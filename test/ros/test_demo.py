@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+import signal
 import subprocess
 import sys
+import time
 
 import cv2
 import pytest
@@ -14,11 +16,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+def demo_environment():
+    # beside the domain of this process, and below 101, where ports would clash with others
+    return {**os.environ, 'ROS_DOMAIN_ID': str(51 + os.getpid() % 50)}
+
+
 def run_demo(output, *arguments, timeout=240):
-    environment = {**os.environ, 'ROS_DOMAIN_ID': str(101 + os.getpid() % 100)}
     return subprocess.run(
         [sys.executable, '-m', 'sharp_ros.apps.cli', 'demo', '--output', str(output), *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+        cwd=ROOT, env=demo_environment(), capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
 
 
@@ -42,6 +48,29 @@ def test_demo_reports_every_topic_true_depth_and_a_picture(tmp_path):
     picture = cv2.imread(str(tmp_path / 'overview.png'))
     assert picture.shape[0] > 700
     assert picture.std() > 20
+
+
+def test_ctrl_c_ends_an_endless_demo_with_its_report(tmp_path):
+    demo = subprocess.Popen(
+        [sys.executable, '-m', 'sharp_ros.apps.cli', 'demo', '--model', 'sensor',
+         '--duration', '0', '--output', str(tmp_path)],
+        cwd=ROOT, env=demo_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+    try:
+        log, end = tmp_path / 'node.log', time.monotonic() + 200
+        while 'model sensor' not in (log.read_text() if log.exists() else ''):
+            assert time.monotonic() < end
+            assert demo.poll() is None
+            time.sleep(0.1)
+        time.sleep(4)
+        demo.send_signal(signal.SIGINT)
+        output, _ = demo.communicate(timeout=30)
+    finally:
+        demo.kill()
+    assert demo.returncode == 0, output
+    report = json.loads((tmp_path / 'report.json').read_text())
+    assert report['frames_in'] == report['processed'] + report['dropped'] > 0
 
 
 def test_a_source_that_does_not_exist_is_one_clear_line(tmp_path):
