@@ -24,7 +24,8 @@ def demo_environment():
 def run_demo(output, *arguments, timeout=240):
     return subprocess.run(
         [sys.executable, '-m', 'sharp_ros.apps.cli', 'demo', '--output', str(output), *arguments],
-        cwd=ROOT, env=demo_environment(), capture_output=True, text=True, timeout=timeout, check=False,
+        cwd=ROOT, env=demo_environment(), capture_output=True, text=True, timeout=timeout,
+        check=False,
     )  # fmt: skip
 
 
