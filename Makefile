@@ -1,4 +1,5 @@
-# make demo [SOURCE=synthetic|0|/dev/video0|video.mp4|folder|bag] [MODEL=nano|sensor] [DURATION=30]
+# make demo [SOURCE=synthetic|0|/dev/video0|video.mp4|folder|bag] [MODEL=nano|sensor]
+#           [DURATION=30] [HFOV=degrees] [OUT=out/demo]
 # make test
 SOURCE ?= synthetic
 MODEL ?= nano
@@ -9,7 +10,7 @@ SHELL := /bin/bash
 .PHONY: help setup demo test lint format unit colcon bench clean
 
 help:
-	@echo 'make demo   live: a camera source and the node over DDS; options SOURCE MODEL DURATION OUT'
+	@echo 'make demo   live: a camera source and the node over DDS; options SOURCE MODEL DURATION HFOV OUT'
 	@echo 'make test   lint, unit and ROS tests, colcon build and test'
 	@echo 'make bench  measure every stage on this machine, JSON into out/bench.json'
 
@@ -18,7 +19,7 @@ setup:
 
 demo: setup
 	@. scripts/env.sh && exec sharp-ros demo --source '$(SOURCE)' --model '$(MODEL)' \
-	    --duration $(DURATION) --output '$(OUT)'
+	    --duration $(DURATION) --output '$(OUT)' $(if $(HFOV),--hfov $(HFOV))
 
 test:
 	@scripts/setup.sh --test
