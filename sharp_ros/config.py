@@ -79,8 +79,8 @@ class PoseConfig:
     max_gap: float = option(0.5, 'longest gap between poses that is interpolated', minimum=0.0)
     base_to_camera: tuple[float, ...] = option(
         (0.0,) * 7,
-        'x y z qx qy qz qw of the optical frame in the odometry child frame; all zero: tf, or '
-        'identity when the frames are the same',
+        'x y z qx qy qz qw of the optical frame in the child frame of the odometry; all zero: '
+        'the odometry must place the optical frame itself',
     )
 
 

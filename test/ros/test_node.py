@@ -118,8 +118,9 @@ def test_age_stays_within_two_periods_of_a_slow_predictor_under_30_hz(make_node,
         peer.send()
 
     peer.spin_until(lambda: len(ages) >= 10, each=feed, period=1 / 30)
-    # two processing periods: one for the frame at work, one of its own; and one image interval
-    assert max(ages) < 2 * period + 1 / 30 + 0.05
+    # two processing periods, one for the frame at work and one of its own, and one image
+    # interval; the rest is for a busy machine
+    assert max(ages) < 2 * period + 1 / 30 + 0.15
     node.trigger_deactivate()
     total = counts(node)
     assert total.frames_in == total.processed + total.dropped
