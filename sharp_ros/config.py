@@ -208,6 +208,12 @@ def flatten(config: SharpConfig) -> dict[str, Any]:
     return flat
 
 
+def differences(config: SharpConfig) -> dict[str, Any]:
+    """The settings whose value is not the default, for logs and reports."""
+    defaults = flatten(SharpConfig())
+    return {k: v for k, v in flatten(config).items() if k not in defaults or v != defaults[k]}
+
+
 def from_flat(values: Mapping[str, Any]) -> SharpConfig:
     """A configuration from dotted keys; what is missing keeps its default.
 

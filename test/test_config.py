@@ -8,6 +8,7 @@ import yaml
 from sharp_ros.config import (
     SharpConfig,
     ViewConfig,
+    differences,
     flatten,
     from_flat,
     load_yaml,
@@ -100,3 +101,8 @@ def test_files_of_another_shape_are_refused(tmp_path, text):
 def test_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match='cannot read'):
         load_yaml(tmp_path / 'none.yaml')
+
+
+def test_differences_from_the_defaults_are_named():
+    assert differences(SharpConfig()) == {}
+    assert differences(from_flat({'occupancy.size': 12})) == {'occupancy.size': 12.0}

@@ -21,7 +21,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_srvs.srv import Trigger
 
 from sharp_ros.camera import Intrinsics
-from sharp_ros.config import SharpConfig
+from sharp_ros.config import SharpConfig, differences
 from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError, SharpError
 from sharp_ros.pipeline import GAUSSIANS, OCCUPANCY, POINTS, VIEW, FrameResult, Pipeline
 from sharp_ros.ros.conversions import (
@@ -105,6 +105,8 @@ class SharpNode(LifecycleNode):
         self.get_logger().info(
             f'model {info.name} ({kind}): {info.description}; licence {info.licence}'
         )
+        changed = ', '.join(f'{key}: {value}' for key, value in differences(config).items())
+        self.get_logger().info(f'settings that differ from the defaults: {changed or "none"}')
         self._label = 'inactive'
         return SUCCESS
 
