@@ -23,7 +23,7 @@ import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -271,7 +271,8 @@ def save_weights(network: NanoNetwork, path: str | Path, metadata: Mapping[str, 
     fold_batch_norms(folded.eval())
     tensors = {name: t.detach().half().contiguous() for name, t in folded.state_dict().items()}
     temporary = Path(path).with_name(f'.{Path(path).name}.partial')
-    save_file(tensors, temporary, dict(metadata))
+    temporary.write_bytes(save(tensors, dict(metadata)))
+    os.chmod(temporary, 0o644)  # the library writes for the owner only
     os.replace(temporary, path)
 
 
