@@ -272,7 +272,6 @@ def save_weights(network: NanoNetwork, path: str | Path, metadata: Mapping[str, 
     tensors = {name: t.detach().half().contiguous() for name, t in folded.state_dict().items()}
     temporary = Path(path).with_name(f'.{Path(path).name}.partial')
     temporary.write_bytes(save(tensors, dict(metadata)))
-    os.chmod(temporary, 0o644)  # the library writes for the owner only
     os.replace(temporary, path)
 
 
