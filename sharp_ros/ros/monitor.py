@@ -99,7 +99,7 @@ class Monitor:
             self.topics[f'view/{name}/image'] = TopicStats(Image, False)
             self.topics[f'view/{name}/camera_info'] = TopicStats(CameraInfo, False)
         for topic, stats in self.topics.items():
-            qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+            qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
             if topic == 'occupancy_grid':
                 qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
             # raw: only what is looked at is decoded, so that watching costs the node little
