@@ -15,7 +15,7 @@ ROOT = PACKAGE.name
 # A module imports from lower rows, or, within a folder, from those of its folder.
 ROWS = [
     ['errors'],
-    ['config', 'se3'],
+    ['config', 'metrics', 'se3'],
     ['camera'],
     ['gaussians'],
     ['point_cloud', 'synthetic', 'rasterizer', 'network'],

@@ -12,7 +12,6 @@ from sharp_ros import models
 from sharp_ros.apps import evaluate as module
 from sharp_ros.apps.cli import main
 from sharp_ros.apps.evaluate import (
-    depth_metrics,
     evaluate,
     load_training_mean,
     motorcycle_frames,
@@ -24,6 +23,7 @@ from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import CheckpointError, InputError
+from sharp_ros.metrics import depth_metrics
 from sharp_ros.models import ModelInfo
 from sharp_ros.network.composer import gaussians_from_depth
 

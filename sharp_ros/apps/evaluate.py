@@ -1,17 +1,13 @@
 """`sharp-ros eval`: how far predicted depth is from measured or exact depth, and from no network.
 
-Pixels are compared at the resolution of the image, where there is truth between `MIN_TRUTH` and
-`MAX_TRUTH` (0, NaN and infinity are no truth) and a predicted depth. Predictions are taken before
-flying pixels are removed, so that a model cannot gain by staying silent; `coverage` tells which
-share of the true pixels has a prediction. Every number is computed per frame; reports give the
-mean over frames (and the median of the scale), so that each frame weighs the same.
+Pixels are compared at the resolution of the image, see `sharp_ros.metrics`. Predictions are taken
+before flying pixels are removed, so that a model cannot gain by staying silent.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 import json
 import math
 from pathlib import Path
@@ -23,56 +19,15 @@ import numpy as np
 
 from sharp_ros.config import ModelConfig
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
+from sharp_ros.metrics import MAX_TRUTH, METRICS, MIN_TRUTH, depth_metrics, mean_metrics
 
 if TYPE_CHECKING:
     from sharp_ros.apps.sources import SourceFrame
     from sharp_ros.camera import Intrinsics
     from sharp_ros.engine import Engine
 
-MIN_TRUTH, MAX_TRUTH = 0.15, 24.0  # metres
-MIN_PIXELS = 100  # with truth and prediction, for a frame to count
 TRAINING_MEAN = Path(__file__).parents[1] / 'weights' / 'training_mean_depth.npz'
-METRICS = ('abs_rel', 'delta1', 'rmse')
 _PATIENCE = 30  # frames without any depth after which a source is taken to have none
-
-
-def depth_metrics(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Compare one depth image with the truth; see the top of this module for which pixels.
-
-    `abs_rel` is the mean of |p - t| / t, `delta1` the share of pixels with max(p / t, t / p) below
-    1.25, `rmse` the root of the mean squared difference in metres (Eigen et al., 2014). The same
-    names with `_median_scaled` hold after the prediction is multiplied by `scale`, the median of
-    t / p.
-
-    Args:
-        prediction: [H, W] z-depth in metres; what is not positive and finite is no prediction.
-        truth: [H, W] z-depth in metres.
-
-    Returns:
-        The six metrics, `scale`, `coverage` and `pixels`.
-
-    Raises:
-        InputError: `size_mismatch`, or `no_truth` if fewer than `MIN_PIXELS` can be compared.
-    """
-    if prediction.shape != truth.shape:
-        raise InputError(
-            f'prediction {prediction.shape} and truth {truth.shape} differ in size',
-            'size_mismatch',
-        )
-    true = (truth >= MIN_TRUTH) & (truth <= MAX_TRUTH)  # False for NaN
-    both = true & np.isfinite(prediction) & (prediction > 0)
-    pixels = int(np.count_nonzero(both))
-    if pixels < MIN_PIXELS:
-        raise InputError(
-            f'only {pixels} pixels have true depth of {MIN_TRUTH:g} to {MAX_TRUTH:g} m and a '
-            'prediction; check the unit of the truth',
-            'no_truth',
-        )
-    p, t = prediction[both].astype(np.float64), truth[both].astype(np.float64)
-    scale = float(np.median(t / p))
-    scaled = {f'{name}_median_scaled': value for name, value in _errors(p * scale, t).items()}
-    coverage = pixels / int(np.count_nonzero(true))
-    return {**_errors(p, t), **scaled, 'scale': scale, 'coverage': coverage, 'pixels': pixels}
 
 
 def evaluate(frames: Iterable[SourceFrame], engine: Engine) -> dict[str, Any]:
@@ -285,20 +240,7 @@ class _Tally:
         self._rows.append(depth_metrics(prediction, truth))
 
     def summary(self) -> dict[str, float]:
-        names = chain(METRICS, (f'{name}_median_scaled' for name in METRICS), ['coverage'])
-        means = {name: float(np.mean([row[name] for row in self._rows])) for name in names}
-        scales = [row['scale'] for row in self._rows]
-        spread = float(np.std(np.log(scales)))
-        means |= {'scale_median': float(np.median(scales)), 'scale_std': spread}
-        return {name: round(value, 4) for name, value in means.items()}
-
-
-def _errors(p: np.ndarray, t: np.ndarray) -> dict[str, float]:
-    return {
-        'abs_rel': float(np.mean(np.abs(p - t) / t)),
-        'delta1': float(np.mean(np.maximum(p / t, t / p) < 1.25)),
-        'rmse': math.sqrt(float(np.mean((p - t) ** 2))),
-    }
+        return {name: round(value, 4) for name, value in mean_metrics(self._rows).items()}
 
 
 def _open(source: str) -> tuple[Iterable[SourceFrame], str]:

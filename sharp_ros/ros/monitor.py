@@ -23,16 +23,17 @@ from rich.table import Table
 from rich.text import Text
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from sharp_ros.apps.evaluate import depth_metrics
 from sharp_ros.apps.pictures import draw_cloud, draw_grid, tile_pictures
 from sharp_ros.apps.predict import colour_depth, depth_range
 from sharp_ros.apps.sources import SourceFrame
 from sharp_ros.config import SharpConfig
 from sharp_ros.errors import InputError
+from sharp_ros.metrics import depth_metrics, mean_metrics
 from sharp_ros.ros.conversions import depth_from_msg, image_from_msg
 
 NODE = '/sharp'
 _REMEMBERED = 60  # frames kept, with their truth, until their depth comes back
+_SHOWN = ('abs_rel', 'delta1', 'rmse', 'abs_rel_median_scaled', 'scale_median')
 _METRIC_STRIDE = 4  # every how many pixels depth is compared; leaves the cores to the node
 
 
@@ -157,10 +158,8 @@ class Monitor:
         """Mean over frames of the depth metrics, or None without truth."""
         if not self._errors:
             return None
-        keys = ('abs_rel', 'delta1', 'rmse', 'abs_rel_median_scaled', 'delta1_median_scaled')
-        mean = {k: round(float(np.mean([e[k] for e in self._errors])), 4) for k in keys}
-        scales = [e['scale'] for e in self._errors]
-        return {**mean, 'scale_median': round(float(np.median(scales)), 4), 'frames': len(scales)}
+        means = {name: round(value, 4) for name, value in mean_metrics(self._errors).items()}
+        return {**means, 'frames': len(self._errors)}
 
     def table(self, sent: int) -> Group:
         """What has arrived so far, for the terminal."""
@@ -179,7 +178,7 @@ class Monitor:
         errors = self.depth_errors()
         if errors:
             lines.append(
-                'depth against truth: ' + ' · '.join(f'{k} {v:g}' for k, v in errors.items())
+                'depth against truth: ' + ' · '.join(f'{k} {errors[k]:g}' for k in _SHOWN)
             )
         lines += [f'{name}: {text}' for name, (level, text) in self._levels.items() if level]
         return Group(table, Text('\n'.join(lines)))

@@ -1,0 +1,85 @@
+"""How far a depth image is from the truth: the metrics of the field, in one place.
+
+Pixels count where there is truth between `MIN_TRUTH` and `MAX_TRUTH` (0, NaN and infinity are no
+truth) and a prediction; `coverage` tells which share of the true pixels has one. Reports give the
+mean over frames (and the median of the scale), so that each frame weighs the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import math
+
+import numpy as np
+
+from sharp_ros.errors import InputError
+
+MIN_TRUTH, MAX_TRUTH = 0.15, 24.0  # metres
+MIN_PIXELS = 100  # with truth and prediction, for a frame to count
+METRICS = ('abs_rel', 'delta1', 'rmse')
+
+
+def depth_metrics(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Compare one depth image with the truth; see the top of this module for the pixels.
+
+    `abs_rel` is the mean of |p - t| / t, `delta1` the share of pixels with max(p / t, t / p) below
+    1.25, `rmse` the root of the mean squared difference in metres (Eigen et al., 2014). The same
+    names with `_median_scaled` hold after the prediction is multiplied by `scale`, the median of
+    t / p.
+
+    Args:
+        prediction: [H, W] z-depth in metres; what is not positive and finite is no prediction.
+        truth: [H, W] z-depth in metres.
+
+    Returns:
+        The six metrics, `scale`, `coverage` and `pixels`.
+
+    Raises:
+        InputError: `size_mismatch`, or `no_truth` if fewer than `MIN_PIXELS` can be compared.
+    """
+    if prediction.shape != truth.shape:
+        raise InputError(
+            f'prediction {prediction.shape} and truth {truth.shape} differ in size',
+            'size_mismatch',
+        )
+    true = (truth >= MIN_TRUTH) & (truth <= MAX_TRUTH)  # False for NaN
+    both = true & np.isfinite(prediction) & (prediction > 0)
+    pixels = int(np.count_nonzero(both))
+    if pixels < MIN_PIXELS:
+        raise InputError(
+            f'only {pixels} pixels have true depth of {MIN_TRUTH:g} to {MAX_TRUTH:g} m and a '
+            'prediction; check the unit of the truth',
+            'no_truth',
+        )
+    p, t = prediction[both].astype(np.float64), truth[both].astype(np.float64)
+    scale = float(np.median(t / p))
+    scaled = {f'{name}_median_scaled': value for name, value in _errors(p * scale, t).items()}
+    coverage = pixels / int(np.count_nonzero(true))
+    return {**_errors(p, t), **scaled, 'scale': scale, 'coverage': coverage, 'pixels': pixels}
+
+
+def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over frames of `depth_metrics`, and the median and spread of the scale.
+
+    Args:
+        rows: one result of `depth_metrics` per frame, at least one.
+
+    Returns:
+        The six metrics, `coverage`, `scale_median`, and `scale_std`, the standard deviation of
+        the logarithm of the scale.
+    """
+    names = (*METRICS, *(f'{name}_median_scaled' for name in METRICS), 'coverage')
+    scales = [row['scale'] for row in rows]
+    return {
+        **{name: float(np.mean([row[name] for row in rows])) for name in names},
+        'scale_median': float(np.median(scales)),
+        'scale_std': float(np.std(np.log(scales))),
+    }
+
+
+def _errors(p: np.ndarray, t: np.ndarray) -> dict[str, float]:
+    return {
+        'abs_rel': float(np.mean(np.abs(p - t) / t)),
+        'delta1': float(np.mean(np.maximum(p / t, t / p) < 1.25)),
+        'rmse': math.sqrt(float(np.mean((p - t) ** 2))),
+    }

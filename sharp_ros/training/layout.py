@@ -1,0 +1,690 @@
+"""Random floor plans with walls, doors, windows and lights, furnished.
+
+Homes, offices, corridors with side rooms, warehouses and tight rooms. Lengths in metres; a seed
+stands for a scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from sharp_ros.training.furniture import (
+    add_bed,
+    add_cabinet,
+    add_chair,
+    add_clutter,
+    add_kitchen,
+    add_person,
+    add_pile,
+    add_plant,
+    add_shelf,
+    add_sofa,
+    add_table,
+)
+from sharp_ros.training.scene import Light, Material, Scene, SceneBuilder, Vector
+from sharp_ros.training.textures import Textures
+
+STYLES = {'home': 0.34, 'office': 0.28, 'corridor': 0.12, 'warehouse': 0.08, 'tight': 0.18}
+FURNITURE_DENSITY = {  # pieces per square metre
+    'home': 0.55,
+    'office': 0.55,
+    'corridor': 0.35,
+    'warehouse': 0.25,
+    'tight': 1.2,
+}
+WALL = 0.12  # thickness
+MAX_PIECES = 26  # of furniture in a room
+
+Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1
+AddAt = Callable[[float, float, float], None]  # x, y, yaw
+
+
+@dataclass(frozen=True)
+class Room:
+    """An axis-aligned room and the parts of its floor that are taken."""
+
+    bounds: Rectangle
+    height: float
+    taken: list[Rectangle] = field(default_factory=list)
+
+    def is_free(self, area: Rectangle, margin: float) -> bool:
+        """Whether an area lies inside and keeps a margin from everything there."""
+        x0, y0, x1, y1 = area
+        left, top, right, bottom = self.bounds
+        if x0 < left or y0 < top or x1 > right or y1 > bottom:
+            return False
+        return all(
+            x1 + margin < a or x0 - margin > c or y1 + margin < b or y0 - margin > d
+            for a, b, c, d in self.taken
+        )
+
+
+class Wall(NamedTuple):
+    """From `start` to `end` along x (axis 0) or y (axis 1), at `offset` on the other axis."""
+
+    axis: int
+    start: float
+    end: float
+    offset: float
+
+    def point(self, along: float, across: float, z: float) -> Vector:
+        """World point from coordinates along and across the wall."""
+        return (along, across, z) if self.axis == 0 else (across, along, z)
+
+
+class Opening(NamedTuple):
+    """A hole in a wall: `width` along it from `start`, from `bottom` to `top`."""
+
+    start: float
+    width: float
+    bottom: float
+    top: float
+
+    @property
+    def end(self) -> float:
+        """Where along the wall it ends."""
+        return self.start + self.width
+
+
+def build_scene(seed: int, textures: Textures) -> tuple[Scene, list[Room]]:
+    """A furnished storey and its rooms; the same seed and textures give the same scene."""
+    rng = np.random.default_rng(seed)
+    builder = SceneBuilder(rng, textures)
+    style = str(rng.choice(list(STYLES), p=list(STYLES.values())))
+    width, length, height = _storey_size(rng, style)
+    rooms, inner_walls = _partition(rng, style, width, length, height)
+    main_wall = _wall_material(builder)
+    _add_floors_and_ceiling(builder, rooms, width, length, height)
+    for wall in inner_walls:
+        _add_inner_wall(builder, wall, rooms, height, main_wall)
+    for wall, inwards in (
+        (Wall(0, 0, width, -WALL / 2), 1),
+        (Wall(0, 0, width, length + WALL / 2), -1),
+        (Wall(1, 0, length, -WALL / 2), 1),
+        (Wall(1, 0, length, width + WALL / 2), -1),
+    ):
+        _add_outer_wall(builder, wall, inwards, height, main_wall)
+    density = FURNITURE_DENSITY[style] * rng.uniform(0.5, 1.5)
+    for room in rooms:
+        Furnisher(builder, room, main_wall).furnish(density)
+        _add_wall_pieces(builder, room)
+        _add_lights(builder, room, style)
+        _add_ducts(builder, room, style)
+    return builder.finish(height), rooms
+
+
+def _storey_size(rng: np.random.Generator, style: str) -> tuple[float, float, float]:
+    """Width, length and height."""
+    height = float(np.clip(rng.normal(2.6, 0.2), 2.2, 3.4))
+    if style == 'home':
+        return rng.uniform(4, 10), rng.uniform(3.5, 9), height
+    if style == 'office':
+        return rng.uniform(4, 14), rng.uniform(4, 12), height + 0.2
+    if style == 'corridor':
+        return rng.uniform(6, 22), rng.uniform(4, 8), height
+    if style == 'tight':
+        return rng.uniform(2.2, 4.5), rng.uniform(2.2, 4.5), height
+    return rng.uniform(8, 20), rng.uniform(8, 16), rng.uniform(3.5, 7)
+
+
+def _partition(
+    rng: np.random.Generator, style: str, width: float, length: float, height: float
+) -> tuple[list[Room], list[Wall]]:
+    """Rooms and the walls between them, by splitting rectangles in two again and again."""
+    rooms: list[Room] = []
+    walls: list[Wall] = []
+
+    def split(x0: float, y0: float, x1: float, y1: float, depth: int) -> None:
+        size_x, size_y = x1 - x0, y1 - y0
+        longer = max(size_x, size_y)
+        if depth == 0 or longer < 4.2 or (rng.uniform() < 0.25 and size_x * size_y < 40):
+            rooms.append(Room((x0, y0, x1, y1), height))
+            return
+        cut = rng.uniform(0.35, 0.65) * longer
+        if size_x > size_y:
+            walls.append(Wall(1, y0, y1, x0 + cut))
+            split(x0, y0, x0 + cut - WALL / 2, y1, depth - 1)
+            split(x0 + cut + WALL / 2, y0, x1, y1, depth - 1)
+        else:
+            walls.append(Wall(0, x0, x1, y0 + cut))
+            split(x0, y0, x1, y0 + cut - WALL / 2, depth - 1)
+            split(x0, y0 + cut + WALL / 2, x1, y1, depth - 1)
+
+    if style != 'corridor':
+        split(0, 0, width, length, 0 if style in ('tight', 'warehouse') else rng.integers(0, 4))
+        return rooms, walls
+    across = rng.uniform(1.1, 2.6)
+    start = rng.uniform(0.3, 0.7) * (length - across)
+    rooms.append(Room((0, start, width, start + across), height))
+    walls.append(Wall(0, 0, width, start - WALL / 2))
+    if start > 1.5:
+        split(0, 0, width, start - WALL, 2)
+    walls.append(Wall(0, 0, width, start + across + WALL / 2))
+    if length - start - across > 1.5:
+        split(0, start + across + WALL, width, length, 2)
+    return rooms, walls
+
+
+def _wall_material(builder: SceneBuilder) -> Material:
+    rng = builder.rng
+    if rng.uniform() < 0.72:
+        bright = rng.uniform() < 0.75
+        return builder.material('plain', builder.colour(0.55) if bright else builder.colour())
+    return builder.material_of(
+        'brick',
+        'tile',
+        'concrete',
+        'planks',
+        'stripes',
+        'fabric',
+        'wood',
+        p=[0.22, 0.2, 0.25, 0.1, 0.1, 0.05, 0.08],
+    )
+
+
+def _add_floors_and_ceiling(
+    builder: SceneBuilder, rooms: list[Room], width: float, length: float, height: float
+) -> None:
+    rng = builder.rng
+    floor: Material | None = None
+    for room in rooms:
+        if floor is None or rng.uniform() < 0.5:
+            kind = rng.choice(
+                ['planks', 'tile', 'carpet', 'concrete', 'marble', 'terrazzo', 'wood', 'plain'],
+                p=[0.27, 0.22, 0.22, 0.09, 0.05, 0.05, 0.04, 0.06],
+            )
+            gloss = float(rng.choice([0, rng.uniform(0.2, 1.0)], p=[0.55, 0.45]))
+            floor = builder.material(kind, gloss=gloss)
+        x0, y0, x1, y1 = room.bounds
+        size = (x1 - x0 + 0.2, y1 - y0 + 0.2, 0.1)
+        builder.box(size, ((x0 + x1) / 2, (y0 + y1) / 2, -0.1), 0, floor)
+    if rng.uniform() < 0.7:
+        ceiling = builder.material('plain', builder.colour(0.75))
+    else:
+        ceiling = builder.material_of('tile', 'concrete', 'planks', 'plain')
+    builder.box((width + 1, length + 1, 0.1), (width / 2, length / 2, height), 0, ceiling)
+
+
+def _add_inner_wall(
+    builder: SceneBuilder, wall: Wall, rooms: list[Room], height: float, main: Material
+) -> None:
+    """A wall with at least one doorway, if one fits."""
+    rng = builder.rng
+    material = main if rng.uniform() < 0.6 else _wall_material(builder)
+    openings = []
+    span = wall.end - wall.start
+    count = max(1, int(span / rng.uniform(3, 7)))
+    for i in range(count):
+        low = wall.start + span * i / count + 0.2
+        high = wall.start + span * (i + 1) / count - 0.2
+        width = rng.choice([rng.uniform(0.75, 1.05), rng.uniform(1.2, 2.5)], p=[0.75, 0.25])
+        if high - low < width + 0.1:
+            continue
+        start = rng.uniform(low, high - width)
+        top = rng.uniform(1.95, 2.15) if rng.uniform() < 0.9 else height - 0.01
+        openings.append(Opening(start, width, 0, min(top, height - 0.01)))
+        _add_doorway(builder, wall, rooms, start, width, top)
+    _add_wall(builder, wall, height, material, openings)
+
+
+def _add_doorway(
+    builder: SceneBuilder, wall: Wall, rooms: list[Room], start: float, width: float, top: float
+) -> None:
+    """Frame and, for narrow ones, perhaps a door leaf; the floor around is kept free."""
+    rng = builder.rng
+    leaf = builder.material_of('wood', 'plain')
+    frame = builder.material_of('plain', 'wood')
+    post = 0.07
+    for along in (start - post / 2, start + width + post / 2):
+        size = wall.point(post, 0.16, top)
+        builder.box(size, wall.point(along, wall.offset, 0), 0, frame)
+    chance = rng.uniform()
+    for room in rooms:
+        x0, y0, _ = wall.point(start, wall.offset - 0.9, 0)
+        x1, y1, _ = wall.point(start + width, wall.offset + 0.9, 0)
+        room.taken.append((x0, y0, x1, y1))
+    if width >= 1.1 or chance >= 0.65:
+        return
+    angle = 0 if chance < 0.25 else rng.uniform(0.3, 1.7) * rng.choice([-1, 1])
+    yaw = (0 if wall.axis == 0 else math.pi / 2) + angle
+    x, y, _ = wall.point(start, wall.offset, 0)
+    c, s = math.cos(yaw), math.sin(yaw)
+    part = builder.new_part()
+    place = (x + c * width / 2, y + s * width / 2, 0)
+    builder.box((width, 0.04, top - 0.01), place, yaw, leaf, part)
+    place = (x + c * width * 0.88, y + s * width * 0.88, 1.0)
+    builder.box((0.12, 0.14, 0.02), place, yaw, builder.material('metal'), part)
+
+
+def _add_outer_wall(
+    builder: SceneBuilder, wall: Wall, inwards: int, height: float, main: Material
+) -> None:
+    """A wall with or without windows; `inwards` is the sign of the direction into the storey."""
+    rng = builder.rng
+    openings = []
+    along = wall.start + rng.uniform(0.3, 1.5)
+    material = main if rng.uniform() < 0.7 else _wall_material(builder)
+    has_windows = rng.uniform() < 0.5
+    while has_windows and along < wall.end - 1.2:
+        width = min(rng.uniform(0.7, 2.2), wall.end - along - 0.3)
+        bottom = rng.choice([rng.uniform(0.8, 1.1), rng.uniform(0.02, 0.3)], p=[0.8, 0.2])
+        top = min(height - 0.15, bottom + rng.uniform(0.9, 1.5) if bottom > 0.5 else 2.2)
+        openings.append(Opening(along, width, bottom, top))
+        _add_window(builder, wall, inwards, openings[-1])
+        along += width + rng.uniform(0.3, 2.5)
+    ends = wall._replace(start=wall.start - WALL, end=wall.end + WALL)
+    _add_wall(builder, ends, height, material, openings)
+
+
+def _add_window(builder: SceneBuilder, wall: Wall, inwards: int, opening: Opening) -> None:
+    """A shining panel behind the opening, a frame, perhaps a blind, and the light it gives."""
+    rng = builder.rng
+    start, width, bottom, top = opening
+    rise = top - bottom
+    daylight = rng.uniform(0.6, 4.0) if rng.uniform() < 0.8 else 0.05
+    middle = start + width / 2
+    if wall.axis == 0:
+        yaw = 0 if inwards < 0 else math.pi
+    else:
+        yaw = -math.pi / 2 if inwards < 0 else math.pi / 2
+    outside = wall.point(middle, wall.offset + 0.08 * inwards * -1, bottom)
+    kind = 'picture' if rng.uniform() < 0.6 else 'plain'
+    builder.panel(width, rise, outside, yaw, kind, emission=daylight)
+    frame = builder.material('plain', builder.colour(0.7))
+    bar = rng.uniform(0.03, 0.07)
+    for along in np.linspace(start, start + width, rng.integers(2, 4)):
+        place = wall.point(along, wall.offset, bottom)
+        builder.box(wall.point(bar, 0.08, rise), place, 0, frame)
+    for z in (bottom, top - bar):
+        builder.box(wall.point(width, 0.1, bar), wall.point(middle, wall.offset, z), 0, frame)
+    inside = wall.offset + inwards * 0.1
+    if rng.uniform() < 0.25:
+        drop = rng.uniform(0.3, 1) * rise
+        place = wall.point(middle, inside, top - drop)
+        blind = builder.material_of('slats', 'fabric')
+        builder.box(wall.point(width, 0.02, drop), place, 0, blind)
+    across = np.array(wall.point(width, 0, 0.0))
+    power = np.array([0.85, 0.95, 1.1]) * daylight * width * rise * rng.uniform(0.6, 1.6)
+    builder.lights.append(
+        Light(
+            np.array(wall.point(middle, inside, bottom)) - across / 2,
+            across,
+            np.array([0, 0, rise]),
+            np.array(wall.point(0, inwards, 0.0)),
+            power,
+        )
+    )
+
+
+def _add_wall(
+    builder: SceneBuilder, wall: Wall, height: float, material: Material, openings: list[Opening]
+) -> None:
+    """The solid parts of a wall around its openings."""
+    part = builder.new_part()
+
+    def solid(start: float, end: float, bottom: float, top: float) -> None:
+        if end - start < 1e-3 or top - bottom < 1e-3:
+            return
+        size = wall.point(end - start, WALL, top - bottom)
+        place = wall.point((start + end) / 2, wall.offset, bottom)
+        builder.box(size, place, 0, material, part)
+
+    reached = wall.start
+    for opening in sorted(openings):
+        solid(reached, opening.start, 0, height)
+        solid(opening.start, opening.end, 0, opening.bottom)
+        solid(opening.start, opening.end, opening.top, height)
+        reached = opening.end
+    solid(reached, wall.end, 0, height)
+
+
+class Furnisher:
+    """Fills one room with furniture that stands free or along its walls.
+
+    Args:
+        builder: of the scene.
+        room: to furnish.
+        wall: material of pillars.
+    """
+
+    def __init__(self, builder: SceneBuilder, room: Room, wall: Material) -> None:
+        self._builder, self._room, self._wall = builder, room, wall
+        self._rng = builder.rng
+        x0, y0, x1, y1 = room.bounds
+        self._width, self._length = x1 - x0, y1 - y0
+        # Probability and function, in the order in which one random number is compared to them.
+        self._pieces: tuple[tuple[float, Callable[[], None]], ...] = (
+            (0.27, self._low_cabinet),
+            (0.40, self._table),
+            (0.47, self._chair),
+            (0.57, self._shelf),
+            (0.68, self._tall_cabinet),
+            (0.70, self._kitchen),
+            (0.74, self._sofa),
+            (0.755, self._bed),
+            (0.80, self._person),
+            (0.84, self._plant),
+            (0.89, self._pile),
+            (0.93, self._drum),
+            (0.95, self._pillar),
+            (1.0, self._things_on_floor),
+        )
+
+    def furnish(self, density: float) -> None:
+        """Add about `density` pieces per square metre."""
+        rng = self._rng
+        area = self._width * self._length
+        count = int(area * density * rng.uniform(0.5, 1.3)) + rng.integers(0, 3)
+        for _ in range(min(count, MAX_PIECES)):
+            chance = rng.uniform()
+            next(add for limit, add in self._pieces if chance < limit)()
+
+    def _along_wall(self, width: float, depth: float, add: AddAt) -> bool:
+        """Put a piece with its back to a wall; False if no place was found."""
+        rng = self._rng
+        x0, y0, x1, y1 = self._room.bounds
+        for _ in range(8):
+            side = rng.integers(4)
+            wall, other = self._width, self._length
+            if side >= 2:
+                wall, other = other, wall
+            if width > wall - 0.05 or depth > other * 0.6:
+                continue
+            along = rng.uniform(width / 2, wall - width / 2)
+            gap = rng.uniform(0, 0.06)
+            x, y, yaw = (
+                (x0 + along, y1 - depth / 2 - gap, 0.0),
+                (x0 + along, y0 + depth / 2 + gap, math.pi),
+                (x1 - depth / 2 - gap, y0 + along, -math.pi / 2),
+                (x0 + depth / 2 + gap, y0 + along, math.pi / 2),
+            )[side]
+            half_x, half_y = (width / 2, depth / 2) if side < 2 else (depth / 2, width / 2)
+            if self._take((x - half_x, y - half_y, x + half_x, y + half_y), 0.02):
+                add(x, y, yaw)
+                return True
+        return False
+
+    def _anywhere(self, width: float, depth: float, add: AddAt) -> bool:
+        """Put a piece on the free floor, turned; False if no place was found."""
+        rng = self._rng
+        x0, y0, x1, y1 = self._room.bounds
+        for _ in range(8):
+            yaw = rng.choice([0, math.pi / 2, math.pi, -math.pi / 2])
+            yaw = yaw + (rng.normal(0, 0.1) if rng.uniform() < 0.6 else rng.uniform(-1, 1))
+            c, s = abs(math.cos(yaw)), abs(math.sin(yaw))
+            half_x, half_y = (width * c + depth * s) / 2, (width * s + depth * c) / 2
+            if 2 * half_x > self._width - 0.1 or 2 * half_y > self._length - 0.1:
+                continue
+            x, y = rng.uniform(x0 + half_x, x1 - half_x), rng.uniform(y0 + half_y, y1 - half_y)
+            if self._take((x - half_x, y - half_y, x + half_x, y + half_y), 0.05):
+                add(x, y, yaw)
+                return True
+        return False
+
+    def _take(self, area: Rectangle, margin: float) -> bool:
+        if not self._room.is_free(area, margin):
+            return False
+        self._room.taken.append(area)
+        return True
+
+    def _mostly_along_wall(self, chance: float, width: float, depth: float, add: AddAt) -> bool:
+        """Along a wall with this chance, otherwise anywhere."""
+        place = self._along_wall if self._rng.uniform() < chance else self._anywhere
+        return place(width, depth, add)
+
+    def _cabinet(self, width: float, depth: float, height: float) -> None:
+        self._along_wall(
+            width,
+            depth,
+            lambda x, y, yaw: add_cabinet(self._builder, x, y, width, depth, height, yaw),
+        )
+
+    def _low_cabinet(self) -> None:
+        rng = self._rng
+        self._cabinet(rng.uniform(0.4, 1.6), rng.uniform(0.35, 0.65), rng.uniform(0.5, 2.0))
+
+    def _tall_cabinet(self) -> None:
+        rng = self._rng
+        width, depth = rng.uniform(0.4, 2.4), rng.uniform(0.35, 0.65)
+        self._cabinet(width, depth, rng.choice([rng.uniform(0.5, 1.0), rng.uniform(1.5, 2.3)]))
+
+    def _table(self) -> None:
+        """A table, perhaps with chairs around it."""
+        rng, builder = self._rng, self._builder
+        width, depth = rng.uniform(0.7, 2.2), rng.uniform(0.5, 1.0)
+        heights = [rng.uniform(0.68, 0.8), rng.uniform(0.35, 0.55), rng.uniform(0.85, 1.1)]
+        height = rng.choice(heights, p=[0.7, 0.2, 0.1])
+
+        def add(x: float, y: float, yaw: float) -> None:
+            add_table(builder, x, y, width, depth, height, yaw)
+
+        if not self._mostly_along_wall(0.5, width, depth, add):
+            return
+        left, top, right, bottom = self._room.taken[-1]
+        x, y = (left + right) / 2, (top + bottom) / 2
+        x0, y0, x1, y1 = self._room.bounds
+        for _ in range(rng.integers(0, 5)):
+            angle = rng.uniform(0, 6.28)
+            u = x + math.cos(angle) * ((right - left) / 2 + 0.2)
+            v = y + math.sin(angle) * ((bottom - top) / 2 + 0.2)
+            if x0 + 0.3 < u < x1 - 0.3 and y0 + 0.3 < v < y1 - 0.3:
+                yaw = math.atan2(v - y, u - x) - math.pi / 2 + rng.normal(0, 0.4)
+                add_chair(builder, u, v, yaw)
+
+    def _chair(self) -> None:
+        def add(x: float, y: float, yaw: float) -> None:
+            add_chair(self._builder, x, y, self._rng.uniform(0, 6.28))
+
+        self._anywhere(0.5, 0.5, add)
+
+    def _shelf(self) -> None:
+        rng = self._rng
+        width, depth, height = rng.uniform(0.5, 1.8), rng.uniform(0.25, 0.5), rng.uniform(0.7, 2.3)
+
+        def add(x: float, y: float, yaw: float) -> None:
+            add_shelf(self._builder, x, y, width, depth, height, yaw)
+
+        self._mostly_along_wall(0.85, width, depth, add)
+
+    def _kitchen(self) -> None:
+        width = self._rng.uniform(1.2, 3.6)
+        self._along_wall(
+            width, 0.66, lambda x, y, yaw: add_kitchen(self._builder, x, y, width, yaw)
+        )
+
+    def _sofa(self) -> None:
+        width, depth = self._rng.uniform(0.8, 2.4), self._rng.uniform(0.7, 1.0)
+
+        def add(x: float, y: float, yaw: float) -> None:
+            add_sofa(self._builder, x, y, width, depth, yaw)
+
+        self._mostly_along_wall(0.7, width, depth, add)
+
+    def _bed(self) -> None:
+        width, depth = self._rng.uniform(0.9, 1.9), 2.05
+        self._along_wall(
+            width, depth, lambda x, y, yaw: add_bed(self._builder, x, y, width, depth, yaw)
+        )
+
+    def _person(self) -> None:
+        rng = self._rng
+        rng.uniform()  # once chose between kinds of people; keeps the scenes of old seeds
+
+        def add(x: float, y: float, yaw: float) -> None:
+            add_person(self._builder, x, y, rng.uniform(0, 6.28))
+
+        self._anywhere(0.5, 0.4, add)
+
+    def _plant(self) -> None:
+        self._anywhere(0.5, 0.5, lambda x, y, yaw: add_plant(self._builder, x, y))
+
+    def _pile(self) -> None:
+        width = self._rng.uniform(0.3, 0.8)
+        self._mostly_along_wall(
+            0.6, width, width, lambda x, y, yaw: add_pile(self._builder, x, y, width)
+        )
+
+    def _drum(self) -> None:
+        diameter, height = self._rng.uniform(0.2, 0.6), self._rng.uniform(0.3, 1.1)
+
+        def add(x: float, y: float, yaw: float) -> None:
+            self._builder.cylinder(diameter, height, (x, y, 0), self._builder.material())
+
+        self._anywhere(diameter, diameter, add)
+
+    def _pillar(self) -> None:
+        side = self._rng.uniform(0.2, 0.5)
+        size = (side, side, self._room.height)
+        self._along_wall(
+            side, side, lambda x, y, yaw: self._builder.box(size, (x, y, 0), yaw, self._wall)
+        )
+
+    def _things_on_floor(self) -> None:
+        rng = self._rng
+        x0, y0, x1, y1 = self._room.bounds
+        x, y = rng.uniform(x0 + 0.2, x1 - 0.2), rng.uniform(y0 + 0.2, y1 - 0.2)
+        add_clutter(self._builder, x, y, 0, 0.8, 0.8, 0, rng.integers(1, 4))
+
+
+def _add_wall_pieces(builder: SceneBuilder, room: Room) -> None:
+    """A rug, what hangs on the walls, and the skirting board."""
+    rng = builder.rng
+    x0, y0, x1, y1 = room.bounds
+    width, length = x1 - x0, y1 - y0
+    if rng.uniform() < 0.3:
+        size = (width * rng.uniform(0.3, 0.7), length * rng.uniform(0.3, 0.7), 0.012)
+        place = ((x0 + x1) / 2 + rng.normal(0, 0.2), (y0 + y1) / 2 + rng.normal(0, 0.2), 0)
+        builder.box(size, place, 0, builder.material_of('carpet', 'fabric', 'picture'))
+    for _ in range(rng.integers(0, 9)):
+        side = rng.integers(4)
+        along = rng.uniform(0.3, max(0.31, (width if side < 2 else length) - 0.3))
+        x, y, yaw = (
+            (x0 + along, y1 - 0.015, 0.0),
+            (x0 + along, y0 + 0.015, math.pi),
+            (x1 - 0.015, y0 + along, -math.pi / 2),
+            (x0 + 0.015, y0 + along, math.pi / 2),
+        )[side]
+        _add_hanging(builder, room, x, y, yaw)
+    if rng.uniform() < 0.7:
+        board = builder.material_of('plain', 'wood')
+        height = rng.uniform(0.05, 0.14)
+        for x, y, size_x, size_y in (
+            ((x0 + x1) / 2, y0 + 0.008, width, 0.016),
+            ((x0 + x1) / 2, y1 - 0.008, width, 0.016),
+            (x0 + 0.008, (y0 + y1) / 2, 0.016, length),
+            (x1 - 0.008, (y0 + y1) / 2, 0.016, length),
+        ):
+            if rng.uniform() < 0.8:
+                builder.box((size_x, size_y, height), (x, y, 0), 0, board)
+
+
+def _add_hanging(builder: SceneBuilder, room: Room, x: float, y: float, yaw: float) -> None:
+    """A picture, a board or screen, a socket or switch, a wall shelf, a cupboard, or nothing."""
+    rng = builder.rng
+    c, s = math.cos(yaw), math.sin(yaw)
+    chance = rng.uniform()
+    if chance < 0.5:
+        width, height, z = rng.uniform(0.2, 1.2), rng.uniform(0.2, 0.9), rng.uniform(0.9, 1.7)
+        builder.panel(width, height, (x, y, z), yaw, thickness=rng.uniform(0.01, 0.05))
+    elif chance < 0.6:
+        size = (rng.uniform(0.6, 2.2), 0.03, rng.uniform(0.5, 1.1))
+        black_or_white = np.full(3, rng.choice([0.03, 0.85]), np.float32)
+        builder.box(size, (x, y, 0.9), yaw, builder.material('plain', black_or_white))
+    elif chance < 0.7:
+        size = (rng.uniform(0.08, 0.4), 0.03, rng.uniform(0.08, 0.3))
+        place = (x, y, rng.choice([0.25, 1.1, 1.5]))
+        builder.box(size, place, yaw, builder.material('plain'))
+    elif chance < 0.82 and room.height > 2:
+        depth = rng.uniform(0.2, 0.35)
+        size = (rng.uniform(0.5, 1.8), depth, 0.03)
+        x, y = x + s * depth / 2, y - c * depth / 2
+        builder.box(size, (x, y, 1.5), yaw, builder.material('wood'))
+        add_clutter(builder, x, y, 1.53, 0.8, 0.15, yaw, 3)
+    elif chance < 0.92:
+        depth = 0.35
+        size = (rng.uniform(0.5, 1.8), depth, 0.7)
+        place = (x + s * depth / 2, y - c * depth / 2, 1.45)
+        builder.box(size, place, yaw, builder.material_of('wood', 'plain'))
+
+
+def _add_lights(builder: SceneBuilder, room: Room, style: str) -> None:
+    """Ceiling lights, and now and then a lamp at the height of furniture."""
+    rng = builder.rng
+    x0, y0, x1, y1 = room.bounds
+    width, length = x1 - x0, y1 - y0
+    area = width * length
+    coolness = rng.uniform(0, 1)
+    colour = np.array([1, 0.75 + 0.25 * coolness, 0.5 + 0.55 * coolness], np.float32)
+    power = area * rng.uniform(1.5, 4.0)
+    count = 1 if area < 10 else (2 if area < 25 else min(4, int(area / 10)))
+    if rng.uniform() < 0.12:
+        power *= 0.1
+    for i in range(count):
+        x, y = (x0 + x1) / 2, (y0 + y1) / 2
+        if width > length:
+            x = x0 + width * (i + 0.5) / count
+        else:
+            y = y0 + length * (i + 0.5) / count
+        x += rng.normal(0, 0.2)
+        y += rng.normal(0, 0.2)
+        if style == 'office' or rng.uniform() < 0.4:
+            size_x, size_y = rng.choice([(0.6, 0.6), (1.2, 0.3), (1.2, 0.15)])
+            yaw = rng.choice([0, math.pi / 2])
+            size, place = (size_x, size_y, 0.06), (x, y, room.height - 0.06)
+            material = builder.material('plain', colour * 0.9)
+            builder.box(size, place, yaw, material, emission=rng.uniform(2, 8))
+            z = room.height - 0.1
+        else:
+            size_x = size_y = rng.uniform(0.1, 0.4)
+            z = room.height - rng.uniform(0.1, 0.7)
+            material = builder.material('plain', colour * 0.9)
+            size = (size_x, size_x, size_x * 0.6)
+            builder.sphere(size, (x, y, z), material, emission=rng.uniform(1, 6))
+            z -= 0.05
+        builder.lights.append(
+            Light(
+                np.array([x - size_x / 2, y - size_y / 2, z - 0.02]),
+                np.array([size_x, 0, 0.0]),
+                np.array([0, size_y, 0.0]),
+                np.array([0, 0, -1.0]) if size_x > 0.5 else None,
+                colour * power / count,
+            )
+        )
+    if rng.uniform() < 0.35:
+        x, y = rng.uniform(x0 + 0.2, x1 - 0.2), rng.uniform(y0 + 0.2, y1 - 0.2)
+        builder.lights.append(
+            Light(
+                np.array([x, y, rng.uniform(0.6, 1.9)]),
+                np.array([0.15, 0, 0]),
+                np.array([0, 0.15, 0]),
+                None,
+                np.array([1, 0.8, 0.55]) * rng.uniform(0.3, 2.0),
+            )
+        )
+
+
+def _add_ducts(builder: SceneBuilder, room: Room, style: str) -> None:
+    """Pipes, ducts and beams below the ceiling."""
+    rng = builder.rng
+    x0, y0, x1, y1 = room.bounds
+    if style != 'warehouse' and rng.uniform() >= 0.12:
+        return
+    for _ in range(rng.integers(1, 5)):
+        side = rng.uniform(0.05, 0.4)
+        z = room.height - side - rng.uniform(0, 0.4)
+        if rng.uniform() < 0.5:
+            size, place = (
+                (x1 - x0, side, side),
+                ((x0 + x1) / 2, rng.uniform(y0 + side, y1 - side), z),
+            )
+        else:
+            size, place = (
+                (side, y1 - y0, side),
+                (rng.uniform(x0 + side, x1 - side), (y0 + y1) / 2, z),
+            )
+        builder.box(size, place, 0, builder.material('metal'))

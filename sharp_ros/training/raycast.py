@@ -1,0 +1,346 @@
+"""Image, depth and hidden second surface of a scene, ray cast on the CPU with Open3D.
+
+Light is direct from the strongest area lights plus one gathered bounce, both with few samples on
+half of the pixels, smoothed along surfaces and spread back to all of them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import open3d as o3d
+
+from sharp_ros.training.scene import Light, Scene
+from sharp_ros.training.textures import LEVEL_OFFSET, LEVELS, LINEAR, SIZE, Textures
+
+SUPERSAMPLING = 2  # albedo samples per pixel, along each side
+GATHER_RAYS = 8  # per shaded pixel
+MAX_LIGHTS = 3  # that are sampled directly
+MISS_DEPTH = 50.0  # metres given to the rare ray that slips out between two walls
+
+
+class Rendering(NamedTuple):
+    """What a camera sees: linear colour [H, W, 3] and depths [H, W] in metres."""
+
+    colour: np.ndarray
+    depth: np.ndarray
+    second_depth: np.ndarray
+
+
+class Surface(NamedTuple):
+    """Per pixel: world position, normal towards the camera, triangle, depth and viewing ray."""
+
+    position: np.ndarray
+    normal: np.ndarray
+    triangle: np.ndarray
+    depth: np.ndarray
+    ray: np.ndarray
+
+
+def cast(scene: Scene, origins: np.ndarray, directions: np.ndarray) -> dict[str, np.ndarray]:
+    """Nearest hits of rays [N, 3], [N, 3]: `t_hit` in lengths of the direction, inf for none."""
+    rays = np.empty((len(origins), 6), np.float32)
+    rays[:, :3] = origins
+    rays[:, 3:] = directions
+    hits = scene.caster.cast_rays(o3d.core.Tensor(rays), nthreads=1)
+    found = {name: value.numpy() for name, value in hits.items()}
+    triangle = found['primitive_ids'].astype(np.int64)
+    triangle[~np.isfinite(found['t_hit'])] = 0
+    found['primitive_ids'] = triangle
+    return found
+
+
+def camera_rays(
+    width: int, height: int, focal: float, samples: int = 1
+) -> np.ndarray:  # -> [height * samples, width * samples, 3]
+    """Directions with z = 1 through a regular grid of `samples` squared points in every pixel."""
+    x = ((np.arange(width * samples) + 0.5) / samples - width / 2) / focal
+    y = ((np.arange(height * samples) + 0.5) / samples - height / 2) / focal
+    u, v = np.meshgrid(x, y)
+    return np.stack([u, v, np.ones_like(u)], -1)
+
+
+def render(
+    scene: Scene,
+    textures: Textures,
+    T_world_camera: np.ndarray,
+    focal: float,
+    size: tuple[int, int],
+    ambient: np.ndarray,
+    rng: np.random.Generator,
+) -> Rendering | None:
+    """Render one view; None if it sees out of the scene.
+
+    Args:
+        scene: closed on all sides.
+        textures: those its materials refer to.
+        T_world_camera: [4, 4] pose of the optical frame.
+        focal: pixels; the principal point is the centre of the image.
+        size: width and height, both even.
+        ambient: [3] light that arrives from everywhere.
+        rng: of the sampling noise.
+    """
+    width, height = size
+    rays = camera_rays(width, height, focal, SUPERSAMPLING).reshape(-1, 3).astype(np.float32)
+    rays = rays @ T_world_camera[:3, :3].T.astype(np.float32)
+    origin = T_world_camera[:3, 3].astype(np.float32)
+    hits = cast(scene, np.broadcast_to(origin, rays.shape), rays)
+    depth = hits['t_hit']
+    seen = np.isfinite(depth)
+    if seen.mean() < 0.999:
+        return None
+    depth = np.where(seen, depth, MISS_DEPTH)
+    triangle, normal = hits['primitive_ids'], hits['primitive_normals']
+    normal = np.where((normal * rays).sum(1, keepdims=True) > 0, -normal, normal)
+    slant = np.abs((normal * rays).sum(1)) / np.linalg.norm(rays, axis=1)
+    footprint = depth / focal / SUPERSAMPLING / np.maximum(slant, 0.12)
+    albedo = _albedo(scene, textures, triangle, hits['primitive_uvs'], footprint, rng)
+
+    def fold(values: np.ndarray) -> np.ndarray:
+        blocks = (height, SUPERSAMPLING, width, SUPERSAMPLING, *values.shape[1:])
+        return values.reshape(blocks)
+
+    emission = scene.emission[triangle]
+    reflected = fold(albedo * (emission <= 0)[:, None]).mean((1, 3))
+    emitted = fold(albedo * emission[:, None]).mean((1, 3))
+    depth, normal, ray, triangle = (fold(v)[:, 0, :, 0] for v in (depth, normal, rays, triangle))
+    position = origin + ray * depth[..., None]
+    surface = Surface(position, normal, triangle, depth, ray)
+    light = _light(scene, surface, ambient, rng)
+    colour = reflected * light + emitted
+    colour = _add_reflections(scene, surface, colour, ambient, rng)
+    return Rendering(colour, depth, _second_depth(scene, surface, origin))
+
+
+def _albedo(
+    scene: Scene,
+    textures: Textures,
+    triangle: np.ndarray,
+    barycentric: np.ndarray,
+    footprint: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:  # -> [N, 3]
+    """Texture colour at hits, from the mip level whose texels are as large as the footprint.
+
+    The lookup is jittered by up to half a texel instead of interpolated.
+    """
+    corners = scene.uv[triangle]
+    second, third = barycentric[:, 0], barycentric[:, 1]
+    uv = (
+        corners[:, 0] * (1 - second - third)[:, None]
+        + corners[:, 1] * second[:, None]
+        + corners[:, 2] * third[:, None]
+    )
+    blur = np.log2(np.maximum(footprint / scene.texel[triangle], 1e-6)) + 0.3
+    level = np.clip(np.floor(blur), 0, LEVELS - 1).astype(np.int64)
+    side = (SIZE >> level)[:, None]
+    jitter = rng.uniform(-0.5, 0.5, uv.shape).astype(np.float32)
+    texel = np.floor((uv - np.floor(uv)) * side + jitter).astype(np.int64) % side
+    index = LEVEL_OFFSET[level] + texel[:, 1] * side[:, 0] + texel[:, 0]
+    encoded = textures.mips[scene.texture[triangle], index]
+    return np.clip(LINEAR[encoded] * scene.tint[triangle], 0, 1.2)
+
+
+def _light(
+    scene: Scene, surface: Surface, ambient: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:  # -> [H, W, 3]
+    """Light arriving at every pixel, from samples at every second row and column."""
+    half = np.s_[1::2, 1::2]
+    position, normal, depth = surface.position[half], surface.normal[half], surface.depth[half]
+    rows, columns = depth.shape
+    points, normals = position.reshape(-1, 3), normal.reshape(-1, 3)
+    above = points + normals * 4e-3  # a little off the surface, so that it does not shade itself
+    light = _gathered(scene, above, normals, ambient, rng)
+    everything = surface.position
+    middle = everything[everything.shape[0] // 2, everything.shape[1] // 2] * 0.5
+    middle = middle + everything[::8, ::8].reshape(-1, 3).mean(0) * 0.5
+    strongest = _strongest_lights(scene.lights, middle)
+    samples = 2 if len(strongest) <= 2 else 1
+    for source in strongest:
+        for _ in range(samples):
+            light = light + _direct(scene, source, above, normals, rng) / samples
+    light = light.astype(np.float32).reshape(rows, columns, 3)
+    tolerance = 0.02 * depth + 0.01
+    for dilation in (3, 1):
+        light = _smooth(light, position, normal, tolerance, dilation)
+    return _upsample(light, position, normal, surface)
+
+
+def _gathered(
+    scene: Scene,
+    points: np.ndarray,
+    normals: np.ndarray,
+    ambient: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:  # -> [N, 3]
+    """One diffuse bounce: mean colour of what a few random rays hit, darker in narrow corners."""
+    count = len(points)
+    rays = rng.normal(0, 1, (count, GATHER_RAYS, 3)).astype(np.float32)
+    rays /= np.linalg.norm(rays, axis=2, keepdims=True) + 1e-9
+    rays = rays * 0.98 + normals[:, None]  # cosine-weighted, kept off the horizon
+    hits = cast(scene, np.repeat(points, GATHER_RAYS, 0), rays.reshape(-1, 3))
+    triangle, distance = hits['primitive_ids'], hits['t_hit']
+    arriving = ambient + np.minimum(scene.emission[triangle], 4.0)[:, None]
+    radiance = scene.mean_albedo[triangle] * arriving
+    radiance[~np.isfinite(distance)] = ambient
+    near = np.clip(distance / 0.25, 0, 1)[:, None]
+    radiance = radiance * (0.35 + 0.65 * near)
+    return radiance.reshape(count, GATHER_RAYS, 3).mean(1)
+
+
+def _strongest_lights(lights: list[Light], middle: np.ndarray) -> list[Light]:
+    """The lights that matter most in the middle of what is seen."""
+    strength = [
+        np.linalg.norm(light.power)
+        / (np.sum((light.corner + light.side_u / 2 + light.side_v / 2 - middle) ** 2) + 0.5)
+        for light in lights
+    ]
+    return [lights[i] for i in np.argsort(strength)[::-1][:MAX_LIGHTS]]
+
+
+def _direct(
+    scene: Scene,
+    light: Light,
+    points: np.ndarray,
+    normals: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:  # -> [N, 3]
+    """Light from one random point of an area light, with shadows."""
+    count = len(points)
+    target = (
+        light.corner
+        + rng.uniform(0, 1, (count, 1)) * light.side_u
+        + rng.uniform(0, 1, (count, 1)) * light.side_v
+    )
+    ray = (target - points).astype(np.float32)
+    square = (ray**2).sum(1)
+    distance = np.sqrt(square)
+    cosine = np.maximum((ray * normals).sum(1) / distance, 0)
+    if light.normal is not None:
+        leaving = -(ray @ light.normal.astype(np.float32)) / distance
+        cosine = cosine * np.maximum(leaving, 0) * 2
+    lit = np.nonzero(cosine > 1e-3)[0]
+    visible = np.zeros(count, np.float32)
+    if len(lit):
+        reach = cast(scene, points[lit], ray[lit])['t_hit']
+        # Stop short of the emitter's own geometry.
+        visible[lit] = reach > 1 - 0.12 / np.maximum(distance[lit], 0.2)
+    falloff = cosine * visible / (square + 0.15)
+    return falloff[:, None] * light.power.astype(np.float32) / np.pi
+
+
+def _smooth(
+    light: np.ndarray,
+    position: np.ndarray,
+    normal: np.ndarray,
+    tolerance: np.ndarray,
+    dilation: int,
+) -> np.ndarray:
+    """Mean over a 5x5 window with holes, of pixels on the same plane (a-trous, Dammertz 2010)."""
+    rows, columns = tolerance.shape
+    edge = 2 * dilation
+    far_position, far_normal, far_light = (_pad(v, edge) for v in (position, normal, light))
+    total, weight = light * 1.0, np.ones((rows, columns, 1), np.float32)
+    for dy in range(-2, 3):
+        for dx in range(-2, 3):
+            if (dy == 0 and dx == 0) or abs(dy) + abs(dx) == 4:
+                continue
+            y, x = edge + dy * dilation, edge + dx * dilation
+            window = np.s_[y : y + rows, x : x + columns]
+            step = ((far_position[window] - position) * normal).sum(-1)
+            parallel = (far_normal[window] * normal).sum(-1) > 0.9
+            same = (parallel & (np.abs(step) < tolerance)).astype(np.float32)[..., None]
+            total += far_light[window] * same
+            weight += same
+    return total / weight
+
+
+def _upsample(
+    light: np.ndarray, position: np.ndarray, normal: np.ndarray, surface: Surface
+) -> np.ndarray:
+    """From every second pixel to all, linearly, from samples on the plane of the pixel only."""
+    height, width = surface.depth.shape
+    rows, columns = height // 2, width // 2
+    near_position, near_normal, near_light = (_pad(v, 1) for v in (position, normal, light))
+    total = np.zeros((height, width, 3), np.float32)
+    weight = np.full((height, width, 1), 1e-5, np.float32)
+    total += _double(light) * 1e-5  # where no sample fits, the nearest one
+    tolerance = 0.02 * surface.depth + 0.01
+    for dy in range(3):
+        for dx in range(3):
+            window = np.s_[dy : dy + rows, dx : dx + columns]
+            step = ((_double(near_position[window]) - surface.position) * surface.normal).sum(-1)
+            parallel = (_double(near_normal[window]) * surface.normal).sum(-1) > 0.8
+            same = (parallel & (np.abs(step) < tolerance)).astype(np.float32)
+            tent = (_tent(height, dy)[:, None] * _tent(width, dx)[None]).astype(np.float32)
+            share = same[..., None] * tent[..., None]
+            total += _double(near_light[window]) * share
+            weight += share
+    return total / weight
+
+
+def _tent(size: int, offset: int) -> np.ndarray:  # -> [size]
+    """Weights of the sample before (0), at (1) or after (2) a pixel; samples lie on odd pixels."""
+    even, odd = ((0.5, 0.25), (0.5, 0.5), (0.0, 0.25))[offset]
+    return np.where(np.arange(size) % 2 == 1, odd, even)
+
+
+def _pad(values: np.ndarray, edge: int) -> np.ndarray:
+    return np.pad(values, ((edge, edge), (edge, edge), (0, 0)), mode='edge')
+
+
+def _double(values: np.ndarray) -> np.ndarray:
+    return np.repeat(np.repeat(values, 2, 0), 2, 1)
+
+
+def _add_reflections(
+    scene: Scene,
+    surface: Surface,
+    colour: np.ndarray,
+    ambient: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Mirror images in glossy floors (Schlick's Fresnel term, 1994)."""
+    gloss = scene.gloss[surface.triangle]
+    if (gloss > 0).mean() <= 0.01:
+        return colour
+    height, width = gloss.shape
+    glossy = np.nonzero(gloss.ravel() > 0)[0]
+    ray = surface.ray.reshape(-1, 3)[glossy]
+    normal = surface.normal.reshape(-1, 3)[glossy]
+    normal = normal + rng.normal(0, 0.01, normal.shape)
+    mirrored = ray - 2 * (ray * normal).sum(1, keepdims=True) * normal
+    hits = cast(scene, surface.position.reshape(-1, 3)[glossy] + normal * 4e-3, mirrored)
+    triangle = hits['primitive_ids']
+    slant = np.abs((ray * normal).sum(1)) / np.linalg.norm(ray, axis=1)
+    fresnel = (0.04 + 0.96 * (1 - np.clip(slant, 0, 1)) ** 5) * gloss.ravel()[glossy]
+    arriving = ambient * 1.3 + np.minimum(scene.emission[triangle], 5.0)[:, None]
+    image = np.zeros((height * width, 3), np.float32)
+    image[glossy] = scene.mean_albedo[triangle] * arriving * fresnel[:, None]
+    return colour + cv2.blur(image.reshape(height, width, 3), (3, 3))
+
+
+def _second_depth(scene: Scene, surface: Surface, origin: np.ndarray) -> np.ndarray:  # -> [H, W]
+    """Depth of the next front face of another object along each ray; the first depth if none."""
+    height, width = surface.depth.shape
+    second = surface.depth.copy().ravel()
+    own = scene.part[surface.triangle].ravel()
+    rays = surface.ray.reshape(-1, 3)
+    reached = surface.depth.ravel().copy()
+    open_ = np.arange(height * width)
+    for _ in range(3):
+        start = reached[open_] + 0.01
+        hits = cast(scene, origin + rays[open_] * start[:, None], rays[open_])
+        distance, triangle = hits['t_hit'], hits['primitive_ids']
+        hit = np.isfinite(distance)
+        in_front = (hits['primitive_normals'] * rays[open_]).sum(1) < 0
+        found = hit & in_front & (scene.part[triangle] != own[open_])
+        second[open_[found]] = (start + distance)[found]
+        passed = hit & ~found
+        reached[open_[passed]] = (start + distance)[passed]
+        open_ = open_[passed]
+        if len(open_) == 0:
+            break
+    return second.reshape(height, width)

@@ -1,0 +1,350 @@
+"""Textured triangle scenes: boxes, cylinders, spheres and panels, collected and made castable.
+
+Lengths in metres, z up. Random numbers are drawn from one generator in a fixed order, so that a
+seed stands for a scene.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import dataclass
+import math
+from typing import NamedTuple
+
+import numpy as np
+import open3d as o3d
+
+from sharp_ros.training.textures import SIZE, Textures
+
+Vector = tuple[float, float, float]
+
+# Side of one repeat of a texture, metres; 0.7 where not named.
+REPEAT = {
+    'plain': 1.0,
+    'wood': 0.8,
+    'planks': 1.0,
+    'brick': 1.0,
+    'tile': 1.2,
+    'fabric': 0.4,
+    'carpet': 0.6,
+    'marble': 1.0,
+    'concrete': 1.5,
+    'poster': 0.5,
+    'picture': 1.0,
+    'spines': 0.6,
+}
+
+
+class Material(NamedTuple):
+    """A surface: texture index, factor on its colour, metres per repeat, mirror share."""
+
+    texture: int
+    tint: np.ndarray
+    repeat: float
+    gloss: float
+
+
+class Light(NamedTuple):
+    """A parallelogram that emits, to one side of `normal` or, with None, to all sides."""
+
+    corner: np.ndarray
+    side_u: np.ndarray
+    side_v: np.ndarray
+    normal: np.ndarray | None
+    power: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Triangles with everything rendering needs, per triangle.
+
+    Attributes:
+        caster: Open3D scene over the same triangles.
+        uv: [F, 3, 2] texture coordinates of the corners.
+        texture: [F] index.
+        tint: [F, 3] factor on the texture's linear colour.
+        mean_albedo: [F, 3] mean linear colour.
+        part: [F] number of the object the triangle belongs to.
+        emission: [F] factor on the albedo, 0 for what does not shine.
+        gloss: [F] mirror share.
+        texel: [F] metres per texture pixel.
+        lights: area lights.
+        height: of the ceiling.
+        targets: table tops worth looking at.
+    """
+
+    caster: o3d.t.geometry.RaycastingScene
+    uv: np.ndarray
+    texture: np.ndarray
+    tint: np.ndarray
+    mean_albedo: np.ndarray
+    part: np.ndarray
+    emission: np.ndarray
+    gloss: np.ndarray
+    texel: np.ndarray
+    lights: list[Light]
+    height: float
+    targets: list[Vector]
+
+
+class SceneBuilder:
+    """Collects triangles, lights and points of interest.
+
+    Args:
+        rng: source of every random choice.
+        textures: to choose materials from.
+    """
+
+    def __init__(self, rng: np.random.Generator, textures: Textures) -> None:
+        self.rng = rng
+        self.lights: list[Light] = []
+        self.targets: list[Vector] = []
+        self._textures = textures
+        self._parts: list[tuple[np.ndarray, ...]] = []
+        self._vertex_count = 0
+        self._part_count = 0
+
+    def new_part(self) -> int:
+        """Number for an object made of several primitives; it hides nothing behind itself."""
+        self._part_count += 1
+        return self._part_count
+
+    def colour(self, min_lightness: float | None = None) -> np.ndarray:  # -> [3]
+        """A random linear colour, mostly grey."""
+        rng = self.rng
+        if min_lightness is None:
+            ranges = ((0.03, 0.3), (0.2, 0.6), (0.55, 0.9))
+            lightness = rng.choice([rng.uniform(*limits) for limits in ranges])
+        else:
+            lightness = rng.uniform(min_lightness, 0.92)
+        hue = rng.uniform()
+        saturation = rng.beta(1.0, 3.4) * (1.0 if rng.uniform() < 0.35 else 0.35)
+        return np.array(colorsys.hls_to_rgb(hue, lightness, saturation), np.float32) ** 1.3
+
+    def material(
+        self, kind: str | None = None, colour: np.ndarray | None = None, gloss: float = 0.0
+    ) -> Material:
+        """A random material of a texture kind, or of any kind that furniture is made of."""
+        rng = self.rng
+        kind = str(
+            kind
+            or rng.choice(
+                ['plain', 'wood', 'fabric', 'metal', 'planks', 'concrete', 'stripes', 'poster'],
+                p=[0.45, 0.2, 0.1, 0.08, 0.05, 0.06, 0.03, 0.03],
+            )
+        )
+        texture = int(rng.choice(self._textures.of_kind[kind]))
+        repeat = REPEAT.get(kind, 0.7) * math.exp(rng.normal(0, 0.35))
+        if colour is None and (kind == 'plain' or rng.uniform() < 0.3):
+            colour = self.colour()
+        if colour is None:
+            tint = np.ones(3, np.float32) * rng.uniform(0.7, 1.05)
+        else:
+            tint = self.tint(texture, colour)
+        return Material(texture, tint.astype(np.float32), repeat, gloss)
+
+    def material_of(self, *kinds: str, p: list[float] | None = None) -> Material:
+        """A random material of one of several kinds, with probabilities `p`."""
+        return self.material(self.rng.choice(kinds, p=p))
+
+    def tint(self, texture: int, colour: np.ndarray) -> np.ndarray:  # -> [3]
+        """Factor that gives a texture this mean linear colour."""
+        return colour / self._textures.linear_means[texture]
+
+    def texture_of(self, kind: str) -> int:
+        """A random texture of a kind."""
+        return int(self.rng.choice(self._textures.of_kind[kind]))
+
+    def box(
+        self,
+        size: Vector,
+        position: Vector,
+        yaw: float,
+        material: Material,
+        part: int | None = None,
+        emission: float = 0.0,
+    ) -> None:
+        """A box standing on `position`, the centre of its bottom."""
+        self._primitive(BOX, size, position, yaw, material, part, emission)
+
+    def cylinder(
+        self,
+        diameter: float,
+        height: float,
+        position: Vector,
+        material: Material,
+        part: int | None = None,
+        sides: int | None = None,
+        other_diameter: float | None = None,
+    ) -> None:
+        """An upright cylinder, elliptic if `other_diameter` (along y) is given."""
+        shape = CYLINDERS[sides or int(self.rng.choice([10, 16]))]
+        size = (diameter, other_diameter or diameter, height)
+        self._primitive(shape, size, position, 0, material, part, 0.0)
+
+    def sphere(
+        self,
+        size: Vector,
+        position: Vector,
+        material: Material,
+        part: int | None = None,
+        emission: float = 0.0,
+    ) -> None:
+        """An ellipsoid resting on `position`."""
+        self._primitive(SPHERE, size, position, 0, material, part, emission)
+
+    def panel(
+        self,
+        width: float,
+        height: float,
+        position: Vector,
+        yaw: float,
+        kind: str | None = None,
+        thickness: float = 0.02,
+        emission: float = 0.0,
+    ) -> None:
+        """A flat box whose front, towards -y before turning, shows one whole texture."""
+        texture = self.texture_of(kind or self.rng.choice(['picture', 'poster']))
+        vertices = BOX[0] * np.array([width, thickness, height], np.float32)
+        corners = vertices[BOX[1]]
+        uv = corners[:, :, [0, 2]] / np.array([width, height], np.float32)
+        uv = uv + np.array([0.5, 0], np.float32)
+        uv[:, :, 1] = 1 - uv[:, :, 1]
+        uv = np.clip(uv, 0.004, 0.996)
+        vertices = vertices @ _turn(yaw).T + np.asarray(position, np.float32)
+        self.triangles(vertices, BOX[1], uv, texture, np.ones(3, np.float32), None, emission)
+
+    def triangles(
+        self,
+        vertices: np.ndarray,
+        faces: np.ndarray,
+        uv: np.ndarray,
+        texture: int,
+        tint: np.ndarray,
+        part: int | None = None,
+        emission: float = 0.0,
+        gloss: float = 0.0,
+    ) -> None:
+        """Add a mesh: vertices [V, 3], faces [F, 3], uv [F, 3, 2], tint [3] or [F, 3]."""
+        n = len(faces)
+        self._parts.append(
+            (
+                vertices.astype(np.float32),
+                faces + self._vertex_count,
+                uv.astype(np.float32),
+                np.full(n, texture, np.int32),
+                np.broadcast_to(np.asarray(tint, np.float32), (n, 3)),
+                np.full(n, self.new_part() if part is None else part, np.int32),
+                np.full(n, emission, np.float32),
+                np.full(n, gloss, np.float32),
+            )
+        )
+        self._vertex_count += len(vertices)
+
+    def finish(self, height: float) -> Scene:
+        """Everything collected so far as one scene with a ceiling at `height`."""
+        columns = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        vertices, faces, uv, texture, tint, part, emission, gloss = columns
+        faces = faces.astype(np.uint32)
+        caster = o3d.t.geometry.RaycastingScene(nthreads=1)
+        caster.add_triangles(o3d.core.Tensor(vertices), o3d.core.Tensor(faces))
+        return Scene(
+            caster=caster,
+            uv=uv,
+            texture=texture,
+            tint=tint,
+            mean_albedo=tint * self._textures.linear_means[texture],
+            part=part,
+            emission=emission,
+            gloss=gloss,
+            texel=_metres_per_texel(vertices[faces], uv),
+            lights=self.lights,
+            height=height,
+            targets=self.targets,
+        )
+
+    def _primitive(
+        self,
+        shape: tuple[np.ndarray, np.ndarray],
+        size: Vector,
+        position: Vector,
+        yaw: float,
+        material: Material,
+        part: int | None,
+        emission: float,
+    ) -> None:
+        unit, faces = shape
+        vertices = unit * np.asarray(size, np.float32)
+        # Texture coordinates in metres, seen along the axis the face looks at most directly.
+        corners = vertices[faces]
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        axis = np.abs(normals).argmax(1)
+        uv = np.empty((*corners.shape[:2], 2), np.float32)
+        for along, plane in enumerate(([1, 2], [0, 2], [0, 1])):
+            uv[axis == along] = corners[axis == along][:, :, plane]
+        uv = uv / material.repeat + self.rng.uniform(0, 1, 2)
+        vertices = vertices @ _turn(yaw).T + np.asarray(position, np.float32)
+        texture, tint, _, gloss = material
+        self.triangles(vertices, faces, uv, texture, tint, part, emission, gloss)
+
+
+def _turn(yaw: float) -> np.ndarray:  # -> [3, 3]
+    c, s = math.cos(yaw), math.sin(yaw)
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], np.float32)
+
+
+def _metres_per_texel(corners: np.ndarray, uv: np.ndarray) -> np.ndarray:  # -> [F]
+    edges = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    area = np.linalg.norm(edges, axis=1)
+    u, v = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
+    uv_area = np.abs(u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0])
+    return np.sqrt(area / np.maximum(uv_area, 1e-8)) / SIZE
+
+
+def _unit_box() -> tuple[np.ndarray, np.ndarray]:
+    """Corners and outward faces of the unit box that stands on the origin."""
+    sides = (-0.5, 0.5)
+    vertices = np.array([[x, y, z] for x in sides for y in sides for z in (0, 1)], np.float32)
+    quads = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
+    faces = np.array([f for a, b, c, d in quads for f in ((a, b, c), (a, c, d))], np.int64)
+    centre = vertices.mean(0)
+    for face in faces:
+        a, b, c = vertices[face]
+        if np.cross(b - a, c - a) @ (vertices[face].mean(0) - centre) < 0:
+            face[:] = face[::-1].copy()
+    return vertices, faces
+
+
+def _unit_cylinder(sides: int) -> tuple[np.ndarray, np.ndarray]:
+    angle = np.arange(sides) / sides * 2 * np.pi
+    rim = np.stack([np.cos(angle) * 0.5, np.sin(angle) * 0.5], 1)
+    bottom, top = np.c_[rim, np.zeros(sides)], np.c_[rim, np.ones(sides)]
+    vertices = np.concatenate([bottom, top, [[0, 0, 0], [0, 0, 1]]]).astype(np.float32)
+    faces = []
+    for i in range(sides):
+        j = (i + 1) % sides
+        faces += [(i, j, sides + j), (i, sides + j, sides + i)]
+        faces += [(2 * sides, j, i), (2 * sides + 1, sides + i, sides + j)]
+    return vertices, np.array(faces)
+
+
+def _unit_sphere(around: int = 12, down: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    azimuth, polar = np.arange(around) / around * 2 * np.pi, np.linspace(0, np.pi, down + 1)
+    vertices = [
+        [0.5 * np.sin(b) * np.cos(a), 0.5 * np.sin(b) * np.sin(a), 0.5 - 0.5 * np.cos(b)]
+        for b in polar
+        for a in azimuth
+    ]
+    faces = []
+    for i in range(down):
+        for j in range(around):
+            k = (j + 1) % around
+            a, b = i * around + j, i * around + k
+            c, d = (i + 1) * around + k, (i + 1) * around + j
+            faces += [(a, b, c), (a, c, d)]
+    return np.array(vertices, np.float32), np.array(faces)
+
+
+BOX = _unit_box()
+CYLINDERS = {sides: _unit_cylinder(sides) for sides in (6, 10, 16)}
+SPHERE = _unit_sphere()
