@@ -1,4 +1,4 @@
-# make demo [SOURCE=synthetic|0|/dev/video0|video.mp4|folder|bag] [MODEL=nano|sensor] [DURATION=30]
+# make demo [SOURCE=synthetic|0|/dev/video0|video.mp4|folder|bag] [MODEL=nano|sensor|sharp] [DURATION=30]
 # make test
 SOURCE ?= synthetic
 MODEL ?= nano
