@@ -606,8 +606,13 @@ def test_predictor_turns_a_photograph_into_metric_gaussians(tiny: Run) -> None:
     # corrections move a Gaussian by thousandths of the image
     assert np.abs(pixels[..., 0] - (centres * 160 - 0.5)).max() < 5
     assert np.abs(pixels[..., 1] - (centres * 120 - 0.5)[:, None]).max() < 5
-    longer = predictor(image, replace(k, fx=300.0, fy=280.0))
+    # depth follows the horizontal focal length; the vertical one narrows the scene alone
+    longer, taller = (
+        predictor(image, replace(k, **change)) for change in ({'fx': 300.0}, {'fy': 280.0})
+    )
     torch.testing.assert_close(longer.means[:, 2], 2 * gaussians.means[:, 2])
+    torch.testing.assert_close(taller.means[:, 2], gaussians.means[:, 2])
+    torch.testing.assert_close(taller.means[:, 1], gaussians.means[:, 1] / 2)
 
 
 @pytest.fixture
