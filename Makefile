@@ -1,4 +1,4 @@
-# make demo [SOURCE=synthetic|0|/dev/video0|video.mp4|folder|bag] [MODEL=nano|sensor]
+# make demo [SOURCE=synthetic|0|/dev/video0|video.mp4|folder|bag] [MODEL=nano|sensor|sharp]
 #           [DURATION=30] [HFOV=degrees] [OUT=out/demo]
 # make test
 SOURCE ?= synthetic

@@ -28,7 +28,7 @@ def generate_launch_description():
     share = Path(get_package_share_directory('sharp_ros'))
     arguments = {
         'config': (str(share / 'config' / 'sharp.yaml'), 'parameter file'),
-        'model': ('nano', 'nano, sensor, or the path of weights'),
+        'model': ('nano', 'nano, sensor, sharp, or the path of weights'),
         'image': ('/camera/image', 'image topic'),
         'camera_info': ('/camera/camera_info', 'camera_info topic of that image'),
         'odometry': ('/odom', 'nav_msgs/Odometry that places the camera'),

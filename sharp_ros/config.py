@@ -33,7 +33,9 @@ def option(
 class ModelConfig:
     """Which network runs, and where."""
 
-    name: str = option('nano', 'nano, sensor, or the path of weights of nano')
+    name: str = option(
+        'nano', 'nano, sensor, sharp, or the path of weights of nano (.safetensors) or SHARP (.pt)'
+    )
     device: str = option('auto', 'where inference runs', choices=('auto', 'cpu', 'cuda', 'mps'))
     threads: int = option(0, 'CPU threads for inference; 0 leaves the choice to torch', minimum=0)
 

@@ -124,6 +124,17 @@ class Gaussians:
         return replace(self.select(part), grid=(1, rows, columns))  # type: ignore[arg-type]
 
 
+def rotations_from_quats(quats: Tensor) -> Tensor:  # [..., 4] -> [..., 3, 3]
+    """Rotation matrices of unit wxyz quaternions, whose columns are the local axes."""
+    w, x, y, z = quats.unbind(-1)
+    rows = (
+        torch.stack((1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)), -1),
+        torch.stack((2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)), -1),
+        torch.stack((2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)), -1),
+    )
+    return torch.stack(rows, -2)
+
+
 def srgb_from_linear(linear: Tensor) -> Tensor:
     """IEC 61966-2-1 transfer curve; input is clamped to 0..1."""
     x = linear.clamp(0, 1)

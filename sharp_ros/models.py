@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from sharp_ros.network.predictor import Predictor
 
 WEIGHTS_FOLDER = Path(__file__).parent / 'weights'
+# Weights whose licence does not let us ship them; the user puts them here.
+CACHE_FOLDER = Path('~/.cache/sharp_ros')
+SHARP_FILE = 'sharp_2572gikvuh.pt'
 
 
 @dataclass(frozen=True)
@@ -46,18 +49,25 @@ _SENSOR = ModelInfo(
     metric=True,
     needs_depth=True,
 )
+_SHARP = ModelInfo(
+    'sharp',
+    'network of 702 M parameters for machines with a GPU; accuracy as published, not ours',
+    'Apple Machine Learning Research Model licence, research only',
+    metric=True,
+)
 
 
 def model_names() -> list[str]:
     """Names that `load_predictor` knows, besides paths."""
-    return [_NANO.name, _SENSOR.name]
+    return [_NANO.name, _SENSOR.name, _SHARP.name]
 
 
 def load_predictor(name_or_path: str, device: str = 'cpu') -> tuple[Predictor, ModelInfo]:
-    """Load a model by its name or from a file of nano weights.
+    """Load a model by its name or from a file of weights.
 
     Args:
-        name_or_path: `nano`, `sensor`, or the path of a `.safetensors` file of nano.
+        name_or_path: `nano`, `sensor`, `sharp`, or the path of a `.safetensors` file of nano or
+            of a `.pt` checkpoint of SHARP.
         device: torch device the weights go to.
 
     Raises:
@@ -73,7 +83,17 @@ def load_predictor(name_or_path: str, device: str = 'cpu') -> tuple[Predictor, M
         if not path.is_file():
             raise CheckpointError(f'{path} is missing; reinstall sharp_ros')
         return _load_nano(path, device), _NANO
+    if name_or_path == _SHARP.name:
+        path = CACHE_FOLDER.expanduser() / SHARP_FILE
+        if not path.is_file():
+            raise CheckpointError(
+                f'the weights of SHARP are not at {path}; download {SHARP_FILE} (about 2.8 GB; '
+                f'{_SHARP.licence}) from where the README of apple/ml-sharp says and put it there'
+            )
+        return _load_sharp(path, device), _SHARP
     path = Path(name_or_path).expanduser()
+    if path.is_file() and path.suffix == '.pt':
+        return _load_sharp(path, device), _SHARP
     if path.is_file():
         info = ModelInfo(str(path), 'nano network with weights of yours', 'unknown', metric=True)
         return _load_nano(path, device), info
@@ -87,3 +107,10 @@ def _load_nano(path: Path, device: str) -> Predictor:
     from sharp_ros.network.predictor import NanoPredictor
 
     return NanoPredictor(load_weights(path).to(device))
+
+
+def _load_sharp(path: Path, device: str) -> Predictor:
+    from sharp_ros.network.predictor import SharpPredictor
+    from sharp_ros.network.sharp import load_checkpoint
+
+    return SharpPredictor(load_checkpoint(path).to(device))

@@ -119,8 +119,8 @@ def test_network_that_returns_nan_is_caught():
 
 
 def test_names_of_models():
-    assert model_names() == ['nano', 'sensor']
-    with pytest.raises(ConfigError, match='nano, sensor'):
+    assert model_names() == ['nano', 'sensor', 'sharp']
+    with pytest.raises(ConfigError, match='nano, sensor, sharp'):
         load_predictor('no_such_model')
 
 

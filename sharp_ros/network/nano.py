@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sharp_ros.errors import CheckpointError, InputError
+from sharp_ros.network.checkpoint import check_layout
 
 CANONICAL_FOCAL = 160.0  # pixels at the resolution the network is given
 LOG_SCALE_RANGE = (-4.0, 1.5)  # of the Laplace scale of the log depth
@@ -290,7 +291,8 @@ def load_weights(path: str | Path) -> NanoNetwork:
         # Names and shapes are compared before any tensor is read, so that a hostile or wrong file
         # cannot make us allocate more than the network itself.
         with safe_open(path, framework='pt') as file:
-            _check_layout(path, {k: file.get_slice(k).get_shape() for k in file.keys()}, expected)  # noqa: SIM118
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            check_layout(path, shapes, expected, 'nano')
             tensors = {name: file.get_tensor(name) for name in expected}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f'weights {path} are damaged ({error}); {advice}') from error
@@ -300,27 +302,6 @@ def load_weights(path: str | Path) -> NanoNetwork:
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     network.requires_grad_(False)
     return network.to(memory_format=torch.channels_last)  # a third faster on CPUs
-
-
-def _check_layout(
-    path: str | Path, found: Mapping[str, list[int]], expected: Mapping[str, Tensor]
-) -> None:
-    missing = [name for name in expected if name not in found]
-    unknown = [name for name in found if name not in expected]
-    reshaped = [n for n in expected if n in found and found[n] != list(expected[n].shape)]
-    if missing or unknown or reshaped:
-        parts = [
-            f'{title} {", ".join(names[:3])}{" ..." if len(names) > 3 else ""}'
-            for title, names in (
-                ('missing', missing),
-                ('unknown', unknown),
-                ('of another shape', reshaped),
-            )
-            if names
-        ]
-        raise CheckpointError(
-            f'{path} holds another network: {"; ".join(parts)}; give the weights of nano'
-        )
 
 
 def _load_folded(conv: SameConv, state: Mapping[str, Tensor], name: str, norm: str) -> None:

@@ -7,12 +7,15 @@ from typing import Protocol
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians
-from sharp_ros.network.composer import gaussians_from_depth
+from sharp_ros.network.composer import gaussians_from_depth, unproject
 from sharp_ros.network.nano import NanoNetwork
+from sharp_ros.network.sharp import SharpNetwork
 
 
 class Predictor(Protocol):
@@ -70,6 +73,43 @@ class NanoPredictor:
         columns = max(1, round((self._pixels * aspect) ** 0.5 / 32)) * 32
         rows = max(1, round((self._pixels / aspect) ** 0.5 / 32)) * 32
         return columns, rows
+
+
+class SharpPredictor:
+    """SHARP around its fixed square: squeeze, predict, place in front of the true camera.
+
+    Args:
+        network: in evaluation mode, on the device it shall run on.
+        patch_batch: how many windows of the image its transformer encodes at a time; fewer need
+            less memory. None is all 35.
+    """
+
+    def __init__(self, network: SharpNetwork, patch_batch: int | None = None) -> None:
+        self._network = network
+        self._patch_batch = patch_batch
+        self._device = next(network.parameters()).device
+
+    def __call__(
+        self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None = None
+    ) -> Gaussians:
+        """See `Predictor`; sensor depth is ignored."""
+        pixels = torch.from_numpy(image.copy()).to(self._device)
+        with torch.inference_mode():
+            square = square_image(pixels, self._network.config.image_size)
+            # the network knows the horizontal focal length only; `unproject` uses both
+            factor = torch.tensor([intrinsics.fx / intrinsics.width], device=self._device)
+            ndc = self._network(square, factor, patch_batch=self._patch_batch)
+            return unproject(ndc, intrinsics)
+
+
+def square_image(pixels: Tensor, size: int) -> Tensor:  # [H, W, 3] uint8 -> [1, 3, size, size]
+    """The image in 0..1, each axis stretched for itself, as SHARP expects it.
+
+    Centres of corner pixels stay in the corners (`align_corners`), so the image lies up to half a
+    pixel off the edge-to-edge grid of the Gaussians. The released weights come with it so.
+    """
+    image = pixels.permute(2, 0, 1)[None].float() / 255
+    return F.interpolate(image, size=(size, size), mode='bilinear', align_corners=True)
 
 
 class SensorPredictor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sharp_ros.camera import Intrinsics
-from sharp_ros.gaussians import Gaussians, srgb_from_linear
+from sharp_ros.gaussians import Gaussians, rotations_from_quats, srgb_from_linear
 
 ALPHA_MIN = 1 / 255  # a splat ends where its alpha falls below one step of an 8-bit image
 ALPHA_MAX = 0.999  # nothing hides everything behind it, so gradients reach the back
@@ -75,16 +75,6 @@ def _jacobian_limits(focal: float, centre: float, side: int) -> tuple[float, flo
     return -(centre + 0.5 + margin) / focal, (side - 0.5 - centre + margin) / focal
 
 
-def _rotation(quats: Tensor) -> Tensor:  # [M, 4] wxyz unit -> [M, 3, 3]
-    w, x, y, z = quats.unbind(-1)
-    rows = (
-        torch.stack((1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)), -1),
-        torch.stack((2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)), -1),
-        torch.stack((2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)), -1),
-    )
-    return torch.stack(rows, -2)
-
-
 def _project(gaussians: Gaussians, intrinsics: Intrinsics, T: np.ndarray, near: float) -> Splats:
     """Perspective projection of every usable Gaussian, linearised at its mean."""
     device, dtype = gaussians.means.device, gaussians.means.dtype
@@ -104,7 +94,8 @@ def _project(gaussians: Gaussians, intrinsics: Intrinsics, T: np.ndarray, near: 
     mean = g.means.to(wide) @ rotation.T + translation
     x, y, z = mean.unbind(-1)
     quats = g.quats.to(wide)
-    axes = _rotation(quats / quats.norm(dim=1, keepdim=True)) * g.scales.to(wide)[:, None, :]
+    rotations = rotations_from_quats(quats / quats.norm(dim=1, keepdim=True))
+    axes = rotations * g.scales.to(wide)[:, None, :]
 
     # J W R S of EWA splatting (Zwicker 2001, eq. 29-31); its rows' products are the covariance.
     x_lim = _jacobian_limits(intrinsics.fx, intrinsics.cx, intrinsics.width)

@@ -1,0 +1,716 @@
+"""The SHARP network against tensors of the reference implementation, and its camera geometry.
+
+Weights are pseudo-random numbers seeded by the name of the tensor, so that no checkpoint is needed
+and every tensor of every stage can be compared. `_sK` in the name of a golden tensor means that
+every K-th row and column (of lists: every K-th entry) was kept, `_cK` every K-th channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+import json
+import math
+import os
+from pathlib import Path
+import pickle
+import re
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sharp_ros import models, se3
+from sharp_ros.camera import Intrinsics, project
+from sharp_ros.errors import CheckpointError, InputError
+from sharp_ros.gaussians import rotations_from_quats
+from sharp_ros.models import load_predictor
+from sharp_ros.network import backbone, sharp
+from sharp_ros.network.backbone import merge, split
+from sharp_ros.network.composer import (
+    BaseGaussians,
+    NdcGaussians,
+    base_gaussians,
+    depth_from_disparity,
+    unproject,
+)
+from sharp_ros.network.predictor import SharpPredictor, square_image
+from sharp_ros.network.sharp import (
+    TINY,
+    TINY_OVERLAP,
+    SharpNetwork,
+    SharpNetworkConfig,
+    load_checkpoint,
+)
+
+DATA = Path(__file__).parent / 'data'
+SEED = 20251210
+DEFAULT, TIGHT = 1e-4, 3e-5  # encoder maps and disparity are held to the tighter bound
+# What the golden files call the fields of `NdcGaussians`.
+OUTPUTS = {
+    'mean_vectors': 'means',
+    'singular_values': 'scales',
+    'quaternions': 'quats',
+    'colors': 'colors',
+    'opacities': 'opacities',
+}
+
+
+@pytest.fixture(autouse=True, scope='module')
+def one_thread() -> Iterator[None]:
+    """Small layers on shared cores are fastest so."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# --- the rules by which weights and images are made ---------------------------------------------
+
+
+def fill_value(key: str, shape: torch.Size) -> Tensor:
+    z = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))).standard_normal(shape)
+    last, rank = key.rpartition('.')[2], len(shape)
+    if last in {'pos_embed', 'cls_token'}:
+        value = 0.3 * z
+    elif last == 'gamma':
+        value = 0.4 + 0.05 * z
+    elif rank == 1:
+        centre = 1 if last == 'weight' else 2 * key.endswith('monodepth_predictor.head.4.bias')
+        value = centre + 0.1 * z
+    else:
+        patch = key.endswith('image_encoder.conv.weight')
+        transposed = rank == 4 and tuple(shape[2:]) == (2, 2) and not patch
+        fan = shape[0] if transposed else math.prod(shape[1:])
+        gains = {
+            'geometry_prediction_head.weight': 3,
+            'texture_prediction_head.weight': 0.5,
+            'monodepth_predictor.head.4.weight': 0.5,
+        }
+        gain = next((g for end, g in gains.items() if key.endswith(end)), 1)
+        value = gain * z / math.sqrt(fan)
+    return torch.from_numpy(np.asarray(value, np.float32))
+
+
+def filled_network(config: SharpNetworkConfig) -> SharpNetwork:
+    with torch.device('meta'):
+        network = SharpNetwork(config)
+    state = {key: fill_value(key, t.shape) for key, t in network.state_dict().items()}
+    network.load_state_dict(state, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def seeded_image(size: int, seed: int) -> Tensor:
+    rng = np.random.Generator(np.random.PCG64(seed))
+    low, noise = rng.random((3, 16, 16)), rng.random((3, size, size))
+    coarse = low.repeat(size // 16, 1).repeat(size // 16, 2)
+    return torch.from_numpy((0.7 * coarse + 0.3 * noise).astype(np.float32))
+
+
+@dataclass
+class Run:
+    """All that one forward pass of a network computed."""
+
+    network: SharpNetwork
+    image: Tensor
+    factor: Tensor
+    taps: dict[str, Tensor]
+    base: BaseGaussians
+    out: NdcGaussians
+
+
+def run(network: SharpNetwork, image: Tensor, factor: Tensor) -> Run:
+    parts = network.monodepth_model['monodepth_predictor']
+    taps: dict[str, Tensor] = {}
+    watched: dict[str, nn.Module] = {
+        'patch_encoder.out': parts.encoder.patch_encoder,
+        'image_encoder.out': parts.encoder.image_encoder,
+        'encoder': parts.encoder,
+        'monodepth_decoder.out': parts.decoder,
+        'disparity': parts.head,
+        'gaussian_decoder.out': network.feature_model.decoder,
+        'features': network.feature_model,
+        'delta': network.prediction_head,
+    }
+    blocks = parts.encoder.patch_encoder.blocks
+    for i in (1, 2) if len(blocks) < 24 else (5, 11, 17, 23):
+        watched[f'patch_encoder.block{i}'] = blocks[i]
+    hooks = [
+        module.register_forward_hook(lambda m, i, out, name=name: taps.__setitem__(name, out))
+        for name, module in watched.items()
+    ]
+    with torch.inference_mode():
+        out = network(image, factor)
+        base = base_gaussians(image, depth_from_disparity(taps['disparity'], factor))
+    for hook in hooks:
+        hook.remove()
+    for name in ('patch_encoder.out', 'image_encoder.out'):
+        taps[name] = taps[name][0]
+    taps |= {f'encoder.{i}': e for i, e in enumerate(taps.pop('encoder'))}
+    taps['texture_features'], taps['geometry_features'] = taps.pop('features')
+    return Run(network, image, factor, taps, base, out)
+
+
+def tiny_run(network: SharpNetwork) -> Run:
+    image = torch.stack([seeded_image(192, SEED + i) for i in range(2)])
+    return run(network, image, torch.tensor([0.8, 1.3]))
+
+
+@pytest.fixture(scope='module')
+def tiny() -> Run:
+    return tiny_run(filled_network(TINY))
+
+
+@pytest.fixture(scope='module')
+def overlap() -> Run:
+    return run(filled_network(TINY_OVERLAP), seeded_image(1536, SEED)[None], torch.tensor([0.8]))
+
+
+def stats(x: Tensor) -> np.ndarray:
+    x = x.double()
+    values = (x.mean(), x.std(correction=0), x.min(), x.max(), x.abs().mean())
+    return np.array([v.item() for v in values])
+
+
+@cache
+def golden(name: str) -> dict[str, np.ndarray]:
+    with np.load(DATA / f'{name}.npz') as file:
+        return dict(file)
+
+
+def keys_of(name: str) -> list[str]:
+    with np.load(DATA / f'{name}.npz') as file:
+        skipped = ('traj.', 'ply.', 'post.', 'pre.', 'align.')  # compared elsewhere in the tests
+        return [key for key in file.files if not key.startswith(skipped)]
+
+
+# --- what a golden tensor should equal ----------------------------------------------------------
+
+# Token maps are cut by hand; the files call that plain `_s`.
+EVERY = slice(None)
+CUTS = {
+    'golden_tiny_overlap': {
+        'block': (EVERY, slice(None, None, 48), slice(None, None, 4)),
+        'patch_encoder.out': (
+            EVERY,
+            slice(None, None, 8),
+            slice(None, None, 4),
+            slice(None, None, 4),
+        ),
+        'image_encoder.out': (slice(None, None, 4), slice(None, None, 2), slice(None, None, 2)),
+    },
+    'golden_full': {
+        'block': (slice(None, None, 3), slice(None, None, 96), slice(None, None, 16)),
+        'patch_encoder.out': (
+            EVERY,
+            slice(None, None, 32),
+            slice(None, None, 6),
+            slice(None, None, 6),
+        ),
+        'image_encoder.out': (slice(None, None, 16), slice(None, None, 4), slice(None, None, 4)),
+    },
+}
+TENSOR_KEY = re.compile(r'(?P<name>.+?)(?:_c(?P<c>\d+))?(?P<cut>_s(?P<s>\d*))?$')
+OUT_KEY = re.compile(r'out(?P<item>_b1)?(?:_s(?P<s>\d+))?\.(?P<name>\w+)$')
+
+
+def computed(run: Run, file: str, key: str) -> np.ndarray:
+    if key.startswith('out_stats_per_component.'):
+        values = getattr(run.out, OUTPUTS[key.rpartition('.')[2]])[0]
+        return np.stack([stats(column) for column in values.unbind(-1)])
+    if key.startswith('out_stats.'):
+        return stats(getattr(run.out, OUTPUTS[key.rpartition('.')[2]])[0])
+    if found := OUT_KEY.match(key):
+        values = getattr(run.out, OUTPUTS[found['name']])[1 if found['item'] else 0]
+        return values[:: int(found['s'] or 1)].numpy()
+    if key.endswith('_stats'):
+        values = tensor(run, file, key.removesuffix('_stats'))
+        if key == 'delta_stats':
+            return np.stack([stats(attribute) for attribute in values])
+        return stats(values)
+    found = TENSOR_KEY.match(key)
+    assert found is not None
+    values = tensor(run, file, found['name'])
+    if found['cut'] == '_s':
+        cuts = CUTS[file]
+        return values[cuts['block' if 'block' in key else found['name']]].numpy()
+    channels, step = int(found['c'] or 1), int(found['s'] or 1)
+    if step > 1:
+        values = values[..., ::step, ::step]
+    return (values[::channels] if channels > 1 else values).numpy()
+
+
+def tensor(run: Run, file: str, name: str) -> Tensor:
+    base = run.base
+    named = {
+        'input.image_sum': run.image.double().sum((1, 2, 3)),
+        'input.image_probe': run.image[:, :, :4, :4],
+        'input.disparity_factor': run.factor,
+        'init.x_ndc_row': base.x,
+        'init.y_ndc_col': base.y,
+        'init.inverse_depth': base.inverse_depth[0],
+        'init.scales': base.cell / base.inverse_depth[0],
+        'init.colors_layer0': base.colors[0],
+        'init.quaternion': torch.tensor([1.0, 0, 0, 0]),
+        'init.opacity': torch.tensor([0.5]),
+        'init.global_scale': base.global_scale,
+        'init.feature_input': base.features[0],
+    }
+    if name in named:
+        return named[name]
+    values = run.taps[name]
+    whole_batch = name.startswith('patch_encoder.') or (
+        name == 'image_encoder.out' and file == 'golden_tiny'
+    )
+    return values if whole_batch else values[0]
+
+
+def bound(key: str) -> float:
+    if key == 'input.image_sum':
+        return 1e-9 * 3.6e6
+    return TIGHT if key.startswith(('encoder.', 'disparity')) else DEFAULT
+
+
+def worst(run: Run, file: str, keys: list[str], expected: dict[str, np.ndarray]) -> float:
+    """Largest error of some tensors, in units of what is allowed."""
+    worst = 0.0
+    for key in keys:
+        actual = np.asarray(computed(run, file, key), np.float64)
+        assert actual.shape == expected[key].shape, key
+        worst = max(worst, float(np.abs(actual - expected[key]).max()) / bound(key))
+    return worst
+
+
+@pytest.mark.parametrize('key', keys_of('golden_tiny'))
+def test_every_stage_agrees_with_the_reference(tiny: Run, key: str) -> None:
+    assert worst(tiny, 'golden_tiny', [key], golden('golden_tiny')) < 1
+
+
+@pytest.mark.parametrize('key', keys_of('golden_tiny_overlap'))
+def test_overlapping_windows_agree_with_the_reference(overlap: Run, key: str) -> None:
+    assert worst(overlap, 'golden_tiny_overlap', [key], golden('golden_tiny_overlap')) < 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get('SHARP_FULL') != '1',
+    reason='full size takes minutes and 10 GB of memory; set SHARP_FULL=1',
+)
+def test_the_released_size_agrees_with_the_reference() -> None:
+    full = run(
+        filled_network(SharpNetworkConfig()),
+        seeded_image(1536, SEED)[None],
+        torch.tensor([0.8]),
+    )
+    expected, keys = golden('golden_full'), keys_of('golden_full')
+    errors = {key: worst(full, 'golden_full', [key], expected) for key in keys}
+    assert max(errors.values()) < 1, {k: e for k, e in errors.items() if e >= 1}
+
+
+# --- the comparison notices what it must --------------------------------------------------------
+
+
+def set_eps(kind: type[nn.Module], eps: float) -> Callable[[SharpNetwork], None]:
+    def mutate(network: SharpNetwork) -> None:
+        for module in network.modules():
+            if isinstance(module, kind):
+                module.eps = eps
+
+    return mutate
+
+
+def approximate_gelu(network: SharpNetwork) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.GELU):
+            module.approximate = 'tanh'
+
+
+def swap_coarse_halves(network: SharpNetwork) -> None:
+    fuse = network.monodepth_model['monodepth_predictor'].encoder.fuse_lowres
+    fuse.weight = nn.Parameter(torch.cat(fuse.weight.chunk(2, 1)[::-1], 1), requires_grad=False)
+
+
+def upsample_after_projection(network: SharpNetwork) -> None:
+    for fusion in network.feature_model.decoder.fusions:
+        fusion.deconv, fusion.out_conv = fusion.out_conv, fusion.deconv
+
+
+@pytest.mark.parametrize(
+    'mutate',
+    [
+        set_eps(nn.LayerNorm, 1e-5),
+        set_eps(nn.GroupNorm, 1e-6),
+        approximate_gelu,
+        swap_coarse_halves,
+        upsample_after_projection,
+    ],
+    ids=['layer_norm_eps', 'group_norm_eps', 'tanh_gelu', 'swapped_concat', 'deconv_last'],
+)
+def test_typical_mistakes_would_be_seen(mutate: Callable[[SharpNetwork], None]) -> None:
+    network = filled_network(TINY)
+    mutate(network)
+    keys = ['encoder.4', 'disparity', 'delta']
+    assert worst(tiny_run(network), 'golden_tiny', keys, golden('golden_tiny')) > 1.5
+
+
+@pytest.mark.parametrize('wrong', [{'align_corners': True}, {'antialias': True}])
+def test_another_pyramid_would_be_seen(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, bool]
+) -> None:
+    network, resize = filled_network(TINY), F.interpolate
+    monkeypatch.setattr(backbone.F, 'interpolate', lambda x, **how: resize(x, **{**how, **wrong}))
+    keys = ['encoder.4', 'disparity']
+    assert worst(tiny_run(network), 'golden_tiny', keys, golden('golden_tiny')) > 100
+
+
+# --- the network --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('config', 'file', 'parameters'),
+    [(SharpNetworkConfig(), 'state_dict', 702_305_169), (TINY, 'state_dict_tiny', 1_152_243)],
+)
+def test_tensors_have_the_names_order_and_shapes_of_the_checkpoint(
+    config: SharpNetworkConfig, file: str, parameters: int
+) -> None:
+    with torch.device('meta'):
+        state = SharpNetwork(config).state_dict()
+    expected = json.loads((DATA / f'{file}.json').read_text())['tensors']
+    assert [(key, list(t.shape)) for key, t in state.items()] == list(expected.items())
+    assert sum(t.numel() for t in state.values()) == parameters
+
+
+def test_the_rule_for_weights_gives_the_published_numbers() -> None:
+    key = 'monodepth_model.monodepth_predictor.encoder.upsample_latent0.1.weight'
+    value = fill_value(key, torch.Size([20, 24, 2, 2]))
+    np.testing.assert_allclose(value.flatten()[:3], [0.1471260, -0.2595090, -0.3231726], atol=1e-7)
+    assert value.double().sum().item() == pytest.approx(-3.843257, abs=1e-6)
+
+
+def test_the_number_of_windows_at_a_time_changes_nothing(tiny: Run) -> None:
+    with torch.inference_mode():
+        out = tiny.network(tiny.image, tiny.factor, patch_batch=5)
+    for name in OUTPUTS.values():
+        torch.testing.assert_close(getattr(out, name), getattr(tiny.out, name), atol=1e-5, rtol=0)
+
+
+def test_known_depth_scales_the_prediction(tiny: Run) -> None:
+    expected = golden('golden_tiny')
+    values = np.random.Generator(np.random.PCG64(777)).random((2, 1, 192, 192))
+    maps: list[Tensor] = []
+    hook = tiny.network.depth_alignment.scale_map_estimator.register_forward_hook(
+        lambda module, inputs, out: maps.append(out)
+    )
+    with torch.inference_mode():
+        depth = torch.from_numpy((1 + 9 * values).astype(np.float32))
+        out = tiny.network(tiny.image, tiny.factor, depth)
+    hook.remove()
+    # the map is an exponential that reaches 30
+    np.testing.assert_allclose(maps[0][0, :, ::3, ::3], expected['align.map_s3'], rtol=3e-5)
+    means = expected['align.out_mean_vectors_s16']
+    np.testing.assert_allclose(out.means[0, ::16], means, rtol=0, atol=DEFAULT)
+
+
+def test_an_untrained_network_gives_the_base_gaussians() -> None:
+    torch.manual_seed(0)
+    network = SharpNetwork(TINY).eval()
+    image = torch.rand(1, 3, 192, 192)
+    result = run(network, image, torch.tensor([1.0]))
+    cells = result.base.inverse_depth[0].flatten()
+    z = result.out.means[0, :, 2] / result.base.global_scale
+    torch.testing.assert_close(1 / z, cells + 1e-3, atol=1e-6, rtol=1e-5)
+    assert torch.all(result.out.opacities == 0.5)
+    torch.testing.assert_close(
+        result.out.scales[0] / result.out.means[0, :, 2:],
+        torch.full((len(cells), 3), result.base.cell),
+        atol=0,
+        rtol=1e-6,
+    )
+
+
+def test_gradients_reach_every_weight_that_runs() -> None:
+    torch.manual_seed(0)
+    network = SharpNetwork(TINY)
+    nn.init.normal_(network.prediction_head.geometry_prediction_head.weight, std=0.1)
+    nn.init.normal_(network.prediction_head.texture_prediction_head.weight, std=0.1)
+    out = network(torch.rand(1, 3, 192, 192), torch.tensor([1.0]), torch.ones(1, 1, 192, 192))
+    sum(getattr(out, name).square().sum() for name in OUTPUTS.values()).backward()
+    idle = {name for name, p in network.named_parameters() if p.grad is None}
+    assert all(re.search(r'r\.head\.(weight|bias)$|fusions\.4\.resnet1\.', n) for n in idle), idle
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    ('image', 'factor'),
+    [((1, 3, 96, 192), (1,)), ((1, 1, 192, 192), (1,)), ((2, 3, 192, 192), (1,))],
+)
+def test_wrong_shapes_are_refused(
+    tiny: Run, image: tuple[int, ...], factor: tuple[int, ...]
+) -> None:
+    with pytest.raises(InputError, match='must be'):
+        tiny.network(torch.zeros(image), torch.ones(factor))
+
+
+@pytest.mark.parametrize(
+    ('side', 'window', 'overlap'), [(64, 16, 0.25), (32, 16, 0.5), (64, 16, 0)]
+)
+def test_merging_what_was_split_gives_the_whole(side: int, window: int, overlap: float) -> None:
+    image = torch.rand(2, 3, side, side)
+    torch.testing.assert_close(merge(split(image, window, overlap), 2, overlap), image)
+
+
+# --- from the space of the image to the camera --------------------------------------------------
+
+
+def test_photographs_are_squeezed_as_the_reference_does() -> None:
+    expected = golden('golden_tiny')
+    pixels = np.random.Generator(np.random.PCG64(555)).integers(
+        0, 256, (480, 640, 3), dtype=np.uint8
+    )
+    square = square_image(torch.from_numpy(pixels), 1536)[0]
+    assert square.double().sum().item() == pytest.approx(
+        float(expected['pre.image_sum']), rel=1e-9
+    )
+    np.testing.assert_allclose(square[:, ::97, ::97], expected['pre.image_s97'], atol=1e-6)
+
+
+def test_gaussians_of_a_photograph_agree_with_the_reference() -> None:
+    expected = golden('golden_tiny')
+    fields = {ours: torch.from_numpy(expected[f'out.{n}'])[None] for n, ours in OUTPUTS.items()}
+    width, height, focal = (float(v) for v in expected['post.W_H_fpx'])
+    k = Intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2, int(width), int(height))
+    gaussians = unproject(NdcGaussians(**fields, grid=(2, 96, 96)), k)
+    assert gaussians.grid == (2, 96, 96)
+
+    def close(actual: Tensor, name: str, atol: float, rtol: float = 0.0) -> None:
+        np.testing.assert_allclose(actual[::8], expected[f'post.{name}_s8'], rtol, atol)
+
+    close(gaussians.means, 'mean_vectors', 1e-6)
+    # the reference squares them in float32, which costs thin ones digits
+    close(gaussians.scales, 'singular_values', 3e-7, 1e-4)
+    axes = rotations_from_quats(gaussians.quats) * gaussians.scales[:, None]
+    covariances = axes @ axes.mT
+    close(covariances, 'covariances', 3e-9)
+    # where two axes are about as long, any pair of directions is as good; q and -q are the same,
+    # and so is a rotation whose axes point the other way
+    scales, quats = expected['post.singular_values_s8'], expected['post.quaternions_s8']
+    distinct = (scales[:, 1:] < 0.95 * scales[:, :-1]).all(1)
+    assert distinct.mean() > 0.7
+    ours, theirs = (
+        se3.matrix_from_quat(q[distinct]) for q in (gaussians.quats[::8].numpy(), quats)
+    )
+    cosines = np.abs((ours * theirs).sum(1))  # of corresponding axes
+    assert cosines.min() > 1 - 1e-5
+
+
+CAMERAS = [
+    Intrinsics(500.0, 500.0, 319.5, 239.5, 640, 480),
+    Intrinsics(710.0, 380.0, 101.3, 620.8, 640, 720),
+    Intrinsics(900.0, 905.0, -40.0, 300.0, 1920, 800),
+]
+
+
+@pytest.mark.parametrize('k', CAMERAS)
+def test_gaussians_land_on_the_pixels_they_were_predicted_for(k: Intrinsics) -> None:
+    rng = torch.Generator().manual_seed(1)
+    ndc_xy = torch.rand(1, 500, 2, generator=rng) * 2 - 1
+    z = torch.rand(1, 500, 1, generator=rng) * 30 + 0.3
+    gaussians = unproject(ndc_of(torch.cat([ndc_xy * z, z], 2)), k)
+    pixels = project(gaussians.means.double().numpy(), k)
+    # -1 is the outer edge of the first pixel, half a pixel before its centre
+    expected = (ndc_xy[0].double().numpy() + 1) / 2 * [k.width, k.height] - 0.5
+    assert np.abs(pixels - expected).max() < 0.01
+    torch.testing.assert_close(gaussians.means[:, 2:], z[0])
+
+
+@pytest.mark.parametrize('k', CAMERAS)
+def test_footprints_keep_their_shape_in_the_image(k: Intrinsics) -> None:
+    """A direction of the covariance moves a pixel as the same direction in NDC does."""
+    ndc = ndc_of(torch.rand(1, 400, 3, generator=torch.Generator().manual_seed(2)) + 1)
+    gaussians = unproject(ndc, k)
+    to_pixels = np.diag([k.width / 2, k.height / 2, 1])
+    to_pixels[0, 2], to_pixels[1, 2] = k.width / 2 - 0.5, k.height / 2 - 0.5
+    before = (
+        rotations_from_quats(F.normalize(ndc.quats[0], dim=1)) * ndc.scales[0, :, None]
+    ).double()
+    after = (rotations_from_quats(gaussians.quats) * gaussians.scales[:, None]).double()
+    wanted = torch.from_numpy(to_pixels) @ before
+    got = torch.from_numpy(k.matrix) @ after
+    torch.testing.assert_close(got @ got.mT, wanted @ wanted.mT, rtol=2e-4, atol=1e-2)
+
+
+def ndc_of(means: Tensor, scales: Tensor | None = None) -> NdcGaussians:
+    rng, n = torch.Generator().manual_seed(3), means.shape[1]
+    if scales is None:
+        scales = torch.rand(1, n, 3, generator=rng) * 0.1 + 0.01
+    return NdcGaussians(
+        means=means,
+        scales=scales,
+        quats=torch.randn(1, n, 4, generator=rng),
+        colors=torch.rand(1, n, 3, generator=rng),
+        opacities=torch.rand(1, n, generator=rng),
+        grid=(1, 1, n),
+    )
+
+
+@pytest.mark.parametrize('spread', [0, 2, 5])
+def test_axes_are_those_of_the_covariance_however_thin(spread: float) -> None:
+    k, n = CAMERAS[1], 2000
+    rng = torch.Generator().manual_seed(4)
+    scales = 10 ** (-spread * torch.rand(1, n, 3, generator=rng) - 1)
+    ndc = ndc_of(torch.rand(1, n, 3, generator=rng) + 1, scales)
+    gaussians = unproject(ndc, k)
+    A = np.array([[k.width / 2 / k.fx, 0, 0], [0, k.height / 2 / k.fy, 0], [0, 0, 1]])
+    A[0, 2], A[1, 2] = (k.width / 2 - k.cx - 0.5) / k.fx, (k.height / 2 - k.cy - 0.5) / k.fy
+    axes = A @ se3.matrix_from_quat(ndc.quats[0].numpy()) * scales[0, :, None].double().numpy()
+    exact = np.linalg.svd(axes, compute_uv=False)
+    np.testing.assert_allclose(gaussians.scales, exact, rtol=5e-6)
+    np.testing.assert_allclose(gaussians.quats.norm(dim=1), np.ones(n), atol=1e-5)
+    rotation = se3.matrix_from_quat(gaussians.quats.numpy())
+    rebuilt = rotation * gaussians.scales.double().numpy()[:, None]
+    covariance, wanted = rebuilt @ rebuilt.swapaxes(1, 2), axes @ axes.swapaxes(1, 2)
+    error = np.abs(covariance - wanted).max((1, 2)) / np.abs(wanted).max((1, 2))
+    assert error.max() < 1e-5
+
+
+@pytest.mark.parametrize('scale', [0.0, 1e-30, 1e6])
+def test_degenerate_gaussians_stay_finite(scale: float) -> None:
+    scales = torch.tensor([[[scale] * 3, [scale, 0, 0], [scale, scale, 0]]])
+    gaussians = unproject(ndc_of(torch.ones(1, 3, 3), scales), CAMERAS[0])
+    assert torch.isfinite(gaussians.scales).all()
+    torch.testing.assert_close(gaussians.quats.norm(dim=1), torch.ones(3))
+
+
+def test_batch_items_are_placed_one_by_one(tiny: Run) -> None:
+    second = {name: getattr(tiny.out, name)[1:] for name in OUTPUTS.values()}
+    alone = unproject(NdcGaussians(**second, grid=tiny.out.grid), CAMERAS[1])
+    torch.testing.assert_close(unproject(tiny.out, CAMERAS[1], 1).means, alone.means)
+
+
+# --- the predictor and its checkpoint -----------------------------------------------------------
+
+
+def test_predictor_turns_a_photograph_into_metric_gaussians(tiny: Run) -> None:
+    k = Intrinsics(150.0, 140.0, 70.0, 62.0, 160, 120)
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    image.flags.writeable = False
+    predictor = SharpPredictor(tiny.network)
+    gaussians = predictor(image, k)
+    assert gaussians.grid == (2, 96, 96)
+    pixels = project(gaussians.layer(0).means.numpy(), k).reshape(96, 96, 2)
+    centres = (np.arange(96) + 0.5) / 96
+    # corrections move a Gaussian by thousandths of the image
+    assert np.abs(pixels[..., 0] - (centres * 160 - 0.5)).max() < 5
+    assert np.abs(pixels[..., 1] - (centres * 120 - 0.5)[:, None]).max() < 5
+    # depth follows the horizontal focal length; the vertical one narrows the scene alone
+    longer, taller = (
+        predictor(image, replace(k, **change)) for change in ({'fx': 300.0}, {'fy': 280.0})
+    )
+    torch.testing.assert_close(longer.means[:, 2], 2 * gaussians.means[:, 2])
+    torch.testing.assert_close(taller.means[:, 2], gaussians.means[:, 2])
+    torch.testing.assert_close(taller.means[:, 1], gaussians.means[:, 1] / 2)
+
+
+@pytest.fixture
+def checkpoint(tiny: Run, tmp_path: Path) -> Path:
+    path = tmp_path / 'tiny.pt'
+    torch.save(tiny.network.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_weights_survive_the_file(tiny: Run, tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / 'tiny.pt'
+    torch.save(tiny.network.state_dict(), path, _use_new_zipfile_serialization=zipped)
+    loaded = load_checkpoint(path, TINY)
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+    with torch.inference_mode():
+        out = loaded(tiny.image, tiny.factor)
+    assert torch.equal(out.means, tiny.out.means)
+
+
+@pytest.mark.parametrize('share', [0, 0.001, 0.5, 0.999])
+def test_truncated_checkpoints_are_refused(checkpoint: Path, share: float) -> None:
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CheckpointError, match='damaged'):
+        load_checkpoint(checkpoint, TINY)
+
+
+class _Bomb:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.witness),)
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_a_checkpoint_that_brings_code_is_refused_without_running_it(
+    tmp_path: Path, zipped: bool
+) -> None:
+    path, witness = tmp_path / 'evil.pt', tmp_path / 'ran'
+    if zipped:
+        torch.save({'weight': _Bomb(witness)}, path)
+    else:
+        path.write_bytes(pickle.dumps(_Bomb(witness), protocol=2))
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path, TINY)
+    assert not witness.exists()
+    if zipped:  # the test can fail: unpickling in full would have run it
+        torch.load(path, weights_only=False)
+        assert witness.exists()
+
+
+def test_tensors_of_another_network_are_named(checkpoint: Path) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    bias = 'prediction_head.geometry_prediction_head.bias'
+    cases = {
+        'unknown stray': {**state, 'stray': torch.zeros(1)},
+        f'missing {bias}': {key: t for key, t in state.items() if key != bias},
+        f'of another shape {bias}': {**state, bias: torch.zeros(7)},
+        'holds more than the tensors': {'state_dict': state},
+    }
+    for message, changed in cases.items():
+        torch.save(changed, checkpoint)
+        with pytest.raises(CheckpointError, match=message):
+            load_checkpoint(checkpoint, TINY)
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        torch.full((6,), math.nan),
+        torch.ones(6, dtype=torch.int64),
+        torch.ones(6).to_sparse(),
+        torch.ones(6, device='meta'),
+    ],
+    ids=['nan', 'integer', 'sparse', 'meta'],
+)
+def test_weights_that_are_no_numbers_are_refused(checkpoint: Path, value: Tensor) -> None:
+    bias = 'prediction_head.geometry_prediction_head.bias'
+    torch.save({**torch.load(checkpoint, weights_only=True), bias: value}, checkpoint)
+    with pytest.raises(CheckpointError, match=f'{bias} holds no finite floats'):
+        load_checkpoint(checkpoint, TINY)
+
+
+def test_the_table_of_models_knows_sharp(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, 'CACHE_FOLDER', tmp_path / 'cache')
+    with pytest.raises(
+        CheckpointError, match=r'cache/sharp_2572gikvuh\.pt.*2\.8 GB.*research only'
+    ):
+        load_predictor('sharp')
+    with pytest.raises(CheckpointError, match='of another shape'):  # tiny is not the released size
+        load_predictor(str(checkpoint))
+    monkeypatch.setattr(sharp, 'SharpNetworkConfig', lambda: TINY)
+    predictor, info = load_predictor(str(checkpoint))
+    assert isinstance(predictor, SharpPredictor)
+    assert (info.name, info.metric) == ('sharp', True)
+    assert 'research only' in info.licence
