@@ -6,8 +6,8 @@ import os
 # everywhere torch is; the TBB that other wheels bring along is often too old and only warned of.
 os.environ.setdefault('NUMBA_THREADING_LAYER_PRIORITY', 'omp tbb workqueue')
 # Read by OpenMP when torch is first imported. By default its threads spin for milliseconds while
-# they wait, which takes the cores away from the very nodes they wait for; without any spinning each
-# of the network's small operations waits for the scheduler. This is some 50 microseconds.
+# they wait, which takes the cores away from the very nodes they wait for; without any spinning
+# each of the network's small operations waits for the scheduler. This is some 50 microseconds.
 os.environ.setdefault('GOMP_SPINCOUNT', '10000')
 
 __version__ = '0.1.0'
