@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+import pytest
+
 # A virtual environment with ROS wheels is a ROS prefix; rclpy looks for its middleware there.
 if 'AMENT_PREFIX_PATH' not in os.environ:
     os.environ['AMENT_PREFIX_PATH'] = sys.prefix
@@ -12,3 +14,14 @@ if 'AMENT_PREFIX_PATH' not in os.environ:
 os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 50)
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')
+
+
+@pytest.fixture(scope='module')
+def one_thread():
+    """Small convolutions on shared cores are fastest on one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

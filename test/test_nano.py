@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import math
 import os
 from pathlib import Path
@@ -16,14 +15,7 @@ import torch
 from sharp_ros.errors import CheckpointError, InputError
 from sharp_ros.network.nano import NanoNetwork, fold_batch_norms, load_weights, save_weights
 
-
-@pytest.fixture(autouse=True, scope='module')
-def one_thread() -> Iterator[None]:
-    """Small convolutions on shared cores are fastest so."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,7 @@ every K-th row and column (of lists: every K-th entry) was kept, `_cK` every K-t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 import json
@@ -47,6 +47,8 @@ from sharp_ros.network.sharp import (
     load_checkpoint,
 )
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 DATA = Path(__file__).parent / 'data'
 SEED = 20251210
 DEFAULT, TIGHT = 1e-4, 3e-5  # encoder maps and disparity are held to the tighter bound
@@ -58,15 +60,6 @@ OUTPUTS = {
     'colors': 'colors',
     'opacities': 'opacities',
 }
-
-
-@pytest.fixture(autouse=True, scope='module')
-def one_thread() -> Iterator[None]:
-    """Small layers on shared cores are fastest so."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # --- the rules by which weights and images are made ---------------------------------------------

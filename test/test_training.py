@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 import json
@@ -21,16 +20,9 @@ from sharp_ros.training.rooms import View, scene_views, write_shard
 from sharp_ros.training.textures import COUNTS, LEVEL_OFFSET, Textures, make_textures
 from sharp_ros.training.trainer import Run, TrainingConfig, shuffled, train
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 SIZE = (64, 48)
-
-
-@pytest.fixture(autouse=True, scope='module')
-def one_thread() -> Iterator[None]:
-    """Small convolutions on shared cores are fastest so."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope='module')
