@@ -79,8 +79,11 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     hfov = None if args.hfov is None else math.radians(args.hfov)
     args.output.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
-    # Ctrl-C is ours to handle: the report comes after it, over a context that must live on
+    # Ctrl-C is ours to handle: the report comes after it, over a context that must live on. It
+    # sets a flag, since an exception raised amid a callback of the middleware can get lost.
+    interrupted = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: interrupted.set())
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     peer = Node('sharp_demo')
     monitor = Monitor(peer)
@@ -89,14 +92,16 @@ def run(args: argparse.Namespace) -> int:
             source = open_source(args.source, hfov=hfov, loop=True)  # while the node starts
             console.print(f'source: {source.name}, {source.rate_hz:g} Hz. {source.note}')
             console.print('starting the node; its first start on a machine compiles kernels')
-            manager = Manager(peer, process)
+            manager = Manager(peer, process, interrupted)
             manager.change(Transition.TRANSITION_CONFIGURE)
             manager.change(Transition.TRANSITION_ACTIVATE)
+            console.print('streaming; Ctrl-C ends')
             camera = CameraDriver(peer, source, monitor, with_depth=args.model == 'sensor')
             try:
-                _watch(peer, process, camera, monitor, args.duration, console)
+                _watch(peer, process, camera, monitor, args.duration, console, interrupted)
             finally:
                 camera.stop()
+            interrupted.clear()  # one Ctrl-C ends the stream, the next one the rest
             manager.change(Transition.TRANSITION_DEACTIVATE)
             monitor.wait_for_final_counts(peer)
         report = {
@@ -148,11 +153,15 @@ class Manager:
     Args:
         peer: node that owns the client.
         process: of the node, watched so that its death ends the waiting.
+        interrupted: ends the waiting too.
     """
 
-    def __init__(self, peer: Node, process: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self, peer: Node, process: subprocess.Popen[bytes], interrupted: threading.Event
+    ) -> None:
         self._peer = peer
         self._process = process
+        self._interrupted = interrupted
         self._client = peer.create_client(ChangeState, f'{NODE}/change_state')
 
     def change(self, transition: int) -> None:
@@ -175,6 +184,8 @@ class Manager:
             raise SharpError('the node refused to start; node.log in the output folder says why')
 
     def _check(self, end: float) -> None:
+        if self._interrupted.is_set():
+            raise KeyboardInterrupt
         if self._process.poll() is not None:
             raise SharpError(f'the node ended with code {self._process.returncode}; see node.log')
         if time.monotonic() > end:
@@ -273,6 +284,7 @@ def _watch(
     monitor: Monitor,
     duration: float,
     console: Console,
+    interrupted: threading.Event,
 ) -> None:
     """Spin and show the table until time is up, Ctrl-C, or something ended."""
     end = time.monotonic() + (duration or math.inf)
@@ -280,17 +292,12 @@ def _watch(
     table = monitor.table(0)
     with Live(table, console=console, auto_refresh=False, transient=True) as live:
         shown = time.monotonic()
-        try:
-            while time.monotonic() < end:
-                rclpy.spin_once(peer, timeout_sec=0.05)
-                if process.poll() is not None:
-                    raise SharpError(
-                        f'the node ended with code {process.returncode}; see node.log'
-                    )
-                if camera.error is not None:
-                    raise camera.error
-                if interactive and time.monotonic() - shown > 0.5:
-                    shown = time.monotonic()
-                    live.update(monitor.table(camera.sent), refresh=True)
-        except KeyboardInterrupt:
-            pass
+        while time.monotonic() < end and not interrupted.is_set():
+            rclpy.spin_once(peer, timeout_sec=0.05)
+            if process.poll() is not None:
+                raise SharpError(f'the node ended with code {process.returncode}; see node.log')
+            if camera.error is not None:
+                raise camera.error
+            if interactive and time.monotonic() - shown > 0.5:
+                shown = time.monotonic()
+                live.update(monitor.table(camera.sent), refresh=True)
