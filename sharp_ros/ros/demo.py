@@ -49,6 +49,13 @@ from sharp_ros.se3 import inverse
 
 CAMERA = '/camera'
 WORLD = 'odom'
+# A demo that is killed must not leave its node behind: PR_SET_PDEATHSIG, which is 1 on Linux.
+_NODE_PROGRAM = """
+import ctypes, signal
+ctypes.CDLL(None).prctl(1, signal.SIGINT)
+from sharp_ros.ros.node import main
+main()
+"""
 _START_TIMEOUT = 240.0  # a first run compiles kernels and reads weights from a cold disk
 # Taken for the pose of a camera whose recording does not say what is up and shows no floor.
 _LEVEL_CAMERA = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.2], [0, 0, 0, 1]], float)
@@ -128,7 +135,7 @@ def node_process(model: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The node as a process of its own, with this environment; ended when the block ends."""
     topics = ('image', 'camera_info', 'odometry', 'depth')
     remappings = [part for t in topics for part in ('-r', f'{t}:={CAMERA}/{t}')]
-    command = [sys.executable, '-m', 'sharp_ros.ros.node', '--ros-args', *remappings]
+    command = [sys.executable, '-c', _NODE_PROGRAM, '--ros-args', *remappings]
     with log.open('wb') as output:
         process = subprocess.Popen(
             [*command, '-p', f'model.name:={model}'],

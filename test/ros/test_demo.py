@@ -11,6 +11,7 @@ import sys
 import time
 
 import cv2
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,21 @@ def test_ctrl_c_ends_an_endless_demo_with_its_report(tmp_path):
     assert demo.returncode == 0, output
     report = json.loads((tmp_path / 'report.json').read_text())
     assert report['frames_in'] == report['processed'] + report['dropped'] > 0
+
+
+def test_a_killed_demo_leaves_no_node_behind(tmp_path):
+    demo = subprocess.Popen(
+        [sys.executable, '-m', 'sharp_ros.apps.cli', 'demo', '--model', 'sensor',
+         '--output', str(tmp_path)],
+        cwd=ROOT, env=demo_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+    assert any('starting the node' in line for line in demo.stdout)
+    (node,) = psutil.Process(demo.pid).children()
+    demo.kill()
+    demo.wait()
+    node.wait(timeout=30)
+    assert not node.is_running()
 
 
 def test_a_source_that_does_not_exist_is_one_clear_line(tmp_path):
