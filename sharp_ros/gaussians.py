@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 import os
 from pathlib import Path
-import tempfile
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from sharp_ros import se3
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
+from sharp_ros.files import replacing
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Gaussians:
             log_depth_std=None if std is None else std.to(device),
         )
 
-    def select(self, index: Tensor) -> Gaussians:
-        """Those Gaussians a boolean mask or an index picks; the image order is lost."""
+    def select(self, index: Tensor | slice) -> Gaussians:
+        """Those Gaussians a boolean mask, an index or a slice picks; the image order is lost."""
         std = self.log_depth_std
         return Gaussians(
             self.means[index],
@@ -121,7 +121,7 @@ class Gaussians:
             raise InputError(f'layer {index} asked from Gaussians with grid {self.grid}')
         _, rows, columns = self.grid
         part = slice(index * rows * columns, (index + 1) * rows * columns)
-        return replace(self.select(part), grid=(1, rows, columns))  # type: ignore[arg-type]
+        return replace(self.select(part), grid=(1, rows, columns))
 
 
 def rotations_from_quats(quats: Tensor) -> Tensor:  # [..., 4] -> [..., 3, 3]
@@ -269,17 +269,8 @@ def save_ply(
         blocks.append(block.tobytes())
     header.append('end_header\n')
 
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            file.writelines(['\n'.join(header).encode('ascii'), *blocks])
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp gives 0600
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        file.writelines(['\n'.join(header).encode('ascii'), *blocks])
 
 
 def _disparity_range(depth: np.ndarray) -> np.ndarray:  # [N] -> [2]

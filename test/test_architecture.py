@@ -14,7 +14,7 @@ ROOT = PACKAGE.name
 
 # A module imports from lower rows, or, within a folder, from those of its folder.
 ROWS = [
-    ['errors'],
+    ['errors', 'files'],
     ['config', 'metrics', 'se3'],
     ['camera'],
     ['gaussians'],

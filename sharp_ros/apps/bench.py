@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sharp_ros import __version__
 from sharp_ros.config import ModelConfig, SharpConfig
 from sharp_ros.errors import ConfigError
+from sharp_ros.files import write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +77,6 @@ def run(args: argparse.Namespace) -> int:
         CheckpointError: if the weights cannot be loaded.
     """
     from sharp_ros.apps.doctor import machine
-    from sharp_ros.apps.predict import write_atomically
     from sharp_ros.apps.sources import open_source
     from sharp_ros.pipeline import Pipeline
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from sharp_ros.config import ModelConfig
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
+from sharp_ros.files import write_atomically
 from sharp_ros.metrics import MAX_TRUTH, METRICS, MIN_TRUTH, depth_metrics, mean_metrics
 
 if TYPE_CHECKING:
@@ -197,7 +198,6 @@ def run(args: argparse.Namespace) -> int:
 
     from sharp_ros.apps.bench import commit
     from sharp_ros.apps.doctor import machine
-    from sharp_ros.apps.predict import write_atomically
     from sharp_ros.engine import Engine, choose_device
     from sharp_ros.models import load_predictor
 

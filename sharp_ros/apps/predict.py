@@ -8,13 +8,13 @@ from dataclasses import replace
 import io
 from itertools import chain, count
 import math
-import os
 from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
 from sharp_ros.config import ModelConfig, PointCloudConfig, SharpConfig, options
 from sharp_ros.errors import ConfigError, InputError, SharpError
+from sharp_ros.files import write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from sharp_ros.camera import Intrinsics
     from sharp_ros.pipeline import FrameResult, Pipeline
 
-DEFAULT_FOV = math.radians(60)  # across the longer side: a phone's main camera, about
 PNG_MAX_RANGE = 65.535  # metres that 16 bits of millimetres can hold
-_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff')
 _DEPTH, _PREVIEW = '_depth.png', '_preview.png'
 _PREVIEW_SIDE = 960  # longest side of either half of a preview, pixels
 
@@ -102,13 +100,15 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     Raises:
         ConfigError: if a path does not exist or no image is found.
     """
+    from sharp_ros.apps.base_source import IMAGE_SUFFIXES
+
     found: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
             found.update(
                 (file, None)
                 for file in sorted(path.iterdir())
-                if file.suffix.lower() in _SUFFIXES
+                if file.suffix.lower() in IMAGE_SUFFIXES
                 and not file.name.endswith((_DEPTH, _PREVIEW))
                 and not file.name.startswith('.')
             )
@@ -118,7 +118,7 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
             raise ConfigError(f'{path} does not exist; give image files or folders')
     if not found:
         raise ConfigError(
-            f'no image in {", ".join(map(str, paths))}; known are {", ".join(_SUFFIXES)}'
+            f'no image in {", ".join(map(str, paths))}; known are {", ".join(IMAGE_SUFFIXES)}'
         )
     return list(found)
 
@@ -170,8 +170,9 @@ def log_depth_std(result: FrameResult) -> np.ndarray | None:  # -> [H, W]
     gaussians, k = result.gaussians, result.frame.intrinsics
     if gaussians.log_depth_std is None or gaussians.grid is None:
         return None
-    _, rows, columns = gaussians.grid
-    spread = gaussians.log_depth_std[: rows * columns].cpu().numpy().reshape(rows, columns)
+    front = gaussians.layer(0).log_depth_std
+    assert front is not None
+    spread = front.cpu().numpy().reshape(gaussians.grid[1:])
     return cv2.resize(spread, (k.width, k.height), interpolation=cv2.INTER_LINEAR)
 
 
@@ -240,13 +241,6 @@ def draw_preview(image: np.ndarray, depth: np.ndarray, near: float, far: float) 
     return np.concatenate([photo, colour, bar], axis=1)
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Replace a file as a whole: readers see the old or the new contents, never a part."""
-    temporary = path.with_name(f'.{path.name}.partial')
-    temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-    os.replace(temporary, path)
-
-
 def _predict_file(
     pipeline: Pipeline, path: Path, stem: Path, args: argparse.Namespace
 ) -> str:  # what to tell about it
@@ -271,6 +265,7 @@ def _predict_file(
 def _intrinsics(
     size: tuple[int, int], exif_focal: float | None, args: argparse.Namespace
 ) -> tuple[Intrinsics, str]:
+    from sharp_ros.apps.base_source import DEFAULT_HFOV
     from sharp_ros.camera import Intrinsics
 
     width, height = size
@@ -280,12 +275,12 @@ def _intrinsics(
     if focal is None:
         focal, origin = exif_focal, 'from EXIF'
     if focal is None:
-        focal = max(size) / 2 / math.tan(DEFAULT_FOV / 2)
+        focal = max(size) / 2 / math.tan(DEFAULT_HFOV / 2)
         origin = (
-            f'assumed: {math.degrees(DEFAULT_FOV):.0f} degrees across the longer side; '
+            f'assumed: {math.degrees(DEFAULT_HFOV):.0f} degrees across the longer side; '
             'metres scale with it, give --focal-px or --hfov'
         )
-    return Intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height), origin
+    return Intrinsics.centred(focal, width, height), origin
 
 
 def _check_focal(args: argparse.Namespace) -> None:

@@ -19,7 +19,6 @@ tensors in weight files.
 from __future__ import annotations
 
 from collections.abc import Mapping
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -30,6 +29,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sharp_ros.errors import CheckpointError, InputError
+from sharp_ros.files import write_atomically
 from sharp_ros.network.checkpoint import check_layout
 
 CANONICAL_FOCAL = 160.0  # pixels at the resolution the network is given
@@ -271,9 +271,7 @@ def save_weights(network: NanoNetwork, path: str | Path, metadata: Mapping[str, 
     folded.load_state_dict(network.state_dict())
     fold_batch_norms(folded.eval())
     tensors = {name: t.detach().half().contiguous() for name, t in folded.state_dict().items()}
-    temporary = Path(path).with_name(f'.{Path(path).name}.partial')
-    temporary.write_bytes(save(tensors, dict(metadata)))
-    os.replace(temporary, path)
+    write_atomically(path, save(tensors, dict(metadata)))
 
 
 def load_weights(path: str | Path) -> NanoNetwork:

@@ -33,9 +33,9 @@ from rich.console import Console
 from rich.live import Live
 from sensor_msgs.msg import CameraInfo, Image
 
-from sharp_ros.apps.predict import write_atomically
 from sharp_ros.apps.sources import Source, SourceFrame, open_source
 from sharp_ros.errors import SharpError
+from sharp_ros.files import write_atomically
 from sharp_ros.mapping.gravity import level_from_depth
 from sharp_ros.models import model_names
 from sharp_ros.ros.conversions import (
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         }
         write_atomically(args.output / 'report.json', json.dumps(report, indent=2) + '\n')
         overview = cv2.cvtColor(monitor.overview(), cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(args.output / 'overview.png'), overview)
+        write_atomically(args.output / 'overview.png', cv2.imencode('.png', overview)[1].tobytes())
     finally:
         peer.destroy_node()
         rclpy.try_shutdown()
@@ -196,7 +196,10 @@ class Manager:
         if self._process.poll() is not None:
             raise SharpError(f'the node ended with code {self._process.returncode}; see node.log')
         if time.monotonic() > end:
-            raise SharpError(f'the node did not answer within {_START_TIMEOUT:.0f} s')
+            raise SharpError(
+                f'the node did not answer within {_START_TIMEOUT:.0f} s; see node.log, and try '
+                'again when fewer programs run'
+            )
 
 
 class CameraDriver:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sharp_ros.files import replacing
 from sharp_ros.training.layout import Room, build_scene
 from sharp_ros.training.raycast import Rendering, camera_rays, cast, render
 from sharp_ros.training.scene import Scene
@@ -228,10 +229,8 @@ def write_shard(
         return 0
     columns = zip(*((*view, seed) for view, seed in rows), strict=True)
     names = ('rgb', 'd', 'd2', 'f', 'pose', 'scene')
-    temporary = path.with_suffix('.partial')
-    with temporary.open('wb') as file:
+    with replacing(path) as file:
         np.savez(file, **{n: np.stack(c) for n, c in zip(names, columns, strict=True)})
-    os.replace(temporary, path)
     return len(rows)
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, fields
 import importlib.util
 import json
 import math
-import os
 from pathlib import Path
 import sys
 import time
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 from sharp_ros.config import option
 from sharp_ros.errors import CheckpointError, InputError, SharpError
+from sharp_ros.files import replacing
 from sharp_ros.metrics import depth_metrics, mean_metrics
 from sharp_ros.network.nano import NanoNetwork, save_weights
 from sharp_ros.training.dataset import Rooms
@@ -176,7 +176,6 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, replaced as a whole: a kill leaves the old or the new one."""
-        temporary = path.with_suffix('.partial')
         state = {
             'step': self.step,
             'seen': self.seen,
@@ -185,8 +184,8 @@ class Run:
             'averaged': self.averaged.state_dict(),
             'optimizer': self.optimizer.state_dict(),
         }
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        with replacing(path) as file:
+            torch.save(state, file)
 
     def resume(self, path: Path) -> None:
         """Take over a checkpoint if there is one.
