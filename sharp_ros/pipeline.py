@@ -141,7 +141,7 @@ class Pipeline:
         Raises:
             InputError: if the frame cannot be used.
         """
-        clock = _Clock()
+        clock = Stopwatch()
         if frame.stamp_ns < self._last_stamp_ns:
             self._due_ns.clear()  # a bag started over; schedules of the future would never run
         self._last_stamp_ns = frame.stamp_ns
@@ -205,14 +205,15 @@ def _viewpoint(view: ViewConfig) -> tuple[Intrinsics, np.ndarray]:
     return intrinsics, look_at(np.array(view.position), np.array(view.target), up)
 
 
-class _Clock:
-    """Laps of one frame in milliseconds."""
+class Stopwatch:
+    """Laps of one frame in milliseconds, the first one from construction on."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
+        """Note the time since the last lap under a name."""
         now = time.perf_counter()
         self.laps[name] = (now - self._last) * 1e3
         self._last = now

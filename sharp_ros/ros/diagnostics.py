@@ -96,15 +96,16 @@ class Health:
         mapping: dict[str, Any] = {'mapped': mapped, 'unmapped': sum(unmapped.values())}
         mapping |= {f'unmapped.{k}': v for k, v in sorted(unmapped.items())}
         return [
-            self._status('Input', values, state == 'active'),
-            self._status('Inference', inference, False),
-            self._status('Mapping', mapping, False),
+            self._status('Input', values, state),
+            self._status('Inference', inference, state),
+            self._status('Mapping', mapping, state),
         ]
 
     def _status(
-        self, component: str, values: dict[str, Any], watch_images: bool
+        self, component: str, values: dict[str, Any], state: str
     ) -> tuple[str, int, str, dict[str, str]]:
-        level, message = OK, 'running' if values.get('state', 'active') == 'active' else 'idle'
+        level, message = OK, 'running' if state == 'active' else 'idle'
+        watch_images = component == 'Input' and state == 'active'
         with self._lock:
             when, text = self._problems.get(component, (-1e9, ''))
         if time.monotonic() - when < _RECENT:

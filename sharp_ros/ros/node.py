@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 import gc
 import sys
-import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -23,7 +22,7 @@ from std_srvs.srv import Trigger
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import SharpConfig, differences
 from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError, SharpError
-from sharp_ros.pipeline import GAUSSIANS, OCCUPANCY, POINTS, VIEW, FrameResult, Pipeline
+from sharp_ros.pipeline import GAUSSIANS, OCCUPANCY, POINTS, VIEW, FrameResult, Pipeline, Stopwatch
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
     cloud_to_msg,
@@ -259,9 +258,9 @@ class SharpNode(LifecycleNode):
             wanted.add(OCCUPANCY)
         elif not wanted:
             raise InputError('nobody listens to any output', 'nobody_listens')
-        start = time.perf_counter()
+        clock = Stopwatch()
         frame = self._decoder.decode(raw)
-        decoded = time.perf_counter()
+        clock.lap('decode')
         try:
             T_world_camera, world_frame = self._poses.lookup(frame.stamp_ns, frame.frame_id)
             frame = frame.placed(T_world_camera, world_frame)
@@ -269,18 +268,13 @@ class SharpNode(LifecycleNode):
             self._health.unmapped(error.reason)
             if maps:
                 self._warn('Mapping', f'not mapped: {error}')
-        placed = time.perf_counter()
+        clock.lap('pose')
         result = self._pipeline.process(frame, wanted)
-        done = time.perf_counter()
+        clock.lap('process')
         self._publish(result)
-        timings = {
-            'decode': (decoded - start) * 1e3,
-            'pose': (placed - decoded) * 1e3,
-            **result.timings_ms,
-            'publish': (time.perf_counter() - done) * 1e3,
-        }
+        clock.lap('publish')
         age_ms = (self.get_clock().now().nanoseconds - frame.stamp_ns) / 1e6
-        self._health.frame_done(age_ms, timings, result.mapped)
+        self._health.frame_done(age_ms, {**clock.laps, **result.timings_ms}, result.mapped)
 
     def _wanted(self) -> set[str]:
         """Outputs with a subscriber, named as in `pipeline`."""

@@ -380,6 +380,24 @@ def test_configured_views_are_published_and_others_are_not(make_node, peer):
     assert '/sharp/view/over_shoulder/image' not in topics
 
 
+def test_no_component_claims_to_run_before_the_node_is_active(make_node, peer):
+    peer.listen('/diagnostics')
+    node = make_node()
+
+    def messages():
+        peer.received['/diagnostics'].clear()
+        node.publish_diagnostics()
+        peer.spin_until(lambda: peer.received['/diagnostics'])
+        return {status.message for status in peer.received['/diagnostics'][-1].status}
+
+    peer.spin_until(node._diagnostics.get_subscription_count)
+    assert messages() == {'idle'}
+    start(node)
+    assert 'running' in messages()
+    node.trigger_deactivate()
+    assert messages() == {'idle'}
+
+
 def test_silence_of_the_camera_is_reported(make_node, peer):
     peer.listen('/diagnostics')
     node = start(make_node())
