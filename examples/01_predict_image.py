@@ -15,7 +15,7 @@ image, focal = read_image(photo)
 height, width = image.shape[:2]
 if focal is None:
     focal = 0.87 * max(width, height)  # 60 degrees across; metres scale with this guess
-intrinsics = Intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
+intrinsics = Intrinsics.centred(focal, width, height)
 
 pipeline = Pipeline.from_config(SharpConfig())
 result = pipeline.process(Frame(image, intrinsics, stamp_ns=0, frame_id='camera'), wanted=())

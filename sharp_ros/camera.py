@@ -47,12 +47,16 @@ class Intrinsics:
             raise InputError(f'image size {self.width}x{self.height} is empty', 'bad_intrinsics')
 
     @classmethod
+    def centred(cls, focal: float, width: int, height: int) -> Intrinsics:
+        """Square pixels and the principal point in the middle of the image; `focal` in pixels."""
+        return cls(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
+
+    @classmethod
     def from_hfov(cls, hfov: float, width: int, height: int) -> Intrinsics:
         """Square pixels, centred, with a horizontal field of view in radians."""
         if not 0 < hfov < math.pi:
             raise InputError(f'field of view must lie between 0 and pi rad, got {hfov}')
-        focal = width / 2 / math.tan(hfov / 2)
-        return cls(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
+        return cls.centred(width / 2 / math.tan(hfov / 2), width, height)
 
     @property
     def hfov(self) -> float:
@@ -252,14 +256,10 @@ class Rectifier:
                 'bad_camera_info',
             )
         x, y, bin_x, bin_y = _window(model, image_size)
-        # A binned pixel is centred on the pixels it merges, hence the half-pixel terms.
-        self.intrinsics = Intrinsics(
-            fx / bin_x,
-            fy / bin_y,
-            (cx - x + 0.5) / bin_x - 0.5,
-            (cy - y + 0.5) / bin_y - 0.5,
-            *image_size,
-        )
+        width, height = image_size
+        full = Intrinsics(fx, fy, cx, cy, model.width, model.height)
+        window = full.cropped(x, y, width * bin_x, height * bin_y)
+        self.intrinsics = window.resized(width, height)
         if any(distortion):
             self._maps = _undistortion_maps(model, self.intrinsics)
 

@@ -53,12 +53,10 @@ def depth_from_gaussians(gaussians: Gaussians, width: int, height: int) -> np.nd
         )
     if width < 1 or height < 1:
         raise InputError(f'depth image of {width}x{height} pixels asked', 'bad_size')
-    _, rows, columns = gaussians.grid
-    front = slice(0, rows * columns)
+    front = gaussians.layer(0)
     # an invisible Gaussian holds the place of a cell without depth
-    visible = gaussians.opacities[front] > 0
-    z = gaussians.means[front, 2].masked_fill(~visible, float('nan'))
-    z = z.detach().cpu().numpy().reshape(rows, columns)
+    z = front.means[:, 2].masked_fill(~(front.opacities > 0), float('nan'))
+    z = z.detach().cpu().numpy().reshape(gaussians.grid[1:])
     return resize_depth(z, width, height)
 
 

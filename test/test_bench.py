@@ -12,19 +12,13 @@ from sharp_ros.config import ModelConfig, SharpConfig
 from sharp_ros.network.nano import NanoNetwork, save_weights
 from sharp_ros.pipeline import Pipeline
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 STAGES = {
     *('decode_rectify_rgb8', 'decode_rectify_bgr8', 'decode_rectify_bayer_rggb8'),
     *('decode_rectify_yuv422_yuy2', 'decode_rectify_nv12', 'network', 'depth', 'cloud_message'),
     *('occupancy', 'view_over_shoulder', 'whole_frame'),
 }
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_quick_report_has_every_stage_with_its_target(tmp_path, capsys):

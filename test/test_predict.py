@@ -17,16 +17,10 @@ from sharp_ros.apps.predict import colour_depth, depth_range, draw_preview, mill
 from sharp_ros.gaussians import load_ply
 from sharp_ros.network.nano import NanoNetwork, save_weights
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 EXAMPLE = Path(__file__).parents[1] / 'examples' / '01_predict_image.py'
 ENDINGS = ('_depth.png', '_depth.npz', '_preview.png', '.ply')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope='module')

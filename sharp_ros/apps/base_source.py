@@ -13,7 +13,8 @@ from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.se3 import PoseBuffer
 
-DEFAULT_HFOV = math.radians(60)
+DEFAULT_HFOV = math.radians(60)  # a phone's main camera, about
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 MAX_STAMP_DIFFERENCE_NS = 20_000_000  # of a depth image or an end of the trajectory
 _MAX_POSE_GAP = 0.25  # seconds interpolated over
 

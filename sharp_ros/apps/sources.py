@@ -20,12 +20,11 @@ import cv2
 import numpy as np
 
 from sharp_ros.apps.bag_source import BagSource
-from sharp_ros.apps.base_source import Source, SourceFrame, assumed_hfov
+from sharp_ros.apps.base_source import IMAGE_SUFFIXES, Source, SourceFrame, assumed_hfov
 from sharp_ros.apps.tum_source import TumSource
 from sharp_ros.camera import Intrinsics, read_image
 from sharp_ros.errors import InputError
 
-_IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 _BAG_SUFFIXES = ('.mcap', '.db3', '.bag')
 _log = logging.getLogger(__name__)
 
@@ -118,7 +117,7 @@ class SyntheticSource:
 
 
 def _image_paths(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES)
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
 class ImageSource:
@@ -140,7 +139,7 @@ class ImageSource:
         self._hfov = hfov
         if not self._paths:
             raise InputError(
-                f'{path} holds no images ({" ".join(_IMAGE_SUFFIXES)}); give a folder that does, '
+                f'{path} holds no images ({" ".join(IMAGE_SUFFIXES)}); give a folder that does, '
                 'or one with rgb.txt or a ROS bag',
                 'no_images',
             )
@@ -157,8 +156,7 @@ class ImageSource:
                 continue
             height, width = image.shape[:2]
             if self._hfov is None and focal is not None:
-                centre = ((width - 1) / 2, (height - 1) / 2)
-                intrinsics = Intrinsics(focal, focal, *centre, width, height)
+                intrinsics = Intrinsics.centred(focal, width, height)
             else:
                 intrinsics = Intrinsics.from_hfov(assumed_hfov(self._hfov)[0], width, height)
             count += 1
@@ -304,9 +302,9 @@ KINDS: tuple[_Kind, ...] = (
         lambda spec, path, hfov, topic: TumSource(path, hfov),
     ),
     _Kind(
-        f'image, or folder of images ({" ".join(_IMAGE_SUFFIXES)})',
+        f'image, or folder of images ({" ".join(IMAGE_SUFFIXES)})',
         lambda spec, path: (
-            path.is_dir() or (path.is_file() and path.suffix.lower() in _IMAGE_SUFFIXES)
+            path.is_dir() or (path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
         ),
         lambda spec, path, hfov, topic: ImageSource(path, hfov),
     ),
