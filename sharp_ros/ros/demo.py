@@ -21,11 +21,12 @@ import threading
 import time
 
 import cv2
-from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.msg import Transition, TransitionEvent
 from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import Odometry
 import numpy as np
 import rclpy
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -51,11 +52,13 @@ CAMERA = '/camera'
 WORLD = 'odom'
 # A demo that is killed must not leave its node behind: PR_SET_PDEATHSIG, which is 1 on Linux.
 _NODE_PROGRAM = """
-import ctypes, signal
+import ctypes, faulthandler, signal
+faulthandler.register(signal.SIGUSR1)
 ctypes.CDLL(None).prctl(1, signal.SIGINT)
 from sharp_ros.ros.node import main
 main()
 """
+_ACKNOWLEDGED = 10.0  # seconds within which the node begins a transition it was asked for
 _START_TIMEOUT = 240.0  # a first run compiles kernels and reads weights from a cold disk
 # Taken for the pose of a camera whose recording does not say what is up and shows no floor.
 _LEVEL_CAMERA = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.2], [0, 0, 0, 1]], float)
@@ -93,24 +96,26 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: interrupted.set())
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     peer = Node('sharp_demo')
+    executor = SingleThreadedExecutor()
+    executor.add_node(peer)
     monitor = Monitor(peer)
     try:
         with node_process(args.model, args.output / 'node.log') as process:
             source = open_source(args.source, hfov=hfov, loop=True)  # while the node starts
             console.print(f'source: {source.name}, {source.rate_hz:g} Hz. {source.note}')
             console.print('starting the node; its first start on a machine compiles kernels')
-            manager = Manager(peer, process, interrupted)
+            manager = Manager(peer, process, interrupted, executor)
             manager.change(Transition.TRANSITION_CONFIGURE)
             manager.change(Transition.TRANSITION_ACTIVATE)
             console.print('streaming; Ctrl-C ends')
             camera = CameraDriver(peer, source, monitor, with_depth=args.model == 'sensor')
             try:
-                _watch(peer, process, camera, monitor, args.duration, console, interrupted)
+                _watch(executor, process, camera, monitor, args.duration, console, interrupted)
             finally:
                 camera.stop()
             interrupted.clear()  # one Ctrl-C ends the stream, the next one the rest
             manager.change(Transition.TRANSITION_DEACTIVATE)
-            monitor.wait_for_final_counts(peer)
+            monitor.wait_for_final_counts(executor)
         report = {
             'source': source.name,
             'model': args.model,
@@ -121,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
         overview = cv2.cvtColor(monitor.overview(), cv2.COLOR_RGB2BGR)
         write_atomically(args.output / 'overview.png', cv2.imencode('.png', overview)[1].tobytes())
     finally:
+        executor.shutdown()
         peer.destroy_node()
         rclpy.try_shutdown()
     console.print(monitor.table(camera.sent))
@@ -161,44 +167,61 @@ class Manager:
         peer: node that owns the client.
         process: of the node, watched so that its death ends the waiting.
         interrupted: ends the waiting too.
+        executor: that spins the peer.
     """
 
     def __init__(
-        self, peer: Node, process: subprocess.Popen[bytes], interrupted: threading.Event
+        self,
+        peer: Node,
+        process: subprocess.Popen[bytes],
+        interrupted: threading.Event,
+        executor: SingleThreadedExecutor,
     ) -> None:
-        self._peer = peer
         self._process = process
         self._interrupted = interrupted
         self._client = peer.create_client(ChangeState, f'{NODE}/change_state')
+        self._executor = executor
+        self._begun = 0  # transitions the node reported so far
+        peer.create_subscription(TransitionEvent, f'{NODE}/transition_event', self._on_event, 10)
 
     def change(self, transition: int) -> None:
         """Request a transition and wait for it.
+
+        A request that the node shows no sign of having received is sent again: DDS may take a
+        client for connected a moment before the server does.
 
         Raises:
             SharpError: if the node died, did not answer or refused.
         """
         end = time.monotonic() + _START_TIMEOUT
         while not self._client.service_is_ready():
-            self._check(end)
-            rclpy.spin_once(self._peer, timeout_sec=0.05)
+            self._spin(end)
         request = ChangeState.Request(transition=Transition(id=transition))
-        future = self._client.call_async(request)
-        while not future.done():
-            self._check(end)
-            rclpy.spin_once(self._peer, timeout_sec=0.05)
-        result = future.result()
+        begun, futures, sent = self._begun, [], -math.inf
+        while not any(future.done() for future in futures):
+            if self._begun == begun and time.monotonic() - sent > _ACKNOWLEDGED:
+                futures.append(self._client.call_async(request))
+                sent = time.monotonic()
+            self._spin(end)
+        result = next(future.result() for future in futures if future.done())
         if result is None or not result.success:
             raise SharpError('the node refused to start; node.log in the output folder says why')
 
-    def _check(self, end: float) -> None:
+    def _on_event(self, event: TransitionEvent) -> None:
+        self._begun += 1
+
+    def _spin(self, end: float) -> None:
+        self._executor.spin_once(timeout_sec=0.05)
         if self._interrupted.is_set():
             raise KeyboardInterrupt
         if self._process.poll() is not None:
             raise SharpError(f'the node ended with code {self._process.returncode}; see node.log')
         if time.monotonic() > end:
+            self._process.send_signal(signal.SIGUSR1)  # has it write where it is into its log
+            time.sleep(1)
             raise SharpError(
-                f'the node did not answer within {_START_TIMEOUT:.0f} s; see node.log, and try '
-                'again when fewer programs run'
+                f'the node did not answer within {_START_TIMEOUT:.0f} s; node.log says where it '
+                'is; try again when fewer programs run'
             )
 
 
@@ -288,7 +311,7 @@ class CameraDriver:
 
 
 def _watch(
-    peer: Node,
+    executor: SingleThreadedExecutor,
     process: subprocess.Popen[bytes],
     camera: CameraDriver,
     monitor: Monitor,
@@ -303,7 +326,7 @@ def _watch(
     with Live(table, console=console, auto_refresh=False, transient=True) as live:
         shown = time.monotonic()
         while time.monotonic() < end and not interrupted.is_set():
-            rclpy.spin_once(peer, timeout_sec=0.05)
+            executor.spin_once(timeout_sec=0.05)
             if process.poll() is not None:
                 raise SharpError(f'the node ended with code {process.returncode}; see node.log')
             if camera.error is not None:

@@ -14,7 +14,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import OccupancyGrid
 import numpy as np
-import rclpy
+from rclpy.executors import Executor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
@@ -146,13 +146,13 @@ class Monitor:
                 self._levels[component] = (level, status.message)
                 self._values[component] = {v.key: v.value for v in status.values}
 
-    def wait_for_final_counts(self, peer: Node) -> None:
+    def wait_for_final_counts(self, executor: Executor) -> None:
         """Spin until the diagnostics of the deactivated node are here."""
         end = time.monotonic() + 3
         while time.monotonic() < end:
             if self._values.get('Input', {}).get('state') == 'inactive':
                 return
-            rclpy.spin_once(peer, timeout_sec=0.05)
+            executor.spin_once(timeout_sec=0.05)
 
     def depth_errors(self) -> dict[str, float] | None:
         """Mean over frames of the depth metrics, or None without truth."""
