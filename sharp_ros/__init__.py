@@ -5,9 +5,9 @@ import os
 # Read by numba when it is first imported. OpenMP is safe to call from several threads and is
 # everywhere torch is; the TBB that other wheels bring along is often too old and only warned of.
 os.environ.setdefault('NUMBA_THREADING_LAYER_PRIORITY', 'omp tbb workqueue')
-# Read by OpenMP when torch is first imported. By default its threads spin for milliseconds while
-# they wait, which takes the cores away from the very nodes they wait for; without any spinning
-# each of the network's small operations waits for the scheduler. This is some 50 microseconds.
+# Read by OpenMP when torch is first imported. Its threads spin while they wait: for long, and they
+# take the cores away from the very nodes they wait for; never, and each of the network's small
+# operations waits for the scheduler. docs/benchmark.md has the numbers.
 os.environ.setdefault('GOMP_SPINCOUNT', '10000')
 
 __version__ = '0.1.0'

@@ -105,8 +105,8 @@ class Pipeline:
     def warm_up(self, intrinsics: Intrinsics) -> None:
         """Run every step once on a grey image, so that the first real frame is not the slow one.
 
-        Kernels are compiled here; the first time on a machine that takes a minute, later they
-        come from a cache on disk.
+        Kernels are compiled here, the first time on a machine; later they come from a cache on
+        disk.
         """
         size = (intrinsics.height, intrinsics.width)
         pose = look_at(np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0]), np.array([0.0, 0, 1]))
