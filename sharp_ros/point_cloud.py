@@ -152,9 +152,12 @@ def splat_records(gaussians: Gaussians) -> np.ndarray:  # -> [M, 12] float32
 
     Columns: mean (3, metres), sRGB colour as 0x00RRGGBB in the bits of a float, opacity, standard
     deviations (3, metres), unit quaternion wxyz. Gaussians of opacity 0 are left out.
+
+    Raises:
+        InputError: if the Gaussians are points only.
     """
     g = gaussians
-    tensors = (g.means, g.colors, g.opacities, g.scales, g.quats)
+    tensors = (g.means, g.colors, g.opacities, *g.shapes)
     arrays = [t.detach().cpu().contiguous().numpy() for t in tensors]
     out = np.empty((len(g), 12), np.float32)
     count = _splat_kernel(*arrays, _srgb8_table(), out, out.view(np.uint32))

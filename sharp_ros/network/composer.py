@@ -2,8 +2,8 @@
 
 `gaussians_from_depth` is all a network of depth alone needs. SHARP starts from such Gaussians too
 (`base_gaussians`), corrects every attribute of them (`compose`), and only then learns of the
-camera (`unproject`). Before that its space is the image's: x / z and y / z run from -1 at the left
-and upper edge to 1 at the right and lower one, whatever the lens.
+camera (`unprojection.unproject`). Before that its space is the image's: x / z and y / z run from
+-1 at the left and upper edge to 1 at the right and lower one, whatever the lens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
-from sharp_ros.gaussians import Gaussians, linear_from_srgb, rotations_from_quats
+from sharp_ros.gaussians import Gaussians, linear_from_srgb
 
 # A standard deviation of 0.6 cells closes the surface between neighbours (their sum ripples by
 # less than 2 %) and still resolves one cell.
@@ -35,10 +35,6 @@ _INVERSE_DEPTH_EPSILON = 1e-3
 _POSITION_STEP, _COLOR_STEP = 1e-3, 0.1  # by how much a unit of correction moves its attribute
 _COLOR_RANGE = (0.01, 0.99)  # keeps the logit finite
 _SCALE_MAX = 10.0  # times the base scale
-# A Gaussian thinner than a millionth of its length is a needle or a disc to every eye; the floor
-# keeps its axes defined.
-_THINNEST = 1e-6
-_JACOBI_SWEEPS = 4  # a fifth changes nothing in float32
 
 
 def gaussians_from_depth(
@@ -196,7 +192,7 @@ def compose(base: BaseGaussians, delta: Tensor) -> NdcGaussians:
     factor = _SCALE_MAX * torch.sigmoid(slope * delta[:, 3:6] + offset)
     scales = (base.cell * z_metres)[:, None] * factor
 
-    quats = delta[:, 6:10] + delta.new_tensor([1.0, 0, 0, 0])[:, None, None, None]
+    quats = torch.cat([delta[:, 6:7] + 1, delta[:, 7:10]], 1)  # from no rotation
     color = base.colors.clamp(*_COLOR_RANGE)[:, :, None]
     color = torch.sigmoid(torch.logit(color) + _COLOR_STEP * delta[:, 10:13])
     return NdcGaussians(
@@ -207,96 +203,3 @@ def compose(base: BaseGaussians, delta: Tensor) -> NdcGaussians:
         opacities=torch.sigmoid(delta[:, 13]).flatten(1),  # from 1/2, whose logit is 0
         grid=(delta.shape[2], delta.shape[3], delta.shape[4]),
     )
-
-
-def unproject(ndc: NdcGaussians, intrinsics: Intrinsics, item: int = 0) -> Gaussians:
-    """Place Gaussians of one image in front of the camera that took it.
-
-    An image coordinate x of -1..1 lies (x + 1) W / 2 pixels from the left edge, and the principal
-    point, counted from there, at cx + 1/2. So X / Z = (W x / 2 + W / 2 - cx - 1/2) / fx, and since
-    the means hold z x and z, one matrix A takes them to metres, whatever the lens:
-
-        A = | W / 2 fx   0        (W / 2 - cx - 1/2) / fx |
-            | 0          H / 2 fy (H / 2 - cy - 1/2) / fy |
-            | 0          0        1                       |
-
-    It shears where the principal point is off centre. The new axes are those of the covariance
-    A R S S R^T A^T, found as the singular vectors of A R S, so that nothing is squared and float32
-    does.
-
-    Args:
-        ndc: a batch.
-        intrinsics: of the image before it was resized for the network.
-        item: which of the batch.
-
-    Returns:
-        Gaussians in the optical frame, metres, with unit quaternions and falling scales.
-    """
-    k, means = intrinsics, ndc.means[item]
-    A = means.new_tensor(
-        [
-            [k.width / 2 / k.fx, 0, (k.width / 2 - k.cx - 0.5) / k.fx],
-            [0, k.height / 2 / k.fy, (k.height / 2 - k.cy - 0.5) / k.fy],
-            [0, 0, 1],
-        ]
-    )
-    axes = A @ rotations_from_quats(F.normalize(ndc.quats[item], dim=-1))
-    scales, quats = _principal_axes(axes, ndc.scales[item])
-    return Gaussians(
-        means=means @ A.T,
-        quats=quats,
-        scales=scales,
-        opacities=ndc.opacities[item],
-        colors=ndc.colors[item],
-        grid=ndc.grid,
-    )
-
-
-def _principal_axes(axes: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviations, falling, and wxyz quaternions of covariances M M^T, M = axes * scales.
-
-    One-sided Jacobi (Hestenes 1958): turn pairs of columns until all are perpendicular. It finds
-    small singular values to full relative precision, and runs over all matrices at once.
-
-    Args:
-        axes: [N, 3, 3], columns of any length and at any angle.
-        scales: [N, 3].
-    """
-    largest = scales.amax(1, keepdim=True).clamp(min=torch.finfo(scales.dtype).tiny)
-    relative = (scales / largest).clamp(min=_THINNEST)
-    # components first, matrices last: every step then runs along contiguous memory
-    columns = list((axes * relative[:, None]).permute(2, 1, 0).contiguous())
-    for _ in range(_JACOBI_SWEEPS):
-        for i, j in ((0, 1), (0, 2), (1, 2)):
-            p, q = columns[i], columns[j]
-            pq = (p * q).sum(0)
-            # tangent of the smaller angle that makes them perpendicular
-            half = ((q * q).sum(0) - (p * p).sum(0)) / 2
-            tangent = pq / (half.abs() + torch.hypot(half, pq)).clamp(min=1e-30)
-            tangent = torch.where(half < 0, -tangent, tangent)
-            cosine = torch.rsqrt(1 + tangent * tangent)
-            sine = tangent * cosine
-            columns[i], columns[j] = cosine * p - sine * q, sine * p + cosine * q
-    turned = torch.stack(columns)
-    lengths, order = turned.norm(dim=1).sort(dim=0, descending=True)
-    first, second = F.normalize(turned.gather(0, order[:2, None].expand(-1, 3, -1)), dim=1)
-    rotation = torch.stack([first, second, torch.linalg.cross(first, second, dim=0)])
-    return lengths.T * largest, _quats_from_rotations(rotation.permute(2, 1, 0))
-
-
-def _quats_from_rotations(rotation: Tensor) -> Tensor:  # [N, 3, 3] -> [N, 4]
-    """Unit wxyz quaternions whose component of largest magnitude is positive (Shepperd 1978)."""
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(1) for row in rotation.unbind(1))
-    # 4 q q^T; any of its rows is q but for the length, and the one that is longest is most exact
-    products = torch.stack(
-        [
-            torch.stack([1 + xx + yy + zz, zy - yz, xz - zx, yx - xy], 1),
-            torch.stack([zy - yz, 1 + xx - yy - zz, xy + yx, xz + zx], 1),
-            torch.stack([xz - zx, xy + yx, 1 - xx + yy - zz, yz + zy], 1),
-            torch.stack([yx - xy, xz + zx, yz + zy, 1 - xx - yy + zz], 1),
-        ],
-        1,
-    )
-    largest = products.diagonal(dim1=1, dim2=2).argmax(1)
-    rows = products.gather(1, largest[:, None, None].expand(-1, 1, 4))[:, 0]
-    return F.normalize(rows, dim=1)

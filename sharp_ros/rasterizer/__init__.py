@@ -59,8 +59,8 @@ def rasterize(
         Colour, depth and coverage, on the device of the Gaussians.
 
     Raises:
-        InputError: if the transform is not a finite [4, 4] matrix, `near` is not positive, or the
-            background is not three numbers.
+        InputError: if the transform is not a finite [4, 4] matrix, `near` is not positive, the
+            background is not three numbers, or the Gaussians are points only.
     """
     T = np.eye(4) if T_camera_world is None else np.asarray(T_camera_world, np.float64)
     if T.shape != (4, 4) or not np.isfinite(T).all():

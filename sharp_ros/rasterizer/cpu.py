@@ -346,9 +346,10 @@ def rasterize(
 ) -> Rendering:
     """Render with tiles on all cores; see `sharp_ros.rasterizer.rasterize`."""
     g, k = gaussians, intrinsics
+    scales, quats = g.shapes
     arrays = (
         t.detach().to(torch.float32).contiguous().numpy()
-        for t in (g.means, g.quats, g.scales, g.opacities, g.colors)
+        for t in (g.means, quats, scales, g.opacities, g.colors)
     )
     camera = (float(k.fx), float(k.fy), float(k.cx), float(k.cy))
     limits = (*_jacobian_limits(k.fx, k.cx, k.width), *_jacobian_limits(k.fy, k.cy, k.height))

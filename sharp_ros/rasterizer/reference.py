@@ -85,17 +85,18 @@ def _project(gaussians: Gaussians, intrinsics: Intrinsics, T: np.ndarray, near: 
 
     with torch.no_grad():  # select first: the gradient of a skipped NaN would be NaN
         g = gaussians
-        rest = torch.cat((g.means, g.quats, g.scales, g.opacities[:, None], g.colors), 1)
-        usable = rest.isfinite().all(1) & (g.scales > 0).all(1)
-        usable &= (g.quats.to(wide).norm(dim=1) > 1e-12) & (g.opacities.to(wide) >= ALPHA_MIN)
+        scales, quats = g.shapes
+        rest = torch.cat((g.means, quats, scales, g.opacities[:, None], g.colors), 1)
+        usable = rest.isfinite().all(1) & (scales > 0).all(1)
+        usable &= (quats.to(wide).norm(dim=1) > 1e-12) & (g.opacities.to(wide) >= ALPHA_MIN)
         usable &= g.means.to(wide) @ rotation[2] + translation[2] >= near
     g = gaussians.select(usable)
 
     mean = g.means.to(wide) @ rotation.T + translation
     x, y, z = mean.unbind(-1)
-    quats = g.quats.to(wide)
+    scales, quats = (t.to(wide) for t in g.shapes)
     rotations = rotations_from_quats(quats / quats.norm(dim=1, keepdim=True))
-    axes = rotations * g.scales.to(wide)[:, None, :]
+    axes = rotations * scales[:, None, :]
 
     # J W R S of EWA splatting (Zwicker 2001, eq. 29-31); its rows' products are the covariance.
     x_lim = _jacobian_limits(intrinsics.fx, intrinsics.cx, intrinsics.width)
