@@ -1,24 +1,27 @@
-"""Depth and Gaussians of one photograph: python 01_predict_image.py photo.jpg [out.ply]."""
+"""Gaussians of one photograph: python 01_predict_image.py photo.jpg [out.ply]."""
 
 import sys
 
 import numpy as np
 
-from sharp_ros.camera import Frame, Intrinsics, read_image
-from sharp_ros.config import SharpConfig
+from sharp_ros.camera import DEFAULT_FOCAL_35MM, Intrinsics, focal_from_35mm, read_image
+from sharp_ros.config import ModelConfig
+from sharp_ros.engine import Engine
 from sharp_ros.gaussians import save_ply
-from sharp_ros.pipeline import Pipeline
+from sharp_ros.models import load_predictor
+from sharp_ros.point_cloud import depth_from_gaussians
 
 photo, ply = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else 'photo.ply'
 
 image, focal = read_image(photo)
 height, width = image.shape[:2]
-if focal is None:
-    focal = 0.87 * max(width, height)  # 60 degrees across; metres scale with this guess
+if focal is None:  # metres scale with this guess
+    focal = focal_from_35mm(DEFAULT_FOCAL_35MM, width, height)
 intrinsics = Intrinsics.centred(focal, width, height)
 
-pipeline = Pipeline.from_config(SharpConfig())
-result = pipeline.process(Frame(image, intrinsics, stamp_ns=0, frame_id='camera'), wanted=())
+predictor, info = load_predictor('nano')  # or 'sharp', or the path of weights
+gaussians = Engine(predictor, ModelConfig()).predict(image, intrinsics)
 
-print(f'median depth {np.nanmedian(result.depth):.2f} m, {len(result.gaussians)} Gaussians')
-save_ply(ply, result.gaussians, intrinsics)
+depth = depth_from_gaussians(gaussians, width, height)
+print(f'{info.name}: {len(gaussians)} Gaussians, median depth {np.nanmedian(depth):.2f} m')
+save_ply(ply, gaussians, intrinsics)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-import io
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 import warnings
 
 import cv2
 import numpy as np
 
 from sharp_ros.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -344,9 +347,10 @@ def _undistortion_maps(
     return initialise(matrix, np.array(model.D), np.eye(3), matrix, size, cv2.CV_16SC2)
 
 
-MAX_IMAGE_PIXELS = 100_000_000
-_FILM_DIAGONAL_MM = math.hypot(36, 24)
-_EXIF_IFD, _EXIF_FOCAL_35MM = 0x8769, 0xA405
+MAX_IMAGE_PIXELS = 200_000_000  # of a file; as many as SHARP's own tool takes
+DEFAULT_FOCAL_35MM = 30.0  # a phone's main camera, about; SHARP's own tool assumes the same
+_EXIF_IFD, _EXIF_FOCAL, _EXIF_FOCAL_35MM = 0x8769, 0x920A, 0xA405
+_HEIF_BRANDS = (b'hei', b'hev', b'mif', b'msf')
 
 
 def decode_image(data: bytes | memoryview, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
@@ -400,64 +404,100 @@ def _jpeg_scan_start(data: bytes) -> int:
     return len(data)
 
 
+def focal_from_35mm(millimetres: float, width: int, height: int) -> float:
+    """Pixels of a focal length on 35 mm film, compared by the diagonal (CIPA DC-008)."""
+    return millimetres * math.hypot(width, height) / math.hypot(36, 24)
+
+
 def read_image(path: str | Path) -> tuple[np.ndarray, float | None]:
-    """Read a photograph upright, whatever its number of channels and bits.
+    """Read a photograph upright, in 8 bits a channel, whatever its mode.
+
+    Of several frames or pages the first counts; alpha and colour profiles are ignored.
 
     Args:
-        path: file in any format OpenCV reads.
+        path: file in any format Pillow reads; HEIC needs the package pillow-heif.
 
     Returns:
-        [H, W, 3] uint8 RGB, and the focal length in pixels if EXIF gives the equivalent on 35 mm
-        film, which is defined by the diagonal (CIPA DC-008): `f / 43.27 mm * diagonal in px`.
+        [H, W, 3] uint8 RGB, and the focal length in pixels if EXIF knows it: the equivalent on
+        35 mm film, or else the true one by SHARP's rule, which takes less than 10 mm for that of
+        a phone (times 8.4) and more for that of a 35 mm camera.
 
     Raises:
-        InputError: `unreadable_image` if the file is missing, damaged or larger than 100 Mpx.
+        InputError: `unreadable_image` if the file is missing, damaged or larger than 200 Mpx.
     """
-    hint = 'give a complete JPEG, PNG, WebP or TIFF file'
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f'cannot read {path}: {error}; {hint}', 'unreadable_image') from error
-    pixels, focal_35mm = _image_header(data)
-    _check_pixels(path, pixels)
-    try:
-        bgr = decode_image(data)
-    except InputError as error:
-        raise InputError(f'cannot read {path}: {error}; {hint}', 'unreadable_image') from error
-    height, width = bgr.shape[:2]
-    _check_pixels(path, width * height)
-    known = focal_35mm > 0
-    focal = focal_35mm / _FILM_DIAGONAL_MM * math.hypot(width, height) if known else None
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), focal
+    from PIL import Image
 
-
-def _check_pixels(path: str | Path, pixels: int) -> None:
-    if pixels > MAX_IMAGE_PIXELS:
+    heif = _register_heif()
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS // 2  # Pillow refuses twice as many
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with Image.open(path) as image:
+                image.load()
+                film_mm = _turn_upright(image)
+                focal = film_mm and focal_from_35mm(film_mm, *image.size)
+                return _rgb(image), focal
+    except Image.DecompressionBombError as error:
+        limit_mpx = MAX_IMAGE_PIXELS / 1e6
         raise InputError(
-            f'{path} has {pixels / 1e6:.0f} million pixels; shrink it to at most '
-            f'{MAX_IMAGE_PIXELS / 1e6:.0f} million',
-            'unreadable_image',
-        )
+            f'{path} has more than {limit_mpx:.0f} million pixels; shrink it', 'unreadable_image'
+        ) from error
+    except Exception as error:  # damaged files raise whatever their decoder stumbles over
+        reason = _why_unreadable(path, error, heif)
+        raise InputError(f'cannot read {path}: {reason}', 'unreadable_image') from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
-def _image_header(data: bytes) -> tuple[int, float]:
-    """Number of pixels and 35 mm focal length from the header; 0 where it does not say."""
+def _register_heif() -> bool:
+    """Teach Pillow to read HEIC; whether the package for it is installed."""
     try:
-        from PIL import Image
+        from pillow_heif import register_heif_opener
     except ImportError:
-        return 0, 0.0
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        try:
-            image = Image.open(io.BytesIO(data))
-        except Image.DecompressionBombError:
-            return MAX_IMAGE_PIXELS + 1, 0.0
-        except Exception:  # OpenCV may still know the format; if not, it says so
-            return 0, 0.0
-        try:
-            exif = Image.Exif()
-            exif.load(image.info.get('exif', b''))  # Image.getexif() would decode a whole PNG
-            focal = float(exif.get_ifd(_EXIF_IFD).get(_EXIF_FOCAL_35MM, 0))
-        except Exception:  # damaged EXIF raises whatever its parser stumbles over
-            focal = 0.0
-    return image.width * image.height, focal
+        return False
+    register_heif_opener()
+    return True
+
+
+def _why_unreadable(path: str | Path, error: Exception, heif: bool) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, MemoryError):
+        return 'not enough memory; shrink it'
+    reason = getattr(error, 'strerror', None) or str(error)
+    if isinstance(error, UnidentifiedImageError):
+        with Path(path).open('rb') as file:
+            start = file.read(12)
+        if not heif and start[4:8] == b'ftyp' and start[8:11] in _HEIF_BRANDS:
+            return 'HEIC needs another package; pip install pillow-heif, or convert it to JPEG'
+        reason = 'damaged or of unknown format' if start else 'the file is empty'
+    return f'{reason}; give a complete JPEG, PNG, WebP or TIFF file'
+
+
+def _turn_upright(image: Image.Image) -> float | None:
+    """Turn or mirror as EXIF says; returns its focal length on 35 mm film, mm, if known."""
+    from PIL import ImageOps
+
+    try:
+        tags = image.getexif().get_ifd(_EXIF_IFD)
+        ImageOps.exif_transpose(image, in_place=True)
+        on_film, true = (float(tags.get(tag, 0)) for tag in (_EXIF_FOCAL_35MM, _EXIF_FOCAL))
+    except MemoryError:
+        raise
+    except Exception:  # damaged EXIF raises whatever its parser stumbles over
+        return None
+    if 1 <= on_film < math.inf:
+        return on_film
+    if 0 < true < math.inf:  # False for the rational number 0/0, which is not a number
+        return true * 8.4 if true < 10 else true
+    return None
+
+
+def _rgb(image: Image.Image) -> np.ndarray:  # -> [H, W, 3] uint8
+    if image.mode == 'F':
+        raise ValueError('pixels are fractional numbers of unknown range')
+    if image.mode.startswith('I'):  # 16 bits of grey, which Pillow would clip instead of scale
+        grey = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, -1)
+    return np.array(image if image.mode == 'RGB' else image.convert('RGB'))

@@ -2,20 +2,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+import io
 import math
 from pathlib import Path
+import sys
+from types import SimpleNamespace
+import zlib
 
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import IFDRational
 import pytest
 
+from sharp_ros import camera
 from sharp_ros.camera import (
+    DEFAULT_FOCAL_35MM,
     CameraModel,
     Frame,
     Intrinsics,
     Rectifier,
     decode_image,
+    focal_from_35mm,
     project,
     read_image,
     unproject,
@@ -290,66 +298,160 @@ def worst(a: np.ndarray, b: np.ndarray) -> int:
     [
         ('RGB', '.png', 0),
         ('RGBA', '.png', 0),
+        ('P', '.png', 0),
+        ('P', '.gif', 0),
         ('RGB', '.jpg', 6),
         ('CMYK', '.jpg', 12),
+        ('CMYK', '.tiff', 0),
         ('RGB', '.tiff', 0),
+        ('RGBA', '.webp', 12),
     ],
 )
 def test_photograph_is_read_as_rgb(
     photo: np.ndarray, tmp_path: Path, mode: str, suffix: str, tolerance: int
 ) -> None:
     path = tmp_path / f'photo{suffix}'
-    Image.fromarray(photo).convert(mode).save(
-        path, **({'quality': 95} if suffix == '.jpg' else {})
-    )
+    options = {'quality': 95} if suffix in {'.jpg', '.webp'} else {}
+    adaptive = {'palette': Image.Palette.ADAPTIVE} if mode == 'P' else {}
+    Image.fromarray(photo).convert(mode, **adaptive).save(path, **options)
     image, focal = read_image(path)
     assert image.dtype == np.uint8
     assert worst(image, photo) <= tolerance
     assert focal is None
 
 
-@pytest.mark.parametrize('bits', [8, 16])
-def test_grey_photograph_gets_three_channels(tmp_path: Path, bits: int) -> None:
-    grey = np.linspace(0, 2**bits - 1, 48 * 80).reshape(48, 80).astype(f'u{bits // 8}')
-    cv2.imwrite(str(tmp_path / 'grey.png'), grey)
+@pytest.mark.parametrize(('mode', 'levels'), [('L', 256), ('LA', 256), ('1', 2)])
+def test_grey_photograph_gets_three_channels(tmp_path: Path, mode: str, levels: int) -> None:
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
+    if levels == 2:
+        ramp = np.where(ramp < 128, 0, 255).astype(np.uint8)
+    Image.fromarray(ramp).convert(mode).save(tmp_path / 'grey.png')
     image, _ = read_image(tmp_path / 'grey.png')
-    assert image.shape == (48, 80, 3)
-    assert np.abs(image - grey[..., None] / (257.0 if bits == 16 else 1.0)).max() <= 1
+    np.testing.assert_array_equal(image, np.repeat(ramp[..., None], 3, -1))
 
 
-def test_colour_of_16_bits_is_scaled_to_8(photo: np.ndarray, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / 'deep.png'), photo[..., ::-1].astype(np.uint16) * 257)
-    assert worst(read_image(tmp_path / 'deep.png')[0], photo) <= 1
+def test_what_lies_below_alpha_is_seen(photo: np.ndarray, tmp_path: Path) -> None:
+    clear = np.dstack([photo, np.zeros(photo.shape[:2], np.uint8)])
+    Image.fromarray(clear).save(tmp_path / 'clear.png')
+    np.testing.assert_array_equal(read_image(tmp_path / 'clear.png')[0], photo)
 
 
-def exif(**tags: int) -> bytes:
-    """EXIF with an orientation and a focal length on 35 mm film."""
+@pytest.mark.parametrize('suffix', ['.png', '.tiff'])
+@pytest.mark.parametrize('channels', [1, 3, 4])
+def test_16_bits_are_scaled_to_8(
+    photo: np.ndarray, tmp_path: Path, channels: int, suffix: str
+) -> None:
+    path = tmp_path / f'deep{suffix}'
+    deep = np.dstack([photo[..., ::-1], photo[..., :1]]).astype(np.uint16) * 257
+    cv2.imwrite(str(path), deep[..., 0] if channels == 1 else deep[..., :channels])
+    assert worst(read_image(path)[0], photo[..., 2:] if channels == 1 else photo) <= 1
+
+
+def test_numbers_of_unknown_range_are_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / 'depth.tiff'), np.full((4, 4), 2.5, np.float32))
+    with pytest.raises(InputError, match='unknown range'):
+        read_image(tmp_path / 'depth.tiff')
+
+
+def test_inverted_ycck_of_adobe_is_read_as_rgb(photo: np.ndarray, tmp_path: Path) -> None:
+    ycc = np.array(Image.fromarray(255 - photo).convert('YCbCr'))
+    planes = np.dstack([ycc, np.full(photo.shape[:2], 255, np.uint8)])
+    path = tmp_path / 'print.jpg'
+    Image.fromarray(255 - planes, 'CMYK').save(path, quality=95)  # Pillow inverts what it writes
+    data = bytearray(path.read_bytes())
+    data[data.index(b'Adobe') + 11] = 2  # the planes are YCCK, says the marker of Adobe
+    path.write_bytes(data)
+    assert worst(read_image(path)[0], photo) <= 12
+
+
+@pytest.mark.parametrize('suffix', ['.gif', '.tiff', '.webp', '.png'])
+def test_first_frame_of_several_counts(photo: np.ndarray, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f'film{suffix}'
+    others = [Image.fromarray(255 - photo), Image.new('RGB', (80, 48))]
+    options = {'lossless': True} if suffix == '.webp' else {}
+    Image.fromarray(photo).save(path, save_all=True, append_images=others, **options)
+    assert worst(read_image(path)[0], photo) <= 1
+
+
+def exif(**tags: float | IFDRational) -> bytes:
+    """EXIF with an orientation and focal lengths: on 35 mm film, and the true one."""
     data = Image.Exif()
     if 'orientation' in tags:
         data[0x0112] = tags['orientation']
-    if 'focal' in tags:
-        data.get_ifd(0x8769)[0xA405] = tags['focal']
+    for name, tag in (('focal', 0xA405), ('true', 0x920A)):
+        if name in tags:
+            data.get_ifd(0x8769)[tag] = tags[name]
     return data.tobytes()
 
 
-def test_exif_turns_the_photograph_upright_and_gives_its_focal_length(
-    photo: np.ndarray, tmp_path: Path
+# How a camera stores an upright picture under each orientation of EXIF.
+STORED = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.tiff', '.webp'])
+@pytest.mark.parametrize('orientation', STORED)
+def test_exif_turns_the_photograph_upright(
+    photo: np.ndarray, tmp_path: Path, orientation: int, suffix: str
 ) -> None:
-    path = tmp_path / 'phone.jpg'
-    sideways = np.ascontiguousarray(np.rot90(photo))  # orientation 6: turn clockwise to see
-    Image.fromarray(sideways).save(path, quality=95, exif=exif(orientation=6, focal=26))
+    path = tmp_path / f'phone{suffix}'
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](photo)))
+    stored.save(path, quality=95, exif=exif(orientation=orientation, focal=26))
     image, focal = read_image(path)
     assert image.shape == photo.shape
-    assert worst(image, photo) <= 6
+    assert worst(image, photo) <= 12
     # A 26 mm lens on 36 x 24 mm film sees 79.5 degrees along the diagonal.
     half_diagonal = math.atan(math.hypot(80, 48) / 2 / focal)
     assert math.degrees(2 * half_diagonal) == pytest.approx(79.5, abs=0.1)
 
 
-def test_unknown_focal_length_stays_unknown(photo: np.ndarray, tmp_path: Path) -> None:
-    path = tmp_path / 'zero.jpg'
-    Image.fromarray(photo).save(path, exif=exif(focal=0))
-    assert read_image(path)[1] is None
+@pytest.mark.parametrize('orientation', [0, 9, 65535])
+def test_unknown_orientation_is_ignored(
+    photo: np.ndarray, tmp_path: Path, orientation: int
+) -> None:
+    Image.fromarray(photo).save(tmp_path / 'a.png', exif=exif(orientation=orientation))
+    np.testing.assert_array_equal(read_image(tmp_path / 'a.png')[0], photo)
+
+
+@pytest.mark.parametrize(
+    ('tags', 'film_mm'),
+    [
+        ({'focal': 26, 'true': IFDRational(42, 10)}, 26),
+        ({'focal': 0, 'true': IFDRational(42, 10)}, 4.2 * 8.4),
+        ({'true': IFDRational(999, 100)}, 9.99 * 8.4),
+        ({'true': IFDRational(10)}, 10),
+        ({'true': IFDRational(50)}, 50),
+        ({'focal': 0}, None),
+        ({'true': IFDRational(0, 5)}, None),
+        ({'true': IFDRational(0, 0)}, None),
+        ({'true': IFDRational(7, 0)}, None),
+        ({'focal': 0, 'true': IFDRational(0, 0)}, None),
+        ({}, None),
+    ],
+)
+def test_focal_length_follows_the_rule_of_sharp(
+    tmp_path: Path, tags: dict[str, float], film_mm: float | None
+) -> None:
+    path = tmp_path / 'a.jpg'
+    Image.new('RGB', (360, 240)).save(path, exif=exif(**tags))
+    # On a sensor of the shape of film, 36 mm across, a millimetre is 10 pixels.
+    assert read_image(path)[1] == (film_mm and pytest.approx(10 * film_mm, rel=1e-5))
+
+
+def test_assumed_focal_length_is_that_of_the_reference() -> None:
+    with np.load(Path(__file__).parent / 'data' / 'golden_tiny.npz') as expected:
+        focal = focal_from_35mm(DEFAULT_FOCAL_35MM, 640, 480)
+        assert focal == pytest.approx(float(expected['pre.f_px_30mm_640x480']), rel=1e-9)
+        factor = float(expected['pre.disparity_factor'].item())  # float32
+        assert focal / 640 == pytest.approx(factor, rel=1e-7)
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.webp'])
@@ -369,8 +471,8 @@ def test_damaged_exif_does_not_hide_the_photograph(photo: np.ndarray, tmp_path: 
     assert focal is None
 
 
-@pytest.mark.parametrize('suffix', ['.jpg', '.png'])
-@pytest.mark.parametrize('kept', [0, 1, 20, 0.5, 0.9, -4])
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.webp', '.tiff', '.bmp', '.gif'])
+@pytest.mark.parametrize('kept', [0, 1, 20, 0.5, 0.9, -30])
 def test_truncated_file_is_refused(
     photo: np.ndarray, tmp_path: Path, suffix: str, kept: float
 ) -> None:
@@ -394,18 +496,104 @@ def test_end_marker_of_a_thumbnail_does_not_hide_a_truncation(photo: np.ndarray)
         decode_image(whole[:-40])
 
 
-def test_missing_file_and_other_data_are_refused(tmp_path: Path) -> None:
-    (tmp_path / 'notes.png').write_text('not a picture')
-    for path in (tmp_path / 'missing.png', tmp_path, tmp_path / 'notes.png'):
-        with pytest.raises(InputError, match='cannot read') as caught:
-            read_image(path)
-        assert caught.value.reason == 'unreadable_image'
-
-
-def test_picture_too_large_for_memory_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
-    path = tmp_path / 'huge.png'
-    Image.new('1', (20_000, 6_000)).save(path)
-    path.write_bytes(path.read_bytes()[:1000])  # the header suffices
-    with pytest.raises(InputError, match='120 million pixels') as caught:
-        read_image(path)
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('missing.png', 'No such file'),
+        ('folder', 'Is a directory'),
+        ('notes.jpg', 'unknown format'),
+        ('empty.jpg', 'is empty'),
+    ],
+)
+def test_what_is_no_photograph_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'notes.jpg').write_text('not a picture')
+    (tmp_path / 'empty.jpg').touch()
+    with pytest.raises(InputError, match=f'cannot read .*{name}: .*{message}.*; give a') as caught:
+        read_image(tmp_path / name)
     assert caught.value.reason == 'unreadable_image'
+
+
+def test_file_that_may_not_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, *_: object) -> None:  # for root, permissions would not
+        raise PermissionError(13, 'Permission denied', path)
+
+    monkeypatch.setattr('builtins.open', refuse)
+    with pytest.raises(InputError, match=r'a\.jpg: Permission denied; give'):
+        read_image(tmp_path / 'a.jpg')
+
+
+def test_photograph_larger_than_memory_is_refused(
+    photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(image: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(camera, '_rgb', fail)
+    Image.fromarray(photo).save(tmp_path / 'a.png')
+    with pytest.raises(InputError, match=r'a\.png: not enough memory; shrink it'):
+        read_image(tmp_path / 'a.png')
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG file of any size that ends before its pixels."""
+    chunk = b'IHDR' + width.to_bytes(4, 'big') + height.to_bytes(4, 'big') + bytes([8, 2, 0, 0, 0])
+    crc = zlib.crc32(chunk).to_bytes(4, 'big')
+    return b'\x89PNG\r\n\x1a\n' + (13).to_bytes(4, 'big') + chunk + crc + b'\0\0\0\4IDAT'
+
+
+@pytest.mark.parametrize('size', [(200_001, 1000), (2**31 - 1, 2**31 - 1)])
+def test_decompression_bomb_is_refused_by_its_header(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    (tmp_path / 'huge.png').write_bytes(png_header(*size))
+    with pytest.raises(InputError, match='more than 200 million pixels; shrink it') as caught:
+        read_image(tmp_path / 'huge.png')
+    assert caught.value.reason == 'unreadable_image'
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_as_many_pixels_as_the_limit_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(camera, 'MAX_IMAGE_PIXELS', 400)
+    for width, fits in ((20, True), (21, False)):
+        Image.new('RGB', (width, 20)).save(tmp_path / 'a.png')
+        if fits:
+            assert read_image(tmp_path / 'a.png')[0].shape == (20, 20, 3)
+        else:
+            with pytest.raises(InputError, match='pixels; shrink it'):
+                read_image(tmp_path / 'a.png')
+
+
+HEIC = b'\0\0\0\x1cftypheic'  # how such a file starts
+
+
+def test_heic_without_its_package_says_which_one_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    (tmp_path / 'phone.jpg').write_bytes(HEIC + bytes(100))  # phones like to name them so
+    with pytest.raises(InputError, match='pip install pillow-heif'):
+        read_image(tmp_path / 'phone.jpg')
+
+
+def test_heic_is_read_once_its_package_is_installed(
+    photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def register() -> None:
+        def read(file: io.BufferedIOBase, name: str) -> Image.Image:
+            return Image.open(io.BytesIO(file.read()[len(HEIC) :]))
+
+        monkeypatch.setitem(Image.OPEN, 'HEIF', (read, lambda start: start.startswith(HEIC)))
+        monkeypatch.setattr(Image, 'ID', ['HEIF', *Image.ID])
+
+    package = SimpleNamespace(register_heif_opener=register)
+    monkeypatch.setitem(sys.modules, 'pillow_heif', package)
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, 'PNG')
+    (tmp_path / 'a.heic').write_bytes(HEIC + buffer.getvalue())
+    np.testing.assert_array_equal(read_image(tmp_path / 'a.heic')[0], photo)

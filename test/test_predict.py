@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
+from functools import lru_cache
 import math
+import os
 from pathlib import Path
 import runpy
 import sys
@@ -11,11 +14,18 @@ from PIL import Image
 import pytest
 import torch
 
-from sharp_ros import models
+from sharp_ros import models, pipeline
 from sharp_ros.apps.cli import main
-from sharp_ros.apps.predict import colour_depth, depth_range, draw_preview, millimetres
+from sharp_ros.apps.predict import (
+    colour_depth,
+    depth_range,
+    draw_preview,
+    find_images,
+    millimetres,
+)
 from sharp_ros.gaussians import load_ply
 from sharp_ros.network.nano import NanoNetwork, save_weights
+from sharp_ros.pipeline import GAUSSIANS, Pipeline
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -29,6 +39,13 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp('weights') / 'nano.safetensors'
     save_weights(NanoNetwork(), path, {})
     return path
+
+
+@pytest.fixture(scope='module', autouse=True)
+def loaded_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, 'load_predictor', lru_cache(pipeline.load_predictor))
+        yield
 
 
 def write_photo(path, size=(96, 64), focal_35mm=None):
@@ -94,9 +111,10 @@ def test_horizontal_field_of_view_is_taken_in_degrees(weights, tmp_path):
 def test_without_any_focal_length_the_assumption_is_stated(weights, tmp_path, capsys, size):
     photo = write_photo(tmp_path / 'a.png', size)
     assert predict(weights, tmp_path, photo) == 0
-    assert 'assumed: 60 degrees across the longer side' in capsys.readouterr().out
+    assert 'assumed: 30 mm on 35 mm film' in capsys.readouterr().out
     with np.load(tmp_path / 'a_depth.npz') as arrays:
-        assert arrays['intrinsics'][0] == pytest.approx(48 / math.tan(math.radians(30)))
+        # 3:2 as film is, so 36 mm lie across the longer side
+        assert arrays['intrinsics'][0] == pytest.approx(96 * 30 / 36)
 
 
 def test_unreadable_images_of_a_folder_are_counted_and_the_others_done(weights, tmp_path, capsys):
@@ -118,6 +136,79 @@ def test_results_beside_the_photos_are_not_taken_for_photos(weights, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {'a.png', *(f'a{e}' for e in ENDINGS)}
 
 
+def test_folders_are_searched_in_depth_and_their_layout_kept(weights, tmp_path):
+    day, night = tmp_path / 'in' / 'day', tmp_path / 'in' / 'night'
+    for folder in (day, night, tmp_path / 'in' / '.thumbnails', day / 'folder.jpg'):
+        folder.mkdir(parents=True)
+    for path in (day / 'a.JPG', night / 'a.png', tmp_path / 'in' / '.thumbnails' / 'a.png'):
+        write_photo(path)
+    out = tmp_path / 'in' / 'out'  # the results are not taken for photographs the second time
+    for _ in range(2):
+        assert predict(weights, out, '-i', tmp_path / 'in') == 0
+    expected = {out / day / f'a{e}' for day in ('day', 'night') for e in ENDINGS}
+    assert {path for path in out.rglob('*') if path.is_file()} == expected
+
+
+def test_equal_places_in_two_folders_get_two_names(tmp_path):
+    photos = [tmp_path / folder / name for folder in 'xy' for name in ('a.jpg', 'a_2.jpg')]
+    for photo in photos:
+        photo.parent.mkdir(exist_ok=True)
+        photo.touch()
+    found = find_images([tmp_path / 'x', tmp_path / 'y', photos[0]])
+    assert list(found) == photos
+    assert [str(stem) for stem in found.values()] == ['a', 'a_2', 'a_3', 'a_2_2']
+
+
+@pytest.mark.parametrize(
+    'form',
+    [
+        '-i {photo} -o {out} -c {weights} --device cpu',  # that of SHARP's own tool
+        '--input {photo} --output {out} --checkpoint-path {weights}',
+        '{photo} -o {out} --model {weights}',
+        '-o {out} --device cpu {photo} -c {weights}',
+        '-c {weights} --model {weights} -o {out} {photo} -i {photo}',
+    ],
+)
+def test_every_form_of_the_command_line_predicts_once(weights, tmp_path, capsys, form):
+    photo, out = write_photo(tmp_path / 'a.png'), tmp_path / 'out'
+    words = form.format(photo=photo, out=out, weights=weights).split()
+    assert main(['predict', *words]) == 0
+    streams = capsys.readouterr()
+    assert streams.out.count('\n') == 1
+    # which model, before all else, on one line
+    assert streams.err == f'model {weights} (metric depth), weights: unknown\n'
+    assert {p.name for p in out.iterdir()} == {f'a{e}' for e in ENDINGS}
+
+
+def test_only_what_is_written_is_asked_for(weights, tmp_path, monkeypatch):
+    asked, process = [], Pipeline.process
+
+    def note(self, frame, wanted):
+        asked.append(wanted)
+        return process(self, frame, wanted)
+
+    monkeypatch.setattr(Pipeline, 'process', note)
+    assert predict(weights, tmp_path, write_photo(tmp_path / 'a.png')) == 0
+    assert asked == [{GAUSSIANS}]
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 70), (200, 1)])
+def test_photographs_of_extreme_shape_are_predicted(weights, tmp_path, size):
+    Image.new('RGB', size, (90, 120, 60)).save(tmp_path / 'a.png')
+    assert predict(weights, tmp_path / 'out', tmp_path / 'a.png') == 0
+    with np.load(tmp_path / 'out' / 'a_depth.npz') as arrays:
+        assert arrays['depth'].shape == size[::-1]
+
+
+def refused(capsys, *arguments):
+    """The one line in which a command line is refused."""
+    assert main(['predict', *map(str, arguments)]) == 1
+    lines = [x for x in capsys.readouterr().err.splitlines() if not x.startswith('model ')]
+    assert len(lines) == 1
+    assert lines[0].startswith('error: ')
+    return lines[0]
+
+
 def test_images_of_one_name_do_not_overwrite_each_other(weights, tmp_path):
     photos = [write_photo(tmp_path / 'a.png'), write_photo(tmp_path / 'a.jpg')]
     assert predict(weights, tmp_path / 'out', *photos) == 0
@@ -129,23 +220,89 @@ def test_images_of_one_name_do_not_overwrite_each_other(weights, tmp_path):
     ('arguments', 'message'),
     [
         (['--focal-px', '-5'], 'focal-px must be positive'),
+        (['--focal-px', '0'], 'focal-px must be positive'),
+        (['--focal-px', 'nan'], 'focal-px must be positive'),
+        (['--focal-px', 'inf'], 'focal-px must be positive'),
         (['--hfov', '180'], 'between 0 and 180'),
+        (['--hfov', '0'], 'between 0 and 180'),
+        (['--hfov', 'nan'], 'between 0 and 180'),
         (['--model', 'sensor'], 'needs a depth image'),
         (['--model', 'nonsense'], 'neither one of'),
+        (['-c', '/nowhere/sharp.pt'], '/nowhere/sharp.pt'),
+        (['--model', 'nano', '-c', 'other.pt'], 'give one of them'),
+        (['-i', '/nowhere'], '/nowhere does not exist'),
     ],
 )
 def test_impossible_wishes_are_refused_with_one_line(tmp_path, capsys, arguments, message):
     photo = write_photo(tmp_path / 'a.png')
-    assert main(['predict', str(photo), '-o', str(tmp_path / 'out'), *arguments]) == 1
-    err = capsys.readouterr().err
-    assert message in err
-    assert err.count('\n') == 1
+    assert message in refused(capsys, photo, '-o', tmp_path / 'out', *arguments)
     assert not (tmp_path / 'out').exists()
 
 
-def test_folder_without_images_is_an_error(tmp_path, capsys):
-    assert main(['predict', str(tmp_path), '-o', str(tmp_path)]) == 1
-    assert 'no image in' in capsys.readouterr().err
+def test_without_any_image_the_two_ways_to_name_one_are_told(tmp_path, capsys):
+    assert 'give image files or folders' in refused(capsys, '-o', tmp_path / 'out')
+    (tmp_path / 'notes.txt').touch()
+    assert 'no image in' in refused(capsys, '-i', tmp_path, '-o', tmp_path)
+
+
+@pytest.mark.parametrize('suffix', ['.pt', '.safetensors'])
+def test_half_a_checkpoint_is_refused(weights, tmp_path, capsys, suffix):
+    half = tmp_path / f'half{suffix}'
+    if suffix == '.pt':
+        torch.save({'weight': torch.zeros(1000)}, half)
+    else:
+        half.write_bytes(weights.read_bytes())
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+    photo, out = write_photo(tmp_path / 'a.png'), tmp_path / 'out'
+    assert 'damaged' in refused(capsys, photo, '-o', out, '-c', half)
+    assert not out.exists()
+
+
+def test_missing_device_is_noticed_before_the_weights_are_loaded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(pipeline, 'load_predictor', None)  # a call would raise
+    photo = write_photo(tmp_path / 'a.png')
+    message = refused(capsys, photo, '-o', tmp_path / 'out', '--device', 'cuda')
+    assert 'cuda is not available' in message
+
+
+def test_output_that_cannot_be_written_is_noticed_before_the_weights_are_loaded(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(pipeline, 'load_predictor', None)
+    photo = write_photo(tmp_path / 'a.png')
+    for out in (photo, photo / 'out'):
+        assert f'{photo} is a file' in refused(capsys, photo, '-o', out)
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)  # root may write everywhere
+    assert f'{tmp_path} is not writable' in refused(capsys, photo, '-o', tmp_path / 'out')
+
+
+@pytest.mark.parametrize('full_at', [1, 3, 4])  # the PLY is the fourth
+def test_full_disk_leaves_no_part_of_the_results(weights, tmp_path, capsys, monkeypatch, full_at):
+    calls, fsync = [], os.fsync
+
+    def fill(file):
+        calls.append(file)
+        if len(calls) == full_at:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        fsync(file)
+
+    monkeypatch.setattr(os, 'fsync', fill)
+    photo, out = write_photo(tmp_path / 'a.png'), tmp_path / 'out'
+    message = refused(capsys, photo, '-o', out, '--model', weights)
+    assert 'No space left on device; make space' in message
+    assert list(out.iterdir()) == []
+
+
+def test_lack_of_memory_fails_one_photograph_with_one_line(weights, tmp_path, capsys, monkeypatch):
+    def fail(self, frame, wanted):
+        raise MemoryError
+
+    monkeypatch.setattr(Pipeline, 'process', fail)
+    photo = write_photo(tmp_path / 'a.png')
+    message = refused(capsys, photo, '-o', tmp_path / 'out', '--model', weights)
+    assert message == f'error: cannot predict {photo}: not enough memory; shrink it'
+    assert not (tmp_path / 'out').exists()
 
 
 def test_millimetres_round_saturate_and_keep_zero_for_unknown():

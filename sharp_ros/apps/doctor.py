@@ -110,7 +110,7 @@ def _packages() -> Iterator[Check]:
         ('safetensors', ''),
         ('numba', ''),
         ('rich', 'tables and progress'),
-        ('PIL', 'the focal length in photographs'),
+        ('PIL', 'reading photographs'),
         ('psutil', 'memory in sharp-ros bench'),
         ('rosbags', 'bags as a source'),
         ('skimage', 'sharp-ros eval motorcycle'),

@@ -8,12 +8,13 @@ from dataclasses import replace
 import io
 from itertools import chain, count
 import math
+import os
 from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
 from sharp_ros.config import ModelConfig, PointCloudConfig, SharpConfig, options
-from sharp_ros.errors import ConfigError, InputError, SharpError
+from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import write_atomically
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 PNG_MAX_RANGE = 65.535  # metres that 16 bits of millimetres can hold
 _DEPTH, _PREVIEW = '_depth.png', '_preview.png'
 _PREVIEW_SIDE = 960  # longest side of either half of a preview, pixels
+# What is taken from folders; any file Pillow reads can be named itself.
+_SUFFIXES = (
+    *('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.tif', '.tiff', '.bmp', '.gif', '.ppm', '.pgm'),
+    *('.jp2', '.avif', '.heic', '.heif'),
+)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +44,30 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `sharp-ros predict`."""
-    parser.add_argument('images', nargs='+', type=Path, help='image files, or folders of them')
-    parser.add_argument('-o', '--output', type=Path, required=True, help='folder for the results')
+    """Flags of `sharp-ros predict`; `-i IN -o OUT -c CKPT --device D` is SHARP's own interface."""
+    parser.add_argument(
+        'images',
+        metavar='INPUT',
+        nargs='*',
+        type=Path,
+        help='image, or folder that is searched for images, with all folders in it',
+    )
+    parser.add_argument(
+        '-i', '--input', action='append', default=[], type=Path, help='the same as a flag'
+    )
+    parser.add_argument(
+        '-o',
+        '--output',
+        type=Path,
+        required=True,
+        help='folder for the results, named as their images; images in folders below INPUT go to '
+        'such folders here, and the second of two equal names gets _2',
+    )
     add_model_arguments(parser)
+    parser.set_defaults(model=None)  # so that run() sees whether it was given
+    parser.add_argument(
+        '-c', '--checkpoint-path', metavar='PATH', help='file of weights, the same as --model PATH'
+    )
     focal = parser.add_mutually_exclusive_group()
     focal.add_argument('--focal-px', type=float, help='focal length of all images, pixels')
     focal.add_argument('--hfov', type=float, help='horizontal field of view, degrees')
@@ -51,24 +77,28 @@ def run(args: argparse.Namespace) -> int:
     """Predict every image; 1 if one could not be read or predicted.
 
     Raises:
-        ConfigError: if no image is named, or the model needs more than an image.
+        ConfigError: if no image is named, the flags contradict each other, the model needs more
+            than an image or the results cannot be written.
     """
     from rich.progress import Progress
 
-    names = _output_names(list_images(args.images))
+    images = find_images([*args.images, *args.input])
     _check_focal(args)
-    pipeline = photo_pipeline(ModelConfig(name=args.model, device=args.device))
-    args.output.mkdir(parents=True, exist_ok=True)
+    _check_output(args.output)
+    pipeline = photo_pipeline(ModelConfig(name=_chosen_model(args), device=args.device))
+    info = pipeline.info
+    kind = 'metric' if info.metric else 'relative'
+    print(f'model {info.name} ({kind} depth), weights: {info.licence}', file=sys.stderr)
     failed = 0
-    with Progress(disable=len(names) == 1, transient=True) as progress:
-        for path, name in progress.track(names.items(), description='predict'):
+    with Progress(disable=len(images) == 1, transient=True) as progress:
+        for path, stem in progress.track(images.items(), description='predict'):
             try:
-                print(_predict_file(pipeline, path, args.output / name, args))
-            except SharpError as error:
+                print(_predict_file(pipeline, path, args.output / stem, args))
+            except InputError as error:
                 failed += 1
                 print(f'error: {error}', file=sys.stderr)
-    if failed:
-        print(f'{failed} of {len(names)} images failed', file=sys.stderr)
+    if failed and len(images) > 1:
+        print(f'{failed} of {len(images)} images failed', file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -91,36 +121,47 @@ def photo_pipeline(model: ModelConfig) -> Pipeline:
     return pipeline
 
 
-def list_images(paths: Sequence[Path]) -> list[Path]:
-    """Files as given and the images directly inside of folders, sorted, each once.
+def find_images(paths: Sequence[Path]) -> dict[Path, Path]:
+    """Files as given and the images anywhere below folders, each once, in order.
 
-    Depth and preview images this command wrote are skipped in folders, so that results may lie
-    beside the photographs.
+    In folders, hidden files are skipped, and so are depth and preview images that this command
+    wrote: results may lie beside the photographs.
+
+    Returns:
+        For every image the path of its results below the output folder, without ending, unique.
 
     Raises:
         ConfigError: if a path does not exist or no image is found.
     """
-    from sharp_ros.apps.base_source import IMAGE_SUFFIXES
-
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            found.update(
-                (file, None)
-                for file in sorted(path.iterdir())
-                if file.suffix.lower() in IMAGE_SUFFIXES
+            files = {file: file.relative_to(path) for file in sorted(path.rglob('*'))}
+            found |= {
+                file: place.with_suffix('')
+                for file, place in files.items()
+                if file not in found
+                and file.suffix.lower() in _SUFFIXES
                 and not file.name.endswith((_DEPTH, _PREVIEW))
-                and not file.name.startswith('.')
-            )
+                and not any(part.startswith('.') for part in place.parts)
+                and file.is_file()
+            }
         elif path.exists():
-            found[path] = None
+            found.setdefault(path, Path(path.stem))
         else:
             raise ConfigError(f'{path} does not exist; give image files or folders')
     if not found:
         raise ConfigError(
-            f'no image in {", ".join(map(str, paths))}; known are {", ".join(IMAGE_SUFFIXES)}'
+            f'no image in {", ".join(map(str, paths))}; known are {", ".join(_SUFFIXES)}'
+            if paths
+            else 'no image is named; give image files or folders, as such or with -i'
         )
-    return list(found)
+    taken: set[Path] = set()
+    for file, stem in found.items():
+        candidates = chain([stem], (stem.with_name(f'{stem.name}_{n}') for n in count(2)))
+        found[file] = next(place for place in candidates if place not in taken)
+        taken.add(found[file])
+    return found
 
 
 def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
@@ -132,10 +173,13 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
 
     Args:
         result: of a pipeline.
-        stem: path of the results without their endings; its folder exists.
+        stem: path of the results without their endings; its folder is made.
 
     Returns:
         The files written.
+
+    Raises:
+        ConfigError: if they cannot be written; then none of them remains.
     """
     import numpy as np
 
@@ -154,13 +198,21 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
         '_depth.npz': buffer.getvalue(),
         _PREVIEW: _png(draw_preview(result.frame.image, result.depth, near, far)[..., ::-1]),
     }
-    written = []
-    for ending, data in files.items():
-        written.append(stem.with_name(stem.name + ending))
-        write_atomically(written[-1], data)
-    written.append(stem.with_name(f'{stem.name}.ply'))
-    save_ply(written[-1], result.gaussians, k)
-    return written
+    written: list[Path] = []
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for ending, data in files.items():
+            write_atomically(stem.with_name(stem.name + ending), data)
+            written.append(stem.with_name(stem.name + ending))
+        save_ply(stem.with_name(f'{stem.name}.ply'), result.gaussians, k)
+    except OSError as error:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise ConfigError(
+            f'cannot write the results {stem}*: {error.strerror or error}; make space or choose '
+            'another --output'
+        ) from error
+    return [*written, stem.with_name(f'{stem.name}.ply')]
 
 
 def log_depth_std(result: FrameResult) -> np.ndarray | None:  # -> [H, W]
@@ -247,12 +299,17 @@ def _predict_file(
     import numpy as np
 
     from sharp_ros.camera import Frame, read_image
+    from sharp_ros.pipeline import GAUSSIANS
 
     image, exif_focal = read_image(path)
     size = (image.shape[1], image.shape[0])
     intrinsics, origin = _intrinsics(size, exif_focal, args)
-    result = pipeline.process(Frame(image, intrinsics, 0, 'camera'), ())
-    written = save_prediction(result, stem)
+    try:
+        result = pipeline.process(Frame(image, intrinsics, 0, 'camera'), {GAUSSIANS})
+        written = save_prediction(result, stem)
+    except (InputError, MemoryError) as error:
+        reason = error if isinstance(error, InputError) else 'not enough memory; shrink it'
+        raise InputError(f'cannot predict {path}: {reason}', 'prediction_failed') from error
     median = 'no depth'
     if np.isfinite(result.depth).any():
         median = f'median depth {np.nanmedian(result.depth):.2f} m'
@@ -265,8 +322,7 @@ def _predict_file(
 def _intrinsics(
     size: tuple[int, int], exif_focal: float | None, args: argparse.Namespace
 ) -> tuple[Intrinsics, str]:
-    from sharp_ros.apps.base_source import DEFAULT_HFOV
-    from sharp_ros.camera import Intrinsics
+    from sharp_ros.camera import DEFAULT_FOCAL_35MM, Intrinsics, focal_from_35mm
 
     width, height = size
     if args.hfov is not None:
@@ -275,12 +331,30 @@ def _intrinsics(
     if focal is None:
         focal, origin = exif_focal, 'from EXIF'
     if focal is None:
-        focal = max(size) / 2 / math.tan(DEFAULT_HFOV / 2)
+        focal = focal_from_35mm(DEFAULT_FOCAL_35MM, width, height)
         origin = (
-            f'assumed: {math.degrees(DEFAULT_HFOV):.0f} degrees across the longer side; '
-            'metres scale with it, give --focal-px or --hfov'
+            f'assumed: {DEFAULT_FOCAL_35MM:.0f} mm on 35 mm film; metres scale with it, give '
+            '--focal-px or --hfov'
         )
     return Intrinsics.centred(focal, width, height), origin
+
+
+def _chosen_model(args: argparse.Namespace) -> str:
+    if args.model and args.checkpoint_path and args.model != args.checkpoint_path:
+        raise ConfigError(
+            f'--model {args.model} and --checkpoint-path {args.checkpoint_path} name two models; '
+            'give one of them'
+        )
+    return args.model or args.checkpoint_path or ModelConfig().name
+
+
+def _check_output(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written before anything slow is done."""
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise ConfigError(f'{existing} is a file; choose a folder as --output')
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f'{existing} is not writable; choose another --output')
 
 
 def _check_focal(args: argparse.Namespace) -> None:
@@ -288,17 +362,6 @@ def _check_focal(args: argparse.Namespace) -> None:
         raise ConfigError(f'--focal-px must be positive pixels, got {args.focal_px:g}')
     if args.hfov is not None and not 0 < args.hfov < 180:
         raise ConfigError(f'--hfov must lie between 0 and 180 degrees, got {args.hfov:g}')
-
-
-def _output_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Stem of the results of every image; images of one stem get _2, _3, ... in order."""
-    names: dict[Path, str] = {}
-    taken: set[str] = set()
-    for path in paths:
-        candidates = chain([path.stem], (f'{path.stem}_{n}' for n in count(2)))
-        names[path] = next(name for name in candidates if name not in taken)
-        taken.add(names[path])
-    return names
 
 
 def _png(image: np.ndarray) -> bytes:
