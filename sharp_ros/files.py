@@ -1,4 +1,4 @@
-"""Writing files so that a kill, a full disk or a reader never meets half of one."""
+"""Files: where ours are kept, and writing so that nobody ever meets half of one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from contextlib import contextmanager
 import os
 from pathlib import Path
 from typing import BinaryIO
+
+# Of the user: weights whose licence does not let us ship them, and results of self-checks.
+CACHE_FOLDER = Path('~/.cache/sharp_ros')
 
 
 @contextmanager

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sharp_ros.errors import CheckpointError, ConfigError
+from sharp_ros.files import CACHE_FOLDER
 
 if TYPE_CHECKING:
     from sharp_ros.network.predictor import Predictor
 
 WEIGHTS_FOLDER = Path(__file__).parent / 'weights'
-# Weights whose licence does not let us ship them; the user puts them here.
-CACHE_FOLDER = Path('~/.cache/sharp_ros')
-SHARP_FILE = 'sharp_2572gikvuh.pt'
+_SHARP_PARAMETERS = 702_305_169
+
+
+@dataclass(frozen=True)
+class Download:
+    """Weights that everyone fetches from their publisher.
+
+    Attributes:
+        url: of the file, https.
+        sizes: least and greatest plausible size of the file, bytes.
+        terms: what the licence means, in plain words.
+        check: raises `CheckpointError` for a file that is not these weights.
+        sha256: of the file, hexadecimal, where one is published.
+    """
+
+    url: str
+    sizes: tuple[int, int]
+    terms: str
+    check: Callable[[Path], object]
+    sha256: str | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The publisher's name of the file, which is also ours."""
+        return self.url.rpartition('/')[2]
 
 
 @dataclass(frozen=True)
@@ -27,6 +51,7 @@ class ModelInfo:
         licence: of the weights, SPDX where possible.
         metric: whether depth is in metres rather than up to scale.
         needs_depth: whether a registered depth image must come with every frame.
+        download: where its weights come from, if not with this package.
     """
 
     name: str
@@ -34,6 +59,7 @@ class ModelInfo:
     licence: str
     metric: bool
     needs_depth: bool = False
+    download: Download | None = None
 
 
 _NANO = ModelInfo(
@@ -54,21 +80,36 @@ _SHARP = ModelInfo(
     'network of 702 M parameters for machines with a GPU; accuracy as published, not ours',
     'Apple Machine Learning Research Model licence, research only',
     metric=True,
+    download=Download(
+        'https://ml-site.cdn-apple.com/models/sharp/sharp_2572gikvuh.pt',
+        # half to single precision, and what the file says about its tensors
+        sizes=(2 * _SHARP_PARAMETERS, 4 * _SHARP_PARAMETERS + 2**26),
+        terms='For non-commercial scientific research and academic work only. Not allowed: '
+        'commercial use of any kind, developing products, being part of a product or service. '
+        'The same holds for whatever is derived from the weights: fine-tuned, converted, '
+        'quantised, distilled. Who passes them on includes the agreement and its attribution. '
+        'Binding is the agreement alone: the file LICENSE_MODEL of apple/ml-sharp.',
+        check=lambda path: _load_sharp(path, 'cpu'),
+    ),
 )
+MODELS = {info.name: info for info in (_NANO, _SENSOR, _SHARP)}
 
 
 def model_names() -> list[str]:
     """Names that `load_predictor` knows, besides paths."""
-    return [_NANO.name, _SENSOR.name, _SHARP.name]
+    return list(MODELS)
 
 
-def load_predictor(name_or_path: str, device: str = 'cpu') -> tuple[Predictor, ModelInfo]:
+def load_predictor(
+    name_or_path: str, device: str = 'cpu', patch_batch: int = 0
+) -> tuple[Predictor, ModelInfo]:
     """Load a model by its name or from a file of weights.
 
     Args:
         name_or_path: `nano`, `sensor`, `sharp`, or the path of a `.safetensors` file of nano or
             of a `.pt` checkpoint of SHARP.
         device: torch device the weights go to.
+        patch_batch: see `SharpPredictor`; the other models have no use for it.
 
     Raises:
         ConfigError: if the name is neither known nor a file.
@@ -84,16 +125,17 @@ def load_predictor(name_or_path: str, device: str = 'cpu') -> tuple[Predictor, M
             raise CheckpointError(f'{path} is missing; reinstall sharp_ros')
         return _load_nano(path, device), _NANO
     if name_or_path == _SHARP.name:
-        path = CACHE_FOLDER.expanduser() / SHARP_FILE
+        assert _SHARP.download is not None
+        path = CACHE_FOLDER.expanduser() / _SHARP.download.file_name
         if not path.is_file():
             raise CheckpointError(
-                f'the weights of SHARP are not at {path}; download {SHARP_FILE} (about 2.8 GB; '
-                f'{_SHARP.licence}) from where the README of apple/ml-sharp says and put it there'
+                f'the weights of SHARP are not at {path}: run `sharp-ros fetch sharp` '
+                f'(2.8 GB; {_SHARP.licence}), or put the file there yourself'
             )
-        return _load_sharp(path, device), _SHARP
+        return _load_sharp(path, device, patch_batch), _SHARP
     path = Path(name_or_path).expanduser()
     if path.is_file() and path.suffix == '.pt':
-        return _load_sharp(path, device), _SHARP
+        return _load_sharp(path, device, patch_batch), _SHARP
     if path.is_file():
         info = ModelInfo(str(path), 'nano network with weights of yours', 'unknown', metric=True)
         return _load_nano(path, device), info
@@ -109,8 +151,8 @@ def _load_nano(path: Path, device: str) -> Predictor:
     return NanoPredictor(load_weights(path).to(device))
 
 
-def _load_sharp(path: Path, device: str) -> Predictor:
+def _load_sharp(path: Path, device: str, patch_batch: int) -> Predictor:
     from sharp_ros.network.predictor import SharpPredictor
     from sharp_ros.network.sharp import load_checkpoint
 
-    return SharpPredictor(load_checkpoint(path).to(device))
+    return SharpPredictor(load_checkpoint(path).to(device), patch_batch)

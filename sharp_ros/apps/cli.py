@@ -17,6 +17,7 @@ COMMANDS = {
     'eval': ('sharp_ros.apps.evaluate', 'accuracy of a model against measured or exact depth'),
     'demo': ('sharp_ros.ros.demo', 'camera source and node over ROS 2 with a live table'),
     'bench': ('sharp_ros.apps.bench', 'speed and memory on this machine'),
+    'fetch': ('sharp_ros.apps.fetch', 'download weights that cannot be shipped'),
     'doctor': ('sharp_ros.apps.doctor', 'check this machine and say what to do'),
 }
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130  # 130: what shells report after Ctrl-C

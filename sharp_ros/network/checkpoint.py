@@ -29,7 +29,7 @@ def check_layout(
     reshaped = [n for n in expected if n in found and list(found[n]) != list(expected[n].shape)]
     kinds = (('missing', missing), ('unknown', unknown), ('of another shape', reshaped))
     parts = [
-        f'{title} {", ".join(str(n) for n in names[:3])}{" ..." if len(names) > 3 else ""}'
+        f'{title} {", ".join(_printable(n) for n in names[:3])}{" ..." if len(names) > 3 else ""}'
         for title, names in kinds
         if names
     ]
@@ -37,3 +37,8 @@ def check_layout(
         raise CheckpointError(
             f'{path} holds another network: {"; ".join(parts)}; give the weights of {name}'
         )
+
+
+def _printable(name: str) -> str:
+    """A name from a file, whatever it is, as a short part of one line."""
+    return name.encode('unicode_escape').decode()[:100]
