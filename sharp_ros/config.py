@@ -37,6 +37,20 @@ class ModelConfig:
         'nano', 'nano, sensor, sharp, or the path of weights of nano (.safetensors) or SHARP (.pt)'
     )
     device: str = option('auto', 'where inference runs', choices=('auto', 'cpu', 'cuda', 'mps'))
+    precision: str = option(
+        'auto',
+        'of matrix products; auto: half for sharp where the device is fast at it, else fp32',
+        choices=('auto', 'fp32', 'tf32', 'fp16', 'bf16'),
+    )
+    execution: str = option(
+        'auto',
+        'eager; graph: replay a CUDA graph; compile: torch.compile first, minutes at the first '
+        'start; auto: graph on cuda, else eager',
+        choices=('auto', 'eager', 'graph', 'compile'),
+    )
+    patch_batch: int = option(
+        0, 'windows that sharp encodes at a time, fewer need less memory; 0: chosen', minimum=0
+    )
     threads: int = option(0, 'CPU threads for inference; 0 leaves the choice to torch', minimum=0)
 
 

@@ -1,17 +1,34 @@
-"""Runs a predictor on a device: threads, timing, and a check of what comes out."""
+"""Runs a predictor on a device: precision, way of running, memory, timing, self-check."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+import ctypes
+import logging
 import time
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from sharp_ros import self_check
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
-from sharp_ros.errors import ConfigError, InputError
+from sharp_ros.errors import ConfigError, EngineError, InputError
 from sharp_ros.gaussians import Gaussians
-from sharp_ros.network.predictor import Predictor
+from sharp_ros.inference_queue import CudaQueue, DirectQueue, Forward, InferenceQueue
+from sharp_ros.network.predictor import NetworkPredictor, Predictor
+
+_Result = TypeVar('_Result')
+_log = logging.getLogger(__name__)
+_DTYPES = {
+    'fp32': torch.float32,
+    'tf32': torch.float32,
+    'fp16': torch.float16,
+    'bf16': torch.bfloat16,
+}
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 
 
 def choose_device(device: str) -> str:
@@ -32,39 +49,287 @@ def choose_device(device: str) -> str:
     return device
 
 
+def choose_precision(precision: str, device: str, *, large: bool) -> str:
+    """The precision that `model.precision` stands for.
+
+    Args:
+        precision: as configured.
+        device: from `choose_device`.
+        large: see `NetworkPredictor`.
+
+    Raises:
+        ConfigError: if the device cannot compute in it.
+    """
+    if precision == 'auto':
+        if not large or device == 'mps':
+            return 'fp32'
+        if device == 'cuda':
+            return 'bf16' if torch.cuda.is_bf16_supported() else 'fp16'
+        return 'bf16' if _cpu_multiplies_bf16() else 'fp32'
+    if precision == 'tf32' and device != 'cuda':
+        raise ConfigError('model.precision: tf32 exists on cuda only; set it to auto')
+    if precision == 'fp16' and device == 'cpu':
+        raise ConfigError('model.precision: fp16 needs a GPU; set it to bf16 or auto')
+    return precision
+
+
+def choose_execution(execution: str, device: str) -> str:
+    """The way of running that `model.execution` stands for.
+
+    Raises:
+        ConfigError: if the device has no such way.
+    """
+    if execution == 'auto':
+        return 'graph' if device == 'cuda' else 'eager'
+    if execution == 'graph' and device != 'cuda':
+        raise ConfigError('model.execution: graph exists on cuda only; set it to auto')
+    return execution
+
+
+class Pending:
+    """A frame on its way through the network; made by `Engine.submit`."""
+
+    def __init__(self, finish: Callable[[bool], Gaussians]) -> None:
+        self._finish = finish
+
+    def result(self, *, covariances: bool = True) -> Gaussians:
+        """Wait for the Gaussians; to be called once.
+
+        Args:
+            covariances: False if only points are needed.
+
+        Raises:
+            InputError: if the network returned values that are not finite.
+            EngineError: if memory is short.
+        """
+        return self._finish(covariances)
+
+
 class Engine:
     """A predictor made ready to run frame after frame.
 
+    The first call, or `prepare`, brings the weights to the chosen precision and compares what
+    comes out with float32, once per weights and machine; see `self_check`.
+
     Args:
         predictor: any callable of the `Predictor` role, on its device already.
-        config: threads.
+        config: precision, way of running, threads.
+
+    Attributes:
+        precision: as chosen: fp32, tf32, fp16 or bf16.
+        execution: as chosen: eager, graph or compile.
+        timings_ms: of the last frame, by stage: `input`, `forward`, `gaussians`.
+        check_error: what the self-check found, None where nothing had to be compared.
+
+    Raises:
+        ConfigError: if the device cannot run it as configured.
     """
 
     def __init__(self, predictor: Predictor, config: ModelConfig) -> None:
         self._predictor = predictor
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        self.last_ms = 0.0
+        self._network = predictor if isinstance(predictor, NetworkPredictor) else None
+        self._device = self._network.device if self._network else torch.device('cpu')
+        large = self._network is not None and self._network.large
+        self.precision = choose_precision(config.precision, self._device.type, large=large)
+        self.execution = choose_execution(config.execution, self._device.type)
+        self.timings_ms: dict[str, float] = {}
+        self.check_error: float | None = None
+        self._queue: InferenceQueue | None = None
+        self._refusal: EngineError | None = None
+        self._threads = config.threads
+        if large and self._device.type == 'cpu':
+            _keep_freed_memory()
+
+    @property
+    def last_ms(self) -> float:
+        """Duration of the last frame, all stages."""
+        return sum(self.timings_ms.values())
+
+    def prepare(self) -> None:
+        """Cast, compile and check the network, unless that is done.
+
+        Raises:
+            EngineError: if the network made ready differs from the network in float32.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        if self._network is None or self._queue is not None:
+            return
+        network, way = self._network, f'{self.precision} ({self.execution})'
+        plain = DirectQueue(network.forward, self._device)
+        changed = (self.precision, self.execution) != ('fp32', 'eager')
+        key = self_check.key(network.network, self.precision, self.execution) if changed else ''
+        error = self_check.remembered(key) if changed else None
+        compared = changed and error is None
+        inputs = network.inputs(*self_check.check_image())
+        expected: Sequence[Tensor] = ()
+        _allow_tf32(False)
+        network.network.to(memory_format=torch.channels_last)
+        if compared:
+            _log.info('comparing %s with fp32 on %s, once for these weights', way, self._device)
+            expected = [tensor.cpu() for tensor in self._outputs(plain, inputs)]
+        network.cast(_DTYPES[self.precision])
+        _allow_tf32(self.precision == 'tf32')
+        queue = self._made_queue(network.forward)
+        if compared:
+            error = self_check.difference(self._outputs(queue, inputs), expected)
+        if error is not None and not error <= self_check.TOLERANCE:
+            # the float32 weights are gone, so a second comparison would find no difference
+            self._refusal = EngineError(
+                f'self-check failed: {way} on {self._device} differs from fp32 by {error:.3g}, at '
+                f'most {self_check.TOLERANCE:g} is allowed; set model.precision to fp32 and '
+                'model.execution to eager'
+            )
+            raise self._refusal
+        if compared:
+            self_check.remember(key, error)
+        self.check_error = error
+        self._queue = queue
 
     def warm_up(self, intrinsics: Intrinsics, runs: int = 2) -> None:
-        """Predict a grey image, so that the first real one is not the slow one."""
+        """Prepare, and predict a grey image, so that the first real one is not the slow one.
+
+        Raises:
+            EngineError: see `prepare`.
+        """
         size = (intrinsics.height, intrinsics.width)
         image, depth = np.full((*size, 3), 127, np.uint8), np.ones(size, np.float32)
         for _ in range(runs):
             self.predict(image, intrinsics, depth)
 
     def predict(
-        self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None = None
+        self,
+        image: np.ndarray,
+        intrinsics: Intrinsics,
+        depth: np.ndarray | None = None,
+        *,
+        covariances: bool = True,
     ) -> Gaussians:
         """Gaussians of one image, in metres, in its optical frame; see `Predictor`.
 
+        Args:
+            image: [H, W, 3] uint8 RGB, rectified.
+            intrinsics: of that image.
+            depth: [H, W] float32 metres, for models that want it.
+            covariances: False if only points are needed.
+
         Raises:
             InputError: if the network returned values that are not finite.
+            EngineError: if the network cannot be made ready, or memory is short.
         """
+        return self.submit(image, intrinsics, depth).result(covariances=covariances)
+
+    def submit(
+        self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None = None
+    ) -> Pending:
+        """Begin a prediction; on cuda the device works while the caller does other things.
+
+        A second frame may be submitted before the first one is collected: it is uploaded while
+        the network is busy. On other devices the work happens in `Pending.result`.
+
+        Raises:
+            EngineError: see `predict`.
+        """
+        if self._threads:  # every time, since the first numba kernel of a thread resets it
+            torch.set_num_threads(self._threads)
+        self.prepare()
+        start = time.perf_counter()
+        network, queue = self._network, self._queue
+        if network is None or queue is None:
+            return Pending(lambda _: self._called(image, intrinsics, depth))
+        inputs = network.inputs(image, intrinsics)
+        flight = self._sparing(lambda: queue.launch(inputs))
+        input_ms = (time.perf_counter() - start) * 1e3
+
+        def finish(covariances: bool) -> Gaussians:
+            outputs, forward_ms = self._sparing(lambda: queue.collect(flight))
+            start = time.perf_counter()
+            with torch.inference_mode():
+                gaussians = network.gaussians(outputs, intrinsics, covariances=covariances)
+            _check_finite(gaussians)  # waits for the device, so that the time below is all of it
+            gaussians_ms = (time.perf_counter() - start) * 1e3
+            self.timings_ms = {
+                'input': input_ms,
+                'forward': forward_ms,
+                'gaussians': gaussians_ms,
+            }
+            return gaussians
+
+        return Pending(finish)
+
+    def _called(
+        self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None
+    ) -> Gaussians:
         start = time.perf_counter()
         gaussians = self._predictor(image, intrinsics, depth)
-        # one reduction: a sum is finite only if every term is
-        if not bool(torch.isfinite(gaussians.means.sum())):
-            raise InputError('the network returned depth that is not finite', 'not_finite')
-        self.last_ms = (time.perf_counter() - start) * 1e3
+        _check_finite(gaussians)
+        self.timings_ms = {'forward': (time.perf_counter() - start) * 1e3}
         return gaussians
+
+    def _made_queue(self, forward: Forward) -> InferenceQueue:
+        if self.execution == 'compile':
+            forward = torch.compile(forward, dynamic=False)
+        if self._device.type == 'cuda':
+            return CudaQueue(forward, captured=self.execution != 'eager')
+        return DirectQueue(forward, self._device)
+
+    def _outputs(self, queue: InferenceQueue, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return self._sparing(lambda: queue.collect(queue.launch(inputs)))[0]
+
+    def _sparing(self, step: Callable[[], _Result]) -> _Result:
+        """Run a step; where memory is too short for it, again with less at a time."""
+        while True:
+            try:
+                return step()
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                cause = str(error).partition('\n')[0]
+            # outside of the handler, since the traceback holds on to what the step had made
+            assert self._network is not None
+            if self._queue is not None:
+                self._queue.forget()
+            if not self._network.shrink():
+                raise EngineError(
+                    f'out of memory on {self._device}, and nothing is left to do in smaller parts '
+                    f'({cause}); close other programs or choose model.name: nano'
+                )
+            _log.warning('out of memory on %s: working in smaller parts', self._device)
+
+
+def _check_finite(gaussians: Gaussians) -> None:
+    # one reduction: a sum is finite only if every term is
+    if not bool(torch.isfinite(gaussians.means.sum())):
+        raise InputError('the network returned depth that is not finite', 'not_finite')
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.cuda.OutOfMemoryError) or 'DefaultCPUAllocator' in str(error)
+
+
+def _allow_tf32(allowed: bool) -> None:
+    """For the whole process: whether cuda may round factors of float32 products to ten bits."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Whether the processor has instructions for it; emulated it is slower than float32."""
+    names = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep large blocks that were freed, for the whole process.
+
+    By default each goes back to the system at once, and the next one is handed out page by page
+    and zeroed: that takes a third more time in the decoders. Only the main arena can hold large
+    blocks, so threads share it.
+    """
+    try:
+        mallopt = ctypes.CDLL('libc.so.6').mallopt
+    except (OSError, AttributeError):
+        return  # another C library: slower, and no less right
+    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_ARENA_MAX, 1)

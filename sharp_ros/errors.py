@@ -15,6 +15,10 @@ class CheckpointError(SharpError):
     """Model weights are missing, corrupt, or do not belong to the network."""
 
 
+class EngineError(SharpError):
+    """The network cannot be run as configured, or does not give its own results when it is."""
+
+
 class InputError(SharpError):
     """Data handed to a public function cannot be used.
 

@@ -48,13 +48,14 @@ class FrameResult:
 
     Attributes:
         frame: what went in, rectified.
-        gaussians: in the optical frame of the camera, metres.
+        gaussians: in the optical frame of the camera, metres; points only where neither they nor
+            a view were asked for.
         depth: [H, W] float32 z-depth of the visible surface, metres; NaN where there is none.
         cloud: [H, W, 4] float32 x, y, z and packed RGB in the optical frame.
         views: by name.
         grid: when it was due and a pose is known.
         mapped: whether the frame was integrated into the map.
-        timings_ms: duration of each step.
+        timings_ms: duration of each step; those of the engine, `network.*`, are part of `network`.
     """
 
     frame: Frame
@@ -99,8 +100,9 @@ class Pipeline:
             CheckpointError: if the weights cannot be loaded.
         """
         device = choose_device(config.model.device)
-        predictor, info = load_predictor(config.model.name, device)
-        return cls(Engine(predictor, config.model), info, config, device)
+        model = config.model
+        predictor, info = load_predictor(model.name, device, model.patch_batch)
+        return cls(Engine(predictor, model), info, config, device)
 
     def warm_up(self, intrinsics: Intrinsics) -> None:
         """Run every step once on a grey image, so that the first real frame is not the slow one.
@@ -146,7 +148,17 @@ class Pipeline:
             self._due_ns.clear()  # a bag started over; schedules of the future would never run
         self._last_stamp_ns = frame.stamp_ns
 
-        gaussians = self.engine.predict(frame.image, frame.intrinsics, frame.depth)
+        due = [
+            name
+            for name, view in self.config.views.items()
+            if VIEW + name in wanted and self._due(VIEW + name, frame.stamp_ns, view.rate_hz)
+        ]
+        gaussians = self.engine.predict(
+            frame.image,
+            frame.intrinsics,
+            frame.depth,
+            covariances=bool(due) or GAUSSIANS in wanted,
+        )
         clock.lap('network')
         size = frame.intrinsics
         depth = depth_from_gaussians(gaussians, size.width, size.height)
@@ -154,11 +166,7 @@ class Pipeline:
         clock.lap('depth')
         cloud = organised_cloud(depth, frame.image, size) if POINTS in wanted else None
         clock.lap('points')
-        views = {
-            name: self._render(name, gaussians)
-            for name, view in self.config.views.items()
-            if VIEW + name in wanted and self._due(VIEW + name, frame.stamp_ns, view.rate_hz)
-        }
+        views = {name: self._render(name, gaussians) for name in due}
         clock.lap('views')
         mapped = frame.T_world_camera is not None
         if mapped:
@@ -169,7 +177,9 @@ class Pipeline:
         if mapped and OCCUPANCY in wanted and self._due(OCCUPANCY, frame.stamp_ns, rate_hz):
             grid = self._map.grid()
         clock.lap('grid')
-        return FrameResult(frame, gaussians, depth, cloud, views, grid, mapped, clock.laps)
+        stages = {f'network.{name}': ms for name, ms in self.engine.timings_ms.items()}
+        timings_ms = {**clock.laps, **stages}
+        return FrameResult(frame, gaussians, depth, cloud, views, grid, mapped, timings_ms)
 
     def _integrate(self, frame: Frame, depth: np.ndarray) -> None:
         if self._world_frame and frame.world_frame != self._world_frame:

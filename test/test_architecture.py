@@ -18,7 +18,7 @@ ROWS = [
     ['config', 'metrics', 'se3'],
     ['camera'],
     ['gaussians'],
-    ['point_cloud', 'synthetic', 'rasterizer', 'network'],
+    ['point_cloud', 'synthetic', 'rasterizer', 'network', 'inference_queue', 'self_check'],
     ['mapping', 'models', 'engine'],
     ['pipeline', 'worker', 'training'],
     ['ros.conversions', 'apps.base_source'],

@@ -16,10 +16,11 @@ import os
 from pathlib import Path
 import pickle
 import re
-import zlib
+from typing import Any
 
 import numpy as np
 import pytest
+from seeded_sharp import fill_value, filled_network, seeded_image
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,7 +37,6 @@ from sharp_ros.network.composer import (
     NdcGaussians,
     base_gaussians,
     depth_from_disparity,
-    unproject,
 )
 from sharp_ros.network.predictor import SharpPredictor, square_image
 from sharp_ros.network.sharp import (
@@ -46,6 +46,7 @@ from sharp_ros.network.sharp import (
     SharpNetworkConfig,
     load_checkpoint,
 )
+from sharp_ros.network.unprojection import unproject
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -62,48 +63,6 @@ OUTPUTS = {
 }
 
 
-# --- the rules by which weights and images are made ---------------------------------------------
-
-
-def fill_value(key: str, shape: torch.Size) -> Tensor:
-    z = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))).standard_normal(shape)
-    last, rank = key.rpartition('.')[2], len(shape)
-    if last in {'pos_embed', 'cls_token'}:
-        value = 0.3 * z
-    elif last == 'gamma':
-        value = 0.4 + 0.05 * z
-    elif rank == 1:
-        centre = 1 if last == 'weight' else 2 * key.endswith('monodepth_predictor.head.4.bias')
-        value = centre + 0.1 * z
-    else:
-        patch = key.endswith('image_encoder.conv.weight')
-        transposed = rank == 4 and tuple(shape[2:]) == (2, 2) and not patch
-        fan = shape[0] if transposed else math.prod(shape[1:])
-        gains = {
-            'geometry_prediction_head.weight': 3,
-            'texture_prediction_head.weight': 0.5,
-            'monodepth_predictor.head.4.weight': 0.5,
-        }
-        gain = next((g for end, g in gains.items() if key.endswith(end)), 1)
-        value = gain * z / math.sqrt(fan)
-    return torch.from_numpy(np.asarray(value, np.float32))
-
-
-def filled_network(config: SharpNetworkConfig) -> SharpNetwork:
-    with torch.device('meta'):
-        network = SharpNetwork(config)
-    state = {key: fill_value(key, t.shape) for key, t in network.state_dict().items()}
-    network.load_state_dict(state, assign=True)
-    return network.eval().requires_grad_(False)
-
-
-def seeded_image(size: int, seed: int) -> Tensor:
-    rng = np.random.Generator(np.random.PCG64(seed))
-    low, noise = rng.random((3, 16, 16)), rng.random((3, size, size))
-    coarse = low.repeat(size // 16, 1).repeat(size // 16, 2)
-    return torch.from_numpy((0.7 * coarse + 0.3 * noise).astype(np.float32))
-
-
 @dataclass
 class Run:
     """All that one forward pass of a network computed."""
@@ -117,6 +76,7 @@ class Run:
 
 
 def run(network: SharpNetwork, image: Tensor, factor: Tensor) -> Run:
+    """On the network's device and in its precision; what is kept is float32 on the CPU."""
     parts = network.monodepth_model['monodepth_predictor']
     taps: dict[str, Tensor] = {}
     watched: dict[str, nn.Module] = {
@@ -133,11 +93,15 @@ def run(network: SharpNetwork, image: Tensor, factor: Tensor) -> Run:
     for i in (1, 2) if len(blocks) < 24 else (5, 11, 17, 23):
         watched[f'patch_encoder.block{i}'] = blocks[i]
     hooks = [
-        module.register_forward_hook(lambda m, i, out, name=name: taps.__setitem__(name, out))
+        module.register_forward_hook(
+            lambda m, i, out, name=name: taps.__setitem__(name, on_cpu(out))
+        )
         for name, module in watched.items()
     ]
+    device = next(network.parameters()).device
     with torch.inference_mode():
-        out = network(image, factor)
+        out = network(image.to(device), factor.to(device))
+        out = replace(out, **{name: on_cpu(getattr(out, name)) for name in OUTPUTS.values()})
         base = base_gaussians(image, depth_from_disparity(taps['disparity'], factor))
     for hook in hooks:
         hook.remove()
@@ -146,6 +110,11 @@ def run(network: SharpNetwork, image: Tensor, factor: Tensor) -> Run:
     taps |= {f'encoder.{i}': e for i, e in enumerate(taps.pop('encoder'))}
     taps['texture_features'], taps['geometry_features'] = taps.pop('features')
     return Run(network, image, factor, taps, base, out)
+
+
+def on_cpu(value: Any) -> Any:
+    """A tensor, or the tensors of nested lists and tuples, as float32 on the CPU."""
+    return value.cpu().float() if isinstance(value, Tensor) else [on_cpu(part) for part in value]
 
 
 def tiny_run(network: SharpNetwork) -> Run:
@@ -268,14 +237,17 @@ def bound(key: str) -> float:
     return TIGHT if key.startswith(('encoder.', 'disparity')) else DEFAULT
 
 
+def error(run: Run, file: str, key: str, expected: dict[str, np.ndarray]) -> float:
+    """Largest error of a tensor, infinite where it is not a number."""
+    actual = np.asarray(computed(run, file, key), np.float64)
+    assert actual.shape == expected[key].shape, key
+    value = float(np.abs(actual - expected[key]).max())
+    return math.inf if math.isnan(value) else value
+
+
 def worst(run: Run, file: str, keys: list[str], expected: dict[str, np.ndarray]) -> float:
     """Largest error of some tensors, in units of what is allowed."""
-    worst = 0.0
-    for key in keys:
-        actual = np.asarray(computed(run, file, key), np.float64)
-        assert actual.shape == expected[key].shape, key
-        worst = max(worst, float(np.abs(actual - expected[key]).max()) / bound(key))
-    return worst
+    return max(error(run, file, key, expected) / bound(key) for key in keys)
 
 
 @pytest.mark.parametrize('key', keys_of('golden_tiny'))
@@ -498,90 +470,6 @@ def test_gaussians_of_a_photograph_agree_with_the_reference() -> None:
     )
     cosines = np.abs((ours * theirs).sum(1))  # of corresponding axes
     assert cosines.min() > 1 - 1e-5
-
-
-CAMERAS = [
-    Intrinsics(500.0, 500.0, 319.5, 239.5, 640, 480),
-    Intrinsics(710.0, 380.0, 101.3, 620.8, 640, 720),
-    Intrinsics(900.0, 905.0, -40.0, 300.0, 1920, 800),
-]
-
-
-@pytest.mark.parametrize('k', CAMERAS)
-def test_gaussians_land_on_the_pixels_they_were_predicted_for(k: Intrinsics) -> None:
-    rng = torch.Generator().manual_seed(1)
-    ndc_xy = torch.rand(1, 500, 2, generator=rng) * 2 - 1
-    z = torch.rand(1, 500, 1, generator=rng) * 30 + 0.3
-    gaussians = unproject(ndc_of(torch.cat([ndc_xy * z, z], 2)), k)
-    pixels = project(gaussians.means.double().numpy(), k)
-    # -1 is the outer edge of the first pixel, half a pixel before its centre
-    expected = (ndc_xy[0].double().numpy() + 1) / 2 * [k.width, k.height] - 0.5
-    assert np.abs(pixels - expected).max() < 0.01
-    torch.testing.assert_close(gaussians.means[:, 2:], z[0])
-
-
-@pytest.mark.parametrize('k', CAMERAS)
-def test_footprints_keep_their_shape_in_the_image(k: Intrinsics) -> None:
-    """A direction of the covariance moves a pixel as the same direction in NDC does."""
-    ndc = ndc_of(torch.rand(1, 400, 3, generator=torch.Generator().manual_seed(2)) + 1)
-    gaussians = unproject(ndc, k)
-    to_pixels = np.diag([k.width / 2, k.height / 2, 1])
-    to_pixels[0, 2], to_pixels[1, 2] = k.width / 2 - 0.5, k.height / 2 - 0.5
-    before = (
-        rotations_from_quats(F.normalize(ndc.quats[0], dim=1)) * ndc.scales[0, :, None]
-    ).double()
-    after = (rotations_from_quats(gaussians.quats) * gaussians.scales[:, None]).double()
-    wanted = torch.from_numpy(to_pixels) @ before
-    got = torch.from_numpy(k.matrix) @ after
-    torch.testing.assert_close(got @ got.mT, wanted @ wanted.mT, rtol=2e-4, atol=1e-2)
-
-
-def ndc_of(means: Tensor, scales: Tensor | None = None) -> NdcGaussians:
-    rng, n = torch.Generator().manual_seed(3), means.shape[1]
-    if scales is None:
-        scales = torch.rand(1, n, 3, generator=rng) * 0.1 + 0.01
-    return NdcGaussians(
-        means=means,
-        scales=scales,
-        quats=torch.randn(1, n, 4, generator=rng),
-        colors=torch.rand(1, n, 3, generator=rng),
-        opacities=torch.rand(1, n, generator=rng),
-        grid=(1, 1, n),
-    )
-
-
-@pytest.mark.parametrize('spread', [0, 2, 5])
-def test_axes_are_those_of_the_covariance_however_thin(spread: float) -> None:
-    k, n = CAMERAS[1], 2000
-    rng = torch.Generator().manual_seed(4)
-    scales = 10 ** (-spread * torch.rand(1, n, 3, generator=rng) - 1)
-    ndc = ndc_of(torch.rand(1, n, 3, generator=rng) + 1, scales)
-    gaussians = unproject(ndc, k)
-    A = np.array([[k.width / 2 / k.fx, 0, 0], [0, k.height / 2 / k.fy, 0], [0, 0, 1]])
-    A[0, 2], A[1, 2] = (k.width / 2 - k.cx - 0.5) / k.fx, (k.height / 2 - k.cy - 0.5) / k.fy
-    axes = A @ se3.matrix_from_quat(ndc.quats[0].numpy()) * scales[0, :, None].double().numpy()
-    exact = np.linalg.svd(axes, compute_uv=False)
-    np.testing.assert_allclose(gaussians.scales, exact, rtol=5e-6)
-    np.testing.assert_allclose(gaussians.quats.norm(dim=1), np.ones(n), atol=1e-5)
-    rotation = se3.matrix_from_quat(gaussians.quats.numpy())
-    rebuilt = rotation * gaussians.scales.double().numpy()[:, None]
-    covariance, wanted = rebuilt @ rebuilt.swapaxes(1, 2), axes @ axes.swapaxes(1, 2)
-    error = np.abs(covariance - wanted).max((1, 2)) / np.abs(wanted).max((1, 2))
-    assert error.max() < 1e-5
-
-
-@pytest.mark.parametrize('scale', [0.0, 1e-30, 1e6])
-def test_degenerate_gaussians_stay_finite(scale: float) -> None:
-    scales = torch.tensor([[[scale] * 3, [scale, 0, 0], [scale, scale, 0]]])
-    gaussians = unproject(ndc_of(torch.ones(1, 3, 3), scales), CAMERAS[0])
-    assert torch.isfinite(gaussians.scales).all()
-    torch.testing.assert_close(gaussians.quats.norm(dim=1), torch.ones(3))
-
-
-def test_batch_items_are_placed_one_by_one(tiny: Run) -> None:
-    second = {name: getattr(tiny.out, name)[1:] for name in OUTPUTS.values()}
-    alone = unproject(NdcGaussians(**second, grid=tiny.out.grid), CAMERAS[1])
-    torch.testing.assert_close(unproject(tiny.out, CAMERAS[1], 1).means, alone.means)
 
 
 # --- the predictor and its checkpoint -----------------------------------------------------------

@@ -61,7 +61,7 @@ def evaluate(frames: Iterable[SourceFrame], engine: Engine) -> dict[str, Any]:
             continue
         if not latencies:
             engine.warm_up(k)
-        gaussians = engine.predict(frame.image, k, frame.depth)
+        gaussians = engine.predict(frame.image, k, frame.depth, covariances=False)
         latencies.append(engine.last_ms)
         try:
             model.add(depth_from_gaussians(gaussians, k.width, k.height), frame.depth)

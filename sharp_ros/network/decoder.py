@@ -126,7 +126,8 @@ class GaussianDecoder(nn.Module):
         Returns:
             Texture and geometry features, [B, out_width, S / 2, S / 2] each.
         """
-        x = self.fusion(self.decoder(features), self.image_encoder['conv'](image))
+        encode = self.image_encoder['conv']
+        x = self.fusion(self.decoder(features), encode(image.to(encode.weight.dtype)))
         return self.texture_head(x), self.geometry_head(x)
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Protocol
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians
-from sharp_ros.network.composer import gaussians_from_depth, unproject
+from sharp_ros.network.composer import NdcGaussians, gaussians_from_depth
 from sharp_ros.network.nano import NanoNetwork
 from sharp_ros.network.sharp import SharpNetwork
+from sharp_ros.network.unprojection import unproject
+
+_CPU_BATCH = 3  # windows whose activations stay in the caches
 
 
 class Predictor(Protocol):
@@ -37,7 +42,63 @@ class Predictor(Protocol):
         ...
 
 
-class NanoPredictor:
+class NetworkPredictor(ABC):
+    """A predictor in three steps, of which an engine may recast, compile or capture the second.
+
+    Args:
+        network: in evaluation mode, on the device it shall run on.
+
+    Attributes:
+        large: whether the network is so large that half precision pays.
+    """
+
+    large = False
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.device = next(network.parameters()).device
+
+    def __call__(
+        self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None = None
+    ) -> Gaussians:
+        """See `Predictor`; sensor depth is ignored."""
+        with torch.inference_mode():
+            inputs = (tensor.to(self.device) for tensor in self.inputs(image, intrinsics))
+            return self.gaussians(self.forward(*inputs), intrinsics)
+
+    @abstractmethod
+    def inputs(self, image: np.ndarray, intrinsics: Intrinsics) -> tuple[Tensor, ...]:
+        """What `forward` takes, on the CPU; of the same shapes for images of the same shape."""
+
+    @abstractmethod
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The network, from tensors to float32 tensors on its device.
+
+        It neither reads a value back nor brings one from the CPU, so that it can be captured.
+        """
+
+    @abstractmethod
+    def gaussians(
+        self, outputs: Sequence[Tensor], intrinsics: Intrinsics, *, covariances: bool = True
+    ) -> Gaussians:
+        """Gaussians in front of the camera, from what `forward` gave.
+
+        Args:
+            outputs: of `forward`.
+            intrinsics: of the image.
+            covariances: False if only points are needed.
+        """
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Bring the weights to a precision, in place."""
+        self.network.to(dtype)
+
+    def shrink(self) -> bool:
+        """Need less memory from now on, at the price of time; False if that is not possible."""
+        return False
+
+
+class NanoPredictor(NetworkPredictor):
     """The nano network around a fixed pixel budget: resize, predict, compose.
 
     Args:
@@ -47,26 +108,35 @@ class NanoPredictor:
     """
 
     def __init__(self, network: NanoNetwork, pixels: int = 256 * 192) -> None:
-        self._network = network
+        super().__init__(network)
         self._pixels = pixels
-        self._device = next(network.parameters()).device
 
-    def __call__(
-        self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None = None
-    ) -> Gaussians:
-        """See `Predictor`; sensor depth is ignored."""
+    def inputs(self, image: np.ndarray, intrinsics: Intrinsics) -> tuple[Tensor, ...]:
+        """The small image [rows, columns, 3] uint8 and its intrinsics [1, 4]."""
         columns, rows = self._size(intrinsics)
         small = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
-        rgb = torch.from_numpy(small).to(self._device).permute(2, 0, 1).float() / 255
         k = intrinsics.resized(columns, rows)
         # the network counts pixels from the image corner, `Intrinsics` from pixel centres
-        corner = torch.tensor([[k.fx, k.fy, k.cx + 0.5, k.cy + 0.5]], device=self._device)
-        with torch.inference_mode():
-            out = self._network(rgb[None].contiguous(memory_format=torch.channels_last), corner)
-            depth_layers = out[0, :2].exp()
-            # a Laplace distribution of scale b has standard deviation sqrt(2) b
-            log_depth_std = out[0, 2].exp() * 2**0.5
-            return gaussians_from_depth(depth_layers, rgb, k, log_depth_std)
+        corner = torch.tensor([[k.fx, k.fy, k.cx + 0.5, k.cy + 0.5]])
+        return torch.from_numpy(small), corner
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Log depth of two layers and log spread [3, rows, columns], and the image as floats."""
+        small, corner = inputs
+        rgb = small.permute(2, 0, 1).float() / 255
+        dtype = next(self.network.parameters()).dtype
+        batch = rgb[None].to(dtype).contiguous(memory_format=torch.channels_last)
+        return self.network(batch, corner)[0].float(), rgb
+
+    def gaussians(
+        self, outputs: Sequence[Tensor], intrinsics: Intrinsics, *, covariances: bool = True
+    ) -> Gaussians:
+        """See `NetworkPredictor`; covariances cost nothing here."""
+        out, rgb = outputs
+        # a Laplace distribution of scale b has standard deviation sqrt(2) b
+        log_depth_std = out[2].exp() * 2**0.5
+        k = intrinsics.resized(rgb.shape[2], rgb.shape[1])
+        return gaussians_from_depth(out[:2].exp(), rgb, k, log_depth_std)
 
     def _size(self, intrinsics: Intrinsics) -> tuple[int, int]:
         aspect = intrinsics.width / intrinsics.height
@@ -75,31 +145,58 @@ class NanoPredictor:
         return columns, rows
 
 
-class SharpPredictor:
+class SharpPredictor(NetworkPredictor):
     """SHARP around its fixed square: squeeze, predict, place in front of the true camera.
 
     Args:
         network: in evaluation mode, on the device it shall run on.
         patch_batch: how many windows of the image its transformer encodes at a time; fewer need
-            less memory. None is all 35.
+            less memory. 0 is all of them, on a CPU what its caches hold.
     """
 
-    def __init__(self, network: SharpNetwork, patch_batch: int | None = None) -> None:
-        self._network = network
-        self._patch_batch = patch_batch
-        self._device = next(network.parameters()).device
+    large = True
 
-    def __call__(
-        self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None = None
+    def __init__(self, network: SharpNetwork, patch_batch: int = 0) -> None:
+        super().__init__(network)
+        chosen = _CPU_BATCH if self.device.type == 'cpu' else network.config.windows
+        self.patch_batch = patch_batch or chosen
+
+    def inputs(self, image: np.ndarray, intrinsics: Intrinsics) -> tuple[Tensor, ...]:
+        """The image [H, W, 3] uint8, and horizontal focal length over width [1]."""
+        # the network knows the horizontal focal length only; `unproject` uses both
+        factor = torch.tensor([intrinsics.fx / intrinsics.width])
+        return torch.from_numpy(np.require(image, requirements=['C', 'W'])), factor
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The tensors of `NdcGaussians`."""
+        pixels, factor = inputs
+        square = square_image(pixels, self.network.config.image_size)
+        ndc = self.network(square, factor, patch_batch=self.patch_batch)
+        return ndc.means, ndc.scales, ndc.quats, ndc.colors, ndc.opacities
+
+    def gaussians(
+        self, outputs: Sequence[Tensor], intrinsics: Intrinsics, *, covariances: bool = True
     ) -> Gaussians:
-        """See `Predictor`; sensor depth is ignored."""
-        pixels = torch.from_numpy(image.copy()).to(self._device)
-        with torch.inference_mode():
-            square = square_image(pixels, self._network.config.image_size)
-            # the network knows the horizontal focal length only; `unproject` uses both
-            factor = torch.tensor([intrinsics.fx / intrinsics.width], device=self._device)
-            ndc = self._network(square, factor, patch_batch=self._patch_batch)
-            return unproject(ndc, intrinsics)
+        """See `NetworkPredictor`."""
+        ndc = NdcGaussians(*outputs, grid=self.network.config.grid)
+        return unproject(ndc, intrinsics, covariances=covariances)
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Bring to a precision what multiplies matrices, in place.
+
+        The transformers add up their tokens in float32: 24 blocks of roundings to eight bits would
+        show in the depth.
+        """
+        for module in self.network.modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.GroupNorm)):
+                module.to(dtype)
+
+    def shrink(self) -> bool:
+        """Halve the number of windows that are encoded at a time."""
+        if self.patch_batch == 1:
+            return False
+        self.patch_batch = (self.patch_batch + 1) // 2
+        return True
 
 
 def square_image(pixels: Tensor, size: int) -> Tensor:  # [H, W, 3] uint8 -> [1, 3, size, size]

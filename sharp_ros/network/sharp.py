@@ -7,7 +7,7 @@
       └──────────── with inverse depth ───────┴─────────────────────────────────┘            ↓
                                                                                      Gaussians
 
-The focal length enters where disparity becomes depth and, exactly, in `composer.unproject`.
+The focal length enters where disparity becomes depth and, exactly, in `unprojection.unproject`.
 Attribute names are the names of the tensors in the released checkpoint.
 """
 
@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 import zipfile
 
 import torch
 from torch import Tensor, nn
 
 from sharp_ros.errors import CheckpointError, InputError
-from sharp_ros.network.backbone import PyramidEncoder, VisionTransformer
+from sharp_ros.network.backbone import PyramidEncoder, VisionTransformer, split
 from sharp_ros.network.checkpoint import check_layout
 from sharp_ros.network.composer import (
     NdcGaussians,
@@ -30,6 +31,7 @@ from sharp_ros.network.composer import (
     depth_from_disparity,
 )
 from sharp_ros.network.decoder import (
+    GAUSSIAN_LAYERS,
     DepthAlignment,
     DisparityHead,
     GaussianDecoder,
@@ -74,6 +76,18 @@ class SharpNetworkConfig:
     def image_size(self) -> int:
         """Side of the image the network takes, pixels."""
         return 4 * self.vit_size
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """(layers, rows, columns) of the Gaussians."""
+        return GAUSSIAN_LAYERS, self.image_size // 2, self.image_size // 2
+
+    @property
+    def windows(self) -> int:
+        """How many of them the patch encoder sees of one image, 35 as released."""
+        image = torch.empty(1, 1, self.image_size, self.image_size, device='meta')
+        levels = zip((image, image[..., ::2, ::2]), self.overlaps, strict=True)
+        return 1 + sum(len(split(level, self.vit_size, overlap)) for level, overlap in levels)
 
 
 # The same network, small enough to be compared number by number in a test: the first in a tenth
@@ -134,12 +148,12 @@ class SharpNetwork(nn.Module):
             )
         predictor = self.monodepth_model['monodepth_predictor']
         disparity, features = predictor(image * 2 - 1, patch_batch)
-        layers = depth_from_disparity(disparity, disparity_factor)
+        layers = depth_from_disparity(disparity.float(), disparity_factor)
         if depth is not None:
             layers = self.depth_alignment(layers, depth)
         base = base_gaussians(image, layers)
         delta = self.prediction_head(*self.feature_model(features, base.features))
-        return compose(base, delta)
+        return compose(base, delta.float())
 
 
 class DepthPredictor(nn.Module):
@@ -177,27 +191,30 @@ def load_checkpoint(path: str | Path, config: SharpNetworkConfig | None = None) 
         CheckpointError: if the file is missing, damaged, holds anything but tensors, or those of
             another network.
     """
+    advice = '`sharp-ros fetch sharp` brings the weights'
     if not Path(path).is_file():
-        raise CheckpointError(f'no weights at {path}')
+        raise CheckpointError(f'no weights at {path}; {advice}')
     try:
         # weights_only: unpickling in full would run whatever code a file brings along
         state = torch.load(
             path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path)
         )
     except Exception as error:  # torch raises many types for files that are no checkpoint
-        cause = str(error).partition('\n')[0][:200]
+        cause = str(error).partition('\n')[0].partition('. ')[0][:200] or type(error).__name__
+        if isinstance(error, UnpicklingError):  # whose text advises to run what the file brings
+            cause = 'not of tensors alone; nothing in it was run'
         raise CheckpointError(
-            f'{path} is no checkpoint of SHARP or damaged ({cause}); download it again'
+            f'{path} is no checkpoint of SHARP or damaged ({cause}); {advice}'
         ) from error
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise CheckpointError(f'{path} holds more than the tensors of a network')
+        raise CheckpointError(f'{path} holds more than the tensors of a network; {advice}')
     with torch.device('meta'):
         network = SharpNetwork(config).eval()
     shapes = {str(name): tensor.shape for name, tensor in state.items()}
-    check_layout(path, shapes, network.state_dict(), 'SHARP')
+    check_layout(path, shapes, network.state_dict(), 'SHARP, which `sharp-ros fetch sharp` brings')
     for name, tensor in state.items():
         if not _is_sound(tensor):
-            raise CheckpointError(f'{path}: {name} holds no finite floats; download it again')
+            raise CheckpointError(f'{path}: {name} holds no finite floats; {advice}')
     network.load_state_dict({n: t.float() for n, t in state.items()}, strict=True, assign=True)
     return network.requires_grad_(False)
 

@@ -102,7 +102,8 @@ class SharpNode(LifecycleNode):
         info = pipeline.info
         kind = 'metric' if info.metric else 'relative'
         self.get_logger().info(
-            f'model {info.name} ({kind}): {info.description}; licence {info.licence}'
+            f'model {info.name} ({kind}): {info.description}; licence {info.licence}; '
+            f'{pipeline.engine.precision} on {pipeline.device}, {pipeline.engine.execution}'
         )
         changed = ', '.join(f'{key}: {value}' for key, value in differences(config).items())
         self.get_logger().info(f'settings that differ from the defaults: {changed or "none"}')
@@ -296,7 +297,8 @@ class SharpNode(LifecycleNode):
         if result.cloud is not None:
             cloud = result.cloud
             self._send(POINTS, lambda: cloud_to_msg(cloud, stamp_ns, frame_id))
-        self._send(GAUSSIANS, lambda: gaussians_to_msg(result.gaussians, stamp_ns, frame_id))
+        if result.gaussians.quats is not None:  # a subscriber may have come after they were made
+            self._send(GAUSSIANS, lambda: gaussians_to_msg(result.gaussians, stamp_ns, frame_id))
         if result.grid is not None:
             grid = result.grid
             world = frame.world_frame
@@ -347,7 +349,11 @@ class SharpNode(LifecycleNode):
                 'licence': info.licence,
                 'depth': 'metric' if info.metric else 'relative',
                 'device': self._pipeline.device,
+                'precision': self._pipeline.engine.precision,
+                'execution': self._pipeline.engine.execution,
             }
+            if self._pipeline.engine.check_error is not None:
+                facts['self_check'] = f'{self._pipeline.engine.check_error:.3g}'
         counts = self._worker.counts() if self._worker is not None else None
         statuses = self._health.statuses(self._label, facts, counts)
         now_ns = self.get_clock().now().nanoseconds

@@ -1,0 +1,105 @@
+"""Whether a network still gives its own results after it was made fast: compared once, remembered.
+
+A driver, a compiler or a precision can silently change what a network says. The first time that
+weights meet a machine in some precision, one image goes through them in plain float32 and through
+what was made of them; the result is kept in the user's cache until anything of that changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import hashlib
+import json
+import logging
+import math
+import platform
+import zlib
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sharp_ros import __version__
+from sharp_ros.camera import Intrinsics
+from sharp_ros.files import CACHE_FOLDER, write_atomically
+
+TOLERANCE = 0.05  # of `difference`: 10 cm in a scene 2 m away
+_QUANTILE = 0.95
+_FILE = 'self_check.json'
+_log = logging.getLogger(__name__)
+
+
+def check_image() -> tuple[np.ndarray, Intrinsics]:
+    """The image to compare on: soft colours and noise, the same on every machine.
+
+    It need not be a photograph. Every weight takes part whatever is seen.
+    """
+    rng = np.random.Generator(np.random.PCG64(0))
+    soft = cv2.resize(rng.random((12, 16, 3), np.float32), (640, 480))
+    image = 200 * soft.clip(0, 1) + 55 * rng.random((480, 640, 3), np.float32)
+    return image.astype(np.uint8), Intrinsics.from_hfov(1.1, 640, 480)
+
+
+def key(network: nn.Module, precision: str, execution: str) -> str:
+    """A digest of all that a result depends on: weights, device, versions, way of running."""
+    checksum = 0
+    for parameter in network.parameters():
+        data = parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy()
+        checksum = zlib.crc32(memoryview(data), checksum)
+    device = next(network.parameters()).device
+    facts = [
+        checksum,
+        torch.cuda.get_device_name() if device.type == 'cuda' else platform.processor(),
+        device.type,
+        torch.__version__,
+        torch.version.cuda,
+        __version__,
+        precision,
+        execution,
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def difference(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """How far outputs lie from the expected ones.
+
+    Args:
+        outputs: any shapes, any device.
+        expected: of the same shapes.
+
+    Returns:
+        The largest over the tensors of the 95 % quantile of |output - expected| over the mean
+        magnitude of the expected ones; infinite if an output is not finite.
+    """
+    worst = 0.0
+    for output, truth in zip(outputs, expected, strict=True):
+        error = (output.cpu().float() - truth.cpu().float()).abs().flatten()
+        rank = max(1, math.ceil(_QUANTILE * error.numel()))
+        size = truth.float().abs().mean()
+        value = float(error.kthvalue(rank).values / size.clamp(min=1e-12))
+        worst = max(worst, value if bool(torch.isfinite(error).all()) else math.inf)
+    return worst
+
+
+def remembered(key: str) -> float | None:
+    """The difference found earlier under a key; None if there was none."""
+    return _read().get(key)
+
+
+def remember(key: str, difference: float) -> None:
+    """Keep a difference for the next start; where that is impossible the next start measures."""
+    path = CACHE_FOLDER.expanduser() / _FILE
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps({**_read(), key: difference}, indent=1).encode())
+    except OSError as error:
+        _log.warning('cannot keep the result of the self-check: %s', error)
+
+
+def _read() -> dict[str, float]:
+    try:
+        found = json.loads((CACHE_FOLDER.expanduser() / _FILE).read_text(encoding='utf-8'))
+        return {str(k): float(v) for k, v in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
