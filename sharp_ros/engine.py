@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import ctypes
+from functools import partial
 import logging
 import time
 from typing import TypeVar
@@ -87,10 +88,18 @@ def choose_execution(execution: str, device: str) -> str:
 
 
 class Pending:
-    """A frame on its way through the network; made by `Engine.submit`."""
+    """A frame on its way through the network; made by `Engine.submit`.
 
-    def __init__(self, finish: Callable[[bool], Gaussians]) -> None:
+    Attributes:
+        wait: returns once the device is free for the next frame; None where it only begins to
+            work when the result is asked for.
+    """
+
+    def __init__(
+        self, finish: Callable[[bool], Gaussians], wait: Callable[[], None] | None = None
+    ) -> None:
         self._finish = finish
+        self.wait = wait
 
     def result(self, *, covariances: bool = True) -> Gaussians:
         """Wait for the Gaussians; to be called once.
@@ -255,7 +264,7 @@ class Engine:
             }
             return gaussians
 
-        return Pending(finish)
+        return Pending(finish, partial(queue.wait, flight) if queue.overlaps else None)
 
     def _called(
         self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None

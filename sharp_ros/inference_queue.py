@@ -20,10 +20,20 @@ _SLOTS = 2  # one is uploaded to while the network reads the other
 
 
 class InferenceQueue(Protocol):
-    """The role of both queues."""
+    """The role of both queues.
+
+    Attributes:
+        overlaps: whether the device works on its own between `launch` and `collect`.
+    """
+
+    overlaps: bool
 
     def launch(self, inputs: Sequence[Tensor]) -> Any:
         """Begin with inputs on the CPU; returns what `collect` wants."""
+        ...
+
+    def wait(self, flight: Any) -> None:
+        """Until the device is free for the next frame."""
         ...
 
     def collect(self, flight: Any) -> tuple[tuple[Tensor, ...], float]:
@@ -43,6 +53,8 @@ class DirectQueue:
         device: of it.
     """
 
+    overlaps = False
+
     def __init__(self, forward: Forward, device: torch.device) -> None:
         self._forward = forward
         self._device = device
@@ -50,6 +62,9 @@ class DirectQueue:
     def launch(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """See `InferenceQueue`."""
         return inputs
+
+    def wait(self, flight: Sequence[Tensor]) -> None:
+        """See `InferenceQueue`; nothing runs yet."""
 
     @torch.inference_mode()
     def collect(self, flight: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], float]:
@@ -72,6 +87,8 @@ class CudaQueue:
         forward: from tensors to tensors on the device, able to be captured.
         captured: whether to replay a CUDA graph instead of launching every kernel again.
     """
+
+    overlaps = True
 
     def __init__(self, forward: Forward, *, captured: bool) -> None:
         self._forward = forward
@@ -105,9 +122,13 @@ class CudaQueue:
             done.record()
         return _Flight(outputs, begun, done)
 
-    def collect(self, flight: _Flight) -> tuple[tuple[Tensor, ...], float]:
+    def wait(self, flight: _Flight) -> None:
         """See `InferenceQueue`."""
         flight.done.synchronize()
+
+    def collect(self, flight: _Flight) -> tuple[tuple[Tensor, ...], float]:
+        """See `InferenceQueue`."""
+        self.wait(flight)
         for tensor in flight.outputs:  # made in one stream, read and freed in another
             tensor.record_stream(torch.cuda.current_stream())
         return flight.outputs, flight.begun.elapsed_time(flight.done)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 import time
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import SharpConfig, ViewConfig
-from sharp_ros.engine import Engine, choose_device
+from sharp_ros.engine import Engine, Pending, choose_device
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
@@ -55,7 +55,8 @@ class FrameResult:
         views: by name.
         grid: when it was due and a pose is known.
         mapped: whether the frame was integrated into the map.
-        timings_ms: duration of each step; those of the engine, `network.*`, are part of `network`.
+        timings_ms: duration of each step; those of the engine, `network.*`, are part of `network`,
+            which also holds what was done for the next frame meanwhile.
     """
 
     frame: Frame
@@ -66,6 +67,25 @@ class FrameResult:
     grid: OccupancyGrid2D | None = None
     mapped: bool = False
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BegunFrame:
+    """A frame whose network runs or is about to.
+
+    Attributes:
+        frame: what went in.
+        wanted: outputs somebody listens to.
+        due_views: views to be rendered from it.
+        pending: its Gaussians to be.
+        clock: of its steps, running.
+    """
+
+    frame: Frame
+    wanted: frozenset[str]
+    due_views: Sequence[str]
+    pending: Pending
+    clock: Stopwatch
 
 
 class Pipeline:
@@ -133,7 +153,16 @@ class Pipeline:
         self._last_stamp_ns = 0
 
     def process(self, frame: Frame, wanted: Collection[str]) -> FrameResult:
-        """Run all steps of one frame.
+        """Run all steps of one frame: `begin`, then `finish`.
+
+        Raises:
+            InputError: if the frame cannot be used.
+            EngineError: if the network cannot be run.
+        """
+        return self.finish(self.begin(frame, wanted))
+
+    def begin(self, frame: Frame, wanted: Collection[str]) -> BegunFrame:
+        """Hand a frame to the device; frames are finished in the order they were begun.
 
         Args:
             frame: with pose if it shall be integrated into the map.
@@ -141,7 +170,7 @@ class Pipeline:
                 `view/<name>`. Depth is always there, since the rest is made from it.
 
         Raises:
-            InputError: if the frame cannot be used.
+            EngineError: if the network cannot be run.
         """
         clock = Stopwatch()
         if frame.stamp_ns < self._last_stamp_ns:
@@ -153,12 +182,19 @@ class Pipeline:
             for name, view in self.config.views.items()
             if VIEW + name in wanted and self._due(VIEW + name, frame.stamp_ns, view.rate_hz)
         ]
-        gaussians = self.engine.predict(
-            frame.image,
-            frame.intrinsics,
-            frame.depth,
-            covariances=bool(due) or GAUSSIANS in wanted,
-        )
+        pending = self.engine.submit(frame.image, frame.intrinsics, frame.depth)
+        return BegunFrame(frame, frozenset(wanted), due, pending, clock)
+
+    def finish(self, begun: BegunFrame) -> FrameResult:
+        """Run all steps that follow the network.
+
+        Raises:
+            InputError: if the frame cannot be used.
+            EngineError: if the network cannot be run.
+        """
+        frame, wanted, clock = begun.frame, begun.wanted, begun.clock
+        shapes = bool(begun.due_views) or GAUSSIANS in wanted
+        gaussians = begun.pending.result(covariances=shapes)
         clock.lap('network')
         size = frame.intrinsics
         depth = depth_from_gaussians(gaussians, size.width, size.height)
@@ -166,7 +202,7 @@ class Pipeline:
         clock.lap('depth')
         cloud = organised_cloud(depth, frame.image, size) if POINTS in wanted else None
         clock.lap('points')
-        views = {name: self._render(name, gaussians) for name in due}
+        views = {name: self._render(name, gaussians) for name in begun.due_views}
         clock.lap('views')
         mapped = frame.T_world_camera is not None
         if mapped:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from dataclasses import dataclass
 import threading
 from typing import Any, Generic, TypeVar
@@ -24,7 +25,7 @@ class WorkerCounts:
         frames_in: items submitted or rejected.
         processed: items the callback finished.
         dropped: items that were replaced by a newer one, refused, or failed.
-        pending: items in the slot or in the callback, at most two.
+        pending: items in the slot or begun, at most three.
         reasons: how often each reason made an item drop; `replaced` is the normal one.
     """
 
@@ -35,20 +36,26 @@ class WorkerCounts:
     reasons: dict[str, int]
 
 
+Wait = Callable[[], None]  # until a device has done its part
+
+
 class Worker(Generic[Item]):
     """Runs `process` on its own thread, always with the newest item submitted.
 
     Args:
-        process: called with one item at a time on the worker thread. A `SharpError` it raises
-            drops the item under the error's `reason`; any other exception under
-            `internal_error`. Neither ends the thread.
+        process: called with one item at a time on the worker thread. Where part of the work is
+            done by another device, it may be a generator that hands the device its part and
+            yields a function that waits for it: once that returns, the next item is begun before
+            this one goes on, so that the device is never idle while this thread works. A
+            `SharpError` it raises drops the item under the error's `reason`; any other exception
+            under `internal_error`. Neither ends the thread.
         on_error: told of every exception, with the reason it was counted under.
         name: of the thread, for debuggers.
     """
 
     def __init__(
         self,
-        process: Callable[[Item], None],
+        process: Callable[[Item], Iterable[Wait] | None],
         on_error: Callable[[Exception, str], None],
         name: str = 'worker',
     ) -> None:
@@ -124,41 +131,62 @@ class Worker(Generic[Item]):
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while True:
+        stopping = False
+        while not stopping:
             with self._condition:
                 self._condition.wait_for(lambda: self._slot or self._calls or self._stopping)
                 calls, self._calls = self._calls, []
-                items = list(self._slot)
-                self._slot.clear()
-                self._busy = len(items)
                 stopping = self._stopping
             for function, future in calls:
-                if not future.set_running_or_notify_cancel():
-                    continue  # its caller gave up waiting
-                if stopping:
-                    future.set_exception(SharpError('the worker was stopped'))
-                else:
-                    try:
-                        future.set_result(function())
-                    except Exception as error:  # the caller of `call` gets it
-                        future.set_exception(error)
-            for item in items:
-                self._handle(item)
-            if stopping:
-                return
+                _answer(function, future, stopping)
+            begun = self._begin()
+            while begun is not None:
+                steps, wait = begun
+                try:
+                    wait()
+                except Exception as error:  # as if raised where the process waits
+                    with suppress(StopIteration):
+                        steps.throw(error)
+                # whoever calls wants no item under way
+                begun = None if self._calls else self._begin()
+                next(steps, None)
 
-    def _handle(self, item: Item) -> None:
+    def _begin(self) -> tuple[Generator[Wait, None, None], Wait] | None:
+        """Run the item in the slot until a device has to be waited for, or to its end."""
+        with self._condition:
+            if not self._slot:
+                return None
+            item = self._slot.pop()
+            self._busy += 1
+        steps = self._steps(item)
+        wait = next(steps, None)
+        return None if wait is None else (steps, wait)
+
+    def _steps(self, item: Item) -> Generator[Wait, None, None]:
+        """Process an item, and count what became of it."""
         reason = ''
         try:
-            self._process(item)
+            yield from self._process(item) or ()
         except Exception as error:
             reason = getattr(error, 'reason', 'failed')
             if not isinstance(error, SharpError):
                 reason = 'internal_error'
             self._on_error(error, reason)
         with self._condition:
-            self._busy = 0
+            self._busy -= 1
             if reason:
                 self._reasons[reason] += 1
             else:
                 self._processed += 1
+
+
+def _answer(function: Callable[[], Any], future: Future[Any], stopping: bool) -> None:
+    if not future.set_running_or_notify_cancel():
+        return  # its caller gave up waiting
+    if stopping:
+        future.set_exception(SharpError('the worker was stopped'))
+        return
+    try:
+        future.set_result(function())
+    except Exception as error:  # the caller of `call` gets it
+        future.set_exception(error)

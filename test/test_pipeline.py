@@ -46,6 +46,53 @@ def test_only_what_is_wanted_is_made():
     assert not {'points', 'grid'} & {k for k, v in result.timings_ms.items() if v > 1.0}
 
 
+def test_frames_that_overlap_keep_their_own_results():
+    """The next frame is begun before this one is finished, as on a GPU."""
+    predictor, info = load_predictor('nano')
+
+    def make():
+        return Pipeline(Engine(predictor, ModelConfig()), info, SharpConfig())
+
+    rng = np.random.default_rng(0)
+    frames = [
+        replace(wall_frame(stamp_ns=i), image=rng.integers(0, 256, (120, 160, 3), np.uint8))
+        for i in range(4)
+    ]
+    expected = [make().process(frame, {GAUSSIANS}) for frame in frames]
+    pipeline, begun, found = make(), [], []
+    for frame in frames:
+        begun.append(pipeline.begin(frame, {GAUSSIANS}))
+        if len(begun) == 2:
+            found.append(pipeline.finish(begun.pop(0)))
+    found.append(pipeline.finish(begun.pop()))
+    for a, b in zip(found, expected, strict=True):
+        assert a.frame.stamp_ns == b.frame.stamp_ns
+        np.testing.assert_array_equal(a.depth, b.depth)
+        assert torch.equal(a.gaussians.colors, b.gaussians.colors)
+
+
+def test_shapes_are_made_only_for_those_who_see_them():
+    pipeline = make_pipeline()
+    asked = []
+    submit = pipeline.engine.submit
+
+    def spy(*args):
+        pending = submit(*args)
+        result = pending.result
+
+        def wrapped(*, covariances):
+            asked.append(covariances)
+            return result(covariances=covariances)
+
+        pending.result = wrapped
+        return pending
+
+    pipeline.engine.submit = spy
+    for wanted in ((), {POINTS, OCCUPANCY}, {GAUSSIANS}, {VIEW + 'over_shoulder'}):
+        pipeline.process(wall_frame(), wanted)
+    assert asked == [False, False, True, True]
+
+
 def test_without_a_pose_nothing_is_mapped():
     frame = replace(wall_frame(), T_world_camera=None)
     result = make_pipeline().process(frame, {OCCUPANCY})

@@ -120,6 +120,75 @@ def test_call_times_out_when_the_worker_is_busy_and_is_not_run_later():
     assert ran == []
 
 
+class Device:
+    """A process whose middle part another device does; notes the order of all parts."""
+
+    def __init__(self):
+        self.log = []
+        self.at_work = threading.Semaphore(0)
+        self.done = threading.Semaphore(0)
+
+    def __call__(self, item):
+        self.log.append(f'begin {item}')
+
+        def wait():
+            self.at_work.release()
+            assert self.done.acquire(timeout=5)
+            if item == 'broken':
+                raise InputError('the device failed', 'device')
+
+        yield wait
+        self.log.append(f'end {item}')
+
+
+def test_the_device_gets_its_next_item_before_the_last_one_is_finished():
+    device = Device()
+    worker = Worker(device, ignore)
+    worker.submit(0)
+    assert device.at_work.acquire(timeout=5)
+    for item in (1, 2):
+        worker.submit(item)
+    device.done.release()
+    assert device.at_work.acquire(timeout=5)
+    assert worker.counts().pending in {1, 2}  # 0 may be finished by now
+    assert balanced(worker.counts())
+    device.done.release()
+    wait_until(lambda: worker.counts().pending == 0)
+    assert device.log == ['begin 0', 'begin 2', 'end 0', 'end 2']
+    assert worker.counts().reasons == {'replaced': 1}
+    assert worker.stop()
+
+
+def test_a_device_that_fails_drops_its_item_only():
+    device, reasons = Device(), []
+    worker = Worker(device, lambda error, reason: reasons.append(reason))
+    for item in ('broken', 'good'):
+        worker.submit(item)
+        assert device.at_work.acquire(timeout=5)
+        device.done.release()
+        wait_until(lambda: worker.counts().pending == 0)
+    assert device.log == ['begin broken', 'begin good', 'end good']
+    assert (worker.counts().processed, reasons) == (1, ['device'])
+    assert worker.stop()
+
+
+def test_a_call_finds_no_item_under_way():
+    device = Device()
+    worker = Worker(device, ignore)
+    worker.submit(0)
+    assert device.at_work.acquire(timeout=5)
+    worker.submit(1)
+    log = []
+    caller = threading.Thread(target=lambda: log.extend(worker.call(lambda: list(device.log), 5)))
+    caller.start()
+    wait_until(lambda: worker._calls)
+    device.done.release(2)
+    caller.join(5)
+    assert log == ['begin 0', 'end 0']
+    assert worker.stop()
+    assert worker.counts().pending == 0
+
+
 def test_threads_end():
     before = threading.active_count()
     workers = [Worker(lambda item: None, ignore) for _ in range(20)]

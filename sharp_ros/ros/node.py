@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import gc
 import sys
 from typing import Any
@@ -37,7 +37,7 @@ from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
 from sharp_ros.ros.diagnostics import NORMAL_DROPS, Health
 from sharp_ros.ros.parameters import declare_parameters, read_config
 from sharp_ros.ros.pose_sources import OdometrySource, PoseSource, make_pose_source
-from sharp_ros.worker import Worker
+from sharp_ros.worker import Wait, Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -251,7 +251,7 @@ class SharpNode(LifecycleNode):
 
     # one frame: worker thread ------------------------------------------------------------------
 
-    def _process(self, raw: RawFrame) -> None:
+    def _process(self, raw: RawFrame) -> Iterator[Wait]:
         assert self._pipeline is not None
         wanted = self._wanted()
         maps = isinstance(self._poses, OdometrySource)
@@ -270,7 +270,10 @@ class SharpNode(LifecycleNode):
             if maps:
                 self._warn('Mapping', f'not mapped: {error}')
         clock.lap('pose')
-        result = self._pipeline.process(frame, wanted)
+        begun = self._pipeline.begin(frame, wanted)
+        if begun.pending.wait is not None:
+            yield begun.pending.wait
+        result = self._pipeline.finish(begun)
         clock.lap('process')
         self._publish(result)
         clock.lap('publish')

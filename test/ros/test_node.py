@@ -3,6 +3,7 @@ from __future__ import annotations
 import array
 import gc
 import os
+import re
 import threading
 import time
 
@@ -15,8 +16,13 @@ from rclpy.parameter import Parameter
 from ros_helpers import CAMERA, IMAGE, INTRINSICS, POSE, WALL, WallOracle
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
+import torch
 
+from sharp_ros import self_check
 from sharp_ros.camera import Intrinsics
+from sharp_ros.engine import Engine
+from sharp_ros.models import load_predictor
+from sharp_ros.pipeline import Pipeline
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
     depth_from_msg,
@@ -332,13 +338,38 @@ def test_deactivated_node_keeps_weights_and_starts_again(make_node, peer):
     ],
 )
 def test_configure_fails_with_a_reason_and_can_be_repaired(make_node, parameters, text, capfd):
-    from sharp_ros.pipeline import Pipeline
-
     node = make_node(**parameters)
     node._make_pipeline = Pipeline.from_config
     assert node.trigger_configure() == FAILURE
     out, err = capfd.readouterr()
     assert text in out + err
+
+
+def test_an_engine_that_differs_from_float32_is_refused_at_configure(
+    make_node, capfd, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(self_check, 'CACHE_FOLDER', tmp_path)
+    node = make_node(model__precision='bf16')
+    spoil = True
+
+    def make_pipeline(config):
+        predictor, info = load_predictor('nano')
+        forward = predictor.forward
+
+        def corrupt(*inputs):
+            out, rgb = forward(*inputs)
+            halved = next(predictor.network.parameters()).dtype != torch.float32
+            return out + 0.5 * (spoil and halved), rgb
+
+        predictor.forward = corrupt
+        return Pipeline(Engine(predictor, config.model), info, config)
+
+    node._make_pipeline = make_pipeline
+    assert node.trigger_configure() == FAILURE
+    out, err = capfd.readouterr()
+    assert re.search(r'self-check failed: bf16 .* differs from fp32 by 0\.\d+', out + err)
+    spoil = False
+    assert node.trigger_configure() == SUCCESS
 
 
 def test_parameters_are_validated_and_frozen_while_configured(make_node):
