@@ -10,4 +10,7 @@ os.environ.setdefault('NUMBA_THREADING_LAYER_PRIORITY', 'omp tbb workqueue')
 # operations waits for the scheduler. docs/benchmark.md has the numbers.
 os.environ.setdefault('GOMP_SPINCOUNT', '10000')
 
+# Read by torch when it first takes memory. A million small pages cost SHARP seconds on a CPU.
+os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')
+
 __version__ = '0.1.0'

@@ -146,8 +146,6 @@ class Engine:
         self._queue: InferenceQueue | None = None
         self._refusal: EngineError | None = None
         self._threads = config.threads
-        if large and self._device.type == 'cpu':
-            _keep_freed_memory()
 
     @property
     def last_ms(self) -> float:
@@ -175,9 +173,11 @@ class Engine:
         _allow_tf32(False)
         network.network.to(memory_format=torch.channels_last)
         if compared:
-            _log.info('comparing %s with fp32 on %s, once for these weights', way, self._device)
+            _log.warning('comparing %s with fp32 on %s, once for these weights', way, self._device)
             expected = [tensor.cpu() for tensor in self._outputs(plain, inputs)]
         network.cast(_DTYPES[self.precision])
+        if network.large and self._device.type == 'cpu' and self.precision != 'fp32':
+            _keep_freed_memory()
         _allow_tf32(self.precision == 'tf32')
         queue = self._made_queue(network.forward)
         if compared:
@@ -332,8 +332,9 @@ def _keep_freed_memory() -> None:
     """Have glibc keep large blocks that were freed, for the whole process.
 
     By default each goes back to the system at once, and the next one is handed out page by page
-    and zeroed: that takes a third more time in the decoders. Only the main arena can hold large
-    blocks, so threads share it.
+    and zeroed: that takes a third more time in the decoders. What is kept fits badly to what is
+    asked for next, so it also takes memory, too much in float32. Only the main arena can hold
+    large blocks, so threads share it.
     """
     try:
         mallopt = ctypes.CDLL('libc.so.6').mallopt

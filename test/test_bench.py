@@ -56,6 +56,12 @@ def test_stage_runs_once_more_for_each_run_and_the_warm_up():
     assert result['met'] is True
 
 
+def test_slow_stages_are_run_less_often(monkeypatch):
+    monkeypatch.setattr(bench, '_STAGE_BUDGET', 0.0)
+    calls = []
+    assert measure(Stage(lambda: calls.append(1)), runs=50)['runs'] == len(calls) == 1
+
+
 def test_target_that_is_missed_is_reported_as_missed():
     assert measure(Stage(lambda: sum(range(10_000)), target_ms=1e-6), runs=3)['met'] is False
 

@@ -31,7 +31,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, a, h, w] -> [B, b, h, w]."""
-        return self.shortcut(x) + self.residual(x)
+        return self.residual(x).add_(self.shortcut(x))
 
 
 class FusionBlock(nn.Module):
@@ -49,7 +49,7 @@ class FusionBlock(nn.Module):
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """[B, width, h, w] twice -> [B, out_width, h, w], or twice as high and wide."""
         if skip is not None:
-            x = x + self.resnet1(skip)
+            x = self.resnet1(skip).add_(x)
         return self.out_conv(self.deconv(self.resnet2(x)))
 
 
@@ -91,9 +91,9 @@ class DisparityHead(nn.Sequential):
             nn.Conv2d(width, width // 2, 3, padding=1),
             nn.ConvTranspose2d(width // 2, width // 2, 2, 2),
             nn.Conv2d(width // 2, _HEAD_WIDTH, 3, padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(_HEAD_WIDTH, GAUSSIAN_LAYERS, 1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
 
 
@@ -229,7 +229,7 @@ def _relu_residual(width: int) -> Residual:
     return Residual(
         nn.ReLU(),
         nn.Conv2d(width, width, 3, padding=1),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Conv2d(width, width, 3, padding=1),
     )
 
@@ -238,10 +238,10 @@ def _norm_residual(width: int, out_width: int, groups: int) -> Residual:
     hidden = out_width // 2
     return Residual(
         nn.GroupNorm(groups, width),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Conv2d(width, hidden, 3, padding=1),
         nn.GroupNorm(groups, hidden),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Conv2d(hidden, out_width, 3, padding=1),
         shortcut=None if width == out_width else nn.Conv2d(width, out_width, 1),
     )
@@ -256,7 +256,7 @@ def _feature_head(width: int, out_width: int) -> nn.Sequential:
     return nn.Sequential(
         _norm_residual(width, width, _GROUPS),
         _norm_residual(width, width, _GROUPS),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Conv2d(width, out_width, 1),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     )

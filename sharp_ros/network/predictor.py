@@ -20,7 +20,7 @@ from sharp_ros.network.nano import NanoNetwork
 from sharp_ros.network.sharp import SharpNetwork
 from sharp_ros.network.unprojection import unproject
 
-_CPU_BATCH = 3  # windows whose activations stay in the caches
+_CPU_BATCH = 5  # windows whose activations stay in the caches
 
 
 class Predictor(Protocol):
@@ -190,6 +190,9 @@ class SharpPredictor(NetworkPredictor):
         for module in self.network.modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.GroupNorm)):
                 module.to(dtype)
+        for parameter in self.network.parameters():
+            if parameter.dtype != dtype:  # else the few that stay hold on to the mapped checkpoint
+                parameter.data = parameter.data.clone()
 
     def shrink(self) -> bool:
         """Halve the number of windows that are encoded at a time."""
