@@ -253,8 +253,9 @@ class Engine:
         def finish(covariances: bool) -> Gaussians:
             outputs, forward_ms = self._sparing(lambda: queue.collect(flight))
             start = time.perf_counter()
-            with torch.inference_mode():
-                gaussians = network.gaussians(outputs, intrinsics, covariances=covariances)
+            gaussians = self._sparing(
+                lambda: network.gaussians(outputs, intrinsics, covariances=covariances)
+            )
             _check_finite(gaussians)  # waits for the device, so that the time below is all of it
             gaussians_ms = (time.perf_counter() - start) * 1e3
             self.timings_ms = {
@@ -289,7 +290,8 @@ class Engine:
         """Run a step; where memory is too short for it, again with less at a time."""
         while True:
             try:
-                return step()
+                with torch.inference_mode():
+                    return step()
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -313,7 +315,9 @@ def _check_finite(gaussians: Gaussians) -> None:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError) or 'DefaultCPUAllocator' in str(error)
+    # the libraries that torch calls say it in their own words
+    words = ('DefaultCPUAllocator', 'out of memory', 'ALLOC_FAILED')
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(w in str(error) for w in words)
 
 
 def _allow_tf32(allowed: bool) -> None:

@@ -1,7 +1,7 @@
 """How frames get through the network: one after the other, or in streams of a CUDA device.
 
 Both kinds of queue have `launch`, which takes the network's inputs from the CPU, and `collect`,
-which waits for what it made of them.
+which waits for what it made of them. Both are called in inference mode.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ class DirectQueue:
     def wait(self, flight: Sequence[Tensor]) -> None:
         """See `InferenceQueue`; nothing runs yet."""
 
-    @torch.inference_mode()
     def collect(self, flight: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], float]:
         """See `InferenceQueue`."""
         start = time.perf_counter()
@@ -94,9 +93,11 @@ class CudaQueue:
         self._forward = forward
         self._captured = captured
         self._upload, self._compute = torch.cuda.Stream(), torch.cuda.Stream()
+        # Graphs of all sizes work in the same memory: one replays at a time, and what it made is
+        # copied before the next.
+        self._pool = torch.cuda.graph_pool_handle()
         self._lanes: dict[Any, _Lane] = {}
 
-    @torch.inference_mode()
     def launch(self, inputs: Sequence[Tensor]) -> _Flight:
         """See `InferenceQueue`; returns while the device works."""
         key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in inputs)
@@ -136,6 +137,7 @@ class CudaQueue:
     def forget(self) -> None:
         """See `InferenceQueue`."""
         self._lanes.clear()
+        self._pool = torch.cuda.graph_pool_handle()
         torch.cuda.empty_cache()
 
     def _lane(self, inputs: Sequence[Tensor]) -> _Lane:
@@ -158,7 +160,9 @@ class CudaQueue:
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         # other threads may go on using the device meanwhile
-        with torch.cuda.graph(graph, stream=self._compute, capture_error_mode='thread_local'):
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=self._compute, capture_error_mode='thread_local'
+        ):
             made = self._forward(*static)
 
         def replay(*on_device: Tensor) -> tuple[Tensor, ...]:

@@ -79,10 +79,13 @@ class FakeCuda:
         return nullcontext()
 
     @contextmanager
-    def graph(self, graph, stream=None, capture_error_mode='global'):
+    def graph(self, graph, pool=None, stream=None, capture_error_mode='global'):
         self.graphs.append(graph)
         with _Recorder(graph.steps):
             yield
+
+    def graph_pool_handle(self):
+        return (0, len(self.graphs))
 
     def current_stream(self):
         return None

@@ -20,8 +20,9 @@ from sharp_ros.network.composer import NdcGaussians
 
 # A Gaussian thinner than a millionth of its length is a needle or a disc to every eye; the floor
 # keeps its axes defined.
-_THINNEST = np.float32(1e-6)
-_TINY = np.finfo(np.float32).tiny  # keeps 0 / 0 away, and is too small to change anything else
+_THINNEST = 1e-6
+# Keeps 0 / 0 away, and is too small to change anything else.
+_TINY = float(np.finfo(np.float32).tiny)
 _SWEEPS = 4  # a fifth changes nothing in float32
 
 
@@ -152,6 +153,7 @@ _BLOCK = 256  # Gaussians at a time; their seven numbers each fit the first cach
 _S0, _S1, _S2, _W, _X, _Y, _Z = (np.uintp(_BLOCK * plane) for plane in range(7))
 # Typed constants: numba widens float32 arithmetic to float64 at every bare literal.
 _ZERO, _HALF, _ONE, _TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
+_THIN_32, _TINY_32 = np.float32(_THINNEST), np.float32(_TINY)
 
 
 def _shapes_on_cpu(scales: Tensor, quats: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,17 +204,21 @@ def _shapes_of_block(block: np.ndarray, lens: tuple[np.float32, ...]) -> None:
     for i in range(np.uintp(_BLOCK)):
         w, x, y, z = block[_W + i], block[_X + i], block[_Y + i], block[_Z + i]
         largest = _larger(_larger(abs(w), abs(x)), _larger(abs(y), abs(z)))
-        largest = _larger(largest, _TINY)
+        largest = _larger(largest, _TINY_32)
         w, x, y, z = w / largest, x / largest, y / largest, z / largest
-        two = _TWO / _larger(w * w + x * x + y * y + z * z, _TINY)
+        two = _TWO / _larger(w * w + x * x + y * y + z * z, _TINY_32)
         xx, xy, xz = _ONE - two * (y * y + z * z), two * (x * y - w * z), two * (x * z + w * y)
         yx, yy, yz = two * (x * y + w * z), _ONE - two * (x * x + z * z), two * (y * z - w * x)
         zx, zy, zz = two * (x * z - w * y), two * (y * z + w * x), _ONE - two * (x * x + y * y)
 
         s0, s1, s2 = block[_S0 + i], block[_S1 + i], block[_S2 + i]
-        largest = _larger(_larger(_larger(s0, s1), s2), _TINY)
+        largest = _larger(_larger(_larger(s0, s1), s2), _TINY_32)
         s0, s1, s2 = s0 / largest, s1 / largest, s2 / largest
-        s0, s1, s2 = _larger(s0, _THINNEST), _larger(s1, _THINNEST), _larger(s2, _THINNEST)
+        s0, s1, s2 = (
+            _larger(s0, _THIN_32),
+            _larger(s1, _THIN_32),
+            _larger(s2, _THIN_32),
+        )
         p = (a * xx + c * zx) * s0, (b * yx + d * zx) * s0, zx * s0
         q = (a * xy + c * zy) * s1, (b * yy + d * zy) * s1, zy * s1
         r = (a * xz + c * zz) * s2, (b * yz + d * zz) * s2, zz * s2
@@ -252,7 +258,7 @@ def _sweep(p, q, r):
 def _turned3(p, q):
     """`_turned` of one pair."""
     half, pq = (_dot3(q, q) - _dot3(p, p)) * _HALF, _dot3(p, q)
-    tangent = pq / (abs(half) + np.sqrt(half * half + pq * pq) + _TINY)
+    tangent = pq / (abs(half) + np.sqrt(half * half + pq * pq) + _TINY_32)
     cosine = _ONE / np.sqrt(_ONE + tangent * tangent)
     sine = tangent * cosine
     swap = half > _ZERO
