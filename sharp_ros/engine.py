@@ -144,7 +144,7 @@ class Engine:
         self.timings_ms: dict[str, float] = {}
         self.check_error: float | None = None
         self._queue: InferenceQueue | None = None
-        self._refusal: EngineError | None = None
+        self._failure: Exception | None = None
         self._threads = config.threads
 
     @property
@@ -158,11 +158,19 @@ class Engine:
         Raises:
             EngineError: if the network made ready differs from the network in float32.
         """
-        if self._refusal is not None:
-            raise self._refusal
         if self._network is None or self._queue is not None:
             return
-        network, way = self._network, f'{self.precision} ({self.execution})'
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._queue = self._made_ready(self._network)
+        except Exception as error:
+            # the weights may be cast by now, and would pass a comparison with themselves
+            self._failure = error
+            raise
+
+    def _made_ready(self, network: NetworkPredictor) -> InferenceQueue:
+        way = f'{self.precision} ({self.execution})'
         plain = DirectQueue(network.forward, self._device)
         changed = (self.precision, self.execution) != ('fp32', 'eager')
         key = self_check.key(network.network, self.precision, self.execution) if changed else ''
@@ -183,17 +191,15 @@ class Engine:
         if compared:
             error = self_check.difference(self._outputs(queue, inputs), expected)
         if error is not None and not error <= self_check.TOLERANCE:
-            # the float32 weights are gone, so a second comparison would find no difference
-            self._refusal = EngineError(
+            raise EngineError(
                 f'self-check failed: {way} on {self._device} differs from fp32 by {error:.3g}, at '
                 f'most {self_check.TOLERANCE:g} is allowed; set model.precision to fp32 and '
                 'model.execution to eager'
             )
-            raise self._refusal
         if compared:
             self_check.remember(key, error)
         self.check_error = error
-        self._queue = queue
+        return queue
 
     def warm_up(self, intrinsics: Intrinsics, runs: int = 2) -> None:
         """Prepare, and predict a grey image, so that the first real one is not the slow one.

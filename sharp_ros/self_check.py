@@ -1,6 +1,6 @@
 """Whether a network still gives its own results after it was made fast: compared once, remembered.
 
-A driver, a compiler or a precision can silently change what a network says. The first time that
+A precision, a compiler or a library can silently change what a network says. The first time that
 weights meet a machine in some precision, one image goes through them in plain float32 and through
 what was made of them; the result is kept in the user's cache until anything of that changes.
 """
@@ -50,10 +50,11 @@ def key(network: nn.Module, precision: str, execution: str) -> str:
     device = next(network.parameters()).device
     facts = [
         checksum,
-        torch.cuda.get_device_name() if device.type == 'cuda' else platform.processor(),
         device.type,
+        torch.cuda.get_device_name() if device.type == 'cuda' else _processor(),
         torch.__version__,
         torch.version.cuda,
+        torch.backends.cudnn.version(),
         __version__,
         precision,
         execution,
@@ -95,6 +96,10 @@ def remember(key: str, difference: float) -> None:
         write_atomically(path, json.dumps({**_read(), key: difference}, indent=1).encode())
     except OSError as error:
         _log.warning('cannot keep the result of the self-check: %s', error)
+
+
+def _processor() -> str:
+    return f'{platform.machine()} {torch.backends.cpu.get_cpu_capability()}'
 
 
 def _read() -> dict[str, float]:

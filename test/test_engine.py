@@ -183,6 +183,22 @@ def test_a_corrupt_engine_is_refused_with_its_error_every_time(cache):
     assert not cache.exists()
 
 
+def test_an_engine_that_broke_off_is_not_compared_with_itself_later(cache):
+    predictor = Doubling(corrupt=True)
+    cast = predictor.cast
+
+    def cast_and_fail(dtype):
+        cast(dtype)
+        raise RuntimeError('no compiler')
+
+    predictor.cast = cast_and_fail
+    engine = Engine(predictor, ModelConfig(precision='bf16'))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match='no compiler'):
+            engine.predict(image(), CAMERA)
+    assert not cache.exists()
+
+
 def test_values_that_are_not_finite_never_pass():
     good = [torch.ones(8)]
     assert self_check.difference(good, good) == 0
