@@ -71,6 +71,25 @@ def test_frames_that_overlap_keep_their_own_results():
         assert torch.equal(a.gaussians.colors, b.gaussians.colors)
 
 
+@pytest.mark.parametrize('hidden', [0.5, 1.0, 4.0])
+def test_what_lies_behind_the_visible_surface_neither_marks_nor_clears(hidden):
+    grids = []
+    for depths in ([2.0], [2.0, hidden]):
+        layers = torch.stack([torch.full((120, 160), depth) for depth in depths])
+
+        def predictor(image, intrinsics, depth=None, layers=layers):
+            return gaussians_from_depth(layers, torch.zeros(3, 120, 160), intrinsics)
+
+        _, info = load_predictor('sensor')
+        pipeline = Pipeline(Engine(predictor, ModelConfig()), info, SharpConfig())
+        for i in range(4):
+            result = pipeline.process(wall_frame(stamp_ns=i * 10**9), {OCCUPANCY})
+        grids.append(result.grid.cells)
+    assert (grids[0] == 100).any()
+    assert (grids[0] == 0).any()
+    np.testing.assert_array_equal(*grids)
+
+
 def test_shapes_are_made_only_for_those_who_see_them():
     pipeline = make_pipeline()
     asked = []

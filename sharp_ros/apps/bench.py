@@ -275,7 +275,8 @@ def _stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stag
         f'decode_rectify_{encoding}': Stage(decode(encoding), 3.0)
         for encoding in ('rgb8', 'bgr8', 'bayer_rggb8', 'yuv422_yuy2', 'nv12')
     }
-    stages['network'] = Stage(predict, 60.0)
+    promised = pipeline.info.name != 'sharp'  # which has targets on a GPU only, see bench/gpu.sh
+    stages['network'] = Stage(predict, 60.0 if promised else None)
     stages['depth'] = Stage(make_depth)
     stages['cloud_message'] = Stage(make_cloud, 8.0)
     stages['occupancy'] = Stage(map_frame)
@@ -284,7 +285,7 @@ def _stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stag
         stages[f'view_{name}'] = Stage(
             partial(rasterize, sample.gaussians, view.intrinsics, T_view_camera)
         )
-    stages['whole_frame'] = Stage(process, 125.0)  # 8 Hz
+    stages['whole_frame'] = Stage(process, 125.0 if promised else None)  # 8 Hz
     return stages
 
 
