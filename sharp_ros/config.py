@@ -34,7 +34,7 @@ class ModelConfig:
     """Which network runs, and where."""
 
     name: str = option(
-        'nano', 'nano, sensor, sharp, or the path of weights of nano (.safetensors) or SHARP (.pt)'
+        'nano', 'nano, sensor, sharp, or the path of weights of nano (.safetensors) or SHARP'
     )
     device: str = option('auto', 'where inference runs', choices=('auto', 'cpu', 'cuda', 'mps'))
     precision: str = option(

@@ -107,7 +107,7 @@ def load_predictor(
 
     Args:
         name_or_path: `nano`, `sensor`, `sharp`, or the path of a `.safetensors` file of nano or
-            of a `.pt` checkpoint of SHARP.
+            of a checkpoint of SHARP with any other ending.
         device: torch device the weights go to.
         patch_batch: see `SharpPredictor`; the other models have no use for it.
 
@@ -134,7 +134,7 @@ def load_predictor(
             )
         return _load_sharp(path, device, patch_batch), _SHARP
     path = Path(name_or_path).expanduser()
-    if path.is_file() and path.suffix == '.pt':
+    if path.is_file() and path.suffix != '.safetensors':
         return _load_sharp(path, device, patch_batch), _SHARP
     if path.is_file():
         info = ModelInfo(str(path), 'nano network with weights of yours', 'unknown', metric=True)
