@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 import time
 
@@ -76,14 +76,12 @@ class BegunFrame:
     Attributes:
         frame: what went in.
         wanted: outputs somebody listens to.
-        due_views: views to be rendered from it.
         pending: its Gaussians to be.
         clock: of its steps, running.
     """
 
     frame: Frame
     wanted: frozenset[str]
-    due_views: Sequence[str]
     pending: Pending
     clock: Stopwatch
 
@@ -173,17 +171,8 @@ class Pipeline:
             EngineError: if the network cannot be run.
         """
         clock = Stopwatch()
-        if frame.stamp_ns < self._last_stamp_ns:
-            self._due_ns.clear()  # a bag started over; schedules of the future would never run
-        self._last_stamp_ns = frame.stamp_ns
-
-        due = [
-            name
-            for name, view in self.config.views.items()
-            if VIEW + name in wanted and self._due(VIEW + name, frame.stamp_ns, view.rate_hz)
-        ]
         pending = self.engine.submit(frame.image, frame.intrinsics, frame.depth)
-        return BegunFrame(frame, frozenset(wanted), due, pending, clock)
+        return BegunFrame(frame, frozenset(wanted), pending, clock)
 
     def finish(self, begun: BegunFrame) -> FrameResult:
         """Run all steps that follow the network.
@@ -193,7 +182,16 @@ class Pipeline:
             EngineError: if the network cannot be run.
         """
         frame, wanted, clock = begun.frame, begun.wanted, begun.clock
-        shapes = bool(begun.due_views) or GAUSSIANS in wanted
+        # all that is booked is booked here, where frames come one after the other
+        if frame.stamp_ns < self._last_stamp_ns:
+            self._due_ns.clear()  # a bag started over; schedules of the future would never run
+        self._last_stamp_ns = frame.stamp_ns
+        due_views = [
+            name
+            for name, view in self.config.views.items()
+            if VIEW + name in wanted and self._due(VIEW + name, frame.stamp_ns, view.rate_hz)
+        ]
+        shapes = bool(due_views) or GAUSSIANS in wanted
         gaussians = begun.pending.result(covariances=shapes)
         clock.lap('network')
         size = frame.intrinsics
@@ -202,7 +200,7 @@ class Pipeline:
         clock.lap('depth')
         cloud = organised_cloud(depth, frame.image, size) if POINTS in wanted else None
         clock.lap('points')
-        views = {name: self._render(name, gaussians) for name in begun.due_views}
+        views = {name: self._render(name, gaussians) for name in due_views}
         clock.lap('views')
         mapped = frame.T_world_camera is not None
         if mapped:

@@ -71,6 +71,15 @@ def test_frames_that_overlap_keep_their_own_results():
         assert torch.equal(a.gaussians.colors, b.gaussians.colors)
 
 
+def test_a_bag_that_starts_over_between_two_overlapping_frames_gets_its_grid():
+    """The first frame of the second round is begun before the last of the first is finished."""
+    pipeline = make_pipeline()
+    last = pipeline.begin(wall_frame(stamp_ns=100 * 10**9), {OCCUPANCY})
+    first = pipeline.begin(wall_frame(stamp_ns=10**9), {OCCUPANCY})
+    assert pipeline.finish(last).grid is not None
+    assert pipeline.finish(first).grid is not None
+
+
 @pytest.mark.parametrize('hidden', [0.5, 1.0, 4.0])
 def test_what_lies_behind_the_visible_surface_neither_marks_nor_clears(hidden):
     grids = []
