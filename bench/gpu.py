@@ -58,7 +58,7 @@ from sharp_ros.apps.bench import commit, rss_mb
 from sharp_ros.apps.doctor import machine
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
-from sharp_ros.engine import Engine
+from sharp_ros.engine import DTYPES, Engine, allow_tf32
 from sharp_ros.errors import EngineError
 from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import Gaussians, rotations_from_quats
@@ -74,12 +74,6 @@ Section = Callable[['Setup'], Report]
 Mark = Any  # a moment on the clock of the device
 
 ROOT = Path(__file__).resolve().parents[1]
-DTYPES = {
-    'fp32': torch.float32,
-    'tf32': torch.float32,
-    'bf16': torch.bfloat16,
-    'fp16': torch.float16,
-}
 GOLDEN = {
     'golden_tiny': TINY,
     'golden_tiny_overlap': TINY_OVERLAP,
@@ -421,11 +415,6 @@ def _memory(setup: Setup) -> Report:
     return report
 
 
-def _allow_tf32(allowed: bool) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
-
-
 # --- the machine --------------------------------------------------------------------------------
 
 
@@ -472,7 +461,7 @@ def ceilings(setup: Setup) -> Report:
     """What the device reaches at best: products of large matrices, and copies."""
     report = {}
     for precision, dtype in DTYPES.items():
-        _allow_tf32(precision == 'tf32')
+        allow_tf32(precision == 'tf32')
         a, b = (
             torch.randn(setup.side, setup.side, device=setup.device).to(dtype) for _ in range(2)
         )
@@ -538,7 +527,7 @@ def _seeded_run(setup: Setup, name: str, precision: str) -> reference.Run:
     network = fresh(GOLDEN[name], setup.device)
     network.to(memory_format=torch.channels_last)  # as the engine does
     SharpPredictor(network).cast(DTYPES[precision])
-    _allow_tf32(precision == 'tf32')
+    allow_tf32(precision == 'tf32')
     if name == 'golden_tiny':
         return reference.tiny_run(network)
     return reference.run(network, _square(network.config.image_size), torch.tensor([0.8]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import ctypes
-from functools import partial
 import logging
 import time
 from typing import TypeVar
@@ -23,7 +22,7 @@ from sharp_ros.network.predictor import NetworkPredictor, Predictor
 
 _Result = TypeVar('_Result')
 _log = logging.getLogger(__name__)
-_DTYPES = {
+DTYPES = {
     'fp32': torch.float32,
     'tf32': torch.float32,
     'fp16': torch.float16,
@@ -171,22 +170,23 @@ class Engine:
 
     def _made_ready(self, network: NetworkPredictor) -> InferenceQueue:
         way = f'{self.precision} ({self.execution})'
-        plain = DirectQueue(network.forward, self._device)
         changed = (self.precision, self.execution) != ('fp32', 'eager')
         key = self_check.key(network.network, self.precision, self.execution) if changed else ''
         error = self_check.remembered(key) if changed else None
         compared = changed and error is None
-        inputs = network.inputs(*self_check.check_image())
-        expected: Sequence[Tensor] = ()
-        _allow_tf32(False)
+        allow_tf32(False)
         network.network.to(memory_format=torch.channels_last)
+        inputs: Sequence[Tensor] = ()
+        expected: Sequence[Tensor] = ()
         if compared:
             _log.warning('comparing %s with fp32 on %s, once for these weights', way, self._device)
+            inputs = network.inputs(*self_check.check_image())
+            plain = DirectQueue(network.forward, self._device)
             expected = [tensor.cpu() for tensor in self._outputs(plain, inputs)]
-        network.cast(_DTYPES[self.precision])
+        network.cast(DTYPES[self.precision])
         if network.large and self._device.type == 'cpu' and self.precision != 'fp32':
             _keep_freed_memory()
-        _allow_tf32(self.precision == 'tf32')
+        allow_tf32(self.precision == 'tf32')
         queue = self._made_queue(network.forward)
         if compared:
             error = self_check.difference(self._outputs(queue, inputs), expected)
@@ -271,7 +271,7 @@ class Engine:
             }
             return gaussians
 
-        return Pending(finish, partial(queue.wait, flight) if queue.overlaps else None)
+        return Pending(finish, queue.waiting(flight))
 
     def _called(
         self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None
@@ -326,7 +326,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError) or any(w in str(error) for w in words)
 
 
-def _allow_tf32(allowed: bool) -> None:
+def allow_tf32(allowed: bool) -> None:
     """For the whole process: whether cuda may round factors of float32 products to ten bits."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed

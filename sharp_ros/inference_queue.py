@@ -20,20 +20,14 @@ _SLOTS = 2  # one is uploaded to while the network reads the other
 
 
 class InferenceQueue(Protocol):
-    """The role of both queues.
-
-    Attributes:
-        overlaps: whether the device works on its own between `launch` and `collect`.
-    """
-
-    overlaps: bool
+    """The role of both queues."""
 
     def launch(self, inputs: Sequence[Tensor]) -> Any:
         """Begin with inputs on the CPU; returns what `collect` wants."""
         ...
 
-    def wait(self, flight: Any) -> None:
-        """Until the device is free for the next frame."""
+    def waiting(self, flight: Any) -> Callable[[], None] | None:
+        """What returns once the device is free for the next frame; None if nothing runs yet."""
         ...
 
     def collect(self, flight: Any) -> tuple[tuple[Tensor, ...], float]:
@@ -53,8 +47,6 @@ class DirectQueue:
         device: of it.
     """
 
-    overlaps = False
-
     def __init__(self, forward: Forward, device: torch.device) -> None:
         self._forward = forward
         self._device = device
@@ -63,8 +55,8 @@ class DirectQueue:
         """See `InferenceQueue`."""
         return inputs
 
-    def wait(self, flight: Sequence[Tensor]) -> None:
-        """See `InferenceQueue`; nothing runs yet."""
+    def waiting(self, flight: Sequence[Tensor]) -> None:
+        """See `InferenceQueue`."""
 
     def collect(self, flight: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], float]:
         """See `InferenceQueue`."""
@@ -86,8 +78,6 @@ class CudaQueue:
         forward: from tensors to tensors on the device, able to be captured.
         captured: whether to replay a CUDA graph instead of launching every kernel again.
     """
-
-    overlaps = True
 
     def __init__(self, forward: Forward, *, captured: bool) -> None:
         self._forward = forward
@@ -123,13 +113,13 @@ class CudaQueue:
             done.record()
         return _Flight(outputs, begun, done)
 
-    def wait(self, flight: _Flight) -> None:
+    def waiting(self, flight: _Flight) -> Callable[[], None]:
         """See `InferenceQueue`."""
-        flight.done.synchronize()
+        return flight.done.synchronize
 
     def collect(self, flight: _Flight) -> tuple[tuple[Tensor, ...], float]:
         """See `InferenceQueue`."""
-        self.wait(flight)
+        flight.done.synchronize()
         for tensor in flight.outputs:  # made in one stream, read and freed in another
             tensor.record_stream(torch.cuda.current_stream())
         return flight.outputs, flight.begun.elapsed_time(flight.done)

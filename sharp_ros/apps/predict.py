@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 PNG_MAX_RANGE = 65.535  # metres that 16 bits of millimetres can hold
 _DEPTH, _PREVIEW = '_depth.png', '_preview.png'
 _PREVIEW_SIDE = 960  # longest side of either half of a preview, pixels
-# What is taken from folders; any file Pillow reads can be named itself.
-_SUFFIXES = (
-    *('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.tif', '.tiff', '.bmp', '.gif', '.ppm', '.pgm'),
-    *('.jp2', '.avif', '.heic', '.heif'),
-)
+# From folders besides what sources of frames know; any file Pillow reads can be named itself.
+_MORE_SUFFIXES = ('.jfif', '.gif', '.ppm', '.pgm', '.jp2', '.avif', '.heic', '.heif')
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,6 +130,9 @@ def find_images(paths: Sequence[Path]) -> dict[Path, Path]:
     Raises:
         ConfigError: if a path does not exist or no image is found.
     """
+    from sharp_ros.apps.base_source import IMAGE_SUFFIXES
+
+    suffixes = (*IMAGE_SUFFIXES, *_MORE_SUFFIXES)
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
@@ -141,7 +141,7 @@ def find_images(paths: Sequence[Path]) -> dict[Path, Path]:
                 file: place.with_suffix('')
                 for file, place in files.items()
                 if file not in found
-                and file.suffix.lower() in _SUFFIXES
+                and file.suffix.lower() in suffixes
                 and not file.name.endswith((_DEPTH, _PREVIEW))
                 and not any(part.startswith('.') for part in place.parts)
                 and file.is_file()
@@ -152,7 +152,7 @@ def find_images(paths: Sequence[Path]) -> dict[Path, Path]:
             raise ConfigError(f'{path} does not exist; give image files or folders')
     if not found:
         raise ConfigError(
-            f'no image in {", ".join(map(str, paths))}; known are {", ".join(_SUFFIXES)}'
+            f'no image in {", ".join(map(str, paths))}; known are {", ".join(suffixes)}'
             if paths
             else 'no image is named; give image files or folders, as such or with -i'
         )
