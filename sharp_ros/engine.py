@@ -342,7 +342,7 @@ def _keep_freed_memory() -> None:
     """Have glibc keep large blocks that were freed, for the whole process.
 
     By default each goes back to the system at once, and the next one is handed out page by page
-    and zeroed: that takes a third more time in the decoders. What is kept fits badly to what is
+    and zeroed: that takes a sixth more time in the decoders. What is kept fits badly to what is
     asked for next, so it also takes memory, too much in float32. Only the main arena can hold
     large blocks, so threads share it.
     """

@@ -144,8 +144,8 @@ class Linear(nn.Linear):
     """A linear map of tokens.
 
     On a CPU it is computed as a convolution with a single tap: that is the same sum, and torch
-    hands it to oneDNN, which on processors other than Intel's takes a quarter less time for it
-    than what torch multiplies float32 matrices with (bfloat16: 5 %).
+    hands it to oneDNN, which on an AMD EPYC takes a fifth to a third less time than what torch
+    multiplies float32 matrices with, and a little less in bfloat16 (docs/benchmark.md).
     """
 
     def forward(self, x: Tensor) -> Tensor:
