@@ -25,7 +25,6 @@ from fnmatch import fnmatch
 from functools import cache, partial
 import gc
 from importlib import metadata
-from importlib.util import find_spec
 from itertools import count
 import json
 import math
@@ -67,6 +66,7 @@ from sharp_ros.network import unprojection
 from sharp_ros.network.composer import NdcGaussians
 from sharp_ros.network.predictor import SharpPredictor
 from sharp_ros.network.sharp import TINY, TINY_OVERLAP, SharpNetwork, SharpNetworkConfig
+from sharp_ros.rasterizer import backend, rasterize
 from sharp_ros.rasterizer import reference as plain_rasterizer
 
 Report = dict[str, Any]
@@ -83,6 +83,7 @@ CAMERA = Intrinsics.from_hfov(1.1, 640, 480)
 WARM_UP = 3
 TRY_AGAIN = 75  # EX_TEMPFAIL
 IN_FLIGHT = 2
+RASTERIZED = ('backend', 'ms', 'fps', 'median_depth_ms', 'gsplat_ms', 'times_gsplat')
 MB = 2**20
 
 
@@ -104,7 +105,7 @@ class Setup:
         runs: of each frame that is timed.
         frames: of each stream.
         stream_seconds: length of the long stream.
-        views: (width, height) of the rasterised images.
+        views: (width, height) of the rasterised images, the last of them on a GPU only.
     """
 
     device: torch.device
@@ -139,7 +140,7 @@ FULL = Setup(
     runs=20,
     frames=40,
     stream_seconds=20.0,
-    views=((320, 240), (640, 480)),
+    views=((320, 240), (640, 480), (1280, 720)),
 )
 DRY = Setup(
     device=torch.device('cpu'),
@@ -151,7 +152,7 @@ DRY = Setup(
     runs=1,
     frames=2,
     stream_seconds=0.1,
-    views=((16, 12),),
+    views=((16, 12), (20, 12)),
 )
 
 
@@ -189,8 +190,9 @@ def sections(setup: Setup) -> dict[str, tuple[Section, float]]:
     chosen['forward.bf16_compile'] = (partial(compiled, precision='bf16', profiled=True), 240)
     chosen['kernels.bf16_eager'] = (kernels, 30)
     # after a profile, times may be a little too long
-    for size in setup.views:
-        for kind in ('reference', 'cuda'):
+    chosen['rasterizer.gsplat'] = (gsplat_compiled, 200)
+    for kind, sizes in (('cuda', setup.views), ('reference', setup.views[:-1])):
+        for size in sizes:
             name = f'rasterizer.{kind}_{size[0]}x{size[1]}'
             chosen[name] = (partial(rasterized, kind=kind, size=size), 15)
     chosen['unprojection.compile'] = (partial(unprojected, compiled=True), 60)
@@ -903,27 +905,59 @@ def _covariances(gaussians: Gaussians) -> Tensor:
     return axes @ axes.mT
 
 
+def gsplat_compiled(setup: Setup) -> Report:
+    """What renders on the GPU; the seconds are those of compiling gsplat, where it was not yet."""
+    setup.need_cuda()
+    name = backend(setup.device.type)
+    return {'backend': name, 'passed': name == 'gsplat'}
+
+
 @torch.inference_mode()
 def rasterized(setup: Setup, kind: str, size: tuple[int, int]) -> Report:
-    """A view of as many Gaussians as the network makes, from where the camera is."""
-    rasterize = plain_rasterizer.rasterize
+    """A view of as many Gaussians as the network makes, from where the camera is.
+
+    Of the GPU also what the median depth costs, and the plain call of gsplat, of which the whole
+    is to be within 10 %.
+    """
     if kind == 'cuda':
         setup.need_cuda()
-        if find_spec('sharp_ros.rasterizer.cuda') is None:
-            raise NotMeasured('there is no sharp_ros.rasterizer.cuda')
-        from sharp_ros.rasterizer import cuda  # only some versions have it
-
-        rasterize = cuda.rasterize
+        if backend(setup.device.type) != 'gsplat':
+            raise NotMeasured(backend(setup.device.type))
     _release(setup)
     ndc = _on(_seeded_gaussians(setup.network.grid), setup.device)
     gaussians = unprojection.unproject(ndc, CAMERA)
-    scene = (gaussians, CAMERA.resized(*size), np.eye(4), (0.0, 0.0, 0.0), 0.05)
-    timed = _timed(setup, partial(rasterize, *scene), runs=setup.runs, seconds=4)
-    report = {'ms': timed, 'memory': _memory(setup), 'gaussians': len(gaussians)}
-    if kind != 'reference':
-        views = [made(*scene) for made in (rasterize, plain_rasterizer.rasterize)]
-        report['color_difference'] = float((views[0].color - views[1].color).abs().max())
+    camera = CAMERA.resized(*size)
+    scene = (gaussians, camera, np.eye(4))
+    plain = partial(plain_rasterizer.rasterize, background=(0.0, 0.0, 0.0), near=0.05)
+    render = rasterize if kind == 'cuda' else plain
+    measure = partial(_timed, setup, runs=setup.runs, seconds=4)
+    report = {'ms': measure(partial(render, *scene)), 'memory': _memory(setup)}
+    report['gaussians'] = len(gaussians)
+    if kind == 'cuda':
+        ms, gsplat_ms = report['ms'], measure(_plain_gsplat(gaussians, camera))
+        report |= {
+            'fps': 1e3 / ms['median_ms'],
+            'median_depth_ms': measure(partial(rasterize, *scene, median_depth=True)),
+            'gsplat_ms': gsplat_ms,
+            'times_gsplat': ms['median_ms'] / gsplat_ms['median_ms'],
+        }
+        if size in setup.views[:-1]:
+            views = [made(*scene) for made in (render, plain)]
+            report['color_difference'] = float((views[0].color - views[1].color).abs().max())
     return report
+
+
+def _plain_gsplat(gaussians: Gaussians, camera: Intrinsics) -> Callable[[], object]:
+    """The same image by one call of gsplat, with nothing checked and colours left linear."""
+    import gsplat
+
+    g, (scales, quats) = gaussians, gaussians.shapes
+    K = g.means.new_tensor(camera.matrix)
+    K[:2, 2] += 0.5
+    parts = (g.means, quats, scales, g.opacities, g.colors)
+    view = (torch.eye(4, device=K.device)[None], K[None], camera.width, camera.height)
+    options = {'near_plane': 0.05, 'eps2d': 0.0, 'packed': False, 'render_mode': 'RGB+D'}
+    return partial(gsplat.rasterization, *parts, *view, **options)
 
 
 def run_tests(setup: Setup) -> Report:
@@ -970,7 +1004,7 @@ def table(report: Report) -> str:
         ('tests', ('passed', 'result')),
         ('operations', ('tflop',)),
         ('summary', ('floor_ms', 'compile_seconds', 'failed')),
-        *((name, ('ms',)) for name in report if name.startswith('rasterizer.')),
+        *((name, RASTERIZED) for name in report if name.startswith('rasterizer.')),
     ):
         lines.append(_line(report, name, *keys))
     for name, part in report.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from seeded_sharp import filled_network
+from test_rasterizer import CAMERA, FIELDS, SCENES, VIEW, assert_gsplat_agrees, cloud
 import test_sharp_network as reference
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from sharp_ros.gaussians import Gaussians, rotations_from_quats
 from sharp_ros.inference_queue import CudaQueue, DirectQueue
 from sharp_ros.network.predictor import SharpPredictor
 from sharp_ros.network.sharp import TINY
+from sharp_ros.rasterizer import backend, rasterize
+from sharp_ros.rasterizer import reference as plain_rasterizer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -188,3 +191,32 @@ def test_fp32_multiplies_in_full_precision_and_tf32_does_not() -> None:
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip('this GPU has no TF32')
     assert product_error('tf32') > 1e-4
+
+
+@pytest.mark.parametrize('background', [(0.0, 0.0, 0.0), (0.2, 0.5, 0.9)])
+@pytest.mark.parametrize('scene', SCENES)
+def test_rendering_agrees_with_the_reference(
+    scene: str, background: tuple[float, float, float]
+) -> None:
+    gaussians = SCENES[scene]()
+    made = rasterize(gaussians.to('cuda'), CAMERA, VIEW, background=background, median_depth=True)
+    assert made.color.device.type == 'cuda'
+    assert_gsplat_agrees(scene, made, (gaussians, CAMERA, VIEW, background, 0.05))
+
+
+def test_rendering_is_done_by_gsplat_where_it_is_installed() -> None:
+    pytest.importorskip('gsplat')
+    assert backend('cuda') == 'gsplat'
+
+
+def test_gradients_of_rendering_are_those_of_the_reference() -> None:
+    gradients = []
+    for device, render in (('cuda', rasterize), ('cpu', plain_rasterizer.rasterize)):
+        scene = cloud(12, 17, 0.1, 0.6).to(device)
+        tensors = [getattr(scene, name).clone().requires_grad_() for name in FIELDS]
+        options = {'background': (0.2, 0.5, 0.9), 'near': 0.05}
+        out = render(Gaussians(*tensors), CAMERA, VIEW, **options)
+        loss = out.color.square().sum() + (out.depth * out.alpha).sum()
+        gradients.append([part.cpu() for part in torch.autograd.grad(loss, tensors)])
+    for made, expected in zip(*gradients, strict=True):
+        assert (made - expected).abs().max() < 1e-2 * expected.abs().max()

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 
 from sharp_ros import se3
+from sharp_ros.apps.bench import rss_mb
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians, linear_from_srgb, srgb_from_linear
-from sharp_ros.rasterizer import rasterize, reference
+from sharp_ros.rasterizer import backend, rasterize, reference
 
 EYE = np.eye(4)
+FIELDS = ('means', 'quats', 'scales', 'opacities', 'colors')
 BLACK = (0.0, 0.0, 0.0)
+VIEW = se3.inverse(se3.look_at([0.3, -0.2, -0.3], [0, 0.1, 2], [0.1, -1, 0]))
 CAMERA = Intrinsics(60.0, 55.0, 33.0, 22.0, 70, 45)  # no multiple of a tile, off centre
 
 
@@ -74,19 +79,76 @@ SCENES = {
 }
 
 
+def certain_median(*view):
+    """Where the median depth of the reference does not hang on the last digits of a half."""
+    bounds = []
+    for limit in (0.5 - 1e-5, 0.5 + 1e-5):
+        with mock.patch.object(reference, 'MEDIAN', limit):
+            bounds.append(reference.rasterize(*view, True).median_depth)
+    certain = bounds[0] == bounds[1]
+    assert certain.float().mean() > 0.99
+    return certain
+
+
 @pytest.mark.parametrize('background', [BLACK, (1.0, 0.3, 0.0)])
 @pytest.mark.parametrize('scene', SCENES)
 def test_cpu_agrees_with_reference(scene, background):
     g = SCENES[scene]()
-    T = se3.inverse(se3.look_at([0.3, -0.2, -0.3], [0, 0.1, 2], [0.1, -1, 0]))
-    fast = rasterize(g, CAMERA, T, background=background)
-    slow = reference.rasterize(g, CAMERA, T, background, 0.05)
+    fast = rasterize(g, CAMERA, VIEW, background=background, median_depth=True)
+    slow = reference.rasterize(g, CAMERA, VIEW, background, 0.05, True)
     assert (fast.color - slow.color).abs().max() <= 1e-3
     assert (fast.alpha - slow.alpha).abs().max() <= 1e-3
     # Depth is only as certain as the coverage it is divided by.
     assert ((fast.depth - slow.depth).abs() * slow.alpha).max() <= 1e-2
-    for image in (fast.color, fast.alpha, fast.depth):
+    certain = certain_median(g, CAMERA, VIEW, background, 0.05)
+    assert (fast.median_depth - slow.median_depth)[certain].abs().max() <= 1e-4
+    assert fast.skipped == slow.skipped
+    for image in (fast.color, fast.alpha, fast.depth, fast.median_depth):
         assert image.isfinite().all()
+    plain = rasterize(g, CAMERA, VIEW, background=background)
+    assert plain.median_depth is None
+    assert torch.equal(plain.color, fast.color)
+
+
+@pytest.mark.parametrize('n', [300_000, pytest.param(1_200_000, marks=pytest.mark.slow)])
+def test_a_million_gaussians_are_drawn_as_by_the_reference(n):
+    rng = np.random.default_rng(21)
+    z = rng.uniform(1, 5, n)
+    means = np.stack([rng.uniform(-2, 2, n) * z, rng.uniform(-2, 2, n) * z, z], 1)
+    g = make(means, rng.uniform(1e-3, 5e-3, (n, 3)), colors=rng.uniform(0, 1, (n, 3)))
+    k = Intrinsics.from_hfov(1.0, 64, 48)
+    fast, slow = rasterize(g, k, VIEW), reference.rasterize(g, k, VIEW, BLACK, 0.05)
+    assert slow.alpha.mean() > 0.1
+    assert (fast.color - slow.color).abs().max() <= 1e-3
+    assert (fast.alpha - slow.alpha).abs().max() <= 1e-3
+    assert ((fast.depth - slow.depth).abs() * slow.alpha).max() <= 1e-2
+
+
+# What float32, in which gsplat works throughout, costs where it costs more than 1e-3: differences
+# of colour and alpha. A needle's conic cancels; of splats far smaller than a pixel, the position.
+GSPLAT_MISSES = {'needles': 1e-2, 'tiny': 2e-3}
+
+
+def assert_gsplat_agrees(name, made, view):
+    """Within 1e-3 of the reference, but for what `cuda.py` says that gsplat does otherwise."""
+    made = [made.color, made.alpha, made.depth, made.median_depth, made.skipped]
+    color, alpha, depth, median, skipped = (part.cpu() for part in made)
+    expected, limit = reference.rasterize(*view, True), GSPLAT_MISSES.get(name, 1e-3)
+    assert skipped == expected.skipped
+    # It ends a pixel before the Gaussian that lets less than 1e-4 through, which is opaque by far.
+    ended = expected.alpha >= 1 - 2e-4
+    lost = torch.where(ended, expected.alpha - alpha, 0)
+    assert lost.min() > -limit
+    assert lost.max() <= 0.1 + limit
+    assert (lost > 1e-3).float().mean() < 0.01
+    linear = [linear_from_srgb(image) for image in (color, expected.color)]
+    difference = (linear[0] - linear[1]).abs().amax(-1)
+    assert (difference <= limit + lost)[ended].all()
+    assert ((color - expected.color).abs().amax(-1) * ~ended).max() <= limit
+    assert ((alpha - expected.alpha).abs() * ~ended).max() <= limit
+    assert ((depth - expected.depth).abs() * alpha * ~ended).max() <= 10 * limit
+    differ = (median - expected.median_depth).abs() > 1e-4
+    assert (differ & certain_median(*view)).sum() <= (2 if limit > 1e-3 else 0)
 
 
 def test_scenes_show_what_they_are_named_after():
@@ -99,8 +161,8 @@ def test_scenes_show_what_they_are_named_after():
     assert 1 / 255 <= covered['at the visibility threshold'].max() < 0.1
 
 
-def render_by_reference(gaussians, intrinsics):
-    return reference.rasterize(gaussians, intrinsics, EYE, BLACK, 0.05)
+def render_by_reference(gaussians, intrinsics, view=EYE, *, median_depth=False):
+    return reference.rasterize(gaussians, intrinsics, view, BLACK, 0.05, median_depth)
 
 
 @pytest.mark.parametrize('render', [rasterize, render_by_reference])
@@ -133,6 +195,30 @@ def test_background_fills_what_nothing_covers():
     np.testing.assert_allclose(out.color, expected, atol=1e-4)
     assert out.depth.max() == 0
     assert out.alpha.max() == 0
+
+
+def test_median_depth_is_where_half_of_the_light_is_gone():
+    depths, opacities = [3.0, 1.5, 5.0, 2.0], [0.5, 0.3, 0.9, 0.2]
+    k = Intrinsics(20.0, 20.0, 10.0, 10.0, 21, 21)
+    g = make([[0.0, 0.0, z] for z in depths], 0.5, opacities=opacities)
+    for render in (rasterize, render_by_reference):
+        center = [
+            float(
+                render(g.select(torch.tensor(chosen)), k, median_depth=True).median_depth[10, 10]
+            )
+            for chosen in ([1, 3], [0, 1, 3], [0, 1, 2, 3], [1, 2], [2])
+        ]
+        # 0.7 * 0.8 = 0.56 of the light is left behind the two nearest
+        np.testing.assert_allclose(center, [0, 3, 3, 5, 5], atol=1e-6)
+        out = render(g, k, median_depth=True)
+        assert (out.median_depth[..., None] - torch.tensor([0, *depths])).abs().amin(-1).max() == 0
+
+
+@pytest.mark.parametrize('view', [EYE, VIEW, se3.transform(np.eye(3), [0, 0, -50])])
+def test_what_cannot_be_drawn_is_counted_from_every_viewpoint(view):
+    for render in (rasterize, render_by_reference):
+        assert render(spoiled(), CAMERA, view).skipped == 11
+        assert render(cloud(40, 7, opacities=0.0), CAMERA, view).skipped == 0
 
 
 def pixel_grid(intrinsics, depth, linear, width_px=0.4):
@@ -169,19 +255,36 @@ def test_identity_view_of_a_grid_reproduces_the_image():
     assert -10 * np.log10(np.mean((np.roll(out.color, 1, 1) - image)[2:-2, 2:-2] ** 2)) < 30
 
 
-@pytest.mark.parametrize('scene', ['random', 'needles'])
+def stack():
+    """Gaussians one behind the other."""
+    turned = np.random.default_rng(16).normal(size=(4, 4))
+    means = [[0.1, 0.0, 1.5], [-0.2, 0.1, 2.0], [0.1, -0.2, 2.6], [0.0, 0.2, 3.0]]
+    return make(means, (1.0, 1.4, 0.3), turned, [0.5, 0.4, 0.6, 0.7], np.eye(4, 3) * 0.6 + 0.2)
+
+
+GRADIENT_SCENES = {
+    'apart': lambda: cloud(5, 12, 0.2, 0.6),
+    'needles': lambda: cloud(5, 13, 0.05, 1.5),
+    'one behind the other': stack,
+}
+
+
+@pytest.mark.parametrize('scene', GRADIENT_SCENES)
 def test_gradients_match_finite_differences(scene):
     k = Intrinsics(9.0, 8.0, 3.3, 2.6, 8, 6)
-    g = cloud(5, 12, 0.2, 0.6) if scene == 'random' else cloud(5, 13, 0.05, 1.5)
+    g = GRADIENT_SCENES[scene]()
     T = se3.inverse(se3.look_at([0.2, -0.1, -1.0], [0, 0, 2], [0.1, -1, 0]))
-    names = ('means', 'quats', 'scales', 'opacities', 'colors')
-    tensors = [getattr(g, name).double().requires_grad_() for name in names]
+    tensors = [getattr(g, name).double().requires_grad_() for name in FIELDS]
 
     def render(*parts):
-        out = reference.rasterize(Gaussians(*parts), k, T, (0.3, 0.3, 0.3), 0.05)
-        return out.color, out.depth * out.alpha, out.alpha
+        out = reference.rasterize(Gaussians(*parts), k, T, (0.3, 0.6, 0.1), 0.05, True)
+        seen = out.alpha.detach() > 0.05
+        return out.color, out.depth[seen], out.alpha, out.median_depth
 
-    assert sum(part.sum() for part in render(*tensors)).requires_grad
+    if scene == 'one behind the other':
+        for image in render(*tensors):
+            (gradient,) = torch.autograd.grad(image.sum(), tensors[0], retain_graph=True)
+            assert gradient.abs().max() > 0.01
     assert torch.autograd.gradcheck(render, tensors, eps=1e-7, atol=1e-5, fast_mode=True)
 
 
@@ -196,20 +299,50 @@ def test_skipped_gaussians_do_not_spoil_gradients():
     assert color.grad[20:].abs().sum() > 0
 
 
-def test_gradient_descent_recovers_a_colour_and_a_place():
-    k = Intrinsics(20.0, 20.0, 9.5, 9.5, 20, 20)
-    target = rasterize(make([[0.2, -0.1, 2.0]], 0.3, colors=(0.8, 0.3, 0.1)), k).color
-    start = make([[0.0, 0.0, 2.0]], 0.3, colors=(0.5, 0.5, 0.5))
-    means, colors = start.means.requires_grad_(), start.colors.requires_grad_()
-    optimizer = torch.optim.Adam([means, colors], 0.03)
-    for _ in range(60):
+def psnr(image, other):
+    return float(-10 * torch.log10((image - other).square().mean()))  # dB
+
+
+def test_gradient_descent_fits_a_scene_to_an_image():
+    k, rng = Intrinsics(20.0, 20.0, 11.5, 8.5, 24, 18), np.random.default_rng(19)
+
+    def scene(means, quats, log_scales, logits, color_logits):
+        return Gaussians(means, quats, log_scales.exp(), logits.sigmoid(), color_logits.sigmoid())
+
+    means = np.stack([*rng.uniform(-1, 1, (2, 10)) * [[1.1], [0.8]], rng.uniform(2, 3, 10)], 1)
+    shapes = rng.normal(size=(10, 4)), rng.uniform(-2, -0.8, (10, 3))
+    looks = rng.uniform(0, 3, 10), rng.normal(size=(10, 3)) * 2
+    truth = [torch.tensor(part, dtype=torch.float32) for part in (means, *shapes, *looks)]
+    target = rasterize(scene(*truth), k).color
+    noise = (0.1, 0.5, 0.3, 1.0, 1.0)
+    fitted = [
+        (part + amount * torch.tensor(rng.normal(size=part.shape)).float()).requires_grad_()
+        for part, amount in zip(truth, noise, strict=True)
+    ]
+    rates = (0.01, 0.05, 0.03, 0.1, 0.1)
+    optimizer = torch.optim.Adam(
+        [{'params': [part], 'lr': rate} for part, rate in zip(fitted, rates, strict=True)]
+    )
+    start = [part.detach().clone() for part in fitted]
+    for _ in range(80):
         optimizer.zero_grad()
-        scene = Gaussians(means, start.quats, start.scales, start.opacities, colors)
-        out = reference.rasterize(scene, k, EYE, BLACK, 0.05)
-        (out.color - target).square().mean().backward()
+        (render_by_reference(scene(*fitted), k).color - target).square().mean().backward()
         optimizer.step()
-    np.testing.assert_allclose(means.detach()[0, :2], [0.2, -0.1], atol=0.02)  # 2 cm
-    np.testing.assert_allclose(colors.detach()[0], [0.8, 0.3, 0.1], atol=0.05)
+    for before, after in zip(start, fitted, strict=True):
+        assert (before - after).abs().min(0).values.max() > 1e-3  # nothing was left as it was
+    before, after = (psnr(rasterize(scene(*part), k).color, target) for part in (start, fitted))
+    assert before < 22
+    assert after > before + 15
+
+
+def test_memory_does_not_grow_from_frame_to_frame():
+    g, k = cloud(200_000, 20, 1e-3, 5e-3), Intrinsics.from_hfov(1.2, 160, 120)
+    for _ in range(5):
+        rasterize(g, k, median_depth=True)
+    before = rss_mb()
+    for _ in range(25):
+        rasterize(g, k, median_depth=True)
+    assert rss_mb() - before < 64  # MB; the splats alone of each frame take 12.8
 
 
 def test_reference_in_small_pieces_gives_the_same_image(monkeypatch):
@@ -259,10 +392,6 @@ def test_empty_image_is_refused():
         rasterize(cloud(3, 0), Intrinsics(10, 10, 0, 0, 0, 10))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
-def test_gpu_agrees_with_cpu():
-    g = cloud(400, 0)
-    there, here = rasterize(g.to('cuda'), CAMERA), rasterize(g, CAMERA)
-    assert there.color.device.type == 'cuda'
-    assert (there.color.cpu() - here.color).abs().max() <= 1e-3
+def test_every_device_has_a_renderer():
+    assert backend('cpu') == 'numba'
+    assert backend('mps:0') == 'reference'

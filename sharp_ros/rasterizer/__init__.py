@@ -12,19 +12,41 @@ from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.rasterizer.reference import Rendering
 
-__all__ = ['Rendering', 'rasterize']
+__all__ = ['Rendering', 'backend', 'rasterize']
 
 
 @cache
 def _implementation(device: str) -> Callable[..., Rendering]:
-    """The renderer of a kind of device; numba is loaded with the first CPU rendering."""
+    """The renderer of a kind of device; numba and gsplat are loaded with the first rendering."""
     if device == 'cpu':
         from sharp_ros.rasterizer import cpu
 
         return cpu.rasterize
+    if device == 'cuda':
+        from sharp_ros.rasterizer import cuda
+
+        return cuda.rasterize
     from sharp_ros.rasterizer import reference
 
     return reference.rasterize
+
+
+def backend(device: str) -> str:
+    """What renders Gaussians that lie on a device, for people to read.
+
+    Args:
+        device: as torch names it. The first call for a CUDA device compiles gsplat, where that has
+            not happened on this machine yet, which takes minutes.
+
+    Returns:
+        `numba`, `gsplat`, `reference`, or `numba (gsplat: CAUSE)` where gsplat does not work.
+    """
+    kind = device.partition(':')[0]
+    if kind == 'cuda':
+        from sharp_ros.rasterizer import cuda
+
+        return cuda.backend(kind)
+    return 'numba' if kind == 'cpu' else 'reference'
 
 
 def rasterize(
@@ -34,14 +56,15 @@ def rasterize(
     *,
     background: Sequence[float] = (0.0, 0.0, 0.0),
     near: float = 0.05,
+    median_depth: bool = False,
 ) -> Rendering:
     """Render Gaussians as a pinhole camera sees them.
 
     Gaussians blend front to back in linear RGB and the result is encoded to sRGB, as SHARP was
     trained for. A Gaussian that cannot be drawn (NaN or infinity anywhere, a scale that is not
     positive, a zero quaternion, nearer than `near`, opacity below 1/255, thinner than a millionth
-    of a pixel) is left out. On the CPU the result carries no gradients; `reference.rasterize` is
-    differentiable on every device.
+    of a pixel) is left out. On the CPU the result carries no gradients; on a GPU it does, and
+    `reference.rasterize` is differentiable everywhere.
 
     Args:
         gaussians: in any frame, called `world` here; the device of its tensors chooses the
@@ -54,6 +77,7 @@ def rasterize(
         background: linear RGB in 0..1 behind everything.
         near: Gaussians whose mean is less than this many metres in front of the camera are left
             out.
+        median_depth: whether to add the depth at which half of the light is gone.
 
     Returns:
         Colour, depth and coverage, on the device of the Gaussians.
@@ -69,4 +93,5 @@ def rasterize(
         raise InputError(f'near must be positive metres, got {near}', 'bad_near')
     if len(background) != 3:
         raise InputError(f'background must be linear R, G, B, got {background}', 'bad_background')
-    return _implementation(gaussians.means.device.type)(gaussians, intrinsics, T, background, near)
+    render = _implementation(gaussians.means.device.type)
+    return render(gaussians, intrinsics, T, background, near, median_depth)

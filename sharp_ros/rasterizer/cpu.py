@@ -21,6 +21,8 @@ from sharp_ros.rasterizer.reference import (
     ALPHA_MAX,
     ALPHA_MIN,
     EPSILON,
+    MEDIAN,
+    QUAT_MIN,
     VARIANCE_MAX,
     VARIANCE_MIN,
     Rendering,
@@ -46,7 +48,7 @@ _COLUMNS = 16
 # from reference.py, touch this file.
 # Typed constants: numba widens float32 arithmetic to float64 at every bare literal.
 _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
-_CLAMP = np.float32(ALPHA_MAX)
+_CLAMP, _MEDIAN = np.float32(ALPHA_MAX), np.float32(MEDIAN)
 _LOG2E = np.float32(math.log2(math.e))
 _E5, _E4, _E3, _E2, _E1 = (
     np.float32(math.log(2) ** n / math.factorial(n)) for n in (5, 4, 3, 2, 1)
@@ -54,13 +56,14 @@ _E5, _E4, _E3, _E2, _E1 = (
 _BIAS, _MANTISSA = np.int32(127), np.int32(23)
 # Unsigned positions: numba guards signed ones against counting from the end, which stops the
 # compiler from vectorising.
-_T0, _R0, _G0, _B0, _D0 = (np.uintp(_PIXELS * k) for k in range(5))
+_PLANES = 6  # of a tile: transmittance, R, G, B, depth, median depth
+_T0, _R0, _G0, _B0, _D0, _M0 = (np.uintp(_PIXELS * k) for k in range(_PLANES))
 _ROW = np.uintp(_TILE)
 
 
 @njit(parallel=True, cache=True, nogil=True, error_model='numpy')
 def _project(means, quats, scales, opacities, colors, T, camera, limits, width, height, near):
-    """Splats [N, 16], the rectangles of tiles they touch [N, 4] and their sort keys [N].
+    """Splats [N, 16], rectangles of tiles they touch [N, 4], sort keys [N]; how many are unsound.
 
     A key is the bits of the depth, which order like the depth; 0 marks what is not drawn.
     """
@@ -70,22 +73,22 @@ def _project(means, quats, scales, opacities, colors, T, camera, limits, width, 
     depth = np.zeros(n, np.float32)
     fx, fy, cx, cy = camera
     x_low, x_high, y_low, y_high = limits
+    skipped = 0
     for i in prange(n):
         opacity = np.float64(opacities[i])
         px, py, pz = np.float64(means[i, 0]), np.float64(means[i, 1]), np.float64(means[i, 2])
-        z = px * T[2, 0] + py * T[2, 1] + pz * T[2, 2] + T[2, 3]
-        if not (opacity >= ALPHA_MIN and z >= near):
-            continue
         sx, sy, sz = np.float64(scales[i, 0]), np.float64(scales[i, 1]), np.float64(scales[i, 2])
-        if not (sx > 0 and sy > 0 and sz > 0):
-            continue
         qw, qx = np.float64(quats[i, 0]), np.float64(quats[i, 1])
         qy, qz = np.float64(quats[i, 2]), np.float64(quats[i, 3])
         norm = math.sqrt(qw * qw + qx * qx + qy * qy + qz * qz)
         shade = np.float64(colors[i, 0]) + np.float64(colors[i, 1]) + np.float64(colors[i, 2])
-        if not (norm > 1e-12 and math.isfinite(px + py + pz + sx + sy + sz + norm + shade)):
+        everything = px + py + pz + sx + sy + sz + norm + shade + opacity
+        turned = max(abs(qw), abs(qx), abs(qy), abs(qz)) > QUAT_MIN
+        if not (sx > 0 and sy > 0 and sz > 0 and turned and math.isfinite(everything)):
+            skipped += 1
             continue
-        if not math.isfinite(opacity):
+        z = px * T[2, 0] + py * T[2, 1] + pz * T[2, 2] + T[2, 3]
+        if not (opacity >= ALPHA_MIN and z >= near):
             continue
         x = px * T[0, 0] + py * T[0, 1] + pz * T[0, 2] + T[0, 3]
         y = px * T[1, 0] + py * T[1, 1] + pz * T[1, 2] + T[1, 3]
@@ -147,7 +150,7 @@ def _project(means, quats, scales, opacities, colors, T, camera, limits, width, 
         splats[i, _Y0], splats[i, _Y1] = y0, y1
         tiles[i, 0], tiles[i, 1] = np.uint32(x0) >> _TILE_BITS, np.uint32(x1) >> _TILE_BITS
         tiles[i, 2], tiles[i, 3] = np.uint32(y0) >> _TILE_BITS, np.uint32(y1) >> _TILE_BITS
-    return splats, tiles, depth.view(np.uint32)
+    return splats, tiles, depth.view(np.uint32), skipped
 
 
 @njit(cache=True, nogil=True)
@@ -241,11 +244,12 @@ def _exp_minus(x):
 
 
 @njit(cache=True, nogil=True)
-def _blend_row(pixels, first, start, row_x, hx, rest, cutoff, opacity, r, g, b, z):
+def _blend_row(pixels, first, start, row_x, hx, rest, cutoff, opacity, r, g, b, z, median):
     """Composite one splat over the 16 pixels of a tile row.
 
-    `pixels` holds transmittance, R, G, B and depth of the tile one plane after the other; with
-    constant distances between them the compiler knows that they do not overlap.
+    `pixels` holds the planes of the tile one after the other; with constant distances between
+    them the compiler knows that they do not overlap. `median` is True or None: the type decides,
+    so that those who want no median depth do not pay for it.
     """
     for j in range(_ROW):
         dx = (start + np.float32(np.int32(j))) - row_x
@@ -256,7 +260,11 @@ def _blend_row(pixels, first, start, row_x, hx, rest, cutoff, opacity, r, g, b, 
         p = first + j
         transmittance = pixels[p]
         weight = alpha * transmittance if inside else _ZERO
-        pixels[p] = transmittance - weight
+        left = transmittance - weight
+        pixels[p] = left
+        if median is not None:
+            crossed = (transmittance >= _MEDIAN) & (left < _MEDIAN)
+            pixels[_M0 + p] = z if crossed else pixels[_M0 + p]
         pixels[_R0 + p] += weight * r
         pixels[_G0 + p] += weight * g
         pixels[_B0 + p] += weight * b
@@ -273,14 +281,19 @@ def _composite(
     color,
     depth,
     alpha,
+    median,
     background,
     srgb,
     workers,
 ):
-    """Fill [H, W, 3] sRGB colour, [H, W] depth and alpha in the listed tiles, from `first_row`."""
+    """Fill [H, W, 3] sRGB colour, [H, W] depth and alpha in the listed tiles, from `first_row`.
+
+    And [H, W] median depth, unless that array is empty.
+    """
     height, width = alpha.shape
+    with_median = median.size > 0
     for worker in prange(workers):
-        pixels = np.empty(5 * _PIXELS, np.float32)
+        pixels = np.empty(_PLANES * _PIXELS, np.float32)
         live = np.empty(_TILE, np.bool_)
         # Neighbouring tiles cost alike, so that dealing them out in turn balances the load.
         for tile in range(worker, len(starts) - 1, workers):
@@ -313,9 +326,11 @@ def _composite(
                     rest = hy * dy * dy
                     if live[y - top] and rest <= cutoff:
                         first, row_x = np.uintp((y - top) * _TILE), u + slope * dy
-                        _blend_row(
-                            pixels, first, left_x, row_x, hx, rest, cutoff, opacity, r, g, b, z
-                        )
+                        place = (pixels, first, left_x, row_x, hx, rest, cutoff, opacity)
+                        if with_median:
+                            _blend_row(*place, r, g, b, z, True)
+                        else:
+                            _blend_row(*place, r, g, b, z, None)
             for y in range(top, min(top + _TILE, height)):
                 for x in range(left, min(left + _TILE, width)):
                     p = (y - top) * _TILE + x - left
@@ -329,6 +344,8 @@ def _composite(
                         color[y, x, k] = srgb[step] + part * (srgb[step + 1] - srgb[step])
                     depth[y, x] = pixels[4 * _PIXELS + p] / max(covered, np.float32(EPSILON))
                     alpha[y, x] = covered
+                    if with_median:
+                        median[y, x] = pixels[_M0 + np.uintp(p)]
 
 
 @cache
@@ -343,6 +360,7 @@ def rasterize(
     T_camera_world: np.ndarray,
     background: Sequence[float],
     near: float,
+    median_depth: bool = False,
 ) -> Rendering:
     """Render with tiles on all cores; see `sharp_ros.rasterizer.rasterize`."""
     g, k = gaussians, intrinsics
@@ -354,13 +372,16 @@ def rasterize(
     camera = (float(k.fx), float(k.fy), float(k.cx), float(k.cy))
     limits = (*_jacobian_limits(k.fx, k.cx, k.width), *_jacobian_limits(k.fy, k.cy, k.height))
     T = np.ascontiguousarray(T_camera_world, np.float64)
-    splats, tiles, keys = _project(*arrays, T, camera, limits, k.width, k.height, float(near))
+    size = (k.width, k.height)
+    splats, tiles, keys, skipped = _project(*arrays, T, camera, limits, *size, float(near))
     order = _front_to_back(keys)
     tiles_x, tiles_y = -(-k.width // _TILE), -(-k.height // _TILE)
     workers = get_num_threads()
     color = np.empty((k.height, k.width, 3), np.float32)
     depth, alpha = np.empty((2, k.height, k.width), np.float32)
-    behind, curve = np.asarray(background, np.float32), _srgb_curve()
+    median = np.empty((k.height, k.width) if median_depth else (0, 0), np.float32)
+    images = (color, depth, alpha, median)
+    light = (np.asarray(background, np.float32), _srgb_curve())
 
     # One round in practice; several when a camera inside the scene sees most Gaussians fill it.
     counts = _entries_per_tile_row(tiles, order, tiles_y)
@@ -369,6 +390,8 @@ def rasterize(
         fitting = int((np.cumsum(counts[first:]) <= _ENTRIES_AT_ONCE).sum())
         end = first + max(1, fitting)
         lists = _deal(tiles, order, tiles_x, first, end, workers)
-        _composite(splats, *lists, tiles_x, first, color, depth, alpha, behind, curve, workers)
+        _composite(splats, *lists, tiles_x, first, *images, *light, workers)
         first = end
-    return Rendering(torch.from_numpy(color), torch.from_numpy(depth), torch.from_numpy(alpha))
+    color, depth, alpha, median = (torch.from_numpy(image) for image in images)
+    count = torch.tensor(skipped)
+    return Rendering(color, depth, alpha, count, median if median_depth else None)

@@ -22,6 +22,8 @@ ALPHA_MIN = 1 / 255  # a splat ends where its alpha falls below one step of an 8
 ALPHA_MAX = 0.999  # nothing hides everything behind it, so gradients reach the back
 VARIANCE_MIN, VARIANCE_MAX = 1e-12, 1e20  # px^2; beyond these float32 pixel arithmetic breaks down
 JACOBIAN_MARGIN = 0.15  # of the image side, see `_jacobian_limits`
+QUAT_MIN = 1e-12  # of the largest part; a shorter quaternion names no rotation
+MEDIAN = 0.5  # of the light, which gets no farther than the median depth
 EPSILON = 1e-8  # of alpha, so that depth is 0 where nothing was hit
 PAIRS_AT_ONCE = 1 << 21  # pixel-Gaussian pairs in memory at a time
 
@@ -35,11 +37,17 @@ class Rendering:
         depth: [H, W] expected z-depth in metres, weighted by the share each Gaussian has in the
             pixel; 0 where nothing was hit.
         alpha: [H, W] share of the pixel that is covered, 0..1.
+        skipped: [] int64, how many Gaussians cannot be drawn from anywhere: NaN or infinity, a
+            scale that is not positive, a zero quaternion.
+        median_depth: [H, W] z-depth in metres of the Gaussian behind which less than half of the
+            light gets through, 0 where no more than half is covered; None unless asked for.
     """
 
     color: Tensor
     depth: Tensor
     alpha: Tensor
+    skipped: Tensor
+    median_depth: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +83,20 @@ def _jacobian_limits(focal: float, centre: float, side: int) -> tuple[float, flo
     return -(centre + 0.5 + margin) / focal, (side - 0.5 - centre + margin) / focal
 
 
-def _project(gaussians: Gaussians, intrinsics: Intrinsics, T: np.ndarray, near: float) -> Splats:
-    """Perspective projection of every usable Gaussian, linearised at its mean."""
+@torch.no_grad()
+def drawable(gaussians: Gaussians) -> Tensor:  # -> [N] bool
+    """Which Gaussians can be drawn at all; what a view shows of them is another matter."""
+    g, (scales, quats) = gaussians, gaussians.shapes
+    everything = torch.cat((g.means, quats, scales, g.opacities[:, None], g.colors), 1)
+    # the largest part instead of the length, whose square float32 may not hold
+    turned = quats.abs().amax(1) > QUAT_MIN
+    return everything.isfinite().all(1) & (scales > 0).all(1) & turned
+
+
+def _project(
+    gaussians: Gaussians, intrinsics: Intrinsics, T: np.ndarray, near: float
+) -> tuple[Splats, Tensor]:
+    """Perspective projection of what can be drawn, linearised at the means; and what cannot."""
     device, dtype = gaussians.means.device, gaussians.means.dtype
     # Thin Gaussians need the digits; they are dropped again once the splat is known.
     wide = torch.float32 if device.type == 'mps' else torch.float64
@@ -84,13 +104,10 @@ def _project(gaussians: Gaussians, intrinsics: Intrinsics, T: np.ndarray, near: 
     translation = torch.as_tensor(T[:3, 3], dtype=wide, device=device)
 
     with torch.no_grad():  # select first: the gradient of a skipped NaN would be NaN
-        g = gaussians
-        scales, quats = g.shapes
-        rest = torch.cat((g.means, quats, scales, g.opacities[:, None], g.colors), 1)
-        usable = rest.isfinite().all(1) & (scales > 0).all(1)
-        usable &= (quats.to(wide).norm(dim=1) > 1e-12) & (g.opacities.to(wide) >= ALPHA_MIN)
-        usable &= g.means.to(wide) @ rotation[2] + translation[2] >= near
-    g = gaussians.select(usable)
+        sound = drawable(gaussians)
+        ahead = gaussians.means.to(wide) @ rotation[2] + translation[2] >= near
+        visible = sound & ahead & (gaussians.opacities.to(wide) >= ALPHA_MIN)
+    g = gaussians.select(visible)
 
     mean = g.means.to(wide) @ rotation.T + translation
     x, y, z = mean.unbind(-1)
@@ -128,19 +145,23 @@ def _project(gaussians: Gaussians, intrinsics: Intrinsics, T: np.ndarray, near: 
         radius_y = (2 * cutoff.clamp(min=0) * c).sqrt() * 1.001 + 1
     precisions = (0.5 * c / det, 0.5 / c)
     parts = (u, v, b / c, *precisions, cutoff, radius_x, radius_y, opacity, z)
-    return Splats(*(part[order].to(dtype) for part in parts), color=g.colors[order])
+    splats = Splats(*(part[order].to(dtype) for part in parts), color=g.colors[order])
+    return splats, (~sound).sum()
 
 
-def _composite(splats: Splats, chosen: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+def _composite(
+    splats: Splats, chosen: Tensor, box: tuple[int, int, int, int], median: bool
+) -> Tensor:
     """Front-to-back compositing of a box of pixels (Kerbl 2023, eq. 2-3).
 
     Args:
         splats: of the whole image, [M].
         chosen: which of them can reach the box, in order.
         box: x0, y0, x1, y1 with the ends exclusive.
+        median: whether to add the median depth.
 
     Returns:
-        [y1 - y0, x1 - x0, 5] linear RGB, depth and alpha, summed with their weights.
+        [y1 - y0, x1 - x0, 5 or 6] linear RGB, depth and alpha, summed with their weights.
     """
     s, (x0, y0, x1, y1) = splats, box
     x = torch.arange(x0, x1, dtype=s.u.dtype, device=s.u.device)[None, :, None]
@@ -154,10 +175,17 @@ def _composite(splats: Splats, chosen: Tensor, box: tuple[int, int, int, int]) -
     transmittance = torch.cat((torch.ones_like(passed[..., :1]), passed[..., :-1]), -1)
     one = torch.ones_like(s.depth[chosen])
     values = torch.cat((s.color[chosen], torch.stack((s.depth[chosen], one), -1)), -1)
-    return (alpha * transmittance) @ values
+    image = (alpha * transmittance) @ values
+    if not median:
+        return image
+    first_below = (passed >= MEDIAN).sum(-1)
+    depth = torch.cat((s.depth[chosen], s.depth.new_zeros(1)))[first_below]
+    return torch.cat((image, depth[..., None]), -1)
 
 
-def _render(splats: Splats, chosen: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+def _render(
+    splats: Splats, chosen: Tensor, box: tuple[int, int, int, int], median: bool
+) -> Tensor:
     """`_composite` of what reaches the box, which is halved until the pairs fit into memory."""
     x0, y0, x1, y1 = box
     with torch.no_grad():
@@ -167,7 +195,7 @@ def _render(splats: Splats, chosen: Tensor, box: tuple[int, int, int, int]) -> T
         chosen = chosen[reach & (v - radius_y <= y1)]
     width, height = x1 - x0, y1 - y0
     if len(chosen) == 0:
-        return splats.u.new_zeros((height, width, 5))
+        return splats.u.new_zeros((height, width, 6 if median else 5))
     if width * height * len(chosen) > PAIRS_AT_ONCE and width * height > 1:
         if width >= height:
             middle = (x0 + x1) // 2
@@ -175,10 +203,10 @@ def _render(splats: Splats, chosen: Tensor, box: tuple[int, int, int, int]) -> T
         else:
             middle = (y0 + y1) // 2
             halves, axis = ((x0, y0, x1, middle), (x0, middle, x1, y1)), 0
-        return torch.cat([_render(splats, chosen, half) for half in halves], axis)
+        return torch.cat([_render(splats, chosen, half, median) for half in halves], axis)
     if torch.is_grad_enabled() and (splats.u.requires_grad or splats.color.requires_grad):
-        return checkpoint(_composite, splats, chosen, box, use_reentrant=False)
-    return _composite(splats, chosen, box)
+        return checkpoint(_composite, splats, chosen, box, median, use_reentrant=False)
+    return _composite(splats, chosen, box, median)
 
 
 def rasterize(
@@ -187,6 +215,7 @@ def rasterize(
     T_camera_world: np.ndarray,
     background: Sequence[float],
     near: float,
+    median_depth: bool = False,
 ) -> Rendering:
     """Render with every pixel-Gaussian pair written out; see `sharp_ros.rasterizer.rasterize`.
 
@@ -194,9 +223,12 @@ def rasterize(
     in float64. Memory stays bounded: the image is composited piece by piece and, when gradients
     are asked for, computed again in the backward pass.
     """
-    splats = _project(gaussians, intrinsics, T_camera_world, near)
+    splats, skipped = _project(gaussians, intrinsics, T_camera_world, near)
     everything = torch.arange(len(splats.u), device=splats.u.device)
-    image = _render(splats, everything, (0, 0, intrinsics.width, intrinsics.height))
+    box = (0, 0, intrinsics.width, intrinsics.height)
+    image = _render(splats, everything, box, median_depth)
     color, depth, alpha = image[..., :3], image[..., 3], image[..., 4]
     color = color + (1 - alpha)[..., None] * color.new_tensor(background)
-    return Rendering(srgb_from_linear(color), depth / alpha.clamp(min=EPSILON), alpha)
+    depth = depth / alpha.clamp(min=EPSILON)
+    median = image[..., 5] if median_depth else None
+    return Rendering(srgb_from_linear(color), depth, alpha, skipped, median)
