@@ -14,7 +14,8 @@ from sharp_ros.errors import SharpError
 # inside of functions, so that help appears at once.
 COMMANDS = {
     'predict': ('sharp_ros.apps.predict', 'depth, preview and Gaussians of photographs'),
-    'eval': ('sharp_ros.apps.evaluate', 'accuracy of a model against measured or exact depth'),
+    'render': ('sharp_ros.apps.render', 'video or picture of Gaussians from a moving viewpoint'),
+    'eval': ('sharp_ros.apps.evaluate', 'accuracy of depth and of views against the truth'),
     'demo': ('sharp_ros.ros.demo', 'camera source and node over ROS 2 with a live table'),
     'bench': ('sharp_ros.apps.bench', 'speed and memory on this machine'),
     'fetch': ('sharp_ros.apps.fetch', 'download weights that cannot be shipped'),

@@ -1,0 +1,345 @@
+"""`sharp-ros render`: a video or a picture of Gaussians from a moving viewpoint."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+import math
+import os
+from pathlib import Path
+import re
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from sharp_ros.config import options
+from sharp_ros.errors import ConfigError, InputError
+from sharp_ros.files import write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from sharp_ros.camera import Intrinsics
+    from sharp_ros.gaussians import Gaussians
+    from sharp_ros.rasterizer import Rendering
+
+NEAR = 0.01  # metres; SHARP's renderer has the same
+MAX_DEPTH = 50.0  # metres, of the colours of depth
+MAX_SIDE, MAX_FPS = 8192, 1000.0
+_VIDEO, _PICTURES = '.mp4', ('.png', '.jpg', '.jpeg', '.webp')
+_MAX_HEIGHT = 3000  # of a video, see `video_intrinsics`
+_EMPTY = 0.01  # mean coverage of a frame that is as good as black
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sharp-ros render`."""
+    device = next(entry for entry in options() if entry.key == 'model.device')
+    parser.add_argument('scene', type=Path, metavar='SCENE.ply', help='of SHARP or a 3DGS tool')
+    parser.add_argument(
+        '-o',
+        '--output',
+        type=Path,
+        required=True,
+        help=f'{_VIDEO} for a video, or one picture ({", ".join(_PICTURES)})',
+    )
+    parser.add_argument(
+        '--trajectory',
+        default='orbit',
+        metavar='NAME|FILE.json',
+        help="orbit (a small loop around the foreground), line (ahead and back), SHARP's "
+        'rotate_forward, swipe, shake and rotate, or a file of keyframes: {"frames": '
+        '[{"T_world_camera": 4x4 row by row} or {"eye": [x, y, z], "target": [x, y, z], "up": '
+        '[0, -1, 0]}, ...]}; default: %(default)s',
+    )
+    parser.add_argument(
+        '--steps', type=int, metavar='N', help='frames of the path; default: 60, or as FILE says'
+    )
+    parser.add_argument(
+        '--still',
+        type=int,
+        metavar='K',
+        help='frame of the path that a picture shows; default: 0, which for orbit, line and '
+        "rotate_forward is the photo's own viewpoint",
+    )
+    parser.add_argument(
+        '--size', metavar='WxH', help="pixels; default: those of the scene's photo; even in videos"
+    )
+    parser.add_argument(
+        '--fov', type=float, metavar='DEG', help="horizontal field of view; default: the photo's"
+    )
+    parser.add_argument('--fps', type=float, default=30.0, help='default: %(default)g')
+    parser.add_argument(
+        '--depth',
+        action='store_true',
+        help='also write OUTPUT.depth.*: metres in colours, red near, blue far, over the range of '
+        f'the first frame, up to {MAX_DEPTH:g} m',
+    )
+    parser.add_argument(
+        '--device', default=device.default, choices=device.choices, help='where to render'
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Render one video or picture.
+
+    Raises:
+        ConfigError: if a flag is out of range or the output cannot be written.
+        InputError: if the scene or the trajectory cannot be used.
+    """
+    _check(args)
+    from sharp_ros.engine import choose_device
+    from sharp_ros.gaussians import load_ply, load_ply_intrinsics
+    from sharp_ros.trajectory import camera_path, check_trajectory
+
+    check_trajectory(args.trajectory)
+    device = choose_device(args.device)
+    photo = load_ply_intrinsics(args.scene)
+    video = args.output.suffix.lower() == _VIDEO
+    intrinsics = _chosen_intrinsics(photo, args.size, args.fov, video)
+    gaussians = load_ply(args.scene)
+    if not len(gaussians):
+        raise InputError(f'{args.scene} holds no Gaussians; write it anew', 'empty_scene')
+    path = camera_path(args.trajectory, gaussians, photo, args.steps)
+    gaussians = gaussians.to(device)
+    if video:
+        report = _write_video(args.output, gaussians, intrinsics, path, args.fps, args.depth)
+    else:
+        still = args.still or 0
+        if still >= len(path):
+            raise ConfigError(f'--still must be below the {len(path)} frames of the path')
+        report = _write_picture(args.output, gaussians, intrinsics, path[still], args.depth)
+    for line in report.warnings(len(gaussians)):
+        print(f'warning: {line}', file=sys.stderr)
+    print(report.summary(intrinsics))
+    return 0
+
+
+def video_intrinsics(photo: Intrinsics) -> Intrinsics:
+    """What a video of a photo's scene is rendered with, by SHARP's rules.
+
+    Sides are halved above 3000 rows and odd ones raised by one, as codecs store colours for blocks
+    of 2x2 pixels. The picture keeps its place: SHARP itself shifts it by half a pixel.
+    """
+    width, height = photo.width, photo.height
+    if height > _MAX_HEIGHT:
+        width, height = width // 2, height // 2
+    return photo.resized(width + width % 2, height + height % 2)
+
+
+def to_picture(color: Tensor) -> np.ndarray:  # [H, W, 3] -> [H, W, 3] uint8
+    """The colours of a `Rendering` as 8-bit sRGB."""
+    import torch
+
+    return (color * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
+@dataclass
+class _Report:
+    """What is told about frames that were rendered."""
+
+    files: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    coverage: list[float] = field(default_factory=list)
+    why_empty: str = ''  # of the first frame that shows nothing
+    skipped: int = 0
+
+    def warnings(self, gaussians: int) -> Iterator[str]:
+        if self.skipped:
+            yield (
+                f'{self.skipped} of {gaussians} Gaussians cannot be drawn from anywhere: not '
+                'finite, of no size, or without orientation'
+            )
+        if self.why_empty:
+            empty = sum(share < _EMPTY for share in self.coverage)
+            yield f'{empty} of {len(self.coverage)} frames (nearly) black: {self.why_empty}'
+
+    def summary(self, intrinsics: Intrinsics) -> str:
+        frames, k = len(self.seconds), intrinsics
+        median = sorted(self.seconds)[frames // 2]  # the first frame may compile
+        return (
+            f'{frames} frame{"s" * (frames > 1)} of {k.width}x{k.height}, rendered at '
+            f'{1 / median:.1f} fps, coverage {sum(self.coverage) / frames:.1%} -> '
+            f'{", ".join(self.files)}'
+        )
+
+
+def _write_video(
+    output: Path,
+    gaussians: Gaussians,
+    intrinsics: Intrinsics,
+    path: np.ndarray,
+    fps: float,
+    with_depth: bool,
+) -> _Report:
+    from rich.progress import Progress
+
+    from sharp_ros.apps.video import video_writer
+
+    size = (intrinsics.width, intrinsics.height)
+    report, colours, depth_output = _Report(), _DepthColours(), _depth_path(output)
+    with ExitStack() as stack:
+        write = stack.enter_context(video_writer(output, *size, fps))
+        report.files.append(str(output))
+        if with_depth:
+            write_depth = stack.enter_context(video_writer(depth_output, *size, fps))
+            report.files.append(str(depth_output))
+        progress = stack.enter_context(Progress(transient=True, disable=not sys.stdout.isatty()))
+        for T_world_camera in progress.track(path, description='render'):
+            rendering = _render(gaussians, intrinsics, T_world_camera, report)
+            write(to_picture(rendering.color))
+            if with_depth:
+                write_depth(colours(rendering.depth))
+    return report
+
+
+def _write_picture(
+    output: Path,
+    gaussians: Gaussians,
+    intrinsics: Intrinsics,
+    T_world_camera: np.ndarray,
+    with_depth: bool,
+) -> _Report:
+    report = _Report()
+    rendering = _render(gaussians, intrinsics, T_world_camera, report)
+    pictures = {output: to_picture(rendering.color)}
+    if with_depth:
+        pictures[_depth_path(output)] = _DepthColours()(rendering.depth)
+    for file, picture in pictures.items():
+        write_atomically(file, _encode(picture, file))
+        report.files.append(str(file))
+    return report
+
+
+def _render(
+    gaussians: Gaussians, intrinsics: Intrinsics, T_world_camera: np.ndarray, report: _Report
+) -> Rendering:
+    from sharp_ros.rasterizer import rasterize
+    from sharp_ros.se3 import inverse
+
+    start = time.perf_counter()
+    T_camera_world = inverse(T_world_camera)
+    rendering = rasterize(gaussians, intrinsics, T_camera_world, near=NEAR)
+    report.coverage.append(float(rendering.alpha.mean()))  # waits for a GPU
+    report.seconds.append(time.perf_counter() - start)
+    report.skipped = int(rendering.skipped)
+    if report.coverage[-1] < _EMPTY and not report.why_empty:
+        report.why_empty = _why_empty(gaussians, intrinsics, T_camera_world)
+    return rendering
+
+
+def _why_empty(gaussians: Gaussians, intrinsics: Intrinsics, T_camera_world: np.ndarray) -> str:
+    """The likely reason that a frame shows next to nothing."""
+    from sharp_ros.se3 import apply
+
+    n, k = len(gaussians), intrinsics
+    points = apply(T_camera_world, gaussians.means.cpu().double().numpy())
+    ahead = points[points[:, 2] >= NEAR]
+    if not len(ahead):
+        return (
+            f'all {n} Gaussians lie behind the camera; cameras look along +z with +y down, and '
+            'paths are in metres'
+        )
+    u, v = (k.matrix[:2] @ (ahead / ahead[:, 2:]).T).round()
+    inside = (u >= 0) & (u < k.width) & (v >= 0) & (v < k.height)
+    if not inside.any():
+        return (
+            f'all {len(ahead)} Gaussians in front of the camera lie outside of the image; is the '
+            'path in metres, in the frame of the scene?'
+        )
+    return (
+        f'{inside.sum()} of {n} Gaussians lie within the image, too small or too transparent to '
+        'fill it; is the camera too far away?'
+    )
+
+
+class _DepthColours:
+    """Depth in colours over the range of the first frame that shows any."""
+
+    def __init__(self) -> None:
+        self._range: tuple[float, float] | None = None
+
+    def __call__(self, depth: Tensor) -> np.ndarray:  # [H, W] -> [H, W, 3] uint8 RGB
+        from sharp_ros.apps.predict import colour_depth, depth_range
+
+        metres = depth.cpu().numpy()
+        if self._range is None and (metres > 0).any():
+            near, far = depth_range(metres)
+            near = min(near, MAX_DEPTH / 2)
+            self._range = near, min(far, MAX_DEPTH)
+        return colour_depth(metres, *(self._range or (1.0, MAX_DEPTH)))
+
+
+def _depth_path(output: Path) -> Path:
+    return output.with_suffix(f'.depth{output.suffix}')
+
+
+def _encode(picture: np.ndarray, file: Path) -> bytes:
+    import cv2
+
+    done, data = cv2.imencode(file.suffix.lower(), picture[..., ::-1])
+    if not done:
+        raise InputError(f'cannot encode {file}; choose another ending', 'bad_image_size')
+    return data.tobytes()
+
+
+def _chosen_intrinsics(
+    photo: Intrinsics, size: str | None, fov: float | None, video: bool
+) -> Intrinsics:
+    """As asked for; a size of other proportions shows more or less at the top and bottom."""
+    from sharp_ros.camera import Intrinsics
+
+    if video:
+        photo = video_intrinsics(photo)
+    width, height = (photo.width, photo.height) if size is None else _parse_size(size)
+    if video:
+        width, height = width + width % 2, height + height % 2
+    if max(width, height) > MAX_SIDE:  # of a photo: flags are checked before
+        raise ConfigError(f'the scene is of a photo of {width}x{height} pixels; give --size')
+    if fov is not None:
+        return Intrinsics.from_hfov(math.radians(fov), width, height)
+    scale = width / photo.width
+    cx = (photo.cx + 0.5) * scale - 0.5
+    cy = (photo.cy + 0.5 - photo.height / 2) * scale + height / 2 - 0.5
+    return Intrinsics(photo.fx * scale, photo.fy * scale, cx, cy, width, height)
+
+
+def _parse_size(size: str) -> tuple[int, int]:
+    match = re.fullmatch(r'(\d{1,5})x(\d{1,5})', size)
+    width, height = (int(side) for side in match.groups()) if match else (0, 0)
+    if not 2 <= min(width, height) <= max(width, height) <= MAX_SIDE:
+        raise ConfigError(
+            f'--size must be WIDTHxHEIGHT with sides of 2 to {MAX_SIDE} pixels, got {size}'
+        )
+    return width, height
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what cannot work before anything slow is done."""
+    output, ending = args.output, args.output.suffix.lower()
+    if ending not in (_VIDEO, *_PICTURES):
+        raise ConfigError(
+            f'{output} must end in {_VIDEO} for a video, or for a picture in '
+            f'{", ".join(_PICTURES)}'
+        )
+    for file in (output, *([_depth_path(output)] if args.depth else [])):
+        if file.is_dir():
+            raise ConfigError(f'{file} is a folder; choose another --output')
+    if not output.parent.is_dir():
+        raise ConfigError(f'the folder {output.parent} does not exist; make it first')
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f'{output.parent} is not writable; choose another --output')
+    if args.size is not None:
+        _parse_size(args.size)
+    if args.fov is not None and not 1 <= args.fov < 180:
+        raise ConfigError(f'--fov must be 1 to 179 degrees, got {args.fov:g}')
+    if not 0 < args.fps <= MAX_FPS:
+        raise ConfigError(f'--fps must be above 0, at most {MAX_FPS:g}, got {args.fps:g}')
+    if args.still is not None and ending == _VIDEO:
+        raise ConfigError(f'--still needs a picture as --output, {", ".join(_PICTURES)}')
+    if args.still is not None and args.still < 0:
+        raise ConfigError(f'--still must be at least 0, got {args.still}')
+    if not args.scene.is_file():
+        raise ConfigError(f'{args.scene} is no file; give a .ply, as sharp-ros predict writes it')
