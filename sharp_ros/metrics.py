@@ -1,8 +1,9 @@
-"""How far a depth image is from the truth: the metrics of the field, in one place.
+"""How far depth and views are from the truth: the metrics of the field, in one place.
 
-Pixels count where there is truth between `MIN_TRUTH` and `MAX_TRUTH` (0, NaN and infinity are no
-truth) and a prediction; `coverage` tells which share of the true pixels has one. Reports give the
-mean over frames (and the median of the scale), so that each frame weighs the same.
+Depth counts where there is truth between `MIN_TRUTH` and `MAX_TRUTH` (0, NaN and infinity are no
+truth) and a prediction; `coverage` tells which share of the true pixels has one. Views count where
+a mask says so. Reports give the mean over frames (and the median of the scale), so that each frame
+weighs the same.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from sharp_ros.errors import InputError
 
 MIN_TRUTH, MAX_TRUTH = 0.15, 24.0  # metres
 MIN_PIXELS = 100  # with truth and prediction, for a frame to count
+_SSIM_WINDOW = 7  # pixels, of scikit-image
 METRICS = ('abs_rel', 'delta1', 'rmse')
 
 
@@ -75,6 +77,61 @@ def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         'scale_median': float(np.median(scales)),
         'scale_std': float(np.std(np.log(scales))),
     }
+
+
+def image_metrics(rendered: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """Compare a view with the image a camera took there.
+
+    Outside of the mask the view is replaced by the truth first (`filled`), so that windows that
+    reach across its edge see nothing of what is not judged.
+
+    Args:
+        rendered: [H, W, 3] sRGB, uint8 or float in 0..1.
+        truth: [H, W, 3] sRGB, uint8 or float in 0..1.
+        mask: [H, W] bool, the pixels to judge.
+
+    Returns:
+        `psnr` in dB over the values of those pixels, infinite if all agree; `ssim`, the mean over
+        them of the structural similarity (Wang et al., 2004; windows of 7x7 pixels); `pixels`.
+
+    Raises:
+        InputError: `size_mismatch`, or `no_truth` if fewer than `MIN_PIXELS` are to be judged.
+        ModuleNotFoundError: if scikit-image is not installed.
+    """
+    from skimage.metrics import structural_similarity
+
+    if rendered.shape != truth.shape or (*mask.shape, 3) != truth.shape:
+        raise InputError(
+            f'view {rendered.shape}, truth {truth.shape} and mask {mask.shape} differ in size',
+            'size_mismatch',
+        )
+    pixels = int(np.count_nonzero(mask))
+    if pixels < MIN_PIXELS or min(mask.shape) < _SSIM_WINDOW:
+        raise InputError(
+            f'only {pixels} pixels of {mask.shape[1]}x{mask.shape[0]} can be judged; check scale '
+            'and pose of the view',
+            'no_truth',
+        )
+    view, true = filled(rendered, truth, mask), unit_range(truth)
+    squared = float(np.mean((view[mask] - true[mask]) ** 2))
+    _, similarity = structural_similarity(
+        view, true, win_size=_SSIM_WINDOW, channel_axis=-1, data_range=1, full=True
+    )
+    return {
+        'psnr': -10 * math.log10(squared) if squared > 0 else math.inf,
+        'ssim': float(similarity[mask].mean()),
+        'pixels': pixels,
+    }
+
+
+def filled(rendered: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The view [H, W, 3] as float64 in 0..1, with the truth wherever the mask is False."""
+    return np.where(mask[..., None], unit_range(rendered), unit_range(truth))
+
+
+def unit_range(image: np.ndarray) -> np.ndarray:
+    """An image, uint8 or float in 0..1, as float64 in 0..1."""
+    return image / 255 if image.dtype == np.uint8 else image.astype(np.float64)
 
 
 def _errors(p: np.ndarray, t: np.ndarray) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """`sharp-ros eval`: how far predicted depth is from measured or exact depth, and from no network.
 
+With `--views`, how good views from the side are instead; see `view_evaluation`.
+
 Pixels are compared at the resolution of the image, see `sharp_ros.metrics`. Predictions are taken
 before flying pixels are removed, so that a model cannot gain by staying silent.
 """
@@ -13,7 +15,7 @@ import math
 from pathlib import Path
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from sharp_ros.camera import Intrinsics
     from sharp_ros.engine import Engine
 
+_Item = TypeVar('_Item')
 TRAINING_MEAN = Path(__file__).parents[1] / 'weights' / 'training_mean_depth.npz'
 _PATIENCE = 30  # frames without any depth after which a source is taken to have none
 
@@ -147,29 +150,16 @@ def training_mean_depth(mean_log_depth: np.ndarray, intrinsics: Intrinsics) -> n
 
 
 def motorcycle_frames() -> Iterator[SourceFrame]:
-    """The left photograph of Middlebury's motorcycle with its depth (Scharstein et al., 2014).
-
-    scikit-image carries it at quarter size, together with the focal length, principal point,
-    baseline, and offset of the right principal point, so that
-    depth = focal * baseline / (disparity + offset).
+    """The left photograph of Middlebury's motorcycle with its depth, see `motorcycle_pair`.
 
     Raises:
         ConfigError: if scikit-image is not installed.
     """
-    try:
-        from skimage.data import stereo_motorcycle
-    except ImportError as error:
-        raise ConfigError(
-            'motorcycle comes with scikit-image; pip install scikit-image'
-        ) from error
     from sharp_ros.apps.sources import SourceFrame
-    from sharp_ros.camera import Intrinsics
+    from sharp_ros.apps.view_evaluation import motorcycle_pair
 
-    focal, centre, baseline, offset = 994.978, (311.193, 254.877), 0.193001, 31.086
-    image, _, disparity = stereo_motorcycle()
-    depth = (focal * baseline / (disparity + offset)).astype(np.float32)  # NaN stays NaN
-    intrinsics = Intrinsics(focal, focal, *centre, image.shape[1], image.shape[0])
-    yield SourceFrame(np.ascontiguousarray(image), intrinsics, 0, depth=depth)
+    pair = motorcycle_pair()
+    yield SourceFrame(pair.image, pair.intrinsics, 0, depth=pair.depth)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -184,6 +174,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the report there')
     parser.add_argument(
         '--max-frames', type=int, metavar='N', help='stop after so many frames with depth'
+    )
+    parser.add_argument(
+        '--views',
+        action='store_true',
+        help='compare views from the side instead of depth; of motorcycle and synthetic',
+    )
+    parser.add_argument(
+        '--pictures', type=Path, metavar='FOLDER', help='save the views and their errors there'
     )
 
 
@@ -203,10 +201,23 @@ def run(args: argparse.Namespace) -> int:
 
     if args.max_frames is not None and args.max_frames < 1:
         raise ConfigError(f'--max-frames must be at least 1, got {args.max_frames}')
+    if args.pictures is not None and not args.views:
+        raise ConfigError('--pictures shows views; add --views')
     device = choose_device(args.device)
     predictor, info = load_predictor(args.model, device)
     engine = Engine(predictor, ModelConfig(name=args.model, device=args.device))
-    frames, note = _open(args.source)
+    if args.views:
+        from sharp_ros.apps.view_evaluation import evaluate_views, view_pairs, view_tables
+
+        pairs, note = view_pairs(args.source, args.max_frames), ''
+        measured = evaluate_views(
+            _with_progress(pairs, 'views'), engine, Path(info.name).stem, args.pictures
+        )
+        tables = view_tables
+    else:
+        frames, note = _open(args.source)
+        measured = evaluate(_with_progress(_limited(frames, args.max_frames), 'frames'), engine)
+        tables = _tables
     report = {
         'source': args.source,
         'note': note,
@@ -214,14 +225,14 @@ def run(args: argparse.Namespace) -> int:
         'licence': info.licence,
         'metric': info.metric,
         'device': device,
-        **evaluate(_with_progress(_limited(frames, args.max_frames)), engine),
+        **measured,
         'machine': machine(),
         'commit': commit(),
         'command': shlex.join(['sharp-ros', *sys.argv[1:]]),
     }
     if args.json is not None:
         write_atomically(args.json, json.dumps(report, indent=2) + '\n')
-    Console().print(_table(report))
+    Console().print(*tables(report))
     if note:
         print(f'note: {note}')
     return 0
@@ -263,18 +274,18 @@ def _limited(frames: Iterable[SourceFrame], most: int | None) -> Iterator[Source
             return
 
 
-def _with_progress(frames: Iterable[SourceFrame]) -> Iterator[SourceFrame]:
+def _with_progress(items: Iterable[_Item], what: str) -> Iterator[_Item]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn('{task.completed} frames'), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn(f'{{task.completed}} {what}'), TimeElapsedColumn())
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task('', total=None)
-        for frame in frames:
-            yield frame
+        for item in items:
+            yield item
             progress.advance(task)
 
 
-def _table(report: Mapping[str, Any]) -> Any:
+def _tables(report: Mapping[str, Any]) -> Iterator[Any]:
     from rich import box
     from rich.table import Table
 
@@ -302,4 +313,4 @@ def _table(report: Mapping[str, Any]) -> Any:
         f'{latency["p95"]:.0f} ms (p95). Licence of the weights: {report["licence"]}'
     )
     table.caption_justify = 'left'
-    return table
+    yield table
