@@ -6,7 +6,8 @@ half-pixel shift to networks that count from the image corner, and every resize 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 import math
 from pathlib import Path
@@ -102,6 +103,7 @@ class Frame:
         world_frame: frame of the pose; z up.
         depth: [H, W] float32 registered z-depth in metres when a sensor supplies it; 0 and
             non-finite mean no measurement.
+        transforms: `T_camera_x` [4, 4] of other frames x at the stamp, as far as wanted and known.
     """
 
     image: np.ndarray
@@ -111,6 +113,7 @@ class Frame:
     T_world_camera: np.ndarray | None = None
     world_frame: str = ''
     depth: np.ndarray | None = None
+    transforms: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         size = (self.intrinsics.height, self.intrinsics.width)

@@ -8,7 +8,7 @@ seconds and radians go without a suffix, everything else with one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 import math
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -133,19 +133,62 @@ class OccupancyConfig:
 
 
 @dataclass(frozen=True)
+class GaussianMapConfig:
+    """Gaussians of all frames whose pose is known, fused: what views from far off show."""
+
+    enabled: bool = option(False, 'fuse the Gaussians of keyframes; views may then show the map')
+    voxel_size: float = option(0.03, 'side of a cell, which holds one Gaussian', minimum=0.005)
+    max_gaussians: int = option(300_000, 'bound of the map, 200 bytes each', minimum=1000)
+    max_range: float = option(5.0, 'farther Gaussians are not fused', minimum=0.1)
+    keyframe_distance: float = option(0.1, 'way of the camera to the next keyframe', minimum=0.0)
+    keyframe_angle: float = option(0.15, 'turn of the camera to the next keyframe', minimum=0.0)
+    keyframe_interval: float = option(1.0, 'seconds to the next keyframe at most', minimum=0.0)
+
+
+@dataclass(frozen=True)
 class ViewConfig:
-    """One virtual camera, fixed relative to the real one."""
+    """One virtual camera."""
 
     width: int = option(320, 'pixels', minimum=16, maximum=4096)
     height: int = option(240, 'pixels', minimum=16, maximum=4096)
     hfov: float = option(1.2, 'horizontal field of view', minimum=0.05, maximum=3.0)
-    position: tuple[float, ...] = option(
-        (0.4, -0.4, -0.4), 'x y z of the viewpoint in the optical frame of the camera'
+    placement: str = option(
+        'look_at',
+        'look_at: from position to target; orbit: from position around target; offset: position '
+        'and orientation; request: as the newest pose on ~/view_request, once for each',
+        choices=('look_at', 'orbit', 'offset', 'request'),
     )
-    target: tuple[float, ...] = option(
-        (0.0, 0.0, 2.5), 'x y z in the optical frame of the camera that the view looks at'
+    frame: str = option(
+        'camera',
+        'of position, target, up and orientation: camera (optical frame of the image), world '
+        '(frame of the pose) or a frame of tf',
     )
+    position: tuple[float, ...] = option((0.4, -0.4, -0.4), 'x y z of the viewpoint')
+    target: tuple[float, ...] = option((0.0, 0.0, 2.5), 'x y z that the view looks at')
+    up: tuple[float, ...] = option(
+        (0.0, 0.0, 0.0),
+        'x y z of what appears upwards; all zero: -y in the frame camera, +z in any other',
+    )
+    orientation: tuple[float, ...] = option(
+        (0.0, 0.0, 0.0, 1.0), 'x y z w of the optical frame, for placement offset'
+    )
+    period: float = option(20.0, 'seconds of one turn of an orbit', minimum=0.1)
     rate_hz: float = option(2.0, 'how often the view is rendered at most', minimum=0.01)
+    source: str = option(
+        'frame',
+        'frame: Gaussians of the newest image; map: the fused ones (gaussian_map.enabled)',
+        choices=('frame', 'map'),
+    )
+    min_coverage: float = option(
+        0.5, 'share of the image that must be backed by Gaussians', minimum=0.0, maximum=1.0
+    )
+    max_angle: float = option(
+        0.7, 'between where the surface is seen from and where it was seen from', minimum=0.0
+    )
+    max_distance: float = option(2.0, 'from where the camera has been', minimum=0.0)
+    withhold: bool = option(
+        False, 'do not publish a view beyond these bounds; else it gets a red border'
+    )
 
 
 @dataclass(frozen=True)
@@ -157,8 +200,12 @@ class SharpConfig:
     pose: PoseConfig = field(default_factory=PoseConfig)
     point_cloud: PointCloudConfig = field(default_factory=PointCloudConfig)
     occupancy: OccupancyConfig = field(default_factory=OccupancyConfig)
+    gaussian_map: GaussianMapConfig = field(default_factory=GaussianMapConfig)
     views: Mapping[str, ViewConfig] = field(
-        default_factory=lambda: {'over_shoulder': ViewConfig()}
+        default_factory=lambda: {
+            'over_shoulder': ViewConfig(),
+            'requested': ViewConfig(placement='request'),
+        }
     )
 
     def __post_init__(self) -> None:
@@ -181,8 +228,14 @@ class SharpConfig:
         for name, view in self.views.items():
             if not name.isidentifier() or name != name.lower():
                 raise ConfigError(f'view name {name!r} must be lower_snake_case')
-            if len(view.position) != 3 or len(view.target) != 3:
-                raise ConfigError(f'views.{name}: position and target need 3 numbers each')
+            if {len(view.position), len(view.target), len(view.up)} != {3}:
+                raise ConfigError(f'views.{name}: position, target and up need 3 numbers each')
+            if len(view.orientation) != 4 or not any(view.orientation):
+                raise ConfigError(f'views.{name}: orientation needs 4 numbers x y z w, not all 0')
+            if not view.frame:
+                raise ConfigError(f'views.{name}: frame must be camera, world or a frame of tf')
+            if view.source == 'map' and not self.gaussian_map.enabled:
+                raise ConfigError(f'views.{name}: source map needs gaussian_map.enabled: true')
 
 
 MAX_VOXELS = 100_000_000  # of the occupancy window; some 300 MB
@@ -239,7 +292,7 @@ def from_flat(values: Mapping[str, Any]) -> SharpConfig:
     values = dict(values)
     names = values.pop(VIEW_NAMES, None)
     if names is None:
-        names = SharpConfig().views.keys()
+        names = list(SharpConfig().views)
     elif not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
         raise ConfigError(f'{VIEW_NAMES} must be a list of names')
     names = [name for name in names if name]  # ROS cannot express an empty list: [''] is none
@@ -252,7 +305,11 @@ def from_flat(values: Mapping[str, Any]) -> SharpConfig:
     for stage in fields(SharpConfig):
         if stage.name != 'views':
             stages[stage.name] = _STAGES[stage.name](**nested.pop(stage.name, {}))
-    stages['views'] = {name: ViewConfig(**nested.pop(f'views.{name}', {})) for name in names}
+    defaults = SharpConfig().views
+    stages['views'] = {
+        name: replace(defaults.get(name, ViewConfig()), **nested.pop(f'views.{name}', {}))
+        for name in names
+    }
     if nested:
         raise ConfigError(
             f'{", ".join(sorted(nested))}: settings of views that {VIEW_NAMES} does not list'
@@ -300,6 +357,7 @@ def to_yaml(config: SharpConfig | None = None) -> str:
     """The text of `config/sharp.yaml`: every setting with its value and one comment."""
     lines = ['/**:', '  ros__parameters:']
     open_heads: list[str] = []
+    told: set[tuple[str, ...]] = set()  # the settings of views are explained at the first one
     for entry in options(config):
         *heads, name = entry.key.split('.')
         shared = 0
@@ -308,9 +366,9 @@ def to_yaml(config: SharpConfig | None = None) -> str:
         for depth in range(shared, len(heads)):
             lines.append(f'{"  " * (depth + 2)}{heads[depth]}:')
         open_heads = heads
-        lines.append(
-            f'{"  " * (len(heads) + 2)}{name}: {_scalar(entry.default)}  # {describe(entry)}'
-        )
+        line = f'{"  " * (len(heads) + 2)}{name}: {_scalar(entry.default)}'
+        lines.append(line if (*heads[:1], name) in told else f'{line}  # {describe(entry)}')
+        told.add((*heads[:1], name))
     return '\n'.join(lines) + '\n'
 
 

@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 import time
 
 import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics
-from sharp_ros.config import SharpConfig, ViewConfig
+from sharp_ros.config import SharpConfig
 from sharp_ros.engine import Engine, Pending, choose_device
-from sharp_ros.errors import InputError
+from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
+from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
 from sharp_ros.models import ModelInfo, load_predictor
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
-from sharp_ros.rasterizer import rasterize
-from sharp_ros.se3 import inverse, look_at
+from sharp_ros.rasterizer import backend
+from sharp_ros.se3 import look_at
+from sharp_ros.viewpoints import Viewpoint, locate
+from sharp_ros.views import Placement, View, render_view
 
 POINTS = 'points'
 GAUSSIANS = 'gaussians'
 OCCUPANCY = 'occupancy_grid'
 VIEW = 'view/'
-
-
-@dataclass(frozen=True)
-class View:
-    """What a virtual camera saw.
-
-    Attributes:
-        image: [H, W, 3] uint8 sRGB.
-        intrinsics: of that image.
-        T_camera_view: [4, 4] pose of the virtual camera in the optical frame of the real one.
-        coverage: share of the image that is backed by Gaussians, 0..1.
-    """
-
-    image: np.ndarray
-    intrinsics: Intrinsics
-    T_camera_view: np.ndarray
-    coverage: float
+VIEW_DEPTH = '/depth'
 
 
 @dataclass(frozen=True)
@@ -52,7 +39,8 @@ class FrameResult:
             a view were asked for.
         depth: [H, W] float32 z-depth of the visible surface, metres; NaN where there is none.
         cloud: [H, W, 4] float32 x, y, z and packed RGB in the optical frame.
-        views: by name.
+        views: by name, those too that their configuration withholds.
+        unplaced: views that could not be rendered, and why.
         grid: when it was due and a pose is known.
         mapped: whether the frame was integrated into the map.
         timings_ms: duration of each step; those of the engine, `network.*`, are part of `network`,
@@ -64,6 +52,7 @@ class FrameResult:
     depth: np.ndarray
     cloud: np.ndarray | None = None
     views: Mapping[str, View] = field(default_factory=dict)
+    unplaced: Mapping[str, PoseUnavailableError] = field(default_factory=dict)
     grid: OccupancyGrid2D | None = None
     mapped: bool = False
     timings_ms: Mapping[str, float] = field(default_factory=dict)
@@ -105,7 +94,9 @@ class Pipeline:
         self.config = config
         self._map = OccupancyMap(config.occupancy)
         self._world_frame = ''
-        self._viewpoints = {name: _viewpoint(view) for name, view in config.views.items()}
+        self._fused = GaussianMap(config.gaussian_map) if config.gaussian_map.enabled else None
+        self._viewpoints = {name: Viewpoint(name, view) for name, view in config.views.items()}
+        self._latest: tuple[Frame, Gaussians] | None = None
         self._due_ns: dict[str, int] = {}
         self._last_stamp_ns = 0
 
@@ -144,8 +135,11 @@ class Pipeline:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the map and every schedule."""
+        """Forget the maps and every schedule."""
         self._map.reset()
+        if self._fused is not None:
+            self._fused.reset()
+        self._latest = None
         self._due_ns.clear()
         self._world_frame = ''
         self._last_stamp_ns = 0
@@ -165,7 +159,8 @@ class Pipeline:
         Args:
             frame: with pose if it shall be integrated into the map.
             wanted: outputs somebody listens to: `points`, `gaussians`, `occupancy_grid`,
-                `view/<name>`. Depth is always there, since the rest is made from it.
+                `view/<name>`, `view/<name>/depth`. The depth of the image is always there, since
+                the rest is made from it.
 
         Raises:
             EngineError: if the network cannot be run.
@@ -186,12 +181,19 @@ class Pipeline:
         if frame.stamp_ns < self._last_stamp_ns:
             self._due_ns.clear()  # a bag started over; schedules of the future would never run
         self._last_stamp_ns = frame.stamp_ns
+        views = {name: view for name, view in self.config.views.items() if VIEW + name in wanted}
         due_views = [
             name
-            for name, view in self.config.views.items()
-            if VIEW + name in wanted and self._due(VIEW + name, frame.stamp_ns, view.rate_hz)
+            for name, view in views.items()
+            if view.placement != 'request' and self._due(VIEW + name, frame.stamp_ns, view.rate_hz)
         ]
-        shapes = bool(due_views) or GAUSSIANS in wanted
+        requested = any(view.placement == 'request' for view in views.values())
+        fuses = (
+            self._fused is not None
+            and frame.T_world_camera is not None
+            and self._fused.is_keyframe(frame.stamp_ns, frame.T_world_camera)
+        )
+        shapes = bool(due_views) or requested or fuses or GAUSSIANS in wanted
         gaussians = begun.pending.result(covariances=shapes)
         clock.lap('network')
         size = frame.intrinsics
@@ -200,12 +202,16 @@ class Pipeline:
         clock.lap('depth')
         cloud = organised_cloud(depth, frame.image, size) if POINTS in wanted else None
         clock.lap('points')
-        views = {name: self._render(name, gaussians) for name in due_views}
-        clock.lap('views')
         mapped = frame.T_world_camera is not None
         if mapped:
             self._integrate(frame, depth)
         clock.lap('map')
+        if fuses:
+            self._fuse(frame, gaussians, depth)
+        clock.lap('fuse')
+        self._latest = (frame, gaussians) if requested else None
+        seen, unplaced = self._render(due_views, frame, gaussians, wanted)
+        clock.lap('views')
         grid = None
         rate_hz = self.config.occupancy.rate_hz
         if mapped and OCCUPANCY in wanted and self._due(OCCUPANCY, frame.stamp_ns, rate_hz):
@@ -213,7 +219,58 @@ class Pipeline:
         clock.lap('grid')
         stages = {f'network.{name}': ms for name, ms in self.engine.timings_ms.items()}
         timings_ms = {**clock.laps, **stages}
-        return FrameResult(frame, gaussians, depth, cloud, views, grid, mapped, timings_ms)
+        return FrameResult(
+            frame, gaussians, depth, cloud, seen, unplaced, grid, mapped, timings_ms
+        )
+
+    @property
+    def rasterizer(self) -> str:
+        """What renders the views; see `rasterizer.backend`."""
+        return backend(self.device)
+
+    @property
+    def view_frames(self) -> dict[str, str]:
+        """The frame each view is placed in, as configured; those of requests come with them."""
+        return {
+            name: self._viewpoints[name].frame
+            for name, view in self.config.views.items()
+            if view.placement != 'request'
+        }
+
+    @property
+    def latest(self) -> Frame:
+        """The frame that a requested view would show.
+
+        Raises:
+            InputError: `no_frame_yet`.
+        """
+        if self._latest is None:
+            raise InputError(
+                'no image has come since somebody listens to the requested view', 'no_frame_yet'
+            )
+        return self._latest[0]
+
+    def render_request(
+        self, parent: str, T_parent_view: np.ndarray, frame: Frame, wanted: Collection[str]
+    ) -> tuple[dict[str, View], dict[str, PoseUnavailableError]]:
+        """Render the views of placement `request` from the newest Gaussians.
+
+        Args:
+            parent: frame the pose is given in.
+            T_parent_view: [4, 4] pose of the optical frame.
+            frame: `latest`, with the transform of the parent if that is a frame of tf.
+            wanted: as for `begin`.
+
+        Returns:
+            Views by name, and why others could not be rendered.
+
+        Raises:
+            InputError: if the Gaussians cannot be rendered.
+        """
+        assert self._latest is not None
+        names = [n for n, v in self.config.views.items() if v.placement == 'request']
+        names = [name for name in names if VIEW + name in wanted]
+        return self._render(names, frame, self._latest[1], wanted, (parent, T_parent_view))
 
     def _integrate(self, frame: Frame, depth: np.ndarray) -> None:
         if self._world_frame and frame.world_frame != self._world_frame:
@@ -226,11 +283,55 @@ class Pipeline:
         self._map.integrate(depth, frame.intrinsics, frame.T_world_camera)
         self._world_frame = frame.world_frame
 
-    def _render(self, name: str, gaussians: Gaussians) -> View:
-        intrinsics, T_camera_view = self._viewpoints[name]
-        rendering = rasterize(gaussians, intrinsics, inverse(T_camera_view))
-        image = (rendering.color * 255 + 0.5).clamp(0, 255).byte().cpu().numpy()
-        return View(image, intrinsics, T_camera_view, float(rendering.alpha.mean()))
+    def _fuse(self, frame: Frame, gaussians: Gaussians, depth: np.ndarray) -> None:
+        assert self._fused is not None
+        assert frame.T_world_camera is not None
+        T_world_camera, stamp_ns = frame.T_world_camera, frame.stamp_ns
+        self._fused.integrate(gaussians, depth, frame.intrinsics, T_world_camera, stamp_ns)
+
+    def _render(
+        self,
+        names: Iterable[str],
+        frame: Frame,
+        gaussians: Gaussians,
+        wanted: Collection[str],
+        request: tuple[str, np.ndarray] | None = None,
+    ) -> tuple[dict[str, View], dict[str, PoseUnavailableError]]:
+        """Views by name, and why others cannot be placed."""
+        views: dict[str, View] = {}
+        unplaced: dict[str, PoseUnavailableError] = {}
+        for name in names:
+            config, viewpoint = self.config.views[name], self._viewpoints[name]
+            parent, pose = request or (viewpoint.frame, viewpoint.pose(frame.stamp_ns))
+            try:
+                T_camera_parent, parent = locate(frame, parent)
+                scene, T_scene_camera, observers = self._scene(config.source, frame, gaussians)
+            except PoseUnavailableError as error:
+                unplaced[name] = error
+                continue
+            T_scene_view = T_scene_camera @ T_camera_parent @ pose
+            views[name] = render_view(
+                scene,
+                viewpoint.intrinsics,
+                Placement(parent, pose, viewpoint.fixed, T_scene_view),
+                observers,
+                config,
+                with_depth=VIEW + name + VIEW_DEPTH in wanted,
+            )
+        return views, unplaced
+
+    def _scene(
+        self, source: str, frame: Frame, gaussians: Gaussians
+    ) -> tuple[Gaussians, np.ndarray, np.ndarray]:
+        """Gaussians to look at, `T_scene_camera`, and [K, 3] where they were observed from."""
+        if source == 'frame':
+            return gaussians, np.eye(4), np.zeros((1, 3))
+        assert self._fused is not None
+        if frame.T_world_camera is None:
+            raise PoseUnavailableError('the pose of the camera in the map is not known', 'no_pose')
+        if not len(self._fused):
+            raise PoseUnavailableError('no Gaussians are fused yet', 'map_empty')
+        return self._fused.gaussians(), frame.T_world_camera, self._fused.viewpoints
 
     def _due(self, output: str, stamp_ns: int, rate_hz: float) -> bool:
         """Whether an output with a rate limit is due at this stamp; books the next time."""
@@ -240,13 +341,6 @@ class Pipeline:
             return False
         self._due_ns[output] = max(due_ns + period_ns, stamp_ns)
         return True
-
-
-def _viewpoint(view: ViewConfig) -> tuple[Intrinsics, np.ndarray]:
-    """Intrinsics and `T_camera_view` of a virtual camera; -y of the real camera is up."""
-    intrinsics = Intrinsics.from_hfov(view.hfov, view.width, view.height)
-    up = np.array([0.0, -1.0, 0.0])
-    return intrinsics, look_at(np.array(view.position), np.array(view.target), up)
 
 
 class Stopwatch:

@@ -13,6 +13,8 @@ import numpy as np
 
 from sharp_ros.errors import InputError, PoseUnavailableError
 
+_FARTHEST = 1e8  # metres; beyond, float64 no longer resolves a voxel
+
 
 def matrix_from_quat(quat: np.ndarray) -> np.ndarray:  # [..., 4] -> [..., 3, 3]
     """Rotation matrices of wxyz quaternions, which need not be normalised.
@@ -90,6 +92,26 @@ def look_at(eye: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray: 
         raise InputError('look_at needs target != eye and an up direction off the line of sight')
     forward, right = forward / np.linalg.norm(forward), right / np.linalg.norm(right)
     return transform(np.stack([right, np.cross(forward, right), forward], -1), eye)
+
+
+def checked_pose(T_world_camera: np.ndarray) -> np.ndarray:  # [4, 4] -> [4, 4] float64
+    """A pose from outside that a map can be built on.
+
+    Raises:
+        InputError: `bad_pose` if it is not finite, not rigid, or farther off than float64 can
+            resolve a voxel.
+    """
+    pose = np.asarray(T_world_camera, np.float64)
+    if pose.shape != (4, 4) or not np.all(np.isfinite(pose)):
+        raise InputError(
+            'the camera pose must be a finite 4x4 matrix; check the odometry source', 'bad_pose'
+        )
+    rotation = pose[:3, :3]
+    if np.abs(rotation.T @ rotation - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+        raise InputError('the camera pose holds no rotation; normalise quaternions', 'bad_pose')
+    if np.abs(pose[:3, 3]).max() > _FARTHEST:
+        raise InputError('the camera pose is unreasonably far from its origin', 'bad_pose')
+    return pose
 
 
 def interpolate(T_0: np.ndarray, T_1: np.ndarray, alpha: float) -> np.ndarray:

@@ -96,17 +96,26 @@ class Worker(Generic[Item]):
             TimeoutError: if the worker did not get to it in `timeout` seconds.
             SharpError: if the worker was stopped first.
         """
+        future = self.post(function)
+        try:
+            return future.result(timeout)
+        except FutureTimeoutError as error:  # the builtin only from Python 3.11 on
+            future.cancel()
+            raise TimeoutError(f'the worker was busy for {timeout} s') from error
+
+    def post(self, function: Callable[[], Result]) -> Future[Result]:
+        """As `call`, without waiting; the future holds the result, or what was raised.
+
+        Raises:
+            SharpError: if the worker was stopped.
+        """
         future: Future[Result] = Future()
         with self._condition:
             if self._stopping:
                 raise SharpError('the worker is stopped; activate the node first')
             self._calls.append((function, future))
             self._condition.notify()
-        try:
-            return future.result(timeout)
-        except FutureTimeoutError as error:  # the builtin only from Python 3.11 on
-            future.cancel()
-            raise TimeoutError(f'the worker was busy for {timeout} s') from error
+        return future
 
     def counts(self) -> WorkerCounts:
         """A consistent snapshot of the counters."""

@@ -77,11 +77,23 @@ def test_every_option_has_help_and_a_default_within_its_range():
         ({'views.ghost.width': 64}, 'does not list'),
         ({'view_names': 'left'}, 'list of names'),
         ({'views.over_shoulder.position': [1.0]}, '3 numbers'),
+        ({'views.over_shoulder.up': [1.0, 0.0]}, '3 numbers'),
+        ({'views.over_shoulder.orientation': [0.0] * 4}, 'not all 0'),
+        ({'views.over_shoulder.frame': ''}, 'frame of tf'),
+        ({'views.over_shoulder.placement': 'somewhere'}, 'look_at, orbit, offset, request'),
+        ({'views.over_shoulder.source': 'map'}, 'gaussian_map.enabled'),
     ],
 )
 def test_bad_values_are_refused_with_a_reason(flat, text):
     with pytest.raises(ConfigError, match=text):
         from_flat(flat)
+
+
+def test_settings_of_a_default_view_keep_what_they_do_not_name():
+    views = from_flat({'views.requested.width': 64}).views
+    assert views['requested'].placement == 'request'
+    assert views['requested'].width == 64
+    assert set(views) == set(SharpConfig().views)
 
 
 def test_whole_numbers_pass_as_floats():

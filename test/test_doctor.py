@@ -124,3 +124,25 @@ def test_machine_is_described_with_plain_values():
     assert machine['cores'] >= 1
     assert machine['memory_gb'] > 0
     json.dumps(machine)
+
+
+@pytest.mark.parametrize(
+    ('found', 'home', 'status', 'words'),
+    [
+        ((), None, 'warn', 'pip install gsplat'),
+        (('gsplat',), None, 'warn', 'nvcc'),
+        (('gsplat',), '/usr/local/cuda', 'ok', ''),
+        (('gsplat', 'gsplat.csrc'), None, 'ok', ''),
+    ],
+)
+def test_what_gsplat_needs_beside_a_gpu_is_named(monkeypatch, found, home, status, words):
+    from torch.utils import cpp_extension
+
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda i: 'a card')
+    monkeypatch.setattr(doctor, 'find_spec', lambda name: name in found or None)
+    monkeypatch.setattr(doctor, '_version', lambda name: '1.5.3')
+    monkeypatch.setattr(cpp_extension, 'CUDA_HOME', home)
+    check = checks_of(doctor._torch)['gsplat']
+    assert check.status == status
+    assert words in check.advice

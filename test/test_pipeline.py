@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from sharp_ros.camera import Frame, Intrinsics
-from sharp_ros.config import ModelConfig, SharpConfig, ViewConfig
+from sharp_ros.config import GaussianMapConfig, ModelConfig, SharpConfig, ViewConfig
 from sharp_ros.engine import Engine, choose_device
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.models import load_predictor, model_names
 from sharp_ros.network.composer import gaussians_from_depth
-from sharp_ros.pipeline import GAUSSIANS, OCCUPANCY, POINTS, VIEW, Pipeline
+from sharp_ros.pipeline import GAUSSIANS, OCCUPANCY, POINTS, VIEW, VIEW_DEPTH, Pipeline
 from sharp_ros.se3 import look_at
 
 INTRINSICS = Intrinsics.from_hfov(1.2, 160, 120)
@@ -116,9 +116,10 @@ def test_shapes_are_made_only_for_those_who_see_them():
         return pending
 
     pipeline.engine.submit = spy
-    for wanted in ((), {POINTS, OCCUPANCY}, {GAUSSIANS}, {VIEW + 'over_shoulder'}):
+    views = ({VIEW + 'over_shoulder'}, {VIEW + 'requested'})
+    for wanted in ((), {POINTS, OCCUPANCY}, {GAUSSIANS}, *views):
         pipeline.process(wall_frame(), wanted)
-    assert asked == [False, False, True, True]
+    assert asked == [False, False, True, True, True]
 
 
 def test_without_a_pose_nothing_is_mapped():
@@ -164,8 +165,8 @@ def test_warm_up_leaves_no_trace():
 
 def test_view_from_the_camera_itself_shows_the_wall_and_from_behind_it_nothing():
     views = {
-        'same': ViewConfig(160, 120, 1.2, (0.0, 0.0, 0.0), (0.0, 0.0, 1.0)),
-        'away': ViewConfig(160, 120, 1.2, (0.0, 0.0, -0.5), (0.0, 0.0, -2.0)),
+        'same': ViewConfig(160, 120, position=(0.0, 0.0, 0.0), target=(0.0, 0.0, 1.0)),
+        'away': ViewConfig(160, 120, position=(0.0, 0.0, -0.5), target=(0.0, 0.0, -2.0)),
     }
     wanted = {VIEW + name for name in views}
     result = make_pipeline(views=views).process(wall_frame(), wanted)
@@ -174,6 +175,59 @@ def test_view_from_the_camera_itself_shows_the_wall_and_from_behind_it_nothing()
     assert np.abs(inner - 200).max() <= 6
     assert same.coverage > 0.9
     assert away.coverage == 0.0
+
+
+FUSING = GaussianMapConfig(enabled=True)
+FROM_MAP = ViewConfig(
+    160, 120, frame='world', position=(0.0, 0.0, 1.0), target=(2.0, 0.0, 1.0), source='map'
+)
+
+
+def test_a_view_of_the_fused_map_shows_what_the_camera_has_turned_away_from():
+    pipeline = make_pipeline(gaussian_map=FUSING, views={'map': FROM_MAP})
+    wanted = {VIEW + 'map', VIEW + 'map' + VIEW_DEPTH}
+    pipeline.process(wall_frame(), set())  # fused although nobody listens
+    back = look_at(np.array([0.0, 0, 1]), np.array([-1.0, 0, 1]), np.array([0.0, 0, 1]))
+    result = pipeline.process(wall_frame(5.0, 2 * 10**9, back), wanted)
+    view = result.views['map']
+    assert view.coverage > 0.9
+    np.testing.assert_allclose(view.depth[30:-30, 40:-40], 2.0, atol=0.02)  # 2 cm
+    assert view.distance == 0
+    pipeline.reset()
+    result = pipeline.process(replace(wall_frame(), T_world_camera=None), wanted)
+    assert result.unplaced['map'].reason == 'no_pose'
+
+
+def test_a_view_of_a_map_that_is_still_empty_says_so():
+    pipeline = make_pipeline(gaussian_map=FUSING, views={'map': FROM_MAP})
+    frame = wall_frame()
+    frame.depth[:] = 0  # nothing measured
+    assert pipeline.process(frame, {VIEW + 'map'}).unplaced['map'].reason == 'map_empty'
+
+
+def test_a_view_shows_the_map_only_where_one_is_fused():
+    with pytest.raises(ConfigError, match=r'gaussian_map\.enabled'):
+        make_pipeline(views={'map': FROM_MAP})
+
+
+def test_a_requested_view_shows_the_newest_image_and_is_forgotten_with_its_listener():
+    pipeline = make_pipeline(views={'asked': ViewConfig(160, 120, placement='request')})
+    with pytest.raises(InputError, match='no image has come'):
+        _ = pipeline.latest
+    wanted = {VIEW + 'asked'}
+    for stamp_ns, distance in ((1, 2.0), (2, 3.0)):
+        assert not pipeline.process(wall_frame(distance, stamp_ns), wanted).views
+    frame = pipeline.latest
+    assert frame.stamp_ns == 2
+    views, unplaced = pipeline.render_request(
+        'camera', np.eye(4), frame, {*wanted, VIEW + 'asked' + VIEW_DEPTH}
+    )
+    assert not unplaced
+    np.testing.assert_allclose(views['asked'].depth[20:-20, 20:-20], 3.0, atol=0.01)
+    assert not pipeline.render_request('camera', np.eye(4), frame, set())[0]
+    pipeline.process(wall_frame(), set())
+    with pytest.raises(InputError, match='no image has come'):
+        _ = pipeline.latest
 
 
 def test_sensor_model_without_depth_says_what_to_do():

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
+from importlib.util import find_spec
 import json
 import os
 from pathlib import Path
@@ -113,6 +114,7 @@ def _packages() -> Iterator[Check]:
         ('PIL', 'reading photographs'),
         ('psutil', 'memory in sharp-ros bench'),
         ('rosbags', 'bags as a source'),
+        ('av', 'videos of sharp-ros render'),
         ('skimage', 'sharp-ros eval motorcycle'),
     ):
         yield _import_check(module, 'warn' if needed_for else 'fail', needed_for)
@@ -130,6 +132,7 @@ def _torch() -> Iterator[Check]:
         devices.append('Apple GPU (mps)')
     if devices:
         yield Check('accelerator', 'ok', ', '.join(devices))
+        yield _gsplat()
     elif shutil.which('nvidia-smi'):
         yield Check(
             'accelerator',
@@ -278,6 +281,19 @@ _CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     _nano,
     _resources,
 )
+
+
+def _gsplat() -> Check:
+    """What gsplat needs, without the minutes that compiling it may take."""
+    if find_spec('gsplat') is None:
+        advice = 'pip install gsplat; until then virtual views are rendered on the CPU'
+        return Check('gsplat', 'warn', 'not installed', advice)
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if CUDA_HOME is None and find_spec('gsplat.csrc') is None:
+        advice = 'install the CUDA toolkit that torch was built with, which has nvcc'
+        return Check('gsplat', 'warn', 'no compiler for its CUDA code', advice)
+    return Check('gsplat', 'ok', str(_version('gsplat')))
 
 
 # --- helpers -------------------------------------------------------------------------------------

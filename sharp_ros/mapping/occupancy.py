@@ -19,6 +19,7 @@ import numpy as np
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import OccupancyConfig
 from sharp_ros.errors import InputError
+from sharp_ros.se3 import checked_pose
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100
 
@@ -30,7 +31,6 @@ FREE_SHARE = 0.5
 
 _FULL_SCALE = 30000  # int16 value of the clamping bound
 _SURFACE_NUDGE = 1e-3  # voxels; see `_end_depth`
-_FARTHEST = 1e8  # metres; beyond, float64 no longer resolves a voxel
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class OccupancyMap:
         """
         if depth.shape != (intrinsics.height, intrinsics.width):
             raise InputError(f'depth {depth.shape} does not fit {intrinsics}', 'size_mismatch')
-        pose = _checked_pose(T_world_camera)
+        pose = checked_pose(T_world_camera)
         config = self._config
         voxel = config.voxel_size
         self._follow(pose[:2, 3])
@@ -195,20 +195,6 @@ class OccupancyMap:
         low = np.clip(np.floor(reach.min(0)).astype(int) - 1, 0, self._side)
         high = np.clip(np.floor(reach.max(0)).astype(int) + 2, 0, self._side)
         return int(low[0]), int(high[0]), int(low[1]), int(high[1])
-
-
-def _checked_pose(T_world_camera: np.ndarray) -> np.ndarray:
-    pose = np.asarray(T_world_camera, np.float64)
-    if pose.shape != (4, 4) or not np.all(np.isfinite(pose)):
-        raise InputError(
-            'the camera pose must be a finite 4x4 matrix; check the odometry source', 'bad_pose'
-        )
-    rotation = pose[:3, :3]
-    if np.abs(rotation.T @ rotation - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
-        raise InputError('the camera pose holds no rotation; normalise quaternions', 'bad_pose')
-    if np.abs(pose[:3, 3]).max() > _FARTHEST:
-        raise InputError('the camera pose is unreasonably far from its origin', 'bad_pose')
-    return pose
 
 
 @numba.njit(cache=True, nogil=True, error_model='numpy', inline='always')

@@ -222,7 +222,7 @@ def _shapes_of_block(block: np.ndarray, lens: tuple[np.float32, ...]) -> None:
         p = (a * xx + c * zx) * s0, (b * yx + d * zx) * s0, zx * s0
         q = (a * xy + c * zy) * s1, (b * yy + d * zy) * s1, zy * s1
         r = (a * xz + c * zz) * s2, (b * yz + d * zz) * s2, zz * s2
-        p, q, r = _sweep(*_sweep(*_sweep(*_sweep(p, q, r))))
+        p, q, r = jacobi_sweep(*jacobi_sweep(*jacobi_sweep(*jacobi_sweep(p, q, r))))
         l0, l1, l2 = np.sqrt(_dot3(p, p)), np.sqrt(_dot3(q, q)), np.sqrt(_dot3(r, r))
         block[_S0 + i], block[_S1 + i], block[_S2 + i] = l0 * largest, l1 * largest, l2 * largest
         xx, yx, zx = p[0] / l0, p[1] / l0, p[2] / l0
@@ -247,7 +247,8 @@ _inlined = numba.njit(cache=True, forceinline=True, error_model='numpy', fastmat
 
 
 @_inlined
-def _sweep(p, q, r):
+def jacobi_sweep(p, q, r):
+    """One round of one-sided Jacobi rotations: the columns grow more perpendicular."""
     p, q = _turned3(p, q)
     p, r = _turned3(p, r)
     q, r = _turned3(q, r)

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 with suppress(ModuleNotFoundError):  # reading the messages of a bag needs no ROS, building does
     from builtin_interfaces.msg import Time
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-    from geometry_msgs.msg import Point, Pose, Quaternion
+    from geometry_msgs.msg import (
+        Point,
+        Pose,
+        PoseStamped,
+        Quaternion,
+        Transform,
+        TransformStamped,
+        Vector3,
+    )
     from nav_msgs.msg import OccupancyGrid, Odometry
     from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
     from std_msgs.msg import Header
@@ -273,14 +281,38 @@ def pose_from_odometry(msg: Any) -> tuple[int, str, str, np.ndarray]:
     Raises:
         InputError: `bad_pose` if a number is not finite or the quaternion is zero.
     """
-    p, q = msg.pose.pose.position, msg.pose.pose.orientation
+    T_world_child = _matrix(msg.pose.pose.position, msg.pose.pose.orientation, 'odometry')
+    return stamp_ns_from_msg(msg.header), msg.header.frame_id, msg.child_frame_id, T_world_child
+
+
+def pose_from_msg(msg: Any) -> tuple[str, np.ndarray]:
+    """Read a `geometry_msgs/PoseStamped`: its frame, and [4, 4] `T_frame_pose`.
+
+    Raises:
+        InputError: `bad_pose` if it names no frame, a number is not finite or the quaternion is
+            zero.
+    """
+    if not msg.header.frame_id:
+        raise InputError('the pose names no frame; fill header.frame_id', 'bad_pose')
+    return msg.header.frame_id, _matrix(msg.pose.position, msg.pose.orientation, 'pose')
+
+
+def matrix_from_transform(msg: Any) -> np.ndarray:  # -> [4, 4]
+    """Read a `geometry_msgs/Transform`.
+
+    Raises:
+        InputError: `bad_pose` if a number is not finite or the quaternion is zero.
+    """
+    return _matrix(msg.translation, msg.rotation, 'transform')
+
+
+def _matrix(p: Any, q: Any, what: str) -> np.ndarray:  # -> [4, 4]
     position = np.array([p.x, p.y, p.z], np.float64)
     if not np.all(np.isfinite(position)):
         raise InputError(
-            f'odometry position {position} is not finite; fix its publisher', 'bad_pose'
+            f'{what} position {position} is not finite; fix its publisher', 'bad_pose'
         )
-    T_world_child = se3.transform(se3.matrix_from_quat(np.array([q.w, q.x, q.y, q.z])), position)
-    return stamp_ns_from_msg(msg.header), msg.header.frame_id, msg.child_frame_id, T_world_child
+    return se3.transform(se3.matrix_from_quat(np.array([q.w, q.x, q.y, q.z])), position)
 
 
 # --- out --------------------------------------------------------------------------------------
@@ -437,12 +469,32 @@ def odometry_to_msg(
 ) -> Odometry:
     """[4, 4] pose of `child_frame` in `world_frame`; velocities and covariances stay zero."""
     msg = Odometry(header=header_to_msg(stamp_ns, world_frame), child_frame_id=child_frame)
-    x, y, z = map(float, T_world_camera[:3, 3])
-    qw, qx, qy, qz = map(float, se3.quat_from_matrix(T_world_camera[:3, :3]))
-    msg.pose.pose = Pose(
-        position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw)
-    )
+    msg.pose.pose = _pose(T_world_camera)
     return msg
+
+
+def pose_to_msg(T_frame_pose: np.ndarray, stamp_ns: int, frame_id: str) -> PoseStamped:
+    """[4, 4] pose in a frame."""
+    return PoseStamped(header=header_to_msg(stamp_ns, frame_id), pose=_pose(T_frame_pose))
+
+
+def transform_to_msg(
+    T_parent_child: np.ndarray, stamp_ns: int, parent_frame: str, child_frame: str
+) -> TransformStamped:
+    """[4, 4] transform that places `child_frame` in `parent_frame`, as tf wants it."""
+    pose = _pose(T_parent_child)
+    p = pose.position
+    return TransformStamped(
+        header=header_to_msg(stamp_ns, parent_frame),
+        child_frame_id=child_frame,
+        transform=Transform(translation=Vector3(x=p.x, y=p.y, z=p.z), rotation=pose.orientation),
+    )
+
+
+def _pose(T: np.ndarray) -> Pose:
+    x, y, z = map(float, T[:3, 3])
+    qw, qx, qy, qz = map(float, se3.quat_from_matrix(T[:3, :3]))
+    return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
 
 
 def diagnostics_to_msg(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+import math
 import threading
 import time
 from typing import Any
 
 import numpy as np
 
+from sharp_ros.views import View
 from sharp_ros.worker import WorkerCounts
 
 OK, WARN, ERROR = 0, 1, 2
@@ -31,6 +33,8 @@ class Health:
     _problems: dict[str, tuple[float, str]] = field(default_factory=dict)
     _unmapped: Counter[str] = field(default_factory=Counter)
     _events: Counter[str] = field(default_factory=Counter)
+    _views: dict[str, View] = field(default_factory=dict)
+    _unplaced: Counter[str] = field(default_factory=Counter)
     _mapped: int = 0
     _last_image: float | None = None
 
@@ -51,6 +55,18 @@ class Health:
         """Count a frame that was published but not integrated."""
         with self._lock:
             self._unmapped[reason] += 1
+
+    def view_done(self, name: str, view: View) -> None:
+        """Note how far the newest image of a virtual camera can be trusted."""
+        with self._lock:
+            self._views[name] = view
+        if view.doubt:
+            self.problem('Views', f'{name}: {view.doubt}')
+
+    def view_unplaced(self, name: str, reason: str) -> None:
+        """Count an image of a virtual camera that could not be made."""
+        with self._lock:
+            self._unplaced[f'{name}.{reason}'] += 1
 
     def event(self, name: str) -> None:
         """Count something that harms no frame, such as a stamp that went back."""
@@ -76,6 +92,7 @@ class Health:
             ages, done = np.array(self._ages_ms), list(self._done)
             timings = {k: float(np.median(v)) for k, v in self._timings_ms.items()}
             unmapped, events, mapped = dict(self._unmapped), dict(self._events), self._mapped
+            seen, unplaced = dict(self._views), dict(self._unplaced)
         values: dict[str, Any] = {'state': state}
         if counts is not None:
             values |= {
@@ -95,10 +112,20 @@ class Health:
         inference |= {f'{k}_ms': f'{v:.2f}' for k, v in timings.items()}
         mapping: dict[str, Any] = {'mapped': mapped, 'unmapped': sum(unmapped.values())}
         mapping |= {f'unmapped.{k}': v for k, v in sorted(unmapped.items())}
+        views: dict[str, Any] = {f'unplaced.{k}': v for k, v in sorted(unplaced.items())}
+        for name, view in sorted(seen.items()):
+            views |= {
+                f'{name}.coverage': f'{view.coverage:.3f}',
+                f'{name}.angle_deg': f'{math.degrees(view.angle):.1f}',
+                f'{name}.distance_m': f'{view.distance:.3f}',
+                f'{name}.skipped_gaussians': view.skipped,
+                f'{name}.trusted': not view.doubt,
+            }
         return [
             self._status('Input', values, state),
             self._status('Inference', inference, state),
             self._status('Mapping', mapping, state),
+            self._status('Views', views, state),
         ]
 
     def _status(

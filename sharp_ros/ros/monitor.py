@@ -96,9 +96,11 @@ class Monitor:
             'gaussians': TopicStats(PointCloud2, True),
             'occupancy_grid': TopicStats(OccupancyGrid, False),
         }
-        for name in SharpConfig().views:
+        names = [name for name, view in SharpConfig().views.items() if view.placement != 'request']
+        for name in names:
             self.topics[f'view/{name}/image'] = TopicStats(Image, False)
             self.topics[f'view/{name}/camera_info'] = TopicStats(CameraInfo, False)
+            self.topics[f'view/{name}/depth'] = TopicStats(Image, False)
         for topic, stats in self.topics.items():
             qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
             if topic == 'occupancy_grid':

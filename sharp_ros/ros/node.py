@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 import gc
 import sys
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import OccupancyGrid, Odometry
+import numpy as np
 from rcl_interfaces.msg import SetParametersResult
 import rclpy
 from rclpy.executors import ExternalShutdownException
@@ -19,10 +23,19 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_srvs.srv import Trigger
 
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import SharpConfig, differences
 from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError, SharpError
-from sharp_ros.pipeline import GAUSSIANS, OCCUPANCY, POINTS, VIEW, FrameResult, Pipeline, Stopwatch
+from sharp_ros.pipeline import (
+    GAUSSIANS,
+    OCCUPANCY,
+    POINTS,
+    VIEW,
+    VIEW_DEPTH,
+    FrameResult,
+    Pipeline,
+    Stopwatch,
+)
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
     cloud_to_msg,
@@ -31,12 +44,16 @@ from sharp_ros.ros.conversions import (
     gaussians_to_msg,
     grid_to_msg,
     image_to_msg,
+    pose_from_msg,
     stamp_ns_from_msg,
 )
 from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
 from sharp_ros.ros.diagnostics import NORMAL_DROPS, Health
 from sharp_ros.ros.parameters import declare_parameters, read_config
 from sharp_ros.ros.pose_sources import OdometrySource, PoseSource, make_pose_source
+from sharp_ros.ros.transforms import Transforms
+from sharp_ros.viewpoints import CAMERA, WORLD
+from sharp_ros.views import View
 from sharp_ros.worker import Wait, Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -74,6 +91,8 @@ class SharpNode(LifecycleNode):
         self._outputs: dict[str, Any] = {}
         self._info: CameraInfo | None = None
         self._last_stamp_ns = 0
+        self._request: PoseStamped | None = None
+        self._transforms = Transforms(self)
         declare_parameters(self)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
@@ -88,6 +107,7 @@ class SharpNode(LifecycleNode):
             config = read_config(self)
             pipeline = self._make_pipeline(config)
             pipeline.warm_up(Intrinsics.from_hfov(1.0, *_WARM_UP_SIZE))
+            self._rasterizer = pipeline.rasterizer if config.views else 'not used'
         except SharpError as error:
             self.get_logger().error(f'cannot configure: {error}')
             return FAILURE
@@ -98,6 +118,8 @@ class SharpNode(LifecycleNode):
         self._decoder = FrameDecoder(config.camera)
         self._poses: PoseSource = make_pose_source(config.pose)
         self._pairs = StampPairs(config.camera.depth_tolerance)
+        if set(pipeline.view_frames.values()) - {CAMERA, WORLD}:
+            self._transforms.listen()
         self._create_outputs(config)
         info = pipeline.info
         kind = 'metric' if info.metric else 'relative'
@@ -114,7 +136,7 @@ class SharpNode(LifecycleNode):
         """Start the worker, then listen."""
         result = super().on_activate(state)  # enables the publishers
         self._worker = Worker(self._process, self._on_error, name='sharp_worker')
-        self._last_stamp_ns = 0
+        self._last_stamp_ns, self._request = 0, None
         self._create_subscribers(self._config)
         self._label = 'active'
         return result
@@ -179,6 +201,7 @@ class SharpNode(LifecycleNode):
         for name in config.views:
             topics[f'{VIEW}{name}/image'] = (Image, _OUTPUT)
             topics[f'{VIEW}{name}/camera_info'] = (CameraInfo, _OUTPUT)
+            topics[f'{VIEW}{name}{VIEW_DEPTH}'] = (Image, _OUTPUT)
         for topic, (kind, qos) in topics.items():
             self._outputs[topic] = self.create_lifecycle_publisher(
                 kind,
@@ -198,6 +221,8 @@ class SharpNode(LifecycleNode):
             topics.append((Image, 'depth', self._on_depth, _SENSOR))
         if isinstance(self._poses, OdometrySource):
             topics.append((Odometry, 'odometry', self._on_odometry, _ODOMETRY))
+        if any(view.placement == 'request' for view in config.views.values()):
+            topics.append((PoseStamped, '~/view_request', self._on_view_request, _OUTPUT))
         for kind, topic, callback, qos in topics:
             self._subscribers.append(
                 self.create_subscription(
@@ -249,6 +274,12 @@ class SharpNode(LifecycleNode):
             self._health.event(error.reason)
             self._warn('Mapping', str(error))
 
+    def _on_view_request(self, msg: PoseStamped) -> None:
+        assert self._worker is not None
+        waiting, self._request = self._request is not None, msg
+        if not waiting:
+            self._worker.post(self._serve_request)
+
     # one frame: worker thread ------------------------------------------------------------------
 
     def _process(self, raw: RawFrame) -> Iterator[Wait]:
@@ -269,6 +300,7 @@ class SharpNode(LifecycleNode):
             self._health.unmapped(error.reason)
             if maps:
                 self._warn('Mapping', f'not mapped: {error}')
+        frame = self._with_transforms(frame, wanted)
         clock.lap('pose')
         begun = self._pipeline.begin(frame, wanted)
         if begun.pending.wait is not None:
@@ -285,9 +317,43 @@ class SharpNode(LifecycleNode):
         wanted = set()
         for topic, publisher in self._outputs.items():
             if publisher.get_subscription_count():
-                name = topic.rpartition('/')[0] if topic.startswith(VIEW) else topic
-                wanted.add(name)
+                wanted.add(topic.rpartition('/')[0] if topic.startswith(VIEW) else topic)
+                if topic.endswith(VIEW_DEPTH):
+                    wanted.add(topic)
         return wanted
+
+    def _with_transforms(self, frame: Frame, wanted: set[str]) -> Frame:
+        """The frame with the transforms that views stand in; missing ones are told later."""
+        assert self._pipeline is not None
+        needed = {f for name, f in self._pipeline.view_frames.items() if VIEW + name in wanted}
+        return self._looked_up(frame, needed)
+
+    def _looked_up(self, frame: Frame, names: set[str]) -> Frame:
+        found = {}
+        for name in names - {CAMERA, WORLD, frame.frame_id, frame.world_frame}:
+            try:
+                found[name] = self._transforms.lookup(
+                    frame.frame_id, name, frame.stamp_ns, self._config.pose.wait
+                )
+            except PoseUnavailableError as error:  # the views that need it are counted later
+                self._warn('Views', str(error))
+        return replace(frame, transforms=found) if found else frame
+
+    def _serve_request(self) -> None:
+        """Render the views of placement `request` as the newest request says."""
+        assert self._pipeline is not None
+        msg, self._request = self._request, None
+        try:
+            wanted = self._wanted()
+            parent, T_parent_view = pose_from_msg(msg)
+            frame = self._looked_up(self._pipeline.latest, {parent})
+            views, unplaced = self._pipeline.render_request(parent, T_parent_view, frame, wanted)
+            self._publish_views(views, unplaced, frame.stamp_ns)
+        except InputError as error:
+            self._health.event(error.reason)
+            self._warn('Views', f'view request not served: {error}')
+        except Exception as error:  # a request must not end the worker thread
+            self._on_error(error, 'internal_error')
 
     def _publish(self, result: FrameResult) -> None:
         frame = result.frame
@@ -309,16 +375,36 @@ class SharpNode(LifecycleNode):
                 OCCUPANCY,
                 lambda: grid_to_msg(grid.cells, grid.resolution, grid.origin, stamp_ns, world),
             )
-        for name, view in result.views.items():
-            view_frame = f'{name}_optical_frame'
+        self._publish_views(result.views, result.unplaced, stamp_ns)
+
+    def _publish_views(
+        self,
+        views: Mapping[str, View],
+        unplaced: Mapping[str, PoseUnavailableError],
+        stamp_ns: int,
+    ) -> None:
+        for name, error in unplaced.items():
+            self._health.view_unplaced(name, error.reason)
+            self._warn('Views', f'view {name} not rendered: {error}')
+        for name, view in views.items():
+            self._health.view_done(name, view)
+            if view.withheld:
+                continue
+            place, frame_id = view.placement, f'{name}_optical_frame'
+            if np.array_equal(place.T_parent_view, np.eye(4)):
+                frame_id = place.parent_frame  # where somebody else's frame is, none of ours
+            else:
+                self._transforms.broadcast(
+                    place.T_parent_view, stamp_ns, place.parent_frame, frame_id, fixed=place.fixed
+                )
+            header = (stamp_ns, frame_id)
             topic = VIEW + name
+            self._send(f'{topic}/image', partial(image_to_msg, view.image, *header))
             self._send(
-                topic + '/image', lambda v=view, f=view_frame: image_to_msg(v.image, stamp_ns, f)
+                f'{topic}/camera_info', partial(camera_info_to_msg, view.intrinsics, *header)
             )
-            self._send(
-                topic + '/camera_info',
-                lambda v=view, f=view_frame: camera_info_to_msg(v.intrinsics, stamp_ns, f),
-            )
+            if view.depth is not None:
+                self._send(topic + VIEW_DEPTH, partial(depth_to_msg, view.depth, *header))
 
     def _send(self, topic: str, make: Callable[[], Any]) -> None:
         """Build and publish a message if somebody listens or it is kept for late listeners."""
@@ -354,6 +440,7 @@ class SharpNode(LifecycleNode):
                 'device': self._pipeline.device,
                 'precision': self._pipeline.engine.precision,
                 'execution': self._pipeline.engine.execution,
+                'rasterizer': self._rasterizer,
             }
             if self._pipeline.engine.check_error is not None:
                 facts['self_check'] = f'{self._pipeline.engine.check_error:.3g}'

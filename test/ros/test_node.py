@@ -416,6 +416,7 @@ def test_no_component_claims_to_run_before_the_node_is_active(make_node, peer):
     node = make_node()
 
     def messages():
+        peer.spin(0.1)  # what the timer has published meanwhile
         peer.received['/diagnostics'].clear()
         node.publish_diagnostics()
         peer.spin_until(lambda: peer.received['/diagnostics'])
@@ -439,6 +440,7 @@ def test_silence_of_the_camera_is_reported(make_node, peer):
     assert 'no image yet' in message
     node._health.image_arrived()
     node._health._last_image = time.monotonic() - 6
+    peer.spin(0.1)  # what the timer has published meanwhile
     peer.received['/diagnostics'].clear()
     node.publish_diagnostics()
     peer.spin_until(lambda: peer.received['/diagnostics'])

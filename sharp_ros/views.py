@@ -1,0 +1,157 @@
+"""What a virtual camera sees, and how far that can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+import numpy as np
+
+from sharp_ros.camera import Intrinsics, unproject
+from sharp_ros.config import ViewConfig
+from sharp_ros.gaussians import Gaussians
+from sharp_ros.rasterizer import rasterize
+from sharp_ros.se3 import apply, inverse
+
+_SAMPLES = 16  # along either side of the image, of surface points whose angle is judged
+_BORDER_PX = 4
+_RED = (220, 30, 30)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a virtual camera stands: in its parent frame, and among the Gaussians.
+
+    Attributes:
+        parent_frame: name of the frame it is placed in.
+        T_parent_view: [4, 4] its pose there.
+        fixed: whether it never moves there.
+        T_scene_view: [4, 4] its pose in the frame of the Gaussians, called `scene`.
+    """
+
+    parent_frame: str
+    T_parent_view: np.ndarray
+    fixed: bool
+    T_scene_view: np.ndarray
+
+
+@dataclass(frozen=True)
+class View:
+    """An image of a virtual camera.
+
+    Attributes:
+        image: [H, W, 3] uint8 sRGB, with a red border if there is a doubt.
+        depth: [H, W] float32 z-depth in metres (median of the ray, so that edges keep to one of
+            their two surfaces), NaN where less than half of the pixel is covered; None unless
+            asked for.
+        intrinsics: of both.
+        placement: of the camera.
+        coverage: share of the image that is backed by Gaussians, 0..1.
+        angle: median over the visible surface between the direction it is seen from and the
+            nearest direction it was observed from, radians; NaN where nothing is seen.
+        distance: from the nearest place it was observed from, metres.
+        skipped: Gaussians that could not be drawn, see `Rendering`.
+        doubt: why it lies beyond the bounds of its configuration; empty if it does not.
+        withheld: whether it must not be shown for that.
+    """
+
+    image: np.ndarray
+    depth: np.ndarray | None
+    intrinsics: Intrinsics
+    placement: Placement
+    coverage: float
+    angle: float
+    distance: float
+    skipped: int
+    doubt: str
+    withheld: bool
+
+
+def render_view(
+    gaussians: Gaussians,
+    intrinsics: Intrinsics,
+    placement: Placement,
+    observers: np.ndarray,
+    config: ViewConfig,
+    *,
+    with_depth: bool,
+) -> View:
+    """Render a virtual camera and judge what it shows.
+
+    Args:
+        gaussians: in the frame `scene`.
+        intrinsics: of the image.
+        placement: of the camera.
+        observers: [K, 3] where real cameras were that saw the Gaussians, in the same frame.
+        config: bounds of trust.
+        with_depth: whether somebody wants depth.
+
+    Raises:
+        InputError: if the Gaussians are points only, or the pose is not finite.
+    """
+    T_scene_view = placement.T_scene_view
+    rendering = rasterize(gaussians, intrinsics, inverse(T_scene_view), median_depth=with_depth)
+    image = (rendering.color * 255 + 0.5).clamp(0, 255).byte().cpu().numpy()
+    alpha = rendering.alpha.cpu().numpy()
+    depth = None
+    if rendering.median_depth is not None:
+        depth = rendering.median_depth.cpu().numpy()
+        depth = np.where(depth > 0, depth, np.float32(np.nan))
+    coverage, skipped = float(alpha.mean()), int(rendering.skipped)
+    surface = np.where(alpha >= 0.5, rendering.depth.cpu().numpy(), np.float32(0))
+    angle = _parallax(surface, intrinsics, T_scene_view, observers)
+    distance = float(np.linalg.norm(observers - T_scene_view[:3, 3], axis=1).min())
+    doubt = _doubt(coverage, angle, distance, config)
+    if doubt:
+        _mark(image)
+    return View(
+        image,
+        depth,
+        intrinsics,
+        placement,
+        coverage,
+        angle,
+        distance,
+        skipped,
+        doubt,
+        bool(doubt) and config.withhold,
+    )
+
+
+def _parallax(
+    depth: np.ndarray, intrinsics: Intrinsics, T_scene_view: np.ndarray, observers: np.ndarray
+) -> float:
+    """Median angle at the surface between the view and the observer nearest to it, radians."""
+    height, width = depth.shape
+    rows, columns = (np.linspace(0, n - 1, _SAMPLES).astype(int) for n in (height, width))
+    picked = np.zeros_like(depth)
+    picked[np.ix_(rows, columns)] = depth[np.ix_(rows, columns)]
+    points = unproject(picked, intrinsics)[picked > 0].astype(np.float64)
+    if not len(points):
+        return math.nan
+    points = apply(T_scene_view, points)
+
+    def directions(eyes: np.ndarray) -> np.ndarray:  # [K, 3] -> [K, N, 3]
+        rays = eyes[:, None] - points
+        return rays / np.maximum(np.linalg.norm(rays, axis=-1, keepdims=True), 1e-9)
+
+    cosine = (directions(observers) * directions(T_scene_view[None, :3, 3])).sum(-1).max(0)
+    return float(np.median(np.arccos(np.clip(cosine, -1, 1))))
+
+
+def _doubt(coverage: float, angle: float, distance: float, config: ViewConfig) -> str:
+    if math.isnan(angle):
+        return 'it sees no Gaussians; does it look away from what the camera saw?'
+    if coverage < config.min_coverage:
+        return f'only {coverage:.0%} of it is backed by Gaussians, less than min_coverage'
+    if angle > config.max_angle:
+        return f'it is turned {angle:.2f} rad from what was observed, more than max_angle'
+    if distance > config.max_distance:
+        return f'it is {distance:.2f} m from where the camera was, more than max_distance'
+    return ''
+
+
+def _mark(image: np.ndarray) -> None:
+    for edge in (np.s_[:_BORDER_PX], np.s_[-_BORDER_PX:]):
+        image[edge] = _RED
+        image[:, edge] = _RED
