@@ -137,7 +137,9 @@ class GaussianMapConfig:
     """Gaussians of all frames whose pose is known, fused: what views from far off show."""
 
     enabled: bool = option(False, 'fuse the Gaussians of keyframes; views may then show the map')
-    voxel_size: float = option(0.03, 'side of a cell, which holds one Gaussian', minimum=0.005)
+    voxel_size: float = option(
+        0.05, 'side of a cell, which holds one Gaussian; 0.03 for exact depth', minimum=0.005
+    )
     max_gaussians: int = option(300_000, 'bound of the map, 200 bytes each', minimum=1000)
     max_range: float = option(5.0, 'farther Gaussians are not fused', minimum=0.1)
     keyframe_distance: float = option(0.1, 'way of the camera to the next keyframe', minimum=0.0)

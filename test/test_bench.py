@@ -17,7 +17,14 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 STAGES = {
     *('decode_rectify_rgb8', 'decode_rectify_bgr8', 'decode_rectify_bayer_rggb8'),
     *('decode_rectify_yuv422_yuy2', 'decode_rectify_nv12', 'network', 'depth', 'cloud_message'),
-    *('occupancy', 'view_320x240', 'view_640x480', 'view_320x240_1.18M', 'view_640x480_1.18M'),
+    *(
+        'occupancy',
+        'fuse_keyframe',
+        'view_320x240',
+        'view_640x480',
+        'view_320x240_1.18M',
+        'view_640x480_1.18M',
+    ),
     'whole_frame',
 }
 

@@ -229,6 +229,7 @@ def commit() -> str:
 def _stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stage]:
     """The stages of a frame, each with its input made beforehand."""
     from sharp_ros.camera import CameraModel, Rectifier
+    from sharp_ros.mapping.gaussian_map import GaussianMap
     from sharp_ros.mapping.occupancy import OccupancyMap
     from sharp_ros.pipeline import OCCUPANCY, POINTS
     from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
@@ -250,6 +251,7 @@ def _stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stag
     source, stamps = cycle(frames), count(step=_FRAME_INTERVAL_NS)
     sample = pipeline.process(_to_frame(first, next(stamps)), _all_outputs(config))
     occupancy = OccupancyMap(config.occupancy)
+    fused = GaussianMap(config.gaussian_map)
 
     def decode(encoding: str) -> Callable[[], Any]:
         msg = _image_msg(first.image, encoding)
@@ -270,6 +272,9 @@ def _stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stag
         occupancy.integrate(sample.depth, k, next(source).T_world_camera)
         return occupancy.grid()
 
+    def fuse() -> Any:
+        fused.integrate(sample.gaussians, sample.depth, k, next(source).T_world_camera, 0)
+
     def process() -> Any:
         return pipeline.process(_to_frame(next(source), next(stamps)), {POINTS, OCCUPANCY})
 
@@ -282,6 +287,7 @@ def _stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stag
     stages['depth'] = Stage(make_depth)
     stages['cloud_message'] = Stage(make_cloud, 8.0)
     stages['occupancy'] = Stage(map_frame)
+    stages['fuse_keyframe'] = Stage(fuse, 40.0 if promised else None)
     T_view_camera = inverse(next(iter(sample.views.values())).placement.T_parent_view)
     scenes = (('', sample.gaussians, _VIEW_TARGET), ('_1.18M', _many(sample), _MANY_TARGET))
     for name, gaussians, target in scenes:

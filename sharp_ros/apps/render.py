@@ -158,11 +158,12 @@ class _Report:
 
     def summary(self, intrinsics: Intrinsics) -> str:
         frames, k = len(self.seconds), intrinsics
-        median = sorted(self.seconds)[frames // 2]  # the first frame may compile
+        speed = ''
+        if frames > 1:  # the first one may compile
+            speed = f'rendered at {1 / sorted(self.seconds)[frames // 2]:.1f} fps, '
         return (
-            f'{frames} frame{"s" * (frames > 1)} of {k.width}x{k.height}, rendered at '
-            f'{1 / median:.1f} fps, coverage {sum(self.coverage) / frames:.1%} -> '
-            f'{", ".join(self.files)}'
+            f'{frames} frame{"s" * (frames > 1)} of {k.width}x{k.height}, {speed}coverage '
+            f'{sum(self.coverage) / frames:.1%} -> {", ".join(self.files)}'
         )
 
 
