@@ -96,7 +96,7 @@ def near(gaussian_map: GaussianMap, x: float) -> int:
 
 
 def test_a_gaussian_alone_in_its_voxel_comes_back_as_it_was():
-    gaussian_map = GaussianMap(GaussianMapConfig())
+    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     gaussians = some(300)
     take(gaussian_map, gaussians)
     assert_same(gaussian_map.gaussians(), gaussians)
@@ -105,7 +105,7 @@ def test_a_gaussian_alone_in_its_voxel_comes_back_as_it_was():
 def test_gaussians_in_one_place_become_the_mixture_of_their_moments():
     shapes = some(2, seed=1)
     pair = replace(shapes, means=torch.full((2, 3), 1.0))
-    gaussian_map = GaussianMap(GaussianMapConfig())
+    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     take(gaussian_map, pair)
     weights = pair.opacities.double().numpy()
     weights = weights / weights.sum()
@@ -147,7 +147,7 @@ def test_the_order_of_gaussians_and_frames_does_not_matter():
     # 3 m away, where weights stay below the bound at which the past begins to fade
     frames = [some(400, seed, spacing=0.05) for seed in (3, 4, 5)]
     frames = [replace(f, means=f.means + torch.tensor([0, 0, 3.0])) for f in frames]
-    one, other = (GaussianMap(GaussianMapConfig()) for _ in range(2))
+    one, other = (GaussianMap(GaussianMapConfig(voxel_size=0.03)) for _ in range(2))
     for frame in frames:
         take(one, frame, far=0.01)
     for frame in reversed(frames):
@@ -160,7 +160,7 @@ def test_the_order_of_gaussians_and_frames_does_not_matter():
 def test_the_pose_moves_the_map_as_it_moves_gaussians():
     gaussians = some(300, seed=6)
     T = transform(matrix_from_quat(np.array([0.3, -0.5, 0.7, 0.2])), np.array([31.0, -7.0, 2.5]))
-    gaussian_map = GaussianMap(GaussianMapConfig())
+    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     take(gaussian_map, gaussians, T)
     assert_same(gaussian_map.gaussians(), gaussians.transformed(T), 2e-5)
 
@@ -173,7 +173,7 @@ def test_near_certain_and_opaque_gaussians_count_more():
             opacities=torch.tensor([0.8, 0.8]),
             colors=torch.tensor([[1.0, 0, 0], [0, 0, 1]]),
         )
-        gaussian_map = GaussianMap(GaussianMapConfig())
+        gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
         take(gaussian_map, replace(pair, **changes))
         return float(gaussian_map.gaussians().colors[0, 0])
 
@@ -204,14 +204,14 @@ def test_the_hidden_layer_yields_to_what_is_seen():
     layers = replace(
         joined(first, first), grid=(2, 1, 1), colors=torch.tensor([[1.0, 0, 0], [0, 0, 1]])
     )
-    gaussian_map = GaussianMap(GaussianMapConfig())
+    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     take(gaussian_map, layers)
     assert gaussian_map.gaussians().colors[0].tolist() == pytest.approx([10 / 11, 0, 1 / 11])
 
 
 def test_a_removed_box_disappears_and_what_lies_behind_missing_depth_stays():
     with_box, without_box = wall(2.0, 0.4), wall(2.0, 0.0)
-    gaussian_map = GaussianMap(GaussianMapConfig())
+    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     for _ in range(10):
         gaussian_map.integrate(with_box[1], with_box[0], QQVGA, FORWARD, 0)
     box = near(gaussian_map, 2.0)
@@ -230,7 +230,7 @@ def test_a_removed_box_disappears_and_what_lies_behind_missing_depth_stays():
 
 def test_a_box_in_front_does_not_erase_the_wall_behind_it():
     free, blocked = wall(2.0, 0.0), wall(2.0, 0.4)
-    gaussian_map = GaussianMap(GaussianMapConfig())
+    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     gaussian_map.integrate(free[1], free[0], QQVGA, FORWARD, 0)
     seen = near(gaussian_map, 4.0)
     for _ in range(10):
@@ -239,7 +239,7 @@ def test_a_box_in_front_does_not_erase_the_wall_behind_it():
 
 
 def test_an_uncertain_surface_does_not_grow_thick():
-    gaussian_map = GaussianMap(GaussianMapConfig())
+    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     rng = np.random.default_rng(9)
     sizes = []
     for _ in range(30):
@@ -261,7 +261,7 @@ def test_gaussians_that_make_no_sense_are_passed_over():
     scales[3, 0] = math.inf
     quats[4] = 0
     bad.opacities[5] = 0
-    gaussian_map = GaussianMap(GaussianMapConfig())
+    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     take(gaussian_map, joined(bad, good))
     assert_same(gaussian_map.gaussians(), good)
 
@@ -350,7 +350,7 @@ def test_memory_and_bounds_hold_over_a_long_drive():
 
 
 def test_reset_forgets_everything():
-    gaussian_map = GaussianMap(GaussianMapConfig())
+    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     take(gaussian_map, some(100, seed=1))
     gaussian_map.reset()
     assert len(gaussian_map) == len(gaussian_map.gaussians()) == len(gaussian_map.viewpoints) == 0
@@ -360,7 +360,7 @@ def test_reset_forgets_everything():
 
 
 def test_what_was_exported_is_not_changed_by_later_frames():
-    gaussian_map = GaussianMap(GaussianMapConfig())
+    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     take(gaussian_map, some(100, seed=1))
     first = gaussian_map.gaussians()
     assert gaussian_map.gaussians() is first
@@ -374,7 +374,7 @@ def test_what_was_exported_is_not_changed_by_later_frames():
 
 
 def test_frames_are_due_after_way_turn_or_time():
-    gaussian_map = GaussianMap(GaussianMapConfig())
+    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     assert gaussian_map.is_keyframe(0, np.eye(4))
     gaussian_map.integrate(some(1), np.ones((60, 80), np.float32), SMALL, np.eye(4), 5_000_000_000)
     turned = transform(matrix_from_quat(np.array([1, 0.08, 0, 0])), np.zeros(3))  # 0.16 rad
@@ -387,7 +387,7 @@ def test_frames_are_due_after_way_turn_or_time():
 
 
 def test_viewpoints_are_where_cameras_stood():
-    gaussian_map = GaussianMap(GaussianMapConfig())
+    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     for x in (0.0, 0.05, 0.5, 0.5, 1.0):
         take(gaussian_map, some(1), transform(np.eye(3), np.array([x, 2.0, 0])))
     assert gaussian_map.viewpoints.tolist() == [[0, 2, 0], [0.5, 2, 0], [1, 2, 0]]
@@ -400,7 +400,7 @@ def test_viewpoints_are_where_cameras_stood():
     'pose', [np.full((4, 4), np.nan), 2 * np.eye(4), np.diag([1.0, 1, -1, 1]), np.eye(3)]
 )
 def test_a_pose_that_is_none_is_refused(pose):
-    gaussian_map = GaussianMap(GaussianMapConfig())
+    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     with pytest.raises(InputError) as error:
         take(gaussian_map, some(5), pose)
     assert error.value.reason == 'bad_pose'
@@ -408,7 +408,7 @@ def test_a_pose_that_is_none_is_refused(pose):
 
 
 def test_points_and_depth_of_another_size_are_refused_and_no_gaussians_are_fine():
-    gaussian_map = GaussianMap(GaussianMapConfig())
+    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     with pytest.raises(InputError) as error:
         take(gaussian_map, replace(some(5), quats=None, scales=None))
     assert error.value.reason == 'no_shapes'
