@@ -9,7 +9,7 @@ cd "$workspace"
 colcon --log-base log build --base-paths "$root" --packages-select sharp_ros
 . install/local_setup.bash
 test -f install/sharp_ros/share/sharp_ros/launch/sharp.launch.py
-timeout --preserve-status -s INT 5 install/sharp_ros/lib/sharp_ros/sharp_node  # ends cleanly
+timeout --preserve-status -s INT 20 install/sharp_ros/lib/sharp_ros/sharp_node  # ends cleanly
 python -c '
 from sharp_ros.models import WEIGHTS_FOLDER
 assert "install" in WEIGHTS_FOLDER.parts, f"not the installed package: {WEIGHTS_FOLDER}"
