@@ -1,11 +1,17 @@
 """Occupancy: a voxel log-odds map around the camera and its 2-D projection.
 
 Every frame marks the voxels in which depth ends and clears those its rays pass (Hornung et al.,
-OctoMap, 2013: log-odds with clamping; Amanatides & Woo 1987: the walk along a ray). Hits are
-collected from all pixels before any ray is walked, so that a voxel hit in a frame is never cleared
-by it, and every voxel changes at most once per frame: the result does not depend on the order of
-pixels or threads. The window rolls with the camera in a ring buffer (cell modulo window), so
-moving costs only the strip that leaves.
+OctoMap, 2013: log-odds with clamping; Amanatides & Woo 1987: the walk along a ray). What a ray
+hits, what may lie behind that and what rays pass is collected from all pixels before anything is
+counted, so that a voxel hit in a frame is never cleared by it, and every voxel changes at most
+once per frame: the result does not depend on the order of pixels or threads. The window rolls with
+the camera in a ring buffer (cell modulo window), so moving costs only the strip that leaves.
+
+The depth of a ray is uncertain by a share of it: `range_std`, and the noise found in the image.
+The hit is spread over twice that, from where the ray ends backwards, in weights that sum to the
+hit; clearing stops one standard deviation before. In front, where frames contradict each other,
+the rays of most then win, and the surface stands where it is on average: with evidence on both
+sides of the end it would grow towards the camera by what any frame ever erred.
 """
 
 from __future__ import annotations
@@ -31,6 +37,11 @@ FREE_SHARE = 0.5
 
 _FULL_SCALE = 30000  # int16 value of the clamping bound
 _SURFACE_NUDGE = 1e-3  # voxels; see `_end_depth`
+_PASSED, _HIT = 1, 2  # marks of a frame
+_SPREAD = 2.0  # standard deviations of depth that a hit reaches back
+_STD_MAX = 0.2  # of depth; an image of nothing but noise shall not mark the whole window
+_SAME_SURFACE = 0.12  # of depth; pixels farther from their median are not of its surface
+_FADES = 20  # steps of a decay time, if frames come as often
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class OccupancyMap:
     """Voxel log-odds in a square window that follows the camera, world frame, z up.
 
     The height band is `min_height` upwards in whole voxels; the last one may reach past
-    `max_height`.
+    `max_height`. Three bytes a voxel, all taken at the start: 16 MB with the defaults.
     """
 
     def __init__(self, config: OccupancyConfig) -> None:
@@ -76,6 +87,8 @@ class OccupancyMap:
         """Forget everything; the next frame places the window."""
         self._log_odds[:] = 0
         self._corner: np.ndarray | None = None  # world cell (x, y) of the window's low corner
+        self._faded_ns = np.zeros(self._side, np.int64)  # by storage row
+        self._last_ns: int | None = None
 
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +103,12 @@ class OccupancyMap:
         return self._log_odds[np.ix_(rows, columns)] / np.float32(self._scale)
 
     def integrate(
-        self, depth: np.ndarray, intrinsics: Intrinsics, T_world_camera: np.ndarray
+        self,
+        depth: np.ndarray,
+        intrinsics: Intrinsics,
+        T_world_camera: np.ndarray,
+        stamp_ns: int = 0,
+        base_position: np.ndarray | None = None,
     ) -> None:
         """Add one depth image.
 
@@ -101,44 +119,101 @@ class OccupancyMap:
             depth: [H, W] z-depth in metres; 0 and non-finite neither mark nor clear.
             intrinsics: of the same resolution.
             T_world_camera: [4, 4] pose of the optical frame in the world frame (z up).
+            stamp_ns: time of the frame, for `decay_time`.
+            base_position: [2] or [3] where the robot stands in the world frame; within
+                `footprint_radius` of it all heights become free.
 
         Raises:
-            InputError: `bad_pose` for a pose that is not finite or not rigid, `size_mismatch` for
-                a depth that does not fit the intrinsics; the map is then unchanged.
+            InputError: `bad_pose` for a pose that is not finite or not rigid or a base that is
+                not finite, `size_mismatch` for a depth that does not fit the intrinsics; the map
+                is then unchanged.
         """
         if depth.shape != (intrinsics.height, intrinsics.width):
             raise InputError(f'depth {depth.shape} does not fit {intrinsics}', 'size_mismatch')
         pose = checked_pose(T_world_camera)
+        if base_position is not None and not np.isfinite(base_position).all():
+            raise InputError('the base position is not finite; check the base frame', 'bad_pose')
         config = self._config
         voxel = config.voxel_size
         self._follow(pose[:2, 3])
+        self._fade(stamp_ns)
         # From here on lengths are voxels and the window's low corner is the origin.
         eye = (pose[:3, 3] - self.bounds[0]) / voxel
         rotation = np.ascontiguousarray(pose[:3, :3]) / voxel
         camera = np.array([intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy], np.float64)
-        limits = (float(config.min_range), float(config.max_range), _SURFACE_NUDGE * voxel)
         columns, rows = self._ring()
         depth = np.require(depth, np.float32, ['C', 'W'])
-        _mark_hits(depth, camera, rotation, eye, limits, columns, rows, self._marks)
-        # Neighbouring rays are at most one voxel apart where they are longest.
-        stride_u = max(1, int(intrinsics.fx * voxel / config.max_range))
-        stride_v = max(1, int(intrinsics.fy * voxel / config.max_range))
-        _mark_passed(
-            depth,
-            camera,
-            rotation,
-            eye,
-            limits,
-            columns,
-            rows,
-            self._marks,
-            stride_u,
-            stride_v,
-        )
-        x0, x1, y0, y1 = self._view_box(intrinsics, rotation, eye)
+        strides = self._strides(intrinsics)
+        noise = _pixel_noise(depth, *strides)
+        if noise * config.max_range > voxel:
+            depth, camera = _pooled(depth, camera, *strides)
+            noise /= math.sqrt(strides[0] * strides[1])
+            strides = (1, 1)
+        std = min(math.hypot(config.range_std, noise), _STD_MAX)
+        limits = (float(config.min_range), float(config.max_range), _SURFACE_NUDGE * voxel, std)
+        view = (depth, camera, rotation, eye, limits, columns, rows, self._marks)
+        _mark_hits(*view)
+        if std > 0:
+            _mark_rays(*view, *strides, True)
+        _mark_rays(*view, *strides, False)
+        x0, x1, y0, y1 = self._view_box(intrinsics, rotation, eye, 1.01 + _SPREAD * std)
         _apply_marks(
-            self._log_odds, self._marks, columns[x0:x1], rows[y0:y1], self._hit, self._miss
+            self._log_odds,
+            self._marks,
+            columns[x0:x1],
+            rows[y0:y1],
+            eye - np.array([x0, y0, 0]),
+            (self._hit, self._miss, _SPREAD * std),
         )
+        if base_position is not None and config.footprint_radius > 0:
+            self._clear_footprint(np.asarray(base_position, np.float64)[:2])
+
+    def occupied_points(self) -> np.ndarray:  # -> [N, 3] float32
+        """Centres of the occupied voxels in the world frame, metres."""
+        row, column, layer = np.nonzero(self._log_odds >= self._occupied_at)
+        corner = self._low_corner()
+        x = corner[0] + (column - corner[0]) % self._side
+        y = corner[1] + (row - corner[1]) % self._side
+        points = (np.stack([x, y, layer], -1) + 0.5) * self._config.voxel_size
+        points[:, 2] += self._config.min_height
+        return points.astype(np.float32)
+
+    def clearing_points(
+        self, depth: np.ndarray, intrinsics: Intrinsics, T_world_camera: np.ndarray | None = None
+    ) -> np.ndarray:  # [H, W] -> [M, 3] float32
+        """Ends of the rays that hit nothing within `max_range`, in the optical frame, metres.
+
+        A costmap clears up to them. It drops those out of its height band: with a pose given, such
+        rays end where they leave the band of this map, and those that never cross it are left out.
+
+        Args:
+            depth: [H, W] z-depth in metres; 0 and non-finite say nothing about a ray.
+            intrinsics: of the same resolution.
+            T_world_camera: [4, 4] pose of the optical frame in the world frame (z up).
+
+        Raises:
+            InputError: as `integrate`.
+        """
+        if depth.shape != (intrinsics.height, intrinsics.width):
+            raise InputError(f'depth {depth.shape} does not fit {intrinsics}', 'size_mismatch')
+        stride_u, stride_v = self._strides(intrinsics)
+        rays = intrinsics.rays()[::stride_v, ::stride_u].astype(np.float64)
+        rays = np.concatenate([rays, np.ones((*rays.shape[:2], 1))], -1)
+        rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
+        depth = depth[::stride_v, ::stride_u]
+        reach = self._config.max_range
+        unit = rays[np.isfinite(depth) & (depth > reach * rays[..., 2])]
+        ends = np.full(len(unit), reach)
+        if T_world_camera is not None:
+            pose = checked_pose(T_world_camera)
+            low, high = (bound[2] - pose[2, 3] for bound in self.bounds)
+            rise = unit @ pose[2, :3]
+            rise[np.abs(rise) < 1e-12] = 1e-12
+            ends = np.minimum(ends, np.maximum(low / rise, high / rise))
+            crossing = ends > np.maximum(0, np.minimum(low / rise, high / rise))
+            # A hair inside, so that rounding puts no point beyond the band.
+            unit, ends = unit[crossing], ends[crossing] * (1 - 1e-6)
+        return (unit * ends[:, None]).astype(np.float32)
 
     def grid(self) -> OccupancyGrid2D:
         """The 2-D projection of the window; cheap enough to call at the publishing rate."""
@@ -161,6 +236,38 @@ class OccupancyMap:
         window = self._low_corner()[:, None] + np.arange(self._side)
         columns, rows = window % self._side
         return columns, rows
+
+    def _strides(self, intrinsics: Intrinsics) -> tuple[int, int]:
+        """Pixels between rays that are at most one voxel apart where they are longest."""
+        per_voxel = self._config.voxel_size / self._config.max_range
+        return max(1, int(intrinsics.fx * per_voxel)), max(1, int(intrinsics.fy * per_voxel))
+
+    def _fade(self, stamp_ns: int) -> None:
+        """Let a few rows fade that have waited longest, so that no frame pays for all."""
+        period = self._config.decay_time * 1e9
+        if self._last_ns is None or stamp_ns < self._last_ns:
+            self._faded_ns[:] = stamp_ns  # the first frame, or a bag that started over
+        self._last_ns = stamp_ns
+        if period > 0:
+            age = stamp_ns - self._faded_ns
+            oldest = np.argsort(-age, kind='stable')[: max(1, self._side // 4)]
+            due = oldest[age[oldest] >= period / _FADES]
+            for row in due:
+                self._log_odds[row] = self._log_odds[row] * math.exp(-age[row] / period)
+            self._faded_ns[due] = stamp_ns
+
+    def _clear_footprint(self, base: np.ndarray) -> None:
+        """Make what the robot stands on free: all heights, cells whose centre it covers."""
+        voxel, radius = self._config.voxel_size, self._config.footprint_radius
+        columns, rows = self._ring()
+        centres = (self._low_corner()[:, None] + np.arange(self._side) + 0.5) * voxel
+        away = centres - base[:, None]
+        x, y = (np.flatnonzero(np.abs(axis) <= radius) for axis in away)
+        inside = np.hypot(away[0, x], away[1, y, None]) <= radius
+        block = np.ix_(rows[y], columns[x])
+        values = self._log_odds[block]
+        values[inside] = np.minimum(values[inside], self._free_at)
+        self._log_odds[block] = values
 
     def _follow(self, position: np.ndarray) -> None:
         """Move the window when the camera is farther than a twentieth of it off its centre."""
@@ -185,21 +292,81 @@ class OccupancyMap:
         self._corner = wanted
 
     def _view_box(
-        self, intrinsics: Intrinsics, rotation: np.ndarray, eye: np.ndarray
+        self, intrinsics: Intrinsics, rotation: np.ndarray, eye: np.ndarray, stretch: float
     ) -> tuple[int, int, int, int]:
-        """Window columns x0:x1 and rows y0:y1 that the view frustum can touch."""
+        """Window columns x0:x1, rows y0:y1 that the view to `stretch` times `max_range` meets."""
         u = (np.array([0, intrinsics.width - 1]) - intrinsics.cx) / intrinsics.fx
         v = (np.array([0, intrinsics.height - 1]) - intrinsics.cy) / intrinsics.fy
-        corners = np.array([[x, y, 1] for x in u for y in v]) * (self._config.max_range * 1.01)
+        corners = np.array([[x, y, 1] for x in u for y in v]) * (self._config.max_range * stretch)
         reach = np.vstack([corners @ rotation.T + eye, eye])[:, :2]
         low = np.clip(np.floor(reach.min(0)).astype(int) - 1, 0, self._side)
         high = np.clip(np.floor(reach.max(0)).astype(int) + 2, 0, self._side)
         return int(low[0]), int(high[0]), int(low[1]), int(high[1])
 
 
+def _pixel_noise(depth: np.ndarray, stride_u: int, stride_v: int) -> float:
+    """Standard deviation of depth between neighbouring pixels, as a share of it.
+
+    Inverse depth is linear along an image of a plane, so its second difference is that of noise,
+    whose standard deviation it has times sqrt(6). The median leaves out edges.
+    """
+    with np.errstate(all='ignore'):
+        inverse = [1 / depth[::stride_v, i : depth.shape[1] - 2 + i : stride_u] for i in range(3)]
+        bend = np.abs((inverse[0] + inverse[2]) / inverse[1] - 2)
+    bend = bend[np.isfinite(bend)]
+    return float(np.median(bend)) / (0.6745 * math.sqrt(6)) if bend.size else 0.0
+
+
+def _pooled(
+    depth: np.ndarray, camera: np.ndarray, stride_u: int, stride_v: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Depth of one ray for every block of pixels, and the camera that has such pixels."""
+    strides = np.array([stride_u, stride_v], np.float64)
+    centre = (camera[2:] - (strides - 1) / 2) / strides
+    return _pool(depth, stride_u, stride_v), np.concatenate([camera[:2] / strides, centre])
+
+
+@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
+def _pool(depth: np.ndarray, stride_u: int, stride_v: int) -> np.ndarray:
+    """Mean of the pixels of a block that lie about their median; NaN where most have no depth.
+
+    The median of every second one does, and is found in a fourth of the time.
+    """
+    height, width = depth.shape[0] // stride_v, depth.shape[1] // stride_u
+    pooled = np.full((height, width), np.nan, np.float32)
+    for i in numba.prange(height):
+        ordered = np.empty((stride_u * stride_v + 1) // 2, np.float32)
+        for j in range(width):
+            block = depth[i * stride_v : (i + 1) * stride_v, j * stride_u : (j + 1) * stride_u]
+            count = 0
+            for v in range(stride_v):
+                for u in range(v % 2, stride_u, 2):
+                    d = block[v, u]
+                    if not (d > 0 and d < np.inf):
+                        continue
+                    k = count
+                    while k > 0 and ordered[k - 1] > d:
+                        ordered[k] = ordered[k - 1]
+                        k -= 1
+                    ordered[k] = d
+                    count += 1
+            if 2 * count < len(ordered):
+                continue
+            middle = ordered[count // 2]
+            margin = np.float32(_SAME_SURFACE) * middle
+            total, used = np.float32(0), 0
+            for v in range(stride_v):
+                for u in range(stride_u):
+                    near = abs(block[v, u] - middle) <= margin  # never NaN
+                    total += block[v, u] if near else np.float32(0)
+                    used += near
+            pooled[i, j] = total / used
+    return pooled
+
+
 @numba.njit(cache=True, nogil=True, error_model='numpy', inline='always')
 def _end_depth(
-    d: float, rx: float, ry: float, limits: tuple[float, float, float]
+    d: float, rx: float, ry: float, limits: tuple[float, float, float, float]
 ) -> tuple[float, bool]:
     """z-depth at which the ray of a pixel ends, and whether a surface ends it; 0: no ray.
 
@@ -207,7 +374,7 @@ def _end_depth(
     boundaries (a wall at x = 2 m), where rounding would scatter their points over both cells. That
     is well above the resolution of float32 depth, and too little to jump over a far edge.
     """
-    near, far, nudge = limits
+    near, far, nudge, _ = limits
     squared = d * d * (1.0 + rx * rx + ry * ry)
     if not (d > 0.0 and squared >= near * near and squared < np.inf):
         return 0.0, False
@@ -222,12 +389,12 @@ def _mark_hits(
     camera: np.ndarray,
     rotation: np.ndarray,
     eye: np.ndarray,
-    limits: tuple[float, float, float],
+    limits: tuple[float, float, float, float],
     columns: np.ndarray,
     rows: np.ndarray,
     marks: np.ndarray,
 ) -> None:
-    """Write 2 into the voxel of every surface point; threads can only write the same value."""
+    """Mark the voxel of every surface point; threads can only write the same value."""
     fx, fy, cx, cy = camera
     height, width = depth.shape
     side, layers = len(columns), marks.shape[2]
@@ -242,30 +409,31 @@ def _mark_hits(
             y = eye[1] + (rotation[1, 0] * rx + rotation[1, 1] * ry + rotation[1, 2]) * end
             z = eye[2] + (rotation[2, 0] * rx + rotation[2, 1] * ry + rotation[2, 2]) * end
             if 0.0 <= x < side and 0.0 <= y < side and 0.0 <= z < layers:
-                marks[rows[int(y)], columns[int(x)], int(z)] = 2
+                marks[rows[int(y)], columns[int(x)], int(z)] = _HIT
 
 
 @numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
-def _mark_passed(
+def _mark_rays(
     depth: np.ndarray,
     camera: np.ndarray,
     rotation: np.ndarray,
     eye: np.ndarray,
-    limits: tuple[float, float, float],
+    limits: tuple[float, float, float, float],
     columns: np.ndarray,
     rows: np.ndarray,
     marks: np.ndarray,
     stride_u: int,
     stride_v: int,
+    behind: bool,
 ) -> None:
-    """Write 1 into every unmarked voxel between the camera and the end of a ray.
+    """Mark voxels along rays: those between camera and surface, or those the surface may be in.
 
-    Amanatides & Woo 1987, on the part of the ray inside the window. The voxel of the end itself
-    carries a 2 when a surface ends the ray. Crossings are computed from the plane's index instead
-    of being summed up, so that errors do not grow along the ray.
+    Amanatides & Woo 1987, on the part of the ray inside the window. The former must come last:
+    they take only voxels without a mark. Crossings are computed from the plane's index instead of
+    being summed up, so that errors do not grow along the ray.
 
     Rays that are one voxel apart at `max_range` crowd near the camera, where most steps would
-    repeat each other. So rays with an odd place in the lattice of strides start at half of
+    repeat each other. So passing rays with an odd place in the lattice of strides start at half of
     `max_range`, those left with a place odd in twos at a quarter, in fours at an eighth: their
     spacing stays between half a voxel and one, for about half the steps.
     """
@@ -273,17 +441,22 @@ def _mark_passed(
     height, width = depth.shape
     nx, nz = len(columns), marks.shape[2]
     ex, ey, ez = eye
+    std = limits[3]
     for i in numba.prange((height + stride_v - 1) // stride_v):
         v = i * stride_v
         ry = (v - cy) / fy
         for j in range((width + stride_u - 1) // stride_u):
             u = j * stride_u
             rx = (u - cx) / fx
-            end, _ = _end_depth(float(depth[v, u]), rx, ry, limits)
-            place = i | j
-            skipped = 0.5 if place & 1 else 0.25 if place & 2 else 0.125 if place & 4 else 0.0
-            skipped *= limits[1] / math.sqrt(1.0 + rx * rx + ry * ry)
-            if end <= skipped:  # also pixels without a ray, whose end is 0
+            end, hit = _end_depth(float(depth[v, u]), rx, ry, limits)
+            if behind:
+                first, last = end, end * (1.0 + _SPREAD * std) if hit else 0.0
+            else:
+                place = i | j
+                first = 0.5 if place & 1 else 0.25 if place & 2 else 0.125 if place & 4 else 0.0
+                first *= limits[1] / math.sqrt(1.0 + rx * rx + ry * ry)
+                last = end * (1.0 - std) if hit else end
+            if last <= first:  # also pixels without a ray, whose end is 0
                 continue
             # The ray is eye + t * (dx, dy, dz), t being the z-depth.
             dx = rotation[0, 0] * rx + rotation[0, 1] * ry + rotation[0, 2]
@@ -296,8 +469,8 @@ def _mark_passed(
             ax, bx = (0.0 - ex) * inv_x, (nx - ex) * inv_x
             ay, by = (0.0 - ey) * inv_y, (nx - ey) * inv_y
             az, bz = (0.0 - ez) * inv_z, (nz - ez) * inv_z
-            start = max(skipped, min(ax, bx), min(ay, by), min(az, bz))
-            stop = min(end, max(ax, bx), max(ay, by), max(az, bz))
+            start = max(first, min(ax, bx), min(ay, by), min(az, bz))
+            stop = min(last, max(ax, bx), max(ay, by), max(az, bz))
             if start >= stop:
                 continue
             x = min(max(math.floor(ex + dx * start), 0), nx - 1)
@@ -309,8 +482,10 @@ def _mark_passed(
             next_z = (z + up_z - ez) * inv_z
             while True:
                 row, column = rows[y], columns[x]
-                if marks[row, column, z] == 0:
-                    marks[row, column, z] = 1
+                if behind:
+                    marks[row, column, z] = _HIT
+                elif marks[row, column, z] == 0:
+                    marks[row, column, z] = _PASSED
                 if next_x <= next_y and next_x <= next_z:
                     x += 2 * up_x - 1
                     if next_x >= stop or x < 0 or x >= nx:
@@ -334,20 +509,30 @@ def _apply_marks(
     marks: np.ndarray,
     columns: np.ndarray,
     rows: np.ndarray,
-    hit: int,
-    miss: int,
+    eye: np.ndarray,
+    weights: tuple[int, int, float],
 ) -> None:
-    """Add hits, subtract misses, clamp, and wipe the marks."""
+    """Add hits, subtract misses, clamp, and wipe the marks.
+
+    A hit is shared among the voxels that its ray reaches: as many as its distance times the third
+    of the weights, and one. Distance is that of the voxel, so that all rays agree on its share.
+    """
+    hit, miss, reach = weights
     for j in numba.prange(len(rows)):
         for i in range(len(columns)):
             values, touched = log_odds[rows[j], columns[i]], marks[rows[j], columns[i]]
+            flat = (i + 0.5 - eye[0]) ** 2 + (j + 0.5 - eye[1]) ** 2
             for k in range(len(values)):
                 mark = touched[k]
-                change = np.int32(hit) if mark == 2 else np.int32(0)
-                change -= np.int32(miss) if mark == 1 else np.int32(0)
+                if mark == 0:
+                    continue
+                touched[k] = 0
+                change = -np.int32(miss)
+                if mark != _PASSED:
+                    distance = math.sqrt(flat + (k + 0.5 - eye[2]) ** 2)
+                    change = np.int32(hit / (1.0 + reach * distance))
                 value = np.int32(values[k]) + change
                 values[k] = min(max(value, np.int32(-_FULL_SCALE)), np.int32(_FULL_SCALE))
-                touched[k] = 0
 
 
 @numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
