@@ -100,7 +100,7 @@ class Frame:
         stamp_ns: acquisition time, nanoseconds.
         frame_id: optical frame (+z forward, +x right, +y down).
         T_world_camera: [4, 4] pose at the stamp, or None when unknown.
-        world_frame: frame of the pose; z up.
+        world_frame: frame of the pose; z up. Without a pose: where visual odometry shall find it.
         depth: [H, W] float32 registered z-depth in metres when a sensor supplies it; 0 and
             non-finite mean no measurement.
         transforms: `T_camera_x` [4, 4] of other frames x at the stamp, as far as wanted and known.
@@ -127,8 +127,8 @@ class Frame:
                 f'depth {self.depth.shape} is not registered to the image {size}', 'size_mismatch'
             )
 
-    def placed(self, T_world_camera: np.ndarray, world_frame: str) -> Frame:
-        """The same frame with its pose in a world frame."""
+    def placed(self, T_world_camera: np.ndarray | None, world_frame: str) -> Frame:
+        """The same frame with its pose in a world frame, None if that is yet to be found."""
         return replace(self, T_world_camera=T_world_camera, world_frame=world_frame)
 
 

@@ -84,8 +84,12 @@ class PoseConfig:
     """Where the camera's pose comes from; without a pose nothing is integrated."""
 
     source: str = option(
-        'odometry', 'odometry: nav_msgs/Odometry; none: never map', choices=('odometry', 'none')
+        'auto',
+        'tf; odometry: nav_msgs/Odometry; visual: own visual odometry; auto: the first of these '
+        'that answers; none: never map',
+        choices=('auto', 'tf', 'odometry', 'visual', 'none'),
     )
+    world_frame: str = option('odom', 'of the map, where poses come from tf or visual odometry')
     wait: float = option(
         0.1, 'how long an image waits for the pose that follows it', minimum=0.0, maximum=2.0
     )
@@ -97,6 +101,50 @@ class PoseConfig:
         (0.0,) * 7,
         'x y z qx qy qz qw of the optical frame in the child frame of the odometry; all zero: '
         'the odometry must place the optical frame itself',
+    )
+
+
+@dataclass(frozen=True)
+class OdometryConfig:
+    """Pose of the camera from its own images."""
+
+    features: int = option(300, 'tracked at about this many places', minimum=30, maximum=2000)
+    min_inliers: int = option(25, 'with fewer the camera is lost', minimum=8)
+    keyframe_parallax: float = option(
+        0.05, 'that makes the next keyframe, in image widths', minimum=0.005, maximum=0.5
+    )
+    keyframes: int = option(30, 'kept to find back by after being lost', minimum=1, maximum=200)
+    max_speed: float = option(
+        5.0, 'm/s; what seems faster is a mistake unless the place is recognised', minimum=0.1
+    )
+    depth_sigma: float = option(
+        0.1,
+        'relative error of the depth of one feature beside the others; parallax corrects it',
+        minimum=0.001,
+        maximum=1.0,
+    )
+
+
+@dataclass(frozen=True)
+class ScaleConfig:
+    """One steady metric scale for predicted depth."""
+
+    constant: float = option(
+        0.0, 'factor of all predicted depth, known beforehand; 0: estimated', minimum=0.0
+    )
+    camera_height: float = option(
+        0.0, 'height of the camera over the floor it sees; 0: unknown', minimum=0.0
+    )
+    prior_std: float = option(
+        0.3, 'how far the network may be off at the start, std of the log', minimum=0.01
+    )
+    frame_std: float = option(
+        0.12,
+        'how the scale of the network differs from frame to frame, std of the log',
+        minimum=0.01,
+    )
+    drift_std: float = option(
+        0.02, 'how its bias wanders in one second, std of the log', minimum=0.0
     )
 
 
@@ -129,6 +177,21 @@ class OccupancyConfig:
     clamp_log_odds: float = option(3.5, 'bound of the log-odds, both signs', minimum=0.1)
     occupied_log_odds: float = option(0.6, 'from here on a cell counts as occupied')
     free_log_odds: float = option(-0.6, 'down from here a cell counts as free')
+    range_std: float = option(
+        0.01,
+        'standard deviation of depth as a share of it, besides the noise between pixels, which is '
+        'measured; 0: a hit marks one cell',
+        minimum=0.0,
+        maximum=0.2,
+    )
+    decay_time: float = option(
+        0.0,
+        'in which what is known fades to 37 % unless seen again; 0: never',
+        minimum=0.0,
+    )
+    footprint_radius: float = option(
+        0.0, 'around the place of the camera, where the robot is and all is free', minimum=0.0
+    )
     rate_hz: float = option(2.0, 'how often the grid is published at most', minimum=0.01)
 
 
@@ -200,6 +263,8 @@ class SharpConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     camera: CameraConfig = field(default_factory=CameraConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
+    odometry: OdometryConfig = field(default_factory=OdometryConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
     point_cloud: PointCloudConfig = field(default_factory=PointCloudConfig)
     occupancy: OccupancyConfig = field(default_factory=OccupancyConfig)
     gaussian_map: GaussianMapConfig = field(default_factory=GaussianMapConfig)

@@ -117,6 +117,11 @@ class Gaussians:
             quats = quats @ quats.new_tensor(left).T
         return replace(self, means=means, quats=quats)
 
+    def scaled(self, factor: float) -> Gaussians:
+        """Everything `factor` times as far and as large: the same picture from the origin."""
+        scales = None if self.scales is None else self.scales * factor
+        return replace(self, means=self.means * factor, scales=scales)
+
     def layer(self, index: int) -> Gaussians:
         """One layer of the image grid, still in image order.
 

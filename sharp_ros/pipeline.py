@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import time
 
 import numpy as np
@@ -16,15 +16,19 @@ from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
 from sharp_ros.models import ModelInfo, load_predictor
+from sharp_ros.odometry import Motion, VisualOdometry
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
 from sharp_ros.rasterizer import backend
-from sharp_ros.se3 import look_at
+from sharp_ros.scale import ScaleEstimate, ScaleFilter
+from sharp_ros.se3 import inverse, look_at
 from sharp_ros.viewpoints import Viewpoint, locate
 from sharp_ros.views import Placement, View, render_view
 
 POINTS = 'points'
 GAUSSIANS = 'gaussians'
 OCCUPANCY = 'occupancy_grid'
+MAP_POINTS = 'map_points'
+CLEARING = 'clearing_points'
 VIEW = 'view/'
 VIEW_DEPTH = '/depth'
 
@@ -43,6 +47,10 @@ class FrameResult:
         unplaced: views that could not be rendered, and why.
         grid: when it was due and a pose is known.
         mapped: whether the frame was integrated into the map.
+        map_points: [N, 3] centres of occupied voxels in the world frame, when due.
+        clearing_points: [M, 3] in the optical frame, where rays end that met nothing in range.
+        scale: factor that predicted depth was multiplied by; None for measured depth.
+        motion: of visual odometry, where it was asked for the pose.
         timings_ms: duration of each step; those of the engine, `network.*`, are part of `network`,
             which also holds what was done for the next frame meanwhile.
     """
@@ -55,6 +63,10 @@ class FrameResult:
     unplaced: Mapping[str, PoseUnavailableError] = field(default_factory=dict)
     grid: OccupancyGrid2D | None = None
     mapped: bool = False
+    map_points: np.ndarray | None = None
+    clearing_points: np.ndarray | None = None
+    scale: ScaleEstimate | None = None
+    motion: Motion | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -92,6 +104,8 @@ class Pipeline:
         self.device = device
         self.engine = engine
         self.config = config
+        self._scale = None if info.needs_depth else ScaleFilter(config.scale)
+        self._odometry = VisualOdometry(config.odometry)
         self._map = OccupancyMap(config.occupancy)
         self._world_frame = ''
         self._fused = GaussianMap(config.gaussian_map) if config.gaussian_map.enabled else None
@@ -99,6 +113,8 @@ class Pipeline:
         self._latest: tuple[Frame, Gaussians] | None = None
         self._due_ns: dict[str, int] = {}
         self._last_stamp_ns = 0
+        self._factor = 1.0  # of the scale of the newest frame
+        self._keyframe = (-1, np.eye(4))  # of the odometry: stamp, and its pose from elsewhere
 
     @classmethod
     def from_config(cls, config: SharpConfig) -> Pipeline:
@@ -131,11 +147,15 @@ class Pipeline:
             depth=np.full(size, 2.0, np.float32),
         )
         views = (VIEW + name for name in self.config.views)
-        self.process(frame, {POINTS, GAUSSIANS, OCCUPANCY, *views})
+        self.process(frame, {POINTS, GAUSSIANS, OCCUPANCY, MAP_POINTS, CLEARING, *views})
         self.reset()
 
     def reset(self) -> None:
-        """Forget the maps and every schedule."""
+        """Forget the maps, the path, the scale and every schedule."""
+        if self._scale is not None:
+            self._scale.reset()
+        self._odometry.reset()
+        self._factor = 1.0
         self._map.reset()
         if self._fused is not None:
             self._fused.reset()
@@ -159,8 +179,8 @@ class Pipeline:
         Args:
             frame: with pose if it shall be integrated into the map.
             wanted: outputs somebody listens to: `points`, `gaussians`, `occupancy_grid`,
-                `view/<name>`, `view/<name>/depth`. The depth of the image is always there, since
-                the rest is made from it.
+                `map_points`, `clearing_points`, `view/<name>`, `view/<name>/depth`. The depth of
+                the image is always there, since the rest is made from it.
 
         Raises:
             EngineError: if the network cannot be run.
@@ -188,16 +208,19 @@ class Pipeline:
             if view.placement != 'request' and self._due(VIEW + name, frame.stamp_ns, view.rate_hz)
         ]
         requested = any(view.placement == 'request' for view in views.values())
-        fuses = (
-            self._fused is not None
-            and frame.T_world_camera is not None
-            and self._fused.is_keyframe(frame.stamp_ns, frame.T_world_camera)
-        )
-        shapes = bool(due_views) or requested or fuses or GAUSSIANS in wanted
+        fusing = self._fused is not None
+        shapes = bool(due_views) or requested or fusing or GAUSSIANS in wanted
         gaussians = begun.pending.result(covariances=shapes)
         clock.lap('network')
         size = frame.intrinsics
         depth = depth_from_gaussians(gaussians, size.width, size.height)
+        metric = frame.T_world_camera is not None
+        frame, motion = self._tracked(frame, depth)
+        clock.lap('odometry')
+        scale = self._estimated_scale(frame, depth, motion, metric=metric)
+        if scale is not None:
+            gaussians, depth = gaussians.scaled(scale.value), depth * np.float32(scale.value)
+        clock.lap('scale')
         depth = clean_depth(depth, self.config.point_cloud)
         clock.lap('depth')
         cloud = organised_cloud(depth, frame.image, size) if POINTS in wanted else None
@@ -206,8 +229,7 @@ class Pipeline:
         if mapped:
             self._integrate(frame, depth)
         clock.lap('map')
-        if fuses:
-            self._fuse(frame, gaussians, depth)
+        self._fuse(frame, gaussians, depth)
         clock.lap('fuse')
         self._latest = (frame, gaussians) if requested else None
         seen, unplaced = self._render(due_views, frame, gaussians, wanted)
@@ -216,11 +238,29 @@ class Pipeline:
         rate_hz = self.config.occupancy.rate_hz
         if mapped and OCCUPANCY in wanted and self._due(OCCUPANCY, frame.stamp_ns, rate_hz):
             grid = self._map.grid()
+        obstacles = None
+        if mapped and MAP_POINTS in wanted and self._due(MAP_POINTS, frame.stamp_ns, rate_hz):
+            obstacles = self._map.occupied_points()
+        clearing = None
+        if CLEARING in wanted:
+            clearing = self._map.clearing_points(depth, size, frame.T_world_camera)
         clock.lap('grid')
         stages = {f'network.{name}': ms for name, ms in self.engine.timings_ms.items()}
         timings_ms = {**clock.laps, **stages}
         return FrameResult(
-            frame, gaussians, depth, cloud, seen, unplaced, grid, mapped, timings_ms
+            frame,
+            gaussians,
+            depth,
+            cloud,
+            seen,
+            unplaced,
+            grid,
+            mapped,
+            obstacles,
+            clearing,
+            scale,
+            None if metric else motion,
+            timings_ms,
         )
 
     @property
@@ -280,14 +320,61 @@ class Pipeline:
                 'world_frame_changed',
             )
         assert frame.T_world_camera is not None
-        self._map.integrate(depth, frame.intrinsics, frame.T_world_camera)
+        pose = frame.T_world_camera
+        self._map.integrate(depth, frame.intrinsics, pose, frame.stamp_ns, pose[:3, 3])
         self._world_frame = frame.world_frame
 
+    def _tracked(self, frame: Frame, depth: np.ndarray) -> tuple[Frame, Motion | None]:
+        """What visual odometry makes of a frame, and the frame where that is the one to place it.
+
+        A pose from elsewhere counts more: then only the tracks of features are of use, since their
+        parallax over poses in metres tells the scale of the depth.
+        """
+        visual = frame.T_world_camera is None and bool(frame.world_frame)
+        measures = frame.T_world_camera is not None and self._scale is not None
+        if not (visual or measures):
+            return frame, None
+        steady = depth * np.float32(self._factor)  # that of the last frame, close to this one's
+        motion = self._odometry.register_frame(
+            frame.image, steady, frame.intrinsics, frame.stamp_ns
+        )
+        if visual:
+            frame = frame.placed(motion.T_odom_camera, frame.world_frame)
+        elif motion.keyframe:
+            self._keyframe = (frame.stamp_ns, frame.T_world_camera)
+        return frame, motion
+
+    def _estimated_scale(
+        self, frame: Frame, depth: np.ndarray, motion: Motion | None, *, metric: bool
+    ) -> ScaleEstimate | None:
+        """Factor of the depth of a frame; `metric` says that its pose does not stem from depth."""
+        if self._scale is None:
+            return None
+        tracks = None if motion is None else motion.tracks
+        if metric and tracks is not None:
+            assert frame.T_world_camera is not None
+            stamp_ns, T_world_keyframe = self._keyframe
+            T_keyframe_camera = inverse(T_world_keyframe) @ frame.T_world_camera
+            known = tracks.keyframe_stamp_ns == stamp_ns
+            tracks = replace(tracks, T_keyframe_camera=T_keyframe_camera) if known else None
+        estimate = self._scale.update(
+            frame.stamp_ns,
+            depth,
+            frame.intrinsics,
+            T_world_camera=frame.T_world_camera,
+            pose_is_metric=metric,
+            tracks=tracks,
+            sensor_depth=frame.depth,
+        )
+        self._factor = estimate.value
+        return estimate
+
     def _fuse(self, frame: Frame, gaussians: Gaussians, depth: np.ndarray) -> None:
-        assert self._fused is not None
-        assert frame.T_world_camera is not None
         T_world_camera, stamp_ns = frame.T_world_camera, frame.stamp_ns
-        self._fused.integrate(gaussians, depth, frame.intrinsics, T_world_camera, stamp_ns)
+        if self._fused is None or T_world_camera is None:
+            return
+        if self._fused.is_keyframe(stamp_ns, T_world_camera):
+            self._fused.integrate(gaussians, depth, frame.intrinsics, T_world_camera, stamp_ns)
 
     def _render(
         self,

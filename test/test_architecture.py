@@ -23,6 +23,7 @@ ROWS = [
         'self_check',
     ],
     ['mapping', 'models', 'engine', 'views'],
+    ['odometry', 'scale'],
     ['pipeline', 'worker', 'training'],
     ['ros.conversions', 'apps.base_source'],
     ['apps.bag_source', 'apps.tum_source'],

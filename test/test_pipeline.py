@@ -7,13 +7,29 @@ import pytest
 import torch
 
 from sharp_ros.camera import Frame, Intrinsics
-from sharp_ros.config import GaussianMapConfig, ModelConfig, SharpConfig, ViewConfig
+from sharp_ros.config import (
+    GaussianMapConfig,
+    ModelConfig,
+    ScaleConfig,
+    SharpConfig,
+    ViewConfig,
+)
 from sharp_ros.engine import Engine, choose_device
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.models import load_predictor, model_names
 from sharp_ros.network.composer import gaussians_from_depth
-from sharp_ros.pipeline import GAUSSIANS, OCCUPANCY, POINTS, VIEW, VIEW_DEPTH, Pipeline
-from sharp_ros.se3 import look_at
+from sharp_ros.pipeline import (
+    CLEARING,
+    GAUSSIANS,
+    MAP_POINTS,
+    OCCUPANCY,
+    POINTS,
+    VIEW,
+    VIEW_DEPTH,
+    Pipeline,
+)
+from sharp_ros.se3 import inverse, look_at
+from sharp_ros.synthetic import Room
 
 INTRINSICS = Intrinsics.from_hfov(1.2, 160, 120)
 POSE = look_at(np.array([0.0, 0, 1]), np.array([1.0, 0, 1]), np.array([0.0, 0, 1]))
@@ -31,11 +47,23 @@ def make_pipeline(**changes):
 
 
 def test_depth_passes_through_exactly():
-    result = make_pipeline().process(wall_frame(), {POINTS, OCCUPANCY})
+    pipeline = make_pipeline()
+    pipeline.process(wall_frame(), {POINTS, OCCUPANCY})
+    result = pipeline.process(
+        wall_frame(stamp_ns=10**9), {POINTS, OCCUPANCY, MAP_POINTS, CLEARING}
+    )
     np.testing.assert_allclose(result.depth, 2.0, atol=1e-5)
     np.testing.assert_allclose(result.cloud[..., 2], 2.0, atol=1e-5)
     assert result.mapped
     assert (result.grid.cells == 100).any()
+    np.testing.assert_allclose(result.map_points[:, 0], 2.0, atol=0.06)  # a cell
+    assert len(result.clearing_points) == 0  # every ray meets the wall
+
+
+def test_where_nothing_is_in_range_rays_clear():
+    result = make_pipeline().process(wall_frame(12.0), {CLEARING})
+    assert len(result.clearing_points) > 1000
+    assert np.linalg.norm(result.clearing_points, axis=1).max() <= 5.01  # occupancy.max_range
 
 
 def test_only_what_is_wanted_is_made():
@@ -58,7 +86,8 @@ def test_frames_that_overlap_keep_their_own_results():
         replace(wall_frame(stamp_ns=i), image=rng.integers(0, 256, (120, 160, 3), np.uint8))
         for i in range(4)
     ]
-    expected = [make().process(frame, {GAUSSIANS}) for frame in frames]
+    one_by_one = make()
+    expected = [one_by_one.process(frame, {GAUSSIANS}) for frame in frames]
     pipeline, begun, found = make(), [], []
     for frame in frames:
         begun.append(pipeline.begin(frame, {GAUSSIANS}))
@@ -228,6 +257,78 @@ def test_a_requested_view_shows_the_newest_image_and_is_forgotten_with_its_liste
     pipeline.process(wall_frame(), set())
     with pytest.raises(InputError, match='no image has come'):
         _ = pipeline.latest
+
+
+def drive(model, bias=1.0, wobble=0.0, seconds=4.0, place=True, config=None):
+    """Results of a drive through a room, predicted depth being the true one times `bias`."""
+    room, k = Room(2), Intrinsics.from_hfov(1.2, 320, 240)
+    rng = np.random.default_rng(3)
+    truth = {}
+
+    def predictor(image, intrinsics, depth=None):
+        factor = bias * (1 + wobble * rng.uniform(-1, 1))
+        z = torch.from_numpy(truth['depth'] * np.float32(factor))[None]
+        return gaussians_from_depth(z, torch.full((3, 240, 320), 0.5), k)
+
+    _, info = load_predictor('sensor' if model == 'sensor' else 'nano')
+    pipeline = Pipeline(Engine(predictor, ModelConfig()), info, config or SharpConfig())
+    for i in range(int(10 * seconds)):
+        T_world_camera = room.pose(i * 0.1)
+        image, truth['depth'] = room.render(k, T_world_camera)
+        frame = Frame(image, k, (i + 1) * 10**8, 'camera', world_frame='odom')
+        if place:
+            frame = frame.placed(T_world_camera, 'odom')
+        yield pipeline.process(frame, set()), truth['depth'], T_world_camera
+
+
+def ratio(depth, truth):
+    return np.nanmedian(depth / truth)
+
+
+def test_parallax_over_metric_poses_brings_predicted_depth_to_metres():
+    results = list(drive('nano', bias=1.4, wobble=0.15))
+    off = np.array([ratio(result.depth, truth) for result, truth, _ in results])
+    assert abs(off[0] - 1) > 0.2
+    assert np.abs(off[20:] - 1).max() < 0.05
+    assert results[-1][0].motion is None  # its pose is nobody's business
+    assert results[-1][0].scale.sources['parallax'] > 10
+
+
+def test_measured_depth_is_taken_as_it_is():
+    result, truth, _ = next(iter(drive('sensor', bias=1.4)))
+    assert result.scale is None
+    assert ratio(result.depth, truth) == pytest.approx(1.4, abs=1e-3)
+
+
+def test_without_a_pose_visual_odometry_places_the_camera_and_maps():
+    results = list(drive('sensor', place=False))
+    first = results[0][2]
+    for result, _, T_world_camera in results:
+        assert result.motion.state == 'tracking'
+        assert result.mapped
+        there = inverse(results[0][0].frame.T_world_camera) @ result.frame.T_world_camera
+        truth = inverse(first) @ T_world_camera
+        assert np.linalg.norm(there[:3, 3] - truth[:3, 3]) < 0.03  # 3 cm of some 2 m
+
+
+def test_a_lost_camera_maps_nothing():
+    results = drive('sensor', place=False, seconds=1.0)
+    pipeline = make_pipeline()
+    for result, _, _ in results:
+        last = result.frame
+    blank = replace(last, image=np.full_like(last.image, 90), T_world_camera=None)
+    blank = replace(blank, depth=np.full((240, 320), 2, np.float32))
+    result = pipeline.process(blank, {OCCUPANCY})
+    assert not result.mapped
+    assert result.grid is None
+    assert result.frame.T_world_camera is None
+
+
+def test_a_constant_scale_is_used_as_given():
+    config = SharpConfig(scale=ScaleConfig(constant=0.5))
+    result, truth, _ = next(iter(drive('nano', bias=2.0, config=config)))
+    assert ratio(result.depth, truth) == pytest.approx(1, abs=1e-3)
+    assert float(result.gaussians.means[:, 2].median()) == pytest.approx(np.median(truth), rel=0.1)
 
 
 def test_sensor_model_without_depth_says_what_to_do():

@@ -43,9 +43,11 @@ def test_rviz_shows_every_cloud_grid_and_image_with_fitting_qos():
     rviz = yaml.safe_load((ROOT / 'rviz' / 'sharp.rviz').read_text())['Visualization Manager']
     topics = {d['Topic']['Value']: d['Topic'] for d in rviz['Displays'] if 'Topic' in d}
     views = [f'/sharp/view/{name}/image' for name in SharpConfig().views]
-    expected = ['occupancy_grid', 'points', 'gaussians', 'depth/image']
+    expected = ['occupancy_grid', 'points', 'gaussians', 'depth/image', 'odometry']
+    expected += ['map_points', 'clearing_points']
     assert set(topics) == {*(f'/sharp/{t}' for t in expected), *views}
-    assert topics['/sharp/occupancy_grid']['Durability Policy'] == 'Transient Local'
+    for topic in ('occupancy_grid', 'map_points'):
+        assert topics[f'/sharp/{topic}']['Durability Policy'] == 'Transient Local'
 
 
 def test_launch_file_starts_our_executable_and_holds_no_settings_of_the_node():

@@ -245,19 +245,13 @@ def views_of(pair: ViewPair, engine: Engine) -> tuple[dict[str, View], float]:
     everywhere = np.ones(pair.target.shape[:2], bool)
     views = {
         'model': render(gaussians, pair),
-        'model_true_scale': render(_scaled(gaussians, scale), pair),
+        'model_true_scale': render(gaussians.scaled(scale), pair),
         'model_warped': warp(depth, pair),
         'unchanged': View(unit_range(pair.image), everywhere),
         'true_depth_warped': warp(pair.depth, pair),
         'true_depth': render(SensorPredictor(stride=1)(pair.image, k, pair.depth), pair),
     }
     return views, scale
-
-
-def _scaled(gaussians: Gaussians, factor: float) -> Gaussians:
-    """Everything `factor` times as far and as large: the same picture from the first camera."""
-    scales, _ = gaussians.shapes
-    return replace(gaussians, means=gaussians.means * factor, scales=scales * factor)
 
 
 # --- comparison ----------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ with suppress(ModuleNotFoundError):  # reading the messages of a bag needs no RO
         Transform,
         TransformStamped,
         Vector3,
+        Vector3Stamped,
     )
     from nav_msgs.msg import OccupancyGrid, Odometry
     from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
@@ -370,6 +371,11 @@ def cloud_to_msg(cloud: np.ndarray, stamp_ns: int, frame_id: str) -> PointCloud2
     return _cloud_msg(cloud, ('x', 'y', 'z', 'rgb'), stamp_ns, frame_id)
 
 
+def points_to_msg(points: np.ndarray, stamp_ns: int, frame_id: str) -> PointCloud2:
+    """[N, 3] float32 points in metres, without colour or order."""
+    return _cloud_msg(points[None], ('x', 'y', 'z'), stamp_ns, frame_id)
+
+
 _GAUSSIAN_FIELDS = (
     *('x', 'y', 'z', 'rgb', 'opacity', 'scale_0', 'scale_1', 'scale_2'),
     *('rot_0', 'rot_1', 'rot_2', 'rot_3'),
@@ -465,12 +471,34 @@ def grid_to_msg(
 
 
 def odometry_to_msg(
-    T_world_camera: np.ndarray, stamp_ns: int, world_frame: str, child_frame: str
+    T_world_camera: np.ndarray,
+    stamp_ns: int,
+    world_frame: str,
+    child_frame: str,
+    covariance: np.ndarray | None = None,
 ) -> Odometry:
-    """[4, 4] pose of `child_frame` in `world_frame`; velocities and covariances stay zero."""
+    """[4, 4] pose of `child_frame` in `world_frame`; velocities stay zero.
+
+    Args:
+        T_world_camera: the pose.
+        stamp_ns: of the image.
+        world_frame: parent.
+        child_frame: what is placed.
+        covariance: [6, 6] of x y z and the rotation about the axes of the world, or None for 0.
+    """
     msg = Odometry(header=header_to_msg(stamp_ns, world_frame), child_frame_id=child_frame)
     msg.pose.pose = _pose(T_world_camera)
+    if covariance is not None:
+        msg.pose.covariance = covariance.astype(np.float64).ravel()
     return msg
+
+
+def scale_to_msg(
+    value: float, log_variance: float, stamp_ns: int, frame_id: str
+) -> Vector3Stamped:
+    """Factor of the depth in x, variance of its logarithm in y; z is 0."""
+    vector = Vector3(x=float(value), y=float(log_variance))
+    return Vector3Stamped(header=header_to_msg(stamp_ns, frame_id), vector=vector)
 
 
 def pose_to_msg(T_frame_pose: np.ndarray, stamp_ns: int, frame_id: str) -> PoseStamped:

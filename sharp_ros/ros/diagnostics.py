@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sharp_ros.odometry import Motion
 from sharp_ros.views import View
 from sharp_ros.worker import WorkerCounts
 
@@ -35,6 +36,7 @@ class Health:
     _events: Counter[str] = field(default_factory=Counter)
     _views: dict[str, View] = field(default_factory=dict)
     _unplaced: Counter[str] = field(default_factory=Counter)
+    _pose_values: dict[str, Any] = field(default_factory=dict)
     _mapped: int = 0
     _last_image: float | None = None
 
@@ -55,6 +57,23 @@ class Health:
         """Count a frame that was published but not integrated."""
         with self._lock:
             self._unmapped[reason] += 1
+
+    def scale(self, value: float, log_variance: float) -> None:
+        """Note the factor of the newest depth."""
+        with self._lock:
+            self._pose_values |= {
+                'scale': f'{value:.4f}',
+                'scale_std': f'{math.sqrt(log_variance):.4f}',
+            }
+
+    def odometry(self, motion: Motion) -> None:
+        """Note how visual odometry fares."""
+        with self._lock:
+            self._pose_values |= {
+                'odometry': motion.state,
+                'odometry_inliers': motion.inliers,
+                'odometry_tracked': motion.tracked,
+            }
 
     def view_done(self, name: str, view: View) -> None:
         """Note how far the newest image of a virtual camera can be trusted."""
@@ -93,6 +112,7 @@ class Health:
             timings = {k: float(np.median(v)) for k, v in self._timings_ms.items()}
             unmapped, events, mapped = dict(self._unmapped), dict(self._events), self._mapped
             seen, unplaced = dict(self._views), dict(self._unplaced)
+            pose_values = dict(self._pose_values)
         values: dict[str, Any] = {'state': state}
         if counts is not None:
             values |= {
@@ -111,6 +131,7 @@ class Health:
             inference |= {'age_ms_p50': f'{p50:.1f}', 'age_ms_p95': f'{p95:.1f}'}
         inference |= {f'{k}_ms': f'{v:.2f}' for k, v in timings.items()}
         mapping: dict[str, Any] = {'mapped': mapped, 'unmapped': sum(unmapped.values())}
+        mapping |= pose_values
         mapping |= {f'unmapped.{k}': v for k, v in sorted(unmapped.items())}
         views: dict[str, Any] = {f'unplaced.{k}': v for k, v in sorted(unplaced.items())}
         for name, view in sorted(seen.items()):

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, Vector3Stamped
 from nav_msgs.msg import OccupancyGrid, Odometry
 import numpy as np
 from rcl_interfaces.msg import SetParametersResult
@@ -27,7 +27,9 @@ from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import SharpConfig, differences
 from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError, SharpError
 from sharp_ros.pipeline import (
+    CLEARING,
     GAUSSIANS,
+    MAP_POINTS,
     OCCUPANCY,
     POINTS,
     VIEW,
@@ -44,13 +46,16 @@ from sharp_ros.ros.conversions import (
     gaussians_to_msg,
     grid_to_msg,
     image_to_msg,
+    odometry_to_msg,
+    points_to_msg,
     pose_from_msg,
+    scale_to_msg,
     stamp_ns_from_msg,
 )
 from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
 from sharp_ros.ros.diagnostics import NORMAL_DROPS, Health
 from sharp_ros.ros.parameters import declare_parameters, read_config
-from sharp_ros.ros.pose_sources import OdometrySource, PoseSource, make_pose_source
+from sharp_ros.ros.pose_sources import PoseSource, make_pose_source
 from sharp_ros.ros.transforms import Transforms
 from sharp_ros.viewpoints import CAMERA, WORLD
 from sharp_ros.views import View
@@ -116,7 +121,9 @@ class SharpNode(LifecycleNode):
             return FAILURE
         self._pipeline, self._config, self._health = pipeline, config, Health()
         self._decoder = FrameDecoder(config.camera)
-        self._poses: PoseSource = make_pose_source(config.pose)
+        self._poses: PoseSource = make_pose_source(
+            config.pose, self._transforms, self.get_logger().info
+        )
         self._pairs = StampPairs(config.camera.depth_tolerance)
         if set(pipeline.view_frames.values()) - {CAMERA, WORLD}:
             self._transforms.listen()
@@ -197,6 +204,10 @@ class SharpNode(LifecycleNode):
             POINTS: (PointCloud2, _OUTPUT),
             GAUSSIANS: (PointCloud2, _OUTPUT),
             OCCUPANCY: (OccupancyGrid, _MAP),
+            MAP_POINTS: (PointCloud2, _MAP),
+            CLEARING: (PointCloud2, _OUTPUT),
+            'odometry': (Odometry, _OUTPUT),
+            'scale': (Vector3Stamped, _OUTPUT),
         }
         for name in config.views:
             topics[f'{VIEW}{name}/image'] = (Image, _OUTPUT)
@@ -219,7 +230,7 @@ class SharpNode(LifecycleNode):
         ]
         if self._pipeline.info.needs_depth:
             topics.append((Image, 'depth', self._on_depth, _SENSOR))
-        if isinstance(self._poses, OdometrySource):
+        if self._poses.odometry is not None:
             topics.append((Odometry, 'odometry', self._on_odometry, _ODOMETRY))
         if any(view.placement == 'request' for view in config.views.values()):
             topics.append((PoseStamped, '~/view_request', self._on_view_request, _OUTPUT))
@@ -265,9 +276,9 @@ class SharpNode(LifecycleNode):
         self._info = msg
 
     def _on_odometry(self, msg: Any) -> None:
-        assert isinstance(self._poses, OdometrySource)
+        assert self._poses.odometry is not None
         try:
-            if not self._poses.add(msg):
+            if not self._poses.odometry.add(msg):
                 self._health.event('odometry_went_back')
                 self._warn('Mapping', 'odometry stamps went back; earlier poses were dropped')
         except InputError as error:
@@ -285,7 +296,7 @@ class SharpNode(LifecycleNode):
     def _process(self, raw: RawFrame) -> Iterator[Wait]:
         assert self._pipeline is not None
         wanted = self._wanted()
-        maps = isinstance(self._poses, OdometrySource)
+        maps = self._config.pose.source != 'none'
         if maps:  # kept for late subscribers, so it is made whoever listens
             wanted.add(OCCUPANCY)
         elif not wanted:
@@ -368,12 +379,34 @@ class SharpNode(LifecycleNode):
             self._send(POINTS, lambda: cloud_to_msg(cloud, stamp_ns, frame_id))
         if result.gaussians.quats is not None:  # a subscriber may have come after they were made
             self._send(GAUSSIANS, lambda: gaussians_to_msg(result.gaussians, stamp_ns, frame_id))
+        scale, motion = result.scale, result.motion
+        if scale is not None:
+            self._health.scale(scale.value, scale.log_variance)
+            self._send(
+                'scale', partial(scale_to_msg, scale.value, scale.log_variance, stamp_ns, frame_id)
+            )
+        if motion is not None:
+            self._health.odometry(motion)
+            if motion.T_odom_camera is None:
+                self._health.unmapped(f'odometry_{motion.state}')
+                self._warn('Mapping', f'not mapped: visual odometry is {motion.state}')
+            else:
+                place = (motion.T_odom_camera, stamp_ns, frame.world_frame, frame_id)
+                self._send('odometry', partial(odometry_to_msg, *place, motion.covariance))
         if result.grid is not None:
             grid = result.grid
             world = frame.world_frame
             self._send(
                 OCCUPANCY,
                 lambda: grid_to_msg(grid.cells, grid.resolution, grid.origin, stamp_ns, world),
+            )
+        if result.map_points is not None:
+            self._send(
+                MAP_POINTS, partial(points_to_msg, result.map_points, stamp_ns, frame.world_frame)
+            )
+        if result.clearing_points is not None:
+            self._send(
+                CLEARING, partial(points_to_msg, result.clearing_points, stamp_ns, frame_id)
             )
         self._publish_views(result.views, result.unplaced, stamp_ns)
 

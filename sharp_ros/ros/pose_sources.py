@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 import threading
 from typing import Protocol
 
@@ -10,16 +11,26 @@ import numpy as np
 from sharp_ros.config import PoseConfig
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.ros.conversions import pose_from_odometry
+from sharp_ros.ros.transforms import Transforms, tf_is_installed
 from sharp_ros.se3 import PoseBuffer, matrix_from_quat, transform
 
+_PATIENCE = 3.0  # seconds of images without any pose until visual odometry takes over
 _HISTORY = 10.0  # seconds of poses kept; an image older than that is of no use
 
 
 class PoseSource(Protocol):
-    """Gives the pose of a camera frame in a world frame at a stamp."""
+    """Gives the pose of a camera frame in a world frame at a stamp.
 
-    def lookup(self, stamp_ns: int, camera_frame: str) -> tuple[np.ndarray, str]:
+    Attributes:
+        odometry: takes in the messages of the odometry topic, or None if they are of no use.
+    """
+
+    odometry: OdometrySource | None
+
+    def lookup(self, stamp_ns: int, camera_frame: str) -> tuple[np.ndarray | None, str]:
         """`T_world_camera` [4, 4] at the stamp, and the name of the world frame.
+
+        None in place of the pose asks for visual odometry to find it.
 
         Raises:
             PoseUnavailableError: with the reason under which it is counted.
@@ -30,9 +41,46 @@ class PoseSource(Protocol):
 class NoPose:
     """`pose.source: none`: the camera is never placed, so nothing is mapped."""
 
-    def lookup(self, stamp_ns: int, camera_frame: str) -> tuple[np.ndarray, str]:
+    odometry = None
+
+    def lookup(self, stamp_ns: int, camera_frame: str) -> tuple[np.ndarray | None, str]:
         """Always raises; see `PoseSource`."""
         raise PoseUnavailableError('pose.source is "none"', 'pose_source_none')
+
+
+class VisualSource:
+    """`pose.source: visual`: the pipeline finds the pose in the images themselves."""
+
+    odometry = None
+
+    def __init__(self, config: PoseConfig) -> None:
+        self._world_frame = config.world_frame
+
+    def lookup(self, stamp_ns: int, camera_frame: str) -> tuple[np.ndarray | None, str]:
+        """See `PoseSource`."""
+        return None, self._world_frame
+
+
+class TfSource:
+    """Poses of tf, at the stamp of the image.
+
+    Args:
+        config: the world frame, and how long to wait.
+        transforms: to look them up.
+    """
+
+    odometry = None
+
+    def __init__(self, config: PoseConfig, transforms: Transforms) -> None:
+        self._config = config
+        self._transforms = transforms
+        transforms.listen()
+
+    def lookup(self, stamp_ns: int, camera_frame: str) -> tuple[np.ndarray | None, str]:
+        """See `PoseSource`; waits up to `pose.wait` for transforms that are under way."""
+        world = self._config.world_frame
+        pose = self._transforms.lookup(world, camera_frame, stamp_ns, self._config.wait)
+        return pose, world
 
 
 class OdometrySource:
@@ -49,6 +97,7 @@ class OdometrySource:
         self._config = config
         self._buffer = PoseBuffer(_HISTORY, config.max_gap, config.tolerance)
         self._frames = ('', '')
+        self.odometry = self
         self._news = threading.Condition()
         self._T_base_camera: np.ndarray | None = None
         offset = np.array(config.base_to_camera)
@@ -96,6 +145,77 @@ class OdometrySource:
         return newest_ns is not None and 0 < stamp_ns - newest_ns < self._config.max_gap * 1e9
 
 
-def make_pose_source(config: PoseConfig) -> PoseSource:
-    """The source that `pose.source` names."""
-    return {'odometry': lambda: OdometrySource(config), 'none': NoPose}[config.source]()
+class AutoSource:
+    """The first of several sources that answers, and only that one from then on.
+
+    Poses of two sources lie in two worlds, so a map must not change from one to the other.
+
+    Args:
+        sources: best first.
+        fallback: taken when none of them has answered for `_PATIENCE` seconds of images.
+        tell: told which one it is.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, PoseSource],
+        fallback: tuple[str, PoseSource],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._sources, self._fallback, self._tell = sources, fallback, tell
+        self.odometry = next((s.odometry for s in sources.values() if s.odometry), None)
+        self._chosen: PoseSource | None = None
+        self._since_ns: int | None = None
+
+    def lookup(self, stamp_ns: int, camera_frame: str) -> tuple[np.ndarray | None, str]:
+        """See `PoseSource`."""
+        if self._chosen is not None:
+            return self._chosen.lookup(stamp_ns, camera_frame)
+        failures: dict[str, PoseUnavailableError] = {}
+        for name, source in self._sources.items():
+            try:
+                found = source.lookup(stamp_ns, camera_frame)
+            except PoseUnavailableError as error:
+                failures[name] = error
+                continue
+            self._choose(name, source)
+            return found
+        if self._since_ns is None or stamp_ns < self._since_ns:
+            self._since_ns = stamp_ns
+        if stamp_ns - self._since_ns >= _PATIENCE * 1e9:
+            self._choose(*self._fallback)
+            return self._fallback[1].lookup(stamp_ns, camera_frame)
+        reasons = '; '.join(f'{name}: {error}' for name, error in failures.items())
+        reason = list(failures.values())[-1].reason
+        raise PoseUnavailableError(f'no source of poses answers yet ({reasons})', reason)
+
+    def _choose(self, name: str, source: PoseSource) -> None:
+        self._chosen = source
+        self._tell(f'poses come from {name}; pose.source: {name} says so from the start')
+
+
+def make_pose_source(
+    config: PoseConfig, transforms: Transforms, tell: Callable[[str], None]
+) -> PoseSource:
+    """The source that `pose.source` names.
+
+    Args:
+        config: settings.
+        transforms: of the node.
+        tell: told which source `auto` has chosen.
+    """
+
+    def automatic() -> PoseSource:
+        sources: dict[str, PoseSource] = {'odometry': OdometrySource(config)}
+        if tf_is_installed():
+            sources = {'tf': TfSource(config, transforms), **sources}
+        return AutoSource(sources, ('visual', VisualSource(config)), tell)
+
+    makers: dict[str, Callable[[], PoseSource]] = {
+        'auto': automatic,
+        'tf': lambda: TfSource(config, transforms),
+        'odometry': lambda: OdometrySource(config),
+        'visual': lambda: VisualSource(config),
+        'none': NoPose,
+    }
+    return makers[config.source]()

@@ -22,6 +22,11 @@ except ImportError:
     tf2_ros = None
 
 
+def tf_is_installed() -> bool:
+    """Whether tf can be used at all."""
+    return tf2_ros is not None
+
+
 class Transforms:
     """Listens to tf and broadcasts to it, as far as somebody asks for either.
 

@@ -7,6 +7,7 @@ import time
 from typing import ClassVar
 
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import Vector3Stamped
 from nav_msgs.msg import OccupancyGrid
 import numpy as np
 import pytest
@@ -111,6 +112,9 @@ class Peer:
         '/sharp/points': PointCloud2,
         '/sharp/gaussians': PointCloud2,
         '/sharp/occupancy_grid': OccupancyGrid,
+        '/sharp/map_points': PointCloud2,
+        '/sharp/clearing_points': PointCloud2,
+        '/sharp/scale': Vector3Stamped,
         '/sharp/view/over_shoulder/image': Image,
         '/sharp/view/over_shoulder/camera_info': CameraInfo,
         '/diagnostics': DiagnosticArray,
@@ -135,7 +139,7 @@ class Peer:
                 depth=10,
                 reliability=ReliabilityPolicy.RELIABLE,
                 durability=DurabilityPolicy.TRANSIENT_LOCAL
-                if topic.endswith('grid')
+                if topic.endswith(('grid', 'map_points'))
                 else DurabilityPolicy.VOLATILE,
             )
             self.node.create_subscription(

@@ -8,6 +8,7 @@ import threading
 import time
 
 import cv2
+from nav_msgs.msg import Odometry
 import numpy as np
 import psutil
 import pytest
@@ -28,6 +29,7 @@ from sharp_ros.ros.conversions import (
     depth_from_msg,
     header_to_msg,
     image_to_msg,
+    pose_from_odometry,
     stamp_ns_from_msg,
 )
 
@@ -56,7 +58,7 @@ def test_every_output_arrives_with_the_stamp_and_frame_of_the_image(make_node, p
         for msg in messages:
             assert stamp_ns_from_msg(msg.header) in sent, topic
         frame = messages[0].header.frame_id
-        expected = {'/sharp/occupancy_grid': 'odom'}.get(
+        expected = dict.fromkeys(('/sharp/occupancy_grid', '/sharp/map_points'), 'odom').get(
             topic, 'over_shoulder_optical_frame' if 'view' in topic else CAMERA
         )
         assert frame == expected, topic
@@ -86,6 +88,39 @@ def test_the_wall_becomes_occupied_two_metres_ahead_and_free_before_it(make_node
     assert cell(WALL + 0.01, 0.0) == 100
     assert cell(WALL + 0.6, 0.0) == -1
     assert cell(-1.0, 0.0) == -1
+
+
+def test_the_scale_of_predicted_depth_is_published_and_told(make_node, peer):
+    peer.listen('/sharp/scale', '/sharp/depth/image', '/diagnostics')
+    node = start(make_node(scale__constant=1.5))
+    peer.spin_until(lambda: peer.received['/sharp/depth/image'], each=peer.send)
+    peer.spin_until(lambda: peer.received['/sharp/scale'], each=peer.send)
+    vector = peer.received['/sharp/scale'][0].vector
+    assert (vector.x, vector.y) == (1.5, 0.0)
+    depth = depth_from_msg(peer.received['/sharp/depth/image'][0])
+    assert np.nanmedian(depth) == pytest.approx(1.5 * WALL, abs=1e-3)
+    peer.spin(0.1)
+    peer.received['/diagnostics'].clear()
+    node.publish_diagnostics()
+    peer.spin_until(lambda: peer.received['/diagnostics'])
+    assert peer.status('Mapping')[2]['scale'] == '1.5000'
+
+
+def test_without_any_pose_visual_odometry_is_published_and_maps(make_node, peer):
+    odometry = []
+    peer.node.create_subscription(Odometry, '/sharp/odometry', odometry.append, 10)
+    peer.listen('/sharp/occupancy_grid')
+    start(make_node(pose__source='visual'))
+    peer.spin_until(
+        lambda: odometry and peer.received['/sharp/occupancy_grid'],
+        each=lambda: peer.send(pose=None),
+    )
+    assert (odometry[0].header.frame_id, odometry[0].child_frame_id) == ('odom', CAMERA)
+    assert stamp_ns_from_msg(odometry[0].header) in peer.stamps_sent
+    T_odom_camera = pose_from_odometry(odometry[-1])[3]
+    np.testing.assert_allclose(T_odom_camera[:3, 2], [1, 0, 0], atol=0.05)  # level, x ahead
+    assert np.linalg.norm(T_odom_camera[:3, 3]) < 0.01  # 1 cm: it stands still
+    assert peer.received['/sharp/occupancy_grid'][0].header.frame_id == 'odom'
 
 
 def test_nothing_is_published_and_the_network_idles_when_nobody_listens(make_node, peer):

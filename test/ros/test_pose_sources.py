@@ -2,14 +2,22 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sharp_ros.config import PoseConfig
 from sharp_ros.errors import InputError, PoseUnavailableError
-from sharp_ros.ros.conversions import odometry_to_msg
-from sharp_ros.ros.pose_sources import NoPose, OdometrySource, make_pose_source
+from sharp_ros.ros.conversions import odometry_to_msg, transform_to_msg
+from sharp_ros.ros.pose_sources import (
+    NoPose,
+    OdometrySource,
+    TfSource,
+    VisualSource,
+    make_pose_source,
+)
+from sharp_ros.ros.transforms import Transforms
 from sharp_ros.se3 import matrix_from_quat, transform
 
 MS = 1_000_000
@@ -100,7 +108,73 @@ def test_a_pose_that_is_not_finite_is_refused():
 
 
 def test_source_none_never_has_a_pose():
-    source = make_pose_source(PoseConfig(source='none'))
+    source = make(source='none')
     assert isinstance(source, NoPose)
+    assert source.odometry is None
     with pytest.raises(PoseUnavailableError):
         source.lookup(0, CAMERA)
+
+
+def make(told=None, **settings):
+    node = SimpleNamespace(get_logger=lambda: None)
+    tell = (lambda text: None) if told is None else told.append
+    return make_pose_source(PoseConfig(**settings), Transforms(node), tell)
+
+
+def test_poses_of_tf_are_those_at_the_stamp_of_the_image(tf2):
+    T = transform(matrix_from_quat(np.array([0.8, 0.1, -0.5, 0.3])), [1.0, 2.0, 3.0])
+    tf2.known['map', CAMERA] = transform_to_msg(T, 0, 'map', CAMERA).transform
+    source = make(source='tf', world_frame='map', wait=0.25)
+    assert isinstance(source, TfSource)
+    found, world = source.lookup(7 * MS, CAMERA)
+    assert world == 'map'
+    np.testing.assert_allclose(found, T, atol=1e-12)
+    assert tf2.asked == [('map', CAMERA, 7 * MS, 250 * MS)]
+
+
+def test_tf_that_cannot_tell_is_no_pose(tf2):
+    with pytest.raises(PoseUnavailableError) as error:
+        make(source='tf').lookup(0, CAMERA)
+    assert error.value.reason == 'no_transform'
+
+
+def test_visual_odometry_is_asked_for_by_a_world_without_a_pose():
+    source = make(source='visual', world_frame='odom')
+    assert isinstance(source, VisualSource)
+    assert source.lookup(0, CAMERA) == (None, 'odom')
+
+
+def test_auto_prefers_tf_and_keeps_the_first_that_answered(tf2):
+    told = []
+    source = make(told, wait=0.0)
+    source.odometry.add(odometry(0))
+    assert source.lookup(0, CAMERA)[1] == 'odom'
+    assert len(told) == 1
+    assert 'odometry' in told[0]
+    tf2.known['odom', CAMERA] = transform_to_msg(np.eye(4), 0, 'odom', CAMERA).transform
+    with pytest.raises(PoseUnavailableError) as error:  # not the other world of tf
+        source.lookup(10_000 * MS, CAMERA)
+    assert error.value.reason == 'pose_too_old'
+    told.clear()
+    source = make(told, wait=0.0)
+    source.odometry.add(odometry(0))
+    source.lookup(0, CAMERA)
+    assert 'tf' in told[0]
+
+
+@pytest.mark.parametrize('restart', [False, True])
+def test_auto_takes_to_visual_odometry_when_nothing_else_answers_for_three_seconds(restart):
+    told = []
+    source = make(told, wait=0.0)
+    if restart:  # a bag that starts over must not make the wait endless
+        with pytest.raises(PoseUnavailableError):
+            source.lookup(1_000_000 * MS, CAMERA)
+    for stamp_ms in (0, 1000, 2990):
+        with pytest.raises(PoseUnavailableError, match='odometry: no pose received') as error:
+            source.lookup(stamp_ms * MS, CAMERA)
+        assert error.value.reason == 'no_pose_yet'
+    assert not told
+    assert source.lookup(3000 * MS, CAMERA) == (None, 'odom')
+    assert 'visual' in told[0]
+    source.odometry.add(odometry(3100))  # too late: that is another world
+    assert source.lookup(3100 * MS, CAMERA) == (None, 'odom')
