@@ -26,6 +26,7 @@ from sharp_ros.errors import CheckpointError, InputError
 from sharp_ros.metrics import depth_metrics
 from sharp_ros.models import ModelInfo
 from sharp_ros.network.composer import gaussians_from_depth
+from sharp_ros.synthetic import Room
 
 INTRINSICS = Intrinsics.from_hfov(1.2, 64, 48)
 SUMMARY = {
@@ -155,6 +156,26 @@ def test_scale_and_its_spread_over_frames_are_reported():
     assert report['scale_std'] == pytest.approx(np.log(2), abs=1e-3)
     assert report['abs_rel'] == pytest.approx((1.0 + 0.5) / 2)
     assert report['abs_rel_median_scaled'] == pytest.approx(0, abs=1e-4)
+
+
+def test_the_scale_that_the_node_finds_over_poses_is_judged_besides():
+    room, k = Room(2), Intrinsics.from_hfov(1.2, 320, 240)
+    shown = []
+    for i in range(25):
+        pose = room.pose(i * 0.1)
+        image, depth = room.render(k, pose)
+        shown.append(SourceFrame(image, k, i * 10**8, pose, depth))
+
+    def too_far(image, intrinsics, depth=None):
+        true = next((f.depth for f in shown if f.image is image), shown[0].depth)
+        z = torch.from_numpy(true * np.float32(1.4))[None]
+        return gaussians_from_depth(z, torch.zeros(3, 240, 320), k)
+
+    info = ModelInfo('too_far', 'for tests', 'Apache-2.0', metric=True)
+    report = evaluate(shown, engine(too_far), info)
+    assert report['abs_rel'] == pytest.approx(0.4, abs=0.02)
+    assert report['one_scale']['abs_rel'] < 0.2
+    assert 'one_scale' not in evaluate(shown[:2], engine(too_far))
 
 
 def test_frames_without_truth_are_counted_and_left_out():

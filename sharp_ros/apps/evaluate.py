@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 import json
 import math
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from sharp_ros.config import ModelConfig
+from sharp_ros.config import ModelConfig, PointCloudConfig, SharpConfig
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.files import write_atomically
 from sharp_ros.metrics import MAX_TRUTH, METRICS, MIN_TRUTH, depth_metrics, mean_metrics
@@ -28,18 +29,24 @@ if TYPE_CHECKING:
     from sharp_ros.apps.sources import SourceFrame
     from sharp_ros.camera import Intrinsics
     from sharp_ros.engine import Engine
+    from sharp_ros.models import ModelInfo
 
 _Item = TypeVar('_Item')
 TRAINING_MEAN = Path(__file__).parents[1] / 'weights' / 'training_mean_depth.npz'
+_AS_PREDICTED = PointCloudConfig(min_range=0.0, max_range=1e6, edge_ratio=0.0)
 _PATIENCE = 30  # frames without any depth after which a source is taken to have none
 
 
-def evaluate(frames: Iterable[SourceFrame], engine: Engine) -> dict[str, Any]:
+def evaluate(
+    frames: Iterable[SourceFrame], engine: Engine, info: ModelInfo | None = None
+) -> dict[str, Any]:
     """Run a model over frames with true depth, and the baselines next to it.
 
     Args:
         frames: those without depth, or with too little of it, are counted and left out.
         engine: ready to predict; sensor models are given the truth as their measurement.
+        info: of the model, to judge besides, where poses are known, what the pipeline's scale
+            makes of the depth (`one_scale` of the result); not for sensor models.
 
     Returns:
         `frames`, `frames_without_truth`, the means of the metrics, `coverage`, `scale_median`,
@@ -49,9 +56,14 @@ def evaluate(frames: Iterable[SourceFrame], engine: Engine) -> dict[str, Any]:
     Raises:
         InputError: `no_truth` if no frame could be compared.
     """
+    from sharp_ros.camera import Frame
+    from sharp_ros.pipeline import Pipeline
     from sharp_ros.point_cloud import depth_from_gaussians
 
-    model, constant, mean = _Tally(), _Tally(), _Tally()
+    model, scaled, constant, mean = _Tally(), _Tally(), _Tally(), _Tally()
+    pipeline = None
+    if info is not None and not info.needs_depth:
+        pipeline = Pipeline(engine, info, SharpConfig(point_cloud=_AS_PREDICTED, views={}))
     mean_log_depth, median_depth = load_training_mean()
     latencies: list[float] = []
     without_truth = 0
@@ -73,6 +85,12 @@ def evaluate(frames: Iterable[SourceFrame], engine: Engine) -> dict[str, Any]:
                 raise
             without_truth += 1
             continue
+        if pipeline is not None and frame.T_world_camera is not None:
+            placed = Frame(
+                frame.image, k, frame.stamp_ns, frame.frame_id, frame.T_world_camera, 'world'
+            )
+            with suppress(InputError):  # `no_truth`, as above
+                scaled.add(pipeline.process(placed, set()).depth, frame.depth)
         constant.add(np.full(frame.depth.shape, median_depth, np.float32), frame.depth)
         mean.add(training_mean_depth(mean_log_depth, k), frame.depth)
     if not model:
@@ -85,6 +103,7 @@ def evaluate(frames: Iterable[SourceFrame], engine: Engine) -> dict[str, Any]:
         'frames': len(model),
         'frames_without_truth': without_truth,
         **model.summary(),
+        **({'one_scale': scaled.summary()} if scaled else {}),
         'latency_ms': {
             'p50': round(float(np.percentile(latencies, 50)), 2),
             'p95': round(float(np.percentile(latencies, 95)), 2),
@@ -216,7 +235,9 @@ def run(args: argparse.Namespace) -> int:
         tables = view_tables
     else:
         frames, note = _open(args.source)
-        measured = evaluate(_with_progress(_limited(frames, args.max_frames), 'frames'), engine)
+        measured = evaluate(
+            _with_progress(_limited(frames, args.max_frames), 'frames'), engine, info
+        )
         tables = _tables
     report = {
         'source': args.source,
@@ -298,6 +319,7 @@ def _tables(report: Mapping[str, Any]) -> Iterator[Any]:
     baselines = report['baselines']
     rows = {
         Path(report['model']).stem: report,
+        **({'one scale': report['one_scale']} if 'one_scale' in report else {}),
         f'all {baselines["constant"]["depth"]:.2f} m': baselines['constant'],
         'room mean': baselines['training_mean'],
     }
@@ -307,7 +329,8 @@ def _tables(report: Mapping[str, Any]) -> Iterator[Any]:
         table.add_row(name, *numbers)
     latency = report['latency_ms']
     table.caption = (
-        'RMSE in metres; room mean: of the training rooms, pixel by pixel. * every frame '
+        'RMSE in metres; one scale: as the node finds it over known poses; '
+        'room mean: of the training rooms, pixel by pixel. * every frame '
         'multiplied by its median ratio to the truth (scale: median of the ratios, spread: std '
         f'of their logarithm). Network: {latency["p50"]:.0f} ms (median), '
         f'{latency["p95"]:.0f} ms (p95). Licence of the weights: {report["licence"]}'
