@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+import logging
 import time
 
 import numpy as np
@@ -31,6 +32,8 @@ MAP_POINTS = 'map_points'
 CLEARING = 'clearing_points'
 VIEW = 'view/'
 VIEW_DEPTH = '/depth'
+_JITTER_NS = 1_000_000_000  # by which stamps may go back without that a recording started over
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ class Pipeline:
         self._latest: tuple[Frame, Gaussians] | None = None
         self._due_ns: dict[str, int] = {}
         self._last_stamp_ns = 0
+        self._camera: Intrinsics | None = None  # of the newest frame
         self._factor = 1.0  # of the scale of the newest frame
         self._keyframe = (-1, np.eye(4))  # of the odometry: stamp, and its pose from elsewhere
 
@@ -155,6 +159,7 @@ class Pipeline:
         if self._scale is not None:
             self._scale.reset()
         self._odometry.reset()
+        self._keyframe = (-1, np.eye(4))
         self._factor = 1.0
         self._map.reset()
         if self._fused is not None:
@@ -198,8 +203,10 @@ class Pipeline:
         """
         frame, wanted, clock = begun.frame, begun.wanted, begun.clock
         # all that is booked is booked here, where frames come one after the other
-        if frame.stamp_ns < self._last_stamp_ns:
-            self._due_ns.clear()  # a bag started over; schedules of the future would never run
+        back_ns = self._last_stamp_ns - frame.stamp_ns
+        if back_ns > _JITTER_NS:  # maps of what is yet to come would be lies
+            _log.warning('time went back by %.1f s: the maps start over', back_ns * 1e-9)
+            self.reset()
         self._last_stamp_ns = frame.stamp_ns
         views = {name: view for name, view in self.config.views.items() if VIEW + name in wanted}
         due_views = [
@@ -331,6 +338,10 @@ class Pipeline:
         parallax over poses in metres tells the scale of the depth.
         """
         visual = frame.T_world_camera is None and bool(frame.world_frame)
+        if visual and self._camera not in (None, frame.intrinsics):
+            _log.warning('the camera changed: odometry, and with it the maps, start over')
+            self.reset()
+        self._camera = frame.intrinsics
         measures = frame.T_world_camera is not None and self._scale is not None
         if not (visual or measures):
             return frame, None

@@ -169,6 +169,37 @@ def test_rate_limited_outputs_keep_their_rate_on_the_clock_of_the_stamps():
     assert grids == views == 10
 
 
+def test_a_recording_that_starts_over_starts_a_new_map(caplog):
+    pipeline = make_pipeline()
+    for i in range(3):
+        pipeline.process(wall_frame(stamp_ns=10**11 + i * 10**9), {OCCUPANCY})
+    far_away = replace(wall_frame(stamp_ns=10**10), T_world_camera=None)
+    pipeline.process(far_away, {OCCUPANCY})
+    assert 'start over' in caplog.text
+    assert (pipeline._map.grid().cells == -1).all()
+
+
+def test_stamps_that_jitter_keep_the_map():
+    pipeline = make_pipeline()
+    for stamp_ns in (10**11, 10**11 + 10**8, 10**11 + 5 * 10**7):
+        pipeline.process(wall_frame(stamp_ns=stamp_ns), {OCCUPANCY})
+    assert (pipeline._map.grid().cells == 100).any()
+
+
+def test_another_camera_starts_visual_odometry_and_map_over(caplog):
+    pipeline = make_pipeline()
+    frame = replace(wall_frame(stamp_ns=10**9), T_world_camera=None)
+    noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
+    for i in range(3):
+        seen = replace(frame, image=noise, stamp_ns=(1 + i) * 10**8)
+        assert pipeline.process(seen, {OCCUPANCY}).mapped
+    other = replace(seen, intrinsics=Intrinsics.from_hfov(0.8, 160, 120), stamp_ns=5 * 10**8)
+    blank = replace(other, image=np.full_like(noise, 90))
+    assert not pipeline.process(blank, {OCCUPANCY}).mapped
+    assert 'camera changed' in caplog.text
+    assert (pipeline._map.grid().cells == -1).all()
+
+
 def test_stamps_that_start_over_do_not_silence_rate_limited_outputs():
     pipeline = make_pipeline()
     pipeline.process(wall_frame(stamp_ns=10**18), {OCCUPANCY})

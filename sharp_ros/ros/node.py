@@ -254,7 +254,10 @@ class SharpNode(LifecycleNode):
         stamp_ns = stamp_ns_from_msg(msg.header)
         if stamp_ns < self._last_stamp_ns:
             self._health.event('stamp_went_back')
-            self._warn('Input', 'image stamps went back; a bag that loops? consider ~/reset')
+            self._warn(
+                'Input',
+                'image stamps went back; a bag that loops? After more than 1 s the maps start over',
+            )
         self._last_stamp_ns = stamp_ns
         if self._pipeline.info.needs_depth:
             self._submit_pair(*self._pairs.add_image(msg))
