@@ -256,7 +256,7 @@ class SharpNode(LifecycleNode):
             self._health.event('stamp_went_back')
             self._warn(
                 'Input',
-                'image stamps went back; a bag that loops? After more than 1 s the maps start over',
+                'image stamps went back; a bag that loops? Beyond 1 s the maps start over',
             )
         self._last_stamp_ns = stamp_ns
         if self._pipeline.info.needs_depth:
