@@ -1,6 +1,6 @@
 """tf2, where it is installed: frames looked up at a stamp, and those of virtual cameras broadcast.
 
-`tf2_ros` is part of every ROS distribution but not of the ROS wheels of PyPI. Without it the node
+`tf2_ros` is part of every ROS distribution but no wheel carries it. Without it the node
 does all that needs no tf, and says so once.
 """
 
