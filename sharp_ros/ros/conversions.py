@@ -217,7 +217,7 @@ SUPPORTED_ENCODINGS = (*_PACKED, *_PLANAR)
 
 @cache
 def _cv_bridge() -> Any:
-    """The compiled cv_bridge, or None; the pure Python copy that pip installs lacks the C++ module."""
+    """The compiled cv_bridge, or None; the pure Python copy that pip installs lacks C++."""
     try:
         from cv_bridge import CvBridge
         import cv_bridge.boost.cv_bridge_boost  # noqa: F401  -- its absence is the question
