@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 import json
 import math
 from pathlib import Path
@@ -76,21 +75,27 @@ def evaluate(
             continue
         if not latencies:
             engine.warm_up(k)
-        gaussians = engine.predict(frame.image, k, frame.depth, covariances=False)
+        steady = None
+        if pipeline is not None and frame.T_world_camera is not None:
+            pose, stamp_ns = frame.T_world_camera, frame.stamp_ns
+            result = pipeline.process(
+                Frame(frame.image, k, stamp_ns, frame.frame_id, pose, 'world'), set()
+            )
+            assert result.scale is not None
+            steady, predicted = result.depth, result.depth / np.float32(result.scale.value)
+        else:
+            gaussians = engine.predict(frame.image, k, frame.depth, covariances=False)
+            predicted = depth_from_gaussians(gaussians, k.width, k.height)
         latencies.append(engine.last_ms)
         try:
-            model.add(depth_from_gaussians(gaussians, k.width, k.height), frame.depth)
+            model.add(predicted, frame.depth)
         except InputError as error:
             if error.reason != 'no_truth':
                 raise
             without_truth += 1
             continue
-        if pipeline is not None and frame.T_world_camera is not None:
-            placed = Frame(
-                frame.image, k, frame.stamp_ns, frame.frame_id, frame.T_world_camera, 'world'
-            )
-            with suppress(InputError):  # `no_truth`, as above
-                scaled.add(pipeline.process(placed, set()).depth, frame.depth)
+        if steady is not None:
+            scaled.add(steady, frame.depth)
         constant.add(np.full(frame.depth.shape, median_depth, np.float32), frame.depth)
         mean.add(training_mean_depth(mean_log_depth, k), frame.depth)
     if not model:
