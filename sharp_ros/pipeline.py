@@ -215,8 +215,7 @@ class Pipeline:
             if view.placement != 'request' and self._due(VIEW + name, frame.stamp_ns, view.rate_hz)
         ]
         requested = any(view.placement == 'request' for view in views.values())
-        fusing = self._fused is not None
-        shapes = bool(due_views) or requested or fusing or GAUSSIANS in wanted
+        shapes = bool(due_views) or requested or GAUSSIANS in wanted or self._may_fuse(frame)
         gaussians = begun.pending.result(covariances=shapes)
         clock.lap('network')
         size = frame.intrinsics
@@ -342,7 +341,8 @@ class Pipeline:
             _log.warning('the camera changed: odometry, and with it the maps, start over')
             self.reset()
         self._camera = frame.intrinsics
-        measures = frame.T_world_camera is not None and self._scale is not None
+        estimated = self._scale is not None and not self.config.scale.constant
+        measures = frame.T_world_camera is not None and estimated
         if not (visual or measures):
             return frame, None
         steady = depth * np.float32(self._factor)  # that of the last frame, close to this one's
@@ -380,12 +380,18 @@ class Pipeline:
         self._factor = estimate.value
         return estimate
 
+    def _may_fuse(self, frame: Frame) -> bool:
+        """Whether a frame is due for the fused map; what odometry has yet to place may be."""
+        if self._fused is None:
+            return False
+        if frame.T_world_camera is None:
+            return bool(frame.world_frame)
+        return self._fused.is_keyframe(frame.stamp_ns, frame.T_world_camera)
+
     def _fuse(self, frame: Frame, gaussians: Gaussians, depth: np.ndarray) -> None:
-        T_world_camera, stamp_ns = frame.T_world_camera, frame.stamp_ns
-        if self._fused is None or T_world_camera is None:
-            return
-        if self._fused.is_keyframe(stamp_ns, T_world_camera):
-            self._fused.integrate(gaussians, depth, frame.intrinsics, T_world_camera, stamp_ns)
+        pose, stamp_ns = frame.T_world_camera, frame.stamp_ns
+        if self._fused is not None and pose is not None and self._may_fuse(frame):
+            self._fused.integrate(gaussians, depth, frame.intrinsics, pose, stamp_ns)
 
     def _render(
         self,

@@ -128,8 +128,8 @@ def test_what_lies_behind_the_visible_surface_neither_marks_nor_clears(hidden):
     np.testing.assert_array_equal(*grids)
 
 
-def test_shapes_are_made_only_for_those_who_see_them():
-    pipeline = make_pipeline()
+def covariances_asked(pipeline):
+    """Filled with one entry per frame from now on: whether its shapes were asked for."""
     asked = []
     submit = pipeline.engine.submit
 
@@ -145,10 +145,26 @@ def test_shapes_are_made_only_for_those_who_see_them():
         return pending
 
     pipeline.engine.submit = spy
+    return asked
+
+
+def test_shapes_are_made_only_for_those_who_see_them():
+    pipeline = make_pipeline()
+    asked = covariances_asked(pipeline)
     views = ({VIEW + 'over_shoulder'}, {VIEW + 'requested'})
     for wanted in ((), {POINTS, OCCUPANCY}, {GAUSSIANS}, *views):
         pipeline.process(wall_frame(), wanted)
     assert asked == [False, False, True, True, True]
+
+
+def test_the_fused_map_asks_for_the_shapes_of_keyframes_alone():
+    pipeline = make_pipeline(gaussian_map=GaussianMapConfig(enabled=True))
+    asked = covariances_asked(pipeline)
+    for stamp_ns in (0, 10**8, 11 * 10**8):  # standing still, the next one is due after a second
+        pipeline.process(wall_frame(stamp_ns=stamp_ns), ())
+    lost = replace(wall_frame(stamp_ns=12 * 10**8), T_world_camera=None, world_frame='')
+    pipeline.process(lost, ())
+    assert asked == [True, False, True, False]
 
 
 def test_without_a_pose_nothing_is_mapped():
