@@ -5,7 +5,7 @@ import sys
 
 from PIL import Image
 
-from sharp_ros.apps.render import NEAR, to_picture, video_intrinsics
+from sharp_ros.apps.render import NEAR, video_intrinsics
 from sharp_ros.apps.video import video_writer
 from sharp_ros.camera import DEFAULT_FOCAL_35MM, Intrinsics, focal_from_35mm, read_image
 from sharp_ros.config import ModelConfig
@@ -34,7 +34,7 @@ k = video_intrinsics(photo)  # even sides, as codecs need
 with video_writer(output, k.width, k.height, fps=30) as write:
     for T_world_camera in camera_path('orbit', gaussians, photo):
         view = rasterize(gaussians, k, inverse(T_world_camera), near=NEAR)
-        write(to_picture(view.color))
+        write(view.image())
 # The last view is the first: that of the photograph.
-Image.fromarray(to_picture(view.color)).save(output.with_suffix('.png'))
+Image.fromarray(view.image()).save(output.with_suffix('.png'))
 print(f'{output} and {output.with_suffix(".png")}: {len(gaussians)} Gaussians')

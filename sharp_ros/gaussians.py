@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 import logging
 import mmap
@@ -299,11 +299,18 @@ def _disparity_range(depth: np.ndarray) -> np.ndarray:  # [N] -> [2]
     disparity = 1 / depth[(depth > 0) & np.isfinite(depth)]
     if not len(disparity):
         return np.zeros(2, np.float32)
-    # torch.quantile, in float32 throughout, but without its limit of 2^24 values.
-    ranks = np.float32([0.1, 0.9]) * np.float32(len(disparity) - 1)
-    low = np.floor(ranks).astype(np.int64).clip(0, len(disparity) - 1)
-    high = np.minimum(low + 1, len(disparity) - 1)
-    ordered = np.partition(disparity, np.unique(np.concatenate((low, high))))
+    return quantiles(disparity, (0.1, 0.9))
+
+
+def quantiles(values: np.ndarray, shares: Sequence[float]) -> np.ndarray:  # [N], [K] -> [K]
+    """Of float32 values, at least one: torch.quantile, without its limit of 2^24 values.
+
+    It is in float32 throughout, as the PLY files and camera paths of SHARP want it.
+    """
+    ranks = np.float32(shares) * np.float32(len(values) - 1)
+    low = np.floor(ranks).astype(np.int64).clip(0, len(values) - 1)
+    high = np.minimum(low + 1, len(values) - 1)
+    ordered = np.partition(values, np.unique(np.concatenate((low, high))))
     ends = torch.from_numpy(ordered[low]), torch.from_numpy(ordered[high])
     return torch.lerp(*ends, torch.from_numpy(ranks - low.astype(np.float32))).numpy()
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import ConfigError, InputError
-from sharp_ros.gaussians import Gaussians
+from sharp_ros.gaussians import Gaussians, quantiles
 from sharp_ros.se3 import interpolate, look_at
 
 STEPS = 60  # poses of a path unless more or fewer are asked for
@@ -70,14 +70,7 @@ def measure(gaussians: Gaussians, intrinsics: Intrinsics) -> Reach:
             'empty_scene',
         )
 
-    def quantile(share: float) -> float:
-        # torch.quantile, whose ranks are float32 too, but without its limit of 2^24 values.
-        rank = np.float32(share) * np.float32(len(depth) - 1)
-        low = int(rank)
-        ends = (depth.kthvalue(min(k, len(depth))).values for k in (low + 1, low + 2))
-        return float(next(ends).lerp(next(ends), float(rank - np.float32(low))))
-
-    near, focus = quantile(0.001), quantile(0.1)
+    near, focus = map(float, quantiles(depth.numpy(), (0.001, 0.1)))
     diagonal = math.hypot(intrinsics.width / intrinsics.fx, intrinsics.height / intrinsics.fy)
     return Reach(_MAX_DISPARITY * diagonal * near, _MAX_ZOOM * near, near, focus)
 

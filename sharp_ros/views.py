@@ -91,7 +91,7 @@ def render_view(
     """
     T_scene_view = placement.T_scene_view
     rendering = rasterize(gaussians, intrinsics, inverse(T_scene_view), median_depth=with_depth)
-    image = (rendering.color * 255 + 0.5).clamp(0, 255).byte().cpu().numpy()
+    image = rendering.image()
     alpha = rendering.alpha.cpu().numpy()
     depth = None
     if rendering.median_depth is not None:

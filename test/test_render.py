@@ -24,7 +24,7 @@ from sharp_ros.apps.video import video_writer
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians, load_ply, save_ply
-from sharp_ros.rasterizer import rasterize
+from sharp_ros.rasterizer import Rendering, rasterize
 from sharp_ros.se3 import inverse
 from sharp_ros.trajectory import camera_path
 
@@ -302,14 +302,14 @@ def test_interrupted_video_leaves_the_old_one_and_nothing_else(ply, tmp_path, mo
     (tmp_path / 'out.mp4').write_bytes(b'old')
     frames = []
 
-    def interrupted(color):
-        frames.append(color)
+    def interrupted(rendering):
+        frames.append(rendering)
         if len(frames) == 3:
             raise KeyboardInterrupt
-        return picture_of(color)
+        return image_of(rendering)
 
-    picture_of = command.to_picture
-    monkeypatch.setattr(command, 'to_picture', interrupted)
+    image_of = Rendering.image
+    monkeypatch.setattr(Rendering, 'image', interrupted)
     assert render(ply, tmp_path / 'out.mp4', '--depth') == 130
     assert [file.name for file in tmp_path.iterdir()] == ['out.mp4']
     assert (tmp_path / 'out.mp4').read_bytes() == b'old'

@@ -8,12 +8,34 @@ import cv2
 import numpy as np
 
 from sharp_ros.camera import Intrinsics
+from sharp_ros.errors import InputError
 from sharp_ros.se3 import apply, inverse, look_at
 
 TILE = (480, 360)  # width, height of one picture of an overview
 _BACKGROUND = 24
 _SIDE = np.array([-0.68, -0.5, -0.54])  # unit direction of the viewpoint in the optical frame
 _GRID_COLOURS = {-1: (110, 110, 110), 0: (245, 245, 245), 100: (20, 20, 20)}
+
+
+def encode_picture(picture: np.ndarray, ending: str = '.png') -> bytes:
+    """The contents of a picture file.
+
+    Args:
+        picture: [H, W, 3] uint8 RGB, or [H, W] of one channel in 8 or 16 bits.
+        ending: of the file, which names its format.
+
+    Raises:
+        InputError: `bad_image_size` if it cannot be encoded.
+    """
+    bgr = picture[..., ::-1] if picture.ndim == 3 else picture
+    done, data = cv2.imencode(ending.lower(), np.ascontiguousarray(bgr))
+    if not done:
+        raise InputError(
+            f'cannot encode a picture of {picture.shape} as {ending}; choose another ending or '
+            'size',
+            'bad_image_size',
+        )
+    return data.tobytes()
 
 
 def draw_cloud(cloud: np.ndarray, size: tuple[int, int] = TILE) -> np.ndarray:

@@ -183,6 +183,7 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
     """
     import numpy as np
 
+    from sharp_ros.apps.pictures import encode_picture
     from sharp_ros.gaussians import save_ply
 
     k = result.frame.intrinsics
@@ -194,9 +195,9 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
     np.savez_compressed(buffer, **arrays)
     near, far = depth_range(result.depth)
     files = {
-        _DEPTH: _png(millimetres(result.depth)),
+        _DEPTH: encode_picture(millimetres(result.depth)),
         '_depth.npz': buffer.getvalue(),
-        _PREVIEW: _png(draw_preview(result.frame.image, result.depth, near, far)[..., ::-1]),
+        _PREVIEW: encode_picture(draw_preview(result.frame.image, result.depth, near, far)),
     }
     written: list[Path] = []
     try:
@@ -362,17 +363,6 @@ def _check_focal(args: argparse.Namespace) -> None:
         raise ConfigError(f'--focal-px must be positive pixels, got {args.focal_px:g}')
     if args.hfov is not None and not 0 < args.hfov < 180:
         raise ConfigError(f'--hfov must lie between 0 and 180 degrees, got {args.hfov:g}')
-
-
-def _png(image: np.ndarray) -> bytes:
-    """[H, W] uint16 or [H, W, 3] uint8 BGR as a PNG file."""
-    import cv2
-    import numpy as np
-
-    done, data = cv2.imencode('.png', np.ascontiguousarray(image))
-    if not done:
-        raise InputError(f'cannot encode an image of {image.shape} as PNG', 'bad_image_size')
-    return data.tobytes()
 
 
 def _scale_bar(height: int, near: float, far: float) -> np.ndarray:  # -> [height, ~90, 3]

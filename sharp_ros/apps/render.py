@@ -129,13 +129,6 @@ def video_intrinsics(photo: Intrinsics) -> Intrinsics:
     return photo.resized(width + width % 2, height + height % 2)
 
 
-def to_picture(color: Tensor) -> np.ndarray:  # [H, W, 3] -> [H, W, 3] uint8
-    """The colours of a `Rendering` as 8-bit sRGB."""
-    import torch
-
-    return (color * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-
-
 @dataclass
 class _Report:
     """What is told about frames that were rendered."""
@@ -190,7 +183,7 @@ def _write_video(
         progress = stack.enter_context(Progress(transient=True, disable=not sys.stdout.isatty()))
         for T_world_camera in progress.track(path, description='render'):
             rendering = _render(gaussians, intrinsics, T_world_camera, report)
-            write(to_picture(rendering.color))
+            write(rendering.image())
             if with_depth:
                 write_depth(colours(rendering.depth))
     return report
@@ -203,13 +196,15 @@ def _write_picture(
     T_world_camera: np.ndarray,
     with_depth: bool,
 ) -> _Report:
+    from sharp_ros.apps.pictures import encode_picture
+
     report = _Report()
     rendering = _render(gaussians, intrinsics, T_world_camera, report)
-    pictures = {output: to_picture(rendering.color)}
+    pictures = {output: rendering.image()}
     if with_depth:
         pictures[_depth_path(output)] = _DepthColours()(rendering.depth)
     for file, picture in pictures.items():
-        write_atomically(file, _encode(picture, file))
+        write_atomically(file, encode_picture(picture, file.suffix))
         report.files.append(str(file))
     return report
 
@@ -275,15 +270,6 @@ class _DepthColours:
 
 def _depth_path(output: Path) -> Path:
     return output.with_suffix(f'.depth{output.suffix}')
-
-
-def _encode(picture: np.ndarray, file: Path) -> bytes:
-    import cv2
-
-    done, data = cv2.imencode(file.suffix.lower(), picture[..., ::-1])
-    if not done:
-        raise InputError(f'cannot encode {file}; choose another ending', 'bad_image_size')
-    return data.tobytes()
 
 
 def _chosen_intrinsics(

@@ -14,14 +14,13 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from sharp_ros import se3
-from sharp_ros.apps.pictures import tile_pictures
+from sharp_ros.apps.pictures import encode_picture, tile_pictures
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.files import write_atomically
@@ -458,8 +457,7 @@ def _save_picture(
         tiles[title.format(model)] = _bytes(view.color)
         tiles[f'{title.format(model)}: error x{_ERROR_GAIN}, {psnr:.1f} dB'] = error
     path.parent.mkdir(parents=True, exist_ok=True)
-    _, png = cv2.imencode('.png', tile_pictures(tiles, columns=4)[..., ::-1])
-    write_atomically(path, png.tobytes())
+    write_atomically(path, encode_picture(tile_pictures(tiles, columns=4)))
 
 
 def _bytes(color: np.ndarray) -> np.ndarray:

@@ -49,6 +49,10 @@ class Rendering:
     skipped: Tensor
     median_depth: Tensor | None = None
 
+    def image(self) -> np.ndarray:  # -> [H, W, 3] uint8
+        """The colours in 8 bits, on the CPU."""
+        return (self.color * 255).round().clamp(0, 255).byte().cpu().numpy()
+
 
 @dataclass(frozen=True)
 class Splats:

@@ -20,7 +20,6 @@ import sys
 import threading
 import time
 
-import cv2
 from lifecycle_msgs.msg import Transition, TransitionEvent
 from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import Odometry
@@ -34,6 +33,7 @@ from rich.console import Console
 from rich.live import Live
 from sensor_msgs.msg import CameraInfo, Image
 
+from sharp_ros.apps.pictures import encode_picture
 from sharp_ros.apps.sources import Source, SourceFrame, open_source
 from sharp_ros.errors import SharpError
 from sharp_ros.files import write_atomically
@@ -123,8 +123,7 @@ def run(args: argparse.Namespace) -> int:
             **monitor.report(camera.sent),
         }
         write_atomically(args.output / 'report.json', json.dumps(report, indent=2) + '\n')
-        overview = cv2.cvtColor(monitor.overview(), cv2.COLOR_RGB2BGR)
-        write_atomically(args.output / 'overview.png', cv2.imencode('.png', overview)[1].tobytes())
+        write_atomically(args.output / 'overview.png', encode_picture(monitor.overview()))
     finally:
         executor.shutdown()
         peer.destroy_node()
