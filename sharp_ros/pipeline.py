@@ -117,7 +117,7 @@ class Pipeline:
         self._due_ns: dict[str, int] = {}
         self._last_stamp_ns = 0
         self._camera: Intrinsics | None = None  # of the newest frame
-        self._factor = 1.0  # of the scale of the newest frame
+        self._estimate: ScaleEstimate | None = None  # of the newest frame
         self._keyframe = (-1, np.eye(4))  # of the odometry: stamp, and its pose from elsewhere
 
     @classmethod
@@ -160,7 +160,7 @@ class Pipeline:
             self._scale.reset()
         self._odometry.reset()
         self._keyframe = (-1, np.eye(4))
-        self._factor = 1.0
+        self._estimate = None
         self._map.reset()
         if self._fused is not None:
             self._fused.reset()
@@ -207,7 +207,9 @@ class Pipeline:
         if back_ns > _JITTER_NS:  # maps of what is yet to come would be lies
             _log.warning('time went back by %.1f s: the maps start over', back_ns * 1e-9)
             self.reset()
-        self._last_stamp_ns = frame.stamp_ns
+            back_ns = 0
+        late = back_ns > 0  # out of order: what goes by time has gone on without this frame
+        self._last_stamp_ns = max(self._last_stamp_ns, frame.stamp_ns)
         views = {name: view for name, view in self.config.views.items() if VIEW + name in wanted}
         due_views = [
             name
@@ -221,9 +223,13 @@ class Pipeline:
         size = frame.intrinsics
         depth = depth_from_gaussians(gaussians, size.width, size.height)
         metric = frame.T_world_camera is not None
-        frame, motion = self._tracked(frame, depth)
+        motion = None
+        if not late:
+            frame, motion = self._tracked(frame, depth)
         clock.lap('odometry')
-        scale = self._estimated_scale(frame, depth, motion, metric=metric)
+        if not late:
+            self._estimate_scale(frame, depth, motion, metric=metric)
+        scale = self._estimate
         if scale is not None:
             gaussians, depth = gaussians.scaled(scale.value), depth * np.float32(scale.value)
         clock.lap('scale')
@@ -345,7 +351,8 @@ class Pipeline:
         measures = frame.T_world_camera is not None and estimated
         if not (visual or measures):
             return frame, None
-        steady = depth * np.float32(self._factor)  # that of the last frame, close to this one's
+        factor = 1.0 if self._estimate is None else self._estimate.value  # of the last frame
+        steady = depth * np.float32(factor)
         motion = self._odometry.register_frame(
             frame.image, steady, frame.intrinsics, frame.stamp_ns
         )
@@ -355,12 +362,12 @@ class Pipeline:
             self._keyframe = (frame.stamp_ns, frame.T_world_camera)
         return frame, motion
 
-    def _estimated_scale(
+    def _estimate_scale(
         self, frame: Frame, depth: np.ndarray, motion: Motion | None, *, metric: bool
-    ) -> ScaleEstimate | None:
+    ) -> None:
         """Factor of the depth of a frame; `metric` says that its pose does not stem from depth."""
         if self._scale is None:
-            return None
+            return
         tracks = None if motion is None else motion.tracks
         if metric and tracks is not None:
             assert frame.T_world_camera is not None
@@ -368,7 +375,7 @@ class Pipeline:
             T_keyframe_camera = inverse(T_world_keyframe) @ frame.T_world_camera
             known = tracks.keyframe_stamp_ns == stamp_ns
             tracks = replace(tracks, T_keyframe_camera=T_keyframe_camera) if known else None
-        estimate = self._scale.update(
+        self._estimate = self._scale.update(
             frame.stamp_ns,
             depth,
             frame.intrinsics,
@@ -377,8 +384,6 @@ class Pipeline:
             tracks=tracks,
             sensor_depth=frame.depth,
         )
-        self._factor = estimate.value
-        return estimate
 
     def _may_fuse(self, frame: Frame) -> bool:
         """Whether a frame is due for the fused map; what odometry has yet to place may be."""

@@ -306,8 +306,11 @@ def test_a_requested_view_shows_the_newest_image_and_is_forgotten_with_its_liste
         _ = pipeline.latest
 
 
-def drive(model, bias=1.0, wobble=0.0, seconds=4.0, place=True, config=None):
-    """Results of a drive through a room, predicted depth being the true one times `bias`."""
+def drive(model, bias=1.0, wobble=0.0, seconds=4.0, place=True, config=None, late=None):
+    """Results of a drive through a room, predicted depth being the true one times `bias`.
+
+    Frame number `late` says that it was taken 150 ms earlier than it was.
+    """
     room, k = Room(2), Intrinsics.from_hfov(1.2, 320, 240)
     rng = np.random.default_rng(3)
     truth = {}
@@ -322,7 +325,8 @@ def drive(model, bias=1.0, wobble=0.0, seconds=4.0, place=True, config=None):
     for i in range(int(10 * seconds)):
         T_world_camera = room.pose(i * 0.1)
         image, truth['depth'] = room.render(k, T_world_camera)
-        frame = Frame(image, k, (i + 1) * 10**8, 'camera', world_frame='odom')
+        stamp_ns = (i + 1) * 10**8 - (15 * 10**7 if i == late else 0)
+        frame = Frame(image, k, stamp_ns, 'camera', world_frame='odom')
         if place:
             frame = frame.placed(T_world_camera, 'odom')
         yield pipeline.process(frame, set()), truth['depth'], T_world_camera
@@ -339,6 +343,22 @@ def test_parallax_over_metric_poses_brings_predicted_depth_to_metres():
     assert np.abs(off[20:] - 1).max() < 0.05
     assert results[-1][0].motion is None  # its pose is nobody's business
     assert results[-1][0].scale.sources['parallax'] > 10
+
+
+def test_a_frame_out_of_order_does_not_cost_the_scale():
+    results = list(drive('nano', bias=1.4, seconds=2.5, late=20))
+    off = np.array([ratio(result.depth, truth) for result, truth, _ in results])
+    assert np.abs(off[18:] - 1).max() < 0.05
+    assert results[20][0].mapped
+
+
+def test_a_frame_out_of_order_does_not_cost_the_path():
+    results = list(drive('sensor', place=False, seconds=2.0, late=10))
+    assert not results[10][0].mapped
+    first, last = results[0], results[-1]
+    there = inverse(first[0].frame.T_world_camera) @ last[0].frame.T_world_camera
+    truth = inverse(first[2]) @ last[2]
+    assert np.linalg.norm(there[:3, 3] - truth[:3, 3]) < 0.03  # 3 cm
 
 
 def test_measured_depth_is_taken_as_it_is():
