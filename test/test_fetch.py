@@ -17,7 +17,7 @@ import signal
 import socket
 import ssl
 import sys
-from threading import Event, Thread
+from threading import Event, Thread, main_thread
 import time
 from types import SimpleNamespace
 from urllib.request import HTTPSHandler
@@ -299,7 +299,8 @@ def test_ctrl_c_keeps_what_came_and_the_next_run_goes_on(run, publisher, folder,
         for _ in range(1000):
             if part_size(folder) > 1_900_000:  # all but what a buffer may still hold
                 time.sleep(0.3)  # until the client waits for more, where nothing swallows signals
-                os.kill(os.getpid(), signal.SIGINT)
+                # to the thread that waits, since another one would take it and leave that waiting
+                signal.pthread_kill(main_thread().ident, signal.SIGINT)
                 return
             time.sleep(0.01)
 
