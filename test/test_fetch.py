@@ -292,6 +292,15 @@ def test_after_a_dropped_connection_only_the_rest_is_sent(
     assert files(folder) == DONE
 
 
+@pytest.fixture
+def ctrl_c():
+    """Shells start what runs in the background with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('ctrl_c')
 def test_ctrl_c_keeps_what_came_and_the_next_run_goes_on(run, publisher, folder, weights):
     publisher.cut, publisher.silent = 2_000_000, True
 
