@@ -102,6 +102,16 @@ class PoseConfig:
         'x y z qx qy qz qw of the optical frame in the child frame of the odometry; all zero: '
         'the odometry must place the optical frame itself',
     )
+    base_frame: str = option(
+        '',
+        'of tf, on the robot with z up, for example base_footprint: the footprint lies around it, '
+        'visual odometry is level by it and may broadcast it; empty: none',
+    )
+    publish_tf: bool = option(
+        False,
+        'visual odometry broadcasts base_frame (the optical frame, where that is empty) in '
+        'world_frame, unless somebody else does',
+    )
 
 
 @dataclass(frozen=True)
@@ -134,6 +144,11 @@ class ScaleConfig:
     )
     camera_height: float = option(
         0.0, 'height of the camera over the floor it sees; 0: unknown', minimum=0.0
+    )
+    floor_frame: str = option(
+        '',
+        'of tf, whose origin lies on the floor, for example base_footprint: gives the height of '
+        'the camera; empty: none',
     )
     prior_std: float = option(
         0.3, 'how far the network may be off at the start, std of the log', minimum=0.01
@@ -196,6 +211,15 @@ class OccupancyConfig:
 
 
 @dataclass(frozen=True)
+class KeyframeConfig:
+    """Which frames are fused: those that show something new."""
+
+    distance: float = option(0.1, 'way of the camera to the next keyframe', minimum=0.0)
+    angle: float = option(0.15, 'turn of the camera to the next keyframe', minimum=0.0)
+    interval: float = option(1.0, 'seconds to the next keyframe at most', minimum=0.0)
+
+
+@dataclass(frozen=True)
 class GaussianMapConfig:
     """Gaussians of all frames whose pose is known, fused: what views from far off show."""
 
@@ -205,9 +229,39 @@ class GaussianMapConfig:
     )
     max_gaussians: int = option(300_000, 'bound of the map, 200 bytes each', minimum=1000)
     max_range: float = option(5.0, 'farther Gaussians are not fused', minimum=0.1)
-    keyframe_distance: float = option(0.1, 'way of the camera to the next keyframe', minimum=0.0)
-    keyframe_angle: float = option(0.15, 'turn of the camera to the next keyframe', minimum=0.0)
-    keyframe_interval: float = option(1.0, 'seconds to the next keyframe at most', minimum=0.0)
+
+
+@dataclass(frozen=True)
+class SurfaceMapConfig:
+    """Coloured surface fused from keyframes: the mesh and the dense cloud of a saved map."""
+
+    enabled: bool = option(False, 'fuse the depth of keyframes to a surface; needs open3d')
+    voxel_size: float = option(0.02, 'side of a voxel', minimum=0.005)
+    max_blocks: int = option(
+        20_000, 'bound of the map, of 8 x 8 x 8 voxels and 10 kB each', minimum=500
+    )
+    max_range: float = option(4.0, 'farther depth is not fused', minimum=0.1)
+    device: str = option('cpu', 'where it is fused', choices=('cpu', 'cuda'))
+
+
+@dataclass(frozen=True)
+class SnapshotConfig:
+    """The cloud that `~/snapshot` gives: several images of one view, joined."""
+
+    frames: int = option(8, 'of which the depth is joined, if the camera stands', minimum=1)
+    timeout: float = option(3.0, 'after which those must do that have come', minimum=0.1)
+    max_motion: float = option(0.01, 'of the camera between them', minimum=0.0)
+    max_spread: float = option(
+        0.1, 'relative; where depth differs more between them, there is no point', minimum=0.0
+    )
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """Where services write and read; never anywhere else."""
+
+    directory: str = option('~/.ros/sharp_ros', 'below which ~/save_map makes its folders')
+    load: str = option('latest', 'folder below it that ~/load_map reads')
 
 
 @dataclass(frozen=True)
@@ -267,7 +321,11 @@ class SharpConfig:
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     point_cloud: PointCloudConfig = field(default_factory=PointCloudConfig)
     occupancy: OccupancyConfig = field(default_factory=OccupancyConfig)
+    keyframe: KeyframeConfig = field(default_factory=KeyframeConfig)
     gaussian_map: GaussianMapConfig = field(default_factory=GaussianMapConfig)
+    surface_map: SurfaceMapConfig = field(default_factory=SurfaceMapConfig)
+    snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
     views: Mapping[str, ViewConfig] = field(
         default_factory=lambda: {
             'over_shoulder': ViewConfig(),

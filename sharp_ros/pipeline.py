@@ -15,6 +15,7 @@ from sharp_ros.engine import Engine, Pending, choose_device
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.gaussian_map import GaussianMap
+from sharp_ros.mapping.keyframes import Keyframes
 from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
 from sharp_ros.models import ModelInfo, load_predictor
 from sharp_ros.odometry import Motion, VisualOdometry
@@ -111,6 +112,7 @@ class Pipeline:
         self._odometry = VisualOdometry(config.odometry)
         self._map = OccupancyMap(config.occupancy)
         self._world_frame = ''
+        self._keyframes = Keyframes(config.keyframe)
         self._fused = GaussianMap(config.gaussian_map) if config.gaussian_map.enabled else None
         self._viewpoints = {name: Viewpoint(name, view) for name, view in config.views.items()}
         self._latest: tuple[Frame, Gaussians] | None = None
@@ -162,6 +164,7 @@ class Pipeline:
         self._keyframe = (-1, np.eye(4))
         self._estimate = None
         self._map.reset()
+        self._keyframes.reset()
         if self._fused is not None:
             self._fused.reset()
         self._latest = None
@@ -391,12 +394,13 @@ class Pipeline:
             return False
         if frame.T_world_camera is None:
             return bool(frame.world_frame)
-        return self._fused.is_keyframe(frame.stamp_ns, frame.T_world_camera)
+        return self._keyframes.is_due(frame.stamp_ns, frame.T_world_camera)
 
     def _fuse(self, frame: Frame, gaussians: Gaussians, depth: np.ndarray) -> None:
         pose, stamp_ns = frame.T_world_camera, frame.stamp_ns
         if self._fused is not None and pose is not None and self._may_fuse(frame):
-            self._fused.integrate(gaussians, depth, frame.intrinsics, pose, stamp_ns)
+            self._fused.integrate(gaussians, depth, frame.intrinsics, pose)
+            self._keyframes.note(stamp_ns, pose)
 
     def _render(
         self,

@@ -76,7 +76,7 @@ def take(
     intrinsics: Intrinsics = SMALL,
 ) -> None:
     depth = np.full((intrinsics.height, intrinsics.width), far, np.float32)
-    gaussian_map.integrate(gaussians, depth, intrinsics, np.eye(4) if T is None else T, 0)
+    gaussian_map.integrate(gaussians, depth, intrinsics, np.eye(4) if T is None else T)
 
 
 def wall(distance: float, half_width: float, intrinsics: Intrinsics = QQVGA):
@@ -194,7 +194,7 @@ def test_of_the_visible_layer_only_what_the_depth_image_shows_is_taken():
     cleaned = depth.copy()
     cleaned[:, :40] = np.nan
     gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.01))
-    gaussian_map.integrate(gaussians, cleaned, SMALL, np.eye(4), 0)
+    gaussian_map.integrate(gaussians, cleaned, SMALL, np.eye(4))
     assert len(gaussian_map) == rows * columns // 2
     assert (gaussian_map.gaussians().means[:, 0] > -0.02).all()
 
@@ -213,17 +213,17 @@ def test_a_removed_box_disappears_and_what_lies_behind_missing_depth_stays():
     with_box, without_box = wall(2.0, 0.4), wall(2.0, 0.0)
     gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     for _ in range(10):
-        gaussian_map.integrate(with_box[1], with_box[0], QQVGA, FORWARD, 0)
+        gaussian_map.integrate(with_box[1], with_box[0], QQVGA, FORWARD)
     box = near(gaussian_map, 2.0)
     assert box > 300
     unknown = np.full_like(without_box[0], np.nan)
     empty = without_box[1].select(slice(0, 0))
     for _ in range(10):
-        gaussian_map.integrate(empty, unknown, QQVGA, FORWARD, 0)
+        gaussian_map.integrate(empty, unknown, QQVGA, FORWARD)
     assert near(gaussian_map, 2.0) == box
     seen = near(gaussian_map, 4.0)
     for _ in range(4):
-        gaussian_map.integrate(without_box[1], without_box[0], QQVGA, FORWARD, 0)
+        gaussian_map.integrate(without_box[1], without_box[0], QQVGA, FORWARD)
     assert near(gaussian_map, 2.0) == 0
     assert near(gaussian_map, 4.0) > seen
 
@@ -231,10 +231,10 @@ def test_a_removed_box_disappears_and_what_lies_behind_missing_depth_stays():
 def test_a_box_in_front_does_not_erase_the_wall_behind_it():
     free, blocked = wall(2.0, 0.0), wall(2.0, 0.4)
     gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
-    gaussian_map.integrate(free[1], free[0], QQVGA, FORWARD, 0)
+    gaussian_map.integrate(free[1], free[0], QQVGA, FORWARD)
     seen = near(gaussian_map, 4.0)
     for _ in range(10):
-        gaussian_map.integrate(blocked[1], blocked[0], QQVGA, FORWARD, 0)
+        gaussian_map.integrate(blocked[1], blocked[0], QQVGA, FORWARD)
     assert near(gaussian_map, 4.0) == seen
 
 
@@ -246,7 +246,7 @@ def test_an_uncertain_surface_does_not_grow_thick():
         depth = np.full((120, 160), 2 * math.exp(rng.normal(0, 0.1)), np.float32)
         gaussians = load_predictor('sensor')[0](np.zeros((120, 160, 3), np.uint8), QQVGA, depth)
         uncertain = replace(gaussians, log_depth_std=torch.full((len(gaussians),), 0.1))
-        gaussian_map.integrate(uncertain, depth, QQVGA, FORWARD, 0)
+        gaussian_map.integrate(uncertain, depth, QQVGA, FORWARD)
         sizes.append(len(gaussian_map))
     assert sizes[-1] < 8 * sizes[0]  # 30 without a rule against it
 
@@ -279,7 +279,7 @@ def test_the_map_of_a_room_shows_more_and_truer_views_than_any_frame_of_it():
         image, depth = room.render(QQVGA, T)
         gaussians = predictor(image, QQVGA, depth)
         cleaned = clean_depth(depth_from_gaussians(gaussians, 160, 120), PointCloudConfig())
-        gaussian_map.integrate(gaussians, cleaned, QQVGA, T, int(t * 1e9))
+        gaussian_map.integrate(gaussians, cleaned, QQVGA, T)
         frames.append(gaussians.transformed(T))
     aside = look_at(np.array([0.4, -0.3, 0.2]), np.array([0, 0, 3.0]), np.array([0, -1.0, 0]))
     T = room.pose(4.2) @ aside
@@ -354,7 +354,6 @@ def test_reset_forgets_everything():
     take(gaussian_map, some(100, seed=1))
     gaussian_map.reset()
     assert len(gaussian_map) == len(gaussian_map.gaussians()) == len(gaussian_map.viewpoints) == 0
-    assert gaussian_map.is_keyframe(0, np.eye(4))
     take(gaussian_map, some(100, seed=2))
     assert_same(gaussian_map.gaussians(), some(100, seed=2))
 
@@ -370,20 +369,7 @@ def test_what_was_exported_is_not_changed_by_later_frames():
     assert len(gaussian_map.gaussians()) > 100
 
 
-# --- keyframes and viewpoints -------------------------------------------------------------------
-
-
-def test_frames_are_due_after_way_turn_or_time():
-    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
-    assert gaussian_map.is_keyframe(0, np.eye(4))
-    gaussian_map.integrate(some(1), np.ones((60, 80), np.float32), SMALL, np.eye(4), 5_000_000_000)
-    turned = transform(matrix_from_quat(np.array([1, 0.08, 0, 0])), np.zeros(3))  # 0.16 rad
-    moved = transform(np.eye(3), np.array([0, 0, 0.11]))
-    assert not gaussian_map.is_keyframe(5_900_000_000, np.eye(4))
-    assert gaussian_map.is_keyframe(6_000_000_000, np.eye(4))
-    assert gaussian_map.is_keyframe(5_000_000_000, turned)
-    assert gaussian_map.is_keyframe(5_000_000_000, moved)
-    assert gaussian_map.is_keyframe(1_000_000_000, np.eye(4))  # time went back
+# --- viewpoints -------------------------------------------------------------------
 
 
 def test_viewpoints_are_where_cameras_stood():
@@ -413,7 +399,7 @@ def test_points_and_depth_of_another_size_are_refused_and_no_gaussians_are_fine(
         take(gaussian_map, replace(some(5), quats=None, scales=None))
     assert error.value.reason == 'no_shapes'
     with pytest.raises(InputError) as error:
-        gaussian_map.integrate(some(5), np.ones((6, 8), np.float32), SMALL, np.eye(4), 0)
+        gaussian_map.integrate(some(5), np.ones((6, 8), np.float32), SMALL, np.eye(4))
     assert error.value.reason == 'size_mismatch'
     take(gaussian_map, some(5).select(slice(0, 0)))
     assert len(gaussian_map) == len(gaussian_map.gaussians()) == 0

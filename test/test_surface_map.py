@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from sharp_ros.camera import Intrinsics
+from sharp_ros.config import SurfaceMapConfig
 from sharp_ros.errors import InputError
-from sharp_ros.mapping.surface_map import SurfaceMap, SurfaceMapConfig
+from sharp_ros.mapping.surface_map import SurfaceMap
 from sharp_ros.se3 import look_at
 from sharp_ros.synthetic import Room, plane_depth
 

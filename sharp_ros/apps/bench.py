@@ -273,7 +273,7 @@ def _stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stag
         return occupancy.grid()
 
     def fuse() -> Any:
-        fused.integrate(sample.gaussians, sample.depth, k, next(source).T_world_camera, 0)
+        fused.integrate(sample.gaussians, sample.depth, k, next(source).T_world_camera)
 
     def process() -> Any:
         return pipeline.process(_to_frame(next(source), next(stamps)), {POINTS, OCCUPANCY})

@@ -49,7 +49,7 @@ _MARGIN_RELATIVE, _MARGIN_VOXELS = 0.1, 2.0
 
 _OPACITY_MIN = 1 / 255  # less is never drawn
 _KEPT = 0.9  # of the bound is left when it is reached
-_VIEWPOINTS = 2000
+_VIEWPOINTS, _VIEWPOINT_SPACING = 2000, 0.1
 _COMPANY = 4  # neighbours of a voxel within a surface, of the six that share a face
 _FLOOR = 1e-8  # of a variance, relative to the sum over all axes
 _CHUNK = 1 << 14  # Gaussians at a time; their sums stay in the cache
@@ -93,7 +93,6 @@ class GaussianMap:
         self._table[:] = -1
         self._count = 0
         self._viewpoints = np.zeros((0, 3))
-        self._keyframe: tuple[int, np.ndarray] | None = None
         self._cached: Gaussians | None = None
 
     def __len__(self) -> int:
@@ -103,29 +102,9 @@ class GaussianMap:
     def viewpoints(self) -> np.ndarray:  # -> [K, 3]
         """Where cameras stood that were taken in, metres in the world frame.
 
-        No two are closer than `keyframe_distance`; from 2000 on every second one is forgotten.
+        No two are closer than 10 cm; from 2000 on every second one is forgotten.
         """
         return self._viewpoints
-
-    def is_keyframe(self, stamp_ns: int, T_world_camera: np.ndarray) -> bool:
-        """Whether a frame is due: moved, turned or waited enough since the last one taken in.
-
-        A stamp before that of the last one is due, too.
-
-        Raises:
-            InputError: `bad_pose` for a pose that is not finite or not rigid.
-        """
-        pose = checked_pose(T_world_camera)
-        if self._keyframe is None:
-            return True
-        last_ns, last = self._keyframe
-        cosine = (np.trace(last[:3, :3].T @ pose[:3, :3]) - 1) / 2
-        config = self._config
-        return (
-            not 0 <= stamp_ns - last_ns < config.keyframe_interval * 1e9
-            or float(np.linalg.norm(pose[:3, 3] - last[:3, 3])) >= config.keyframe_distance
-            or math.acos(min(max(cosine, -1.0), 1.0)) >= config.keyframe_angle
-        )
 
     def integrate(
         self,
@@ -133,7 +112,6 @@ class GaussianMap:
         depth: np.ndarray,
         intrinsics: Intrinsics,
         T_world_camera: np.ndarray,
-        stamp_ns: int,
     ) -> None:
         """Take in a frame and forget what it contradicts.
 
@@ -146,7 +124,6 @@ class GaussianMap:
             depth: [H, W] cleaned z-depth in metres; 0 and non-finite say nothing.
             intrinsics: of the depth image, of which the Gaussians are a prediction.
             T_world_camera: [4, 4] pose of the optical frame in the world frame.
-            stamp_ns: time of the frame.
 
         Raises:
             InputError: `bad_pose` for a pose that is not finite or not rigid, `size_mismatch` for
@@ -208,7 +185,6 @@ class GaussianMap:
             (config.voxel_size, config.max_range, reach),
         )
         self._remove(np.flatnonzero(gone))
-        self._keyframe = (stamp_ns, pose)
         self._note_viewpoint(pose[:3, 3])
         self._cached = None
 
@@ -255,7 +231,7 @@ class GaussianMap:
 
     def _note_viewpoint(self, position: np.ndarray) -> None:
         away = np.linalg.norm(self._viewpoints - position, axis=1)
-        if not (away < self._config.keyframe_distance).any():
+        if not (away < _VIEWPOINT_SPACING).any():
             if len(self._viewpoints) == _VIEWPOINTS:
                 self._viewpoints = self._viewpoints[::2]
             self._viewpoints = np.vstack([self._viewpoints, position])

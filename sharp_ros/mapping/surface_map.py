@@ -9,13 +9,12 @@ other change, would take forever.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sharp_ros.camera import Intrinsics
-from sharp_ros.config import option
+from sharp_ros.config import SurfaceMapConfig
 from sharp_ros.errors import InputError
 from sharp_ros.se3 import checked_pose, inverse
 
@@ -29,19 +28,6 @@ _KEPT = 0.9  # of the bound is left when it is reached
 # Of a voxel: Open3D finds no point where the distance is exactly 0, as it would be all over a wall
 # at a round coordinate. So its grid is shifted against the world's.
 _SHIFT = 0.37
-
-
-@dataclass(frozen=True)
-class SurfaceMapConfig:
-    """Coloured surface fused from keyframes: meshes and dense clouds of what has been seen."""
-
-    enabled: bool = option(False, 'fuse the depth of keyframes to a surface')
-    voxel_size: float = option(0.02, 'side of a voxel', minimum=0.005)
-    max_blocks: int = option(
-        20_000, f'bound of the map, of {_SIDE}^3 voxels and 10 kB each', minimum=500
-    )
-    max_range: float = option(4.0, 'farther depth is not fused', minimum=0.1)
-    device: str = option('cpu', 'where it is fused', choices=('cpu', 'cuda'))
 
 
 class SurfaceMap:
