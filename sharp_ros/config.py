@@ -23,10 +23,11 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
+    live: bool = False,
 ) -> Any:
-    """A dataclass field that carries its range and its help text."""
+    """A dataclass field that carries its range, its help text and whether it may change live."""
     metadata = {'help': help, 'minimum': minimum, 'maximum': maximum, 'choices': choices}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={**metadata, 'live': live})
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class PoseConfig:
         False,
         'visual odometry broadcasts base_frame (the optical frame, where that is empty) in '
         'world_frame, unless somebody else does',
+        live=True,
     )
 
 
@@ -140,10 +142,13 @@ class ScaleConfig:
     """One steady metric scale for predicted depth."""
 
     constant: float = option(
-        0.0, 'factor of all predicted depth, known beforehand; 0: estimated', minimum=0.0
+        0.0,
+        'factor of all predicted depth, known beforehand; 0: estimated',
+        minimum=0.0,
+        live=True,
     )
     camera_height: float = option(
-        0.0, 'height of the camera over the floor it sees; 0: unknown', minimum=0.0
+        0.0, 'height of the camera over the floor it sees; 0: unknown', minimum=0.0, live=True
     )
     floor_frame: str = option(
         '',
@@ -167,13 +172,14 @@ class ScaleConfig:
 class PointCloudConfig:
     """Depth image and organised cloud."""
 
-    min_range: float = option(0.1, 'nearer depth is dropped', minimum=0.0)
-    max_range: float = option(20.0, 'farther depth is dropped', minimum=0.0)
+    min_range: float = option(0.1, 'nearer depth is dropped', minimum=0.0, live=True)
+    max_range: float = option(20.0, 'farther depth is dropped', minimum=0.0, live=True)
     edge_ratio: float = option(
         0.12,
         'a pixel whose inverse depth differs by more than this share from both neighbours along '
         'a row or column is a flying pixel and dropped; 0 keeps all',
         minimum=0.0,
+        live=True,
     )
 
 
@@ -185,8 +191,10 @@ class OccupancyConfig:
     size: float = option(20.0, 'side of the square rolling window', minimum=1.0)
     min_height: float = option(0.1, 'lowest obstacle that counts, in the world frame')
     max_height: float = option(1.8, 'highest obstacle that counts, in the world frame')
-    min_range: float = option(0.3, 'nearer depth never marks', minimum=0.0)
-    max_range: float = option(5.0, 'farther depth never marks; rays clear up to here', minimum=0.1)
+    min_range: float = option(0.3, 'nearer depth never marks', minimum=0.0, live=True)
+    max_range: float = option(
+        5.0, 'farther depth never marks; rays clear up to here', minimum=0.1, live=True
+    )
     hit_log_odds: float = option(0.85, 'added where a ray ends', minimum=0.0)
     miss_log_odds: float = option(0.4, 'subtracted where a ray passes', minimum=0.0)
     clamp_log_odds: float = option(3.5, 'bound of the log-odds, both signs', minimum=0.1)
@@ -198,25 +206,32 @@ class OccupancyConfig:
         'measured; 0: a hit marks one cell',
         minimum=0.0,
         maximum=0.2,
+        live=True,
     )
     decay_time: float = option(
         0.0,
         'in which what is known fades to 37 % unless seen again; 0: never',
         minimum=0.0,
+        live=True,
     )
     footprint_radius: float = option(
-        0.0, 'around the place of the camera, where the robot is and all is free', minimum=0.0
+        0.0,
+        'around the place of the camera, where the robot is and all is free',
+        minimum=0.0,
+        live=True,
     )
-    rate_hz: float = option(2.0, 'how often the grid is published at most', minimum=0.01)
+    rate_hz: float = option(
+        2.0, 'how often the grid is published at most', minimum=0.01, live=True
+    )
 
 
 @dataclass(frozen=True)
 class KeyframeConfig:
     """Which frames are fused: those that show something new."""
 
-    distance: float = option(0.1, 'way of the camera to the next keyframe', minimum=0.0)
-    angle: float = option(0.15, 'turn of the camera to the next keyframe', minimum=0.0)
-    interval: float = option(1.0, 'seconds to the next keyframe at most', minimum=0.0)
+    distance: float = option(0.1, 'way of the camera to the next keyframe', minimum=0.0, live=True)
+    angle: float = option(0.15, 'turn of the camera to the next keyframe', minimum=0.0, live=True)
+    interval: float = option(1.0, 'seconds to the next keyframe at most', minimum=0.0, live=True)
 
 
 @dataclass(frozen=True)
@@ -248,11 +263,18 @@ class SurfaceMapConfig:
 class SnapshotConfig:
     """The cloud that `~/snapshot` gives: several images of one view, joined."""
 
-    frames: int = option(8, 'of which the depth is joined, if the camera stands', minimum=1)
-    timeout: float = option(3.0, 'after which those must do that have come', minimum=0.1)
-    max_motion: float = option(0.01, 'of the camera between them', minimum=0.0)
+    frames: int = option(
+        8, 'of which the depth is joined, if the camera stands', minimum=1, live=True
+    )
+    timeout: float = option(
+        3.0, 'after which those must do that have come', minimum=0.1, live=True
+    )
+    max_motion: float = option(0.01, 'of the camera between them', minimum=0.0, live=True)
     max_spread: float = option(
-        0.1, 'relative; where depth differs more between them, there is no point', minimum=0.0
+        0.1,
+        'relative; where depth differs more between them, there is no point',
+        minimum=0.0,
+        live=True,
     )
 
 
@@ -261,16 +283,16 @@ class OutputConfig:
     """Where services write and read; never anywhere else."""
 
     directory: str = option('~/.ros/sharp_ros', 'below which ~/save_map makes its folders')
-    load: str = option('latest', 'folder below it that ~/load_map reads')
+    load: str = option('latest', 'folder below it that ~/load_map reads', live=True)
 
 
 @dataclass(frozen=True)
 class ViewConfig:
     """One virtual camera."""
 
-    width: int = option(320, 'pixels', minimum=16, maximum=4096)
-    height: int = option(240, 'pixels', minimum=16, maximum=4096)
-    hfov: float = option(1.2, 'horizontal field of view', minimum=0.05, maximum=3.0)
+    width: int = option(320, 'pixels', minimum=16, maximum=4096, live=True)
+    height: int = option(240, 'pixels', minimum=16, maximum=4096, live=True)
+    hfov: float = option(1.2, 'horizontal field of view', minimum=0.05, maximum=3.0, live=True)
     placement: str = option(
         'look_at',
         'look_at: from position to target; orbit: from position around target; offset: position '
@@ -282,31 +304,39 @@ class ViewConfig:
         'of position, target, up and orientation: camera (optical frame of the image), world '
         '(frame of the pose) or a frame of tf',
     )
-    position: tuple[float, ...] = option((0.4, -0.4, -0.4), 'x y z of the viewpoint')
-    target: tuple[float, ...] = option((0.0, 0.0, 2.5), 'x y z that the view looks at')
+    position: tuple[float, ...] = option((0.4, -0.4, -0.4), 'x y z of the viewpoint', live=True)
+    target: tuple[float, ...] = option((0.0, 0.0, 2.5), 'x y z that the view looks at', live=True)
     up: tuple[float, ...] = option(
         (0.0, 0.0, 0.0),
         'x y z of what appears upwards; all zero: -y in the frame camera, +z in any other',
+        live=True,
     )
     orientation: tuple[float, ...] = option(
-        (0.0, 0.0, 0.0, 1.0), 'x y z w of the optical frame, for placement offset'
+        (0.0, 0.0, 0.0, 1.0), 'x y z w of the optical frame, for placement offset', live=True
     )
-    period: float = option(20.0, 'seconds of one turn of an orbit', minimum=0.1)
-    rate_hz: float = option(2.0, 'how often the view is rendered at most', minimum=0.01)
+    period: float = option(20.0, 'seconds of one turn of an orbit', minimum=0.1, live=True)
+    rate_hz: float = option(2.0, 'how often the view is rendered at most', minimum=0.01, live=True)
     source: str = option(
         'frame',
         'frame: Gaussians of the newest image; map: the fused ones (gaussian_map.enabled)',
         choices=('frame', 'map'),
     )
     min_coverage: float = option(
-        0.5, 'share of the image that must be backed by Gaussians', minimum=0.0, maximum=1.0
+        0.5,
+        'share of the image that must be backed by Gaussians',
+        minimum=0.0,
+        maximum=1.0,
+        live=True,
     )
     max_angle: float = option(
-        0.7, 'between where the surface is seen from and where it was seen from', minimum=0.0
+        0.7,
+        'between where the surface is seen from and where it was seen from',
+        minimum=0.0,
+        live=True,
     )
-    max_distance: float = option(2.0, 'from where the camera has been', minimum=0.0)
+    max_distance: float = option(2.0, 'from where the camera has been', minimum=0.0, live=True)
     withhold: bool = option(
-        False, 'do not publish a view beyond these bounds; else it gets a red border'
+        False, 'do not publish a view beyond these bounds; else it gets a red border', live=True
     )
 
 
@@ -378,6 +408,7 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] | None = None
+    live: bool = False  # may change between two frames; else read when the node is configured
 
 
 def options(config: SharpConfig | None = None) -> Iterator[Option]:
@@ -406,6 +437,15 @@ def differences(config: SharpConfig) -> dict[str, Any]:
     """The settings whose value is not the default, for logs and reports."""
     defaults = flatten(SharpConfig())
     return {k: v for k, v in flatten(config).items() if k not in defaults or v != defaults[k]}
+
+
+def frozen_changes(old: SharpConfig, new: SharpConfig) -> list[str]:
+    """Keys that differ and are read only when the node is configured."""
+    before, after = flatten(old), flatten(new)
+    changed = {key for key, value in after.items() if before.get(key) != value}
+    changed |= before.keys() - after.keys()
+    live = {entry.key for entry in options(new) if entry.live}
+    return sorted(changed - live)
 
 
 def from_flat(values: Mapping[str, Any]) -> SharpConfig:
@@ -497,6 +537,31 @@ def to_yaml(config: SharpConfig | None = None) -> str:
     return '\n'.join(lines) + '\n'
 
 
+def to_markdown() -> str:
+    """All parameters as a page of documentation, `docs/parameters.md`."""
+    lines = [
+        '# Parameters',
+        '',
+        'Written by `sharp-ros params --format markdown`. Metres, seconds and radians go without a',
+        'suffix. Those marked live may change while the node runs and count from the next',
+        'frame on; all others are read when it is configured. What is invalid or unknown is',
+        'refused with the reason.',
+    ]
+    view = next(iter(SharpConfig().views))  # their settings are told once
+    sections = {name: (stage, f'{name}.', f'{name}.') for name, stage in _STAGES.items()}
+    sections['views'] = (ViewConfig, f'views.{view}.', 'views.<name>.')
+    for name, (stage, prefix, shown) in sections.items():
+        lines += ['', f'## {name}', '', str(stage.__doc__), '']
+        lines += ['| parameter | default | live | meaning |', '|---|---|---|---|']
+        for entry in options():
+            if entry.key.startswith(prefix) or (name == 'views' and entry.key == VIEW_NAMES):
+                key = entry.key.replace(prefix, shown)
+                live = 'yes' if entry.live else ''
+                meaning = describe(entry).replace('|', '\\|')
+                lines.append(f'| `{key}` | `{_scalar(entry.default)}` | {live} | {meaning} |')
+    return '\n'.join(lines) + '\n'
+
+
 def describe(entry: Option) -> str:
     """Help text with range or choices, on one line."""
     parts = [entry.help]
@@ -517,9 +582,9 @@ _VIEW_NAMES_OPTION = ('strings', 'names of the virtual cameras, each set up belo
 
 
 def _option_of(key: str) -> tuple[Any, ...]:
-    """(type, help, minimum, maximum, choices) of a dotted key."""
+    """(type, help, minimum, maximum, choices, live) of a dotted key."""
     if key == VIEW_NAMES:
-        return (*_VIEW_NAMES_OPTION, None, None, None)
+        return (*_VIEW_NAMES_OPTION, None, None, None, False)
     stage, _, name = key.partition('.')
     holder: Any = _STAGES.get(stage)
     if stage == 'views' and name.count('.') == 1:
@@ -530,7 +595,7 @@ def _option_of(key: str) -> tuple[Any, ...]:
         raise ConfigError(f'unknown setting {key!r}; known are {", ".join(known)}')
     meta = holder.__dataclass_fields__[name].metadata
     kind = 'floats' if str(hints[name]).startswith('tuple') else hints[name].__name__
-    return kind, meta['help'], meta['minimum'], meta['maximum'], meta['choices']
+    return kind, *(meta[name] for name in ('help', 'minimum', 'maximum', 'choices', 'live'))
 
 
 def flatten_keys() -> list[str]:
@@ -552,7 +617,7 @@ def _coerce(key: str, value: Any, kind: str) -> Any:
 
 
 def _check(key: str, value: Any, entry: tuple[Any, ...]) -> None:
-    kind, _, minimum, maximum, choices = entry
+    kind, _, minimum, maximum, choices, _ = entry
     numbers = value if isinstance(value, tuple) else (value,)
     for number in numbers:
         if kind in ('int', 'float', 'floats'):

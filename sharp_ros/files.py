@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import os
 from pathlib import Path
+import shutil
 from typing import BinaryIO
 
 # Of the user: weights whose licence does not let us ship them, and results of self-checks.
@@ -36,3 +37,47 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
     """Replace a file by these contents, text as UTF-8; see `replacing`."""
     with replacing(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder that appears at `path`, as a whole, when the block ends well.
+
+    The block fills a hidden one beside it with files. All of it is forced to disk and renamed;
+    after an error nothing is left behind. What a killed process left goes when the same folder is
+    written again.
+
+    Args:
+        path: of a folder that is empty or does not exist.
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.partial')
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in (*temporary.iterdir(), temporary):
+            _force_to_disk(file)
+        temporary.rename(path)
+        _force_to_disk(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def replace_symlink(path: str | Path, target: str) -> None:
+    """Let a symlink point elsewhere; at any moment it points to the old target or the new one."""
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.partial')
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(path)
+    _force_to_disk(path.parent)
+
+
+def _force_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

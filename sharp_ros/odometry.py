@@ -9,6 +9,7 @@ that the features have already, while the scale as a whole follows the mean of m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 import logging
 from typing import Literal
@@ -20,6 +21,7 @@ from sharp_ros.camera import Intrinsics
 from sharp_ros.config import OdometryConfig
 from sharp_ros.errors import InputError
 from sharp_ros.mapping.gravity import level_from_depth
+from sharp_ros.mapping.stored import bad_map, stored_array, stored_poses
 from sharp_ros.se3 import interpolate, inverse, transform
 
 _log = logging.getLogger(__name__)
@@ -150,8 +152,60 @@ class VisualOdometry:
         self._wobble, self._wobble_seen = _SCALE_SIGMA**2, 1
         self._search_from = 0
 
+    def state(self) -> dict[str, np.ndarray]:
+        """The stored keyframes, copied; `restore` takes them back."""
+        keys, given = self._stored, self._given
+        state = {'stamp_ns': np.array([key.stamp_ns for key in keys], np.int64)}
+        if not keys:
+            return state
+        camera = [given.fx, given.fy, given.cx, given.cy, given.width, given.height]
+        state['camera'] = np.array(camera, np.float64)
+        state['wobble'] = np.array([self._wobble, self._wobble_seen], np.float64)
+        for name in ('gray', 'T_odom_camera', 'covariance'):
+            state[name] = np.stack([getattr(key, name) for key in keys])
+        for name in ('px', 'rho', 'variance', 'given'):
+            state[name] = np.concatenate([getattr(key, name) for key in keys])
+        for name, part in zip(('orb_points', 'orb_descriptors'), (0, 1), strict=True):
+            state[name] = np.concatenate([key.orb[part] for key in keys])
+        state['given'] = np.nan_to_num(state['given'])
+        state['features'] = np.array([len(key.px) for key in keys], np.int64)
+        state['orb'] = np.array([len(key.orb[1]) for key in keys], np.int64)
+        return state
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take back the keyframes that `state` gave, and look for the camera in them.
+
+        The odometry is lost until an image shows one of those places.
+
+        Raises:
+            InputError: `bad_map` if they are damaged; nothing is then changed.
+        """
+        stamps = stored_array(state, 'stamp_ns', np.int64, (None,))
+        if not len(stamps):
+            self.reset()
+            return
+        given, wobble, keyframes = _keyframes_from(state, stamps)
+        self.reset()
+        self._given, self._intrinsics = given, _shrunk(given)
+        self._wobble, self._wobble_seen = float(wobble[0]), round(wobble[1])
+        self._stored = keyframes
+        while len(self._stored) > self._config.keyframes:
+            del self._stored[_most_redundant([key.T_odom_camera for key in self._stored])]
+        self._keyframe = self._stored[-1]
+        self._motion = Motion(None, None, 'lost')
+
+    @property
+    def camera(self) -> Intrinsics | None:
+        """Of the images so far, or of the keyframes that were taken back."""
+        return self._given
+
     def register_frame(
-        self, image: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics, stamp_ns: int
+        self,
+        image: np.ndarray,
+        depth: np.ndarray,
+        intrinsics: Intrinsics,
+        stamp_ns: int,
+        T_level_camera: np.ndarray | None = None,
     ) -> Motion:
         """Pose of the camera at an image.
 
@@ -164,6 +218,8 @@ class VisualOdometry:
             depth: [H, W] z-depth in metres; 0 and non-finite mean no measurement.
             intrinsics: of that image.
             stamp_ns: acquisition time, nanoseconds.
+            T_level_camera: [4, 4] in a level frame, of which the first one becomes odom; None:
+                as the depth shows the floor.
 
         Raises:
             InputError: `size_mismatch` if image, depth and intrinsics do not fit together.
@@ -186,18 +242,19 @@ class VisualOdometry:
             return self._motion
         self._stamp_ns, self._given = stamp_ns, intrinsics
         gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        self._intrinsics = intrinsics
-        if intrinsics.width > _WIDTH:
-            height = max(1, round(intrinsics.height * _WIDTH / intrinsics.width))
-            self._intrinsics = intrinsics.resized(_WIDTH, height)
-            gray = cv2.resize(gray, (_WIDTH, height), interpolation=cv2.INTER_AREA)
-        self._motion = self._advance(gray, depth, stamp_ns)
+        self._intrinsics = _shrunk(intrinsics)
+        size = (self._intrinsics.width, self._intrinsics.height)
+        if size != gray.shape[::-1]:
+            gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+        self._motion = self._advance(gray, depth, stamp_ns, T_level_camera)
         return self._motion
 
-    def _advance(self, gray: np.ndarray, depth: np.ndarray, stamp_ns: int) -> Motion:
+    def _advance(
+        self, gray: np.ndarray, depth: np.ndarray, stamp_ns: int, level: np.ndarray | None
+    ) -> Motion:
         """One step of the state machine: start, track, or find back."""
         if self._keyframe is None:
-            return self._start(gray, depth, stamp_ns)
+            return self._start(gray, depth, stamp_ns, level)
         fit = None
         lost = self._motion.state == 'lost'
         if not lost:
@@ -212,8 +269,11 @@ class VisualOdometry:
             lost = True
         return self._accept(fit, gray, depth, stamp_ns, 'recovered' if lost else 'tracking')
 
-    def _start(self, gray: np.ndarray, depth: np.ndarray, stamp_ns: int) -> Motion:
-        level = level_from_depth(depth, self._given)
+    def _start(
+        self, gray: np.ndarray, depth: np.ndarray, stamp_ns: int, level: np.ndarray | None
+    ) -> Motion:
+        if level is None:
+            level = level_from_depth(depth, self._given)
         if level is None:
             level = transform(_OPTICAL_IN_LEVEL, np.zeros(3))
         covariance = np.zeros((7, 7))
@@ -547,6 +607,59 @@ class VisualOdometry:
         low, middle, high = (values[:, int(part * last)] for part in (0.1, 0.5, 0.9))
         spread = 0.39 * (high - low) / middle  # the standard deviation of a normal distribution
         return middle, np.where(np.isnan(spread), np.inf, spread)
+
+
+def _shrunk(intrinsics: Intrinsics) -> Intrinsics:
+    """Of the image that is worked on."""
+    if intrinsics.width <= _WIDTH:
+        return intrinsics
+    return intrinsics.resized(_WIDTH, max(1, round(intrinsics.height * _WIDTH / intrinsics.width)))
+
+
+def _keyframes_from(
+    state: Mapping[str, np.ndarray], stamps: np.ndarray
+) -> tuple[Intrinsics, np.ndarray, list[_Keyframe]]:
+    """Camera, wobble [2] and keyframes of a state, checked."""
+    n = len(stamps)
+    *focal, width, height = stored_array(state, 'camera', np.float64, (6,)).tolist()
+    try:
+        given = Intrinsics(*focal, int(width), int(height))
+    except InputError as error:
+        raise bad_map(f'the camera of its keyframes is none: {error}') from error
+    small = _shrunk(given)
+    wobble = stored_array(state, 'wobble', np.float64, (2,))
+    gray = stored_array(state, 'gray', np.uint8, (n, small.height, small.width))
+    poses = stored_poses(state, 'T_odom_camera', n)
+    covariance = stored_array(state, 'covariance', np.float64, (n, 7, 7))
+    px = stored_array(state, 'px', np.float32, (None, 2))
+    rho, variance, depth = (
+        stored_array(state, name, np.float64, (len(px),)) for name in ('rho', 'variance', 'given')
+    )
+    points = stored_array(state, 'orb_points', np.float64, (None, 3))
+    descriptors = stored_array(state, 'orb_descriptors', np.uint8, (len(points), 32))
+    if not ((rho > 0).all() and (variance > 0).all() and wobble[0] > 0):
+        raise bad_map('the depth of its keyframes is not positive; save the map anew')
+    variances = np.diagonal(covariance, axis1=1, axis2=2)
+    if (variances < 0).any() or not 1 <= wobble[1] <= _WOBBLE_FRAMES:
+        raise bad_map('its odometry is not in a state it can be in; save the map anew')
+    depth = np.where(depth > 0, depth, np.nan)
+    counts = stored_array(state, 'features', np.int64, (n,))
+    features = zip(*(_split(a, counts) for a in (px, rho, variance, depth)), strict=True)
+    counts = stored_array(state, 'orb', np.int64, (n,))
+    orb = zip(*(_split(a, counts) for a in (points, descriptors)), strict=True)
+    parts = zip(stamps.tolist(), gray, poses, covariance, features, orb, strict=True)
+    keyframes = [
+        _Keyframe(stamp_ns, image, pose, spread, *of_features, of_orb)
+        for stamp_ns, image, pose, spread, of_features, of_orb in parts
+    ]
+    return given, wobble, keyframes
+
+
+def _split(array: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
+    """Rows of each keyframe."""
+    if counts.min() < 0 or counts.max() > len(array) or counts.sum() != len(array):
+        raise bad_map('its keyframes do not have the features they claim; save the map anew')
+    return np.split(array, np.cumsum(counts)[:-1])
 
 
 def _flow(

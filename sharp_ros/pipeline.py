@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 import logging
 import time
+from typing import Any
 
 import numpy as np
 
@@ -16,14 +17,18 @@ from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.keyframes import Keyframes
+from sharp_ros.mapping.map_files import MapState
 from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
+from sharp_ros.mapping.path import CameraPath
+from sharp_ros.mapping.surface_map import SurfaceMap
 from sharp_ros.models import ModelInfo, load_predictor
 from sharp_ros.odometry import Motion, VisualOdometry
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
 from sharp_ros.rasterizer import backend
 from sharp_ros.scale import ScaleEstimate, ScaleFilter
 from sharp_ros.se3 import inverse, look_at
-from sharp_ros.viewpoints import Viewpoint, locate
+from sharp_ros.snapshot import Snapshot, SnapshotCloud
+from sharp_ros.viewpoints import locate, viewpoints
 from sharp_ros.views import Placement, View, render_view
 
 POINTS = 'points'
@@ -55,6 +60,7 @@ class FrameResult:
         clearing_points: [M, 3] in the optical frame, where rays end that met nothing in range.
         scale: factor that predicted depth was multiplied by; None for measured depth.
         motion: of visual odometry, where it was asked for the pose.
+        restarted: whether the maps started over with this frame.
         timings_ms: duration of each step; those of the engine, `network.*`, are part of `network`,
             which also holds what was done for the next frame meanwhile.
     """
@@ -71,6 +77,7 @@ class FrameResult:
     clearing_points: np.ndarray | None = None
     scale: ScaleEstimate | None = None
     motion: Motion | None = None
+    restarted: bool = False
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -111,14 +118,17 @@ class Pipeline:
         self._scale = None if info.needs_depth else ScaleFilter(config.scale)
         self._odometry = VisualOdometry(config.odometry)
         self._map = OccupancyMap(config.occupancy)
-        self._world_frame = ''
+        self._world_frame, self._visual = '', False  # of the map; whether own odometry placed it
         self._keyframes = Keyframes(config.keyframe)
         self._fused = GaussianMap(config.gaussian_map) if config.gaussian_map.enabled else None
-        self._viewpoints = {name: Viewpoint(name, view) for name, view in config.views.items()}
+        self._surface = SurfaceMap(config.surface_map) if config.surface_map.enabled else None
+        self._path = CameraPath()
+        self._viewpoints = viewpoints(config.views)
         self._latest: tuple[Frame, Gaussians] | None = None
         self._due_ns: dict[str, int] = {}
         self._last_stamp_ns = 0
-        self._camera: Intrinsics | None = None  # of the newest frame
+        self._restarted = False  # since the newest frame was begun to be finished
+        self._snapshot, self._snapshot_complete = Snapshot(config.snapshot), True  # none under way
         self._estimate: ScaleEstimate | None = None  # of the newest frame
         self._keyframe = (-1, np.eye(4))  # of the odometry: stamp, and its pose from elsewhere
 
@@ -163,14 +173,26 @@ class Pipeline:
         self._odometry.reset()
         self._keyframe = (-1, np.eye(4))
         self._estimate = None
-        self._map.reset()
-        self._keyframes.reset()
-        if self._fused is not None:
-            self._fused.reset()
+        for part in (self._map, self._keyframes, self._path, self._fused, self._surface):
+            if part is not None:
+                part.reset()
         self._latest = None
         self._due_ns.clear()
-        self._world_frame = ''
+        self._world_frame, self._visual = '', False
         self._last_stamp_ns = 0
+        self._restarted = True
+
+    def reconfigure(self, config: SharpConfig) -> None:
+        """Go on with other settings, which differ in live ones only (`config.frozen_changes`).
+
+        Raises:
+            ConfigError: if a virtual camera looks nowhere; then nothing has changed.
+        """
+        self._viewpoints = viewpoints(config.views)
+        self.config = config
+        self._map.config, self._keyframes.config = config.occupancy, config.keyframe
+        if self._scale is not None:
+            self._scale.config = config.scale
 
     def process(self, frame: Frame, wanted: Collection[str]) -> FrameResult:
         """Run all steps of one frame: `begin`, then `finish`.
@@ -205,6 +227,7 @@ class Pipeline:
             EngineError: if the network cannot be run.
         """
         frame, wanted, clock = begun.frame, begun.wanted, begun.clock
+        self._restarted = False
         # all that is booked is booked here, where frames come one after the other
         back_ns = self._last_stamp_ns - frame.stamp_ns
         if back_ns > _JITTER_NS:  # maps of what is yet to come would be lies
@@ -224,7 +247,10 @@ class Pipeline:
         gaussians = begun.pending.result(covariances=shapes)
         clock.lap('network')
         size = frame.intrinsics
-        depth = depth_from_gaussians(gaussians, size.width, size.height)
+        if self.info.needs_depth and frame.depth is not None:
+            depth = frame.depth  # as measured, at full resolution
+        else:
+            depth = depth_from_gaussians(gaussians, size.width, size.height)
         metric = frame.T_world_camera is not None
         motion = None
         if not late:
@@ -242,10 +268,13 @@ class Pipeline:
         clock.lap('points')
         mapped = frame.T_world_camera is not None
         if mapped:
-            self._integrate(frame, depth)
+            self._integrate(frame, depth, visual=not metric)
         clock.lap('map')
-        self._fuse(frame, gaussians, depth)
+        if mapped:
+            self._fuse(frame, gaussians, depth)
         clock.lap('fuse')
+        if not self._snapshot_complete:
+            self._snapshot_complete = self._snapshot.add(frame, depth)
         self._latest = (frame, gaussians) if requested else None
         seen, unplaced = self._render(due_views, frame, gaussians, wanted)
         clock.lap('views')
@@ -275,6 +304,7 @@ class Pipeline:
             clearing,
             scale,
             None if metric else motion,
+            self._restarted,
             timings_ms,
         )
 
@@ -327,17 +357,121 @@ class Pipeline:
         names = [name for name in names if VIEW + name in wanted]
         return self._render(names, frame, self._latest[1], wanted, (parent, T_parent_view))
 
-    def _integrate(self, frame: Frame, depth: np.ndarray) -> None:
-        if self._world_frame and frame.world_frame != self._world_frame:
+    @property
+    def world_frame(self) -> str:
+        """Frame of the maps; empty while they are."""
+        return self._world_frame
+
+    def grid(self) -> OccupancyGrid2D:
+        """The 2-D projection of the map as it is now."""
+        return self._map.grid()
+
+    def map_points(self) -> np.ndarray:  # -> [N, 3]
+        """Centres of occupied voxels in the world frame as they are now, metres."""
+        return self._map.occupied_points()
+
+    def map_state(self) -> MapState:
+        """All that the maps hold, copied, so that any thread may save it.
+
+        Raises:
+            InputError: `map_empty` if no frame has been mapped.
+        """
+        if not self._world_frame:
             raise InputError(
-                f'the pose is in {frame.world_frame!r} but the map is in {self._world_frame!r}; '
-                'reset the map after changing the odometry source',
+                'nothing is mapped yet: there was no image with a known pose; see pose.source',
+                'map_empty',
+            )
+        stamps_ns, poses = self._path.arrays()
+        return MapState(
+            config=self.config,
+            world_frame=self._world_frame,
+            stamp_ns=self._last_stamp_ns,
+            visual=self._visual,
+            occupancy=self._map.state(),
+            gaussians=None if self._fused is None else self._fused.state(),
+            surface=None if self._surface is None else self._surface.state(),
+            odometry=self._odometry.state() if self._visual else None,
+            path_stamps_ns=stamps_ns,
+            path=poses,
+            about={
+                'model': self.info.name,
+                'description': self.info.description,
+                'licence': self.info.licence,
+            },
+        )
+
+    def restore(self, state: MapState) -> None:
+        """Go on with a saved map in place of the present one.
+
+        Poses must be those of the same world: from the same source, in the same frame. Visual
+        odometry looks for the camera in the images of the map before it goes on.
+
+        Raises:
+            InputError: `bad_map` if the map does not fit the configuration; then nothing changed.
+        """
+        config = self.config
+        occupancy, odometry = OccupancyMap(config.occupancy), VisualOdometry(config.odometry)
+        occupancy.restore(state.occupancy)
+        fused = None if self._fused is None else GaussianMap(config.gaussian_map)
+        if fused is not None and state.gaussians is not None:
+            fused.restore(state.gaussians)
+        surface = None if self._surface is None else SurfaceMap(config.surface_map)
+        if surface is not None and state.surface is not None:
+            surface.restore(state.surface)
+        if state.odometry is not None:
+            odometry.restore(state.odometry)
+        self.reset()
+        self._map, self._odometry, self._fused, self._surface = (
+            occupancy,
+            odometry,
+            fused,
+            surface,
+        )
+        for stamp_ns, pose in zip(state.path_stamps_ns, state.path, strict=True):
+            self._path.add(int(stamp_ns), pose)
+        self._world_frame, self._visual = state.world_frame, state.visual
+
+    def begin_snapshot(self) -> None:
+        """Collect the next frames for a snapshot, in place of one under way."""
+        self._snapshot, self._snapshot_complete = Snapshot(self.config.snapshot), False
+
+    @property
+    def snapshot_is_complete(self) -> bool:
+        """Whether `take_snapshot` would gain nothing from waiting."""
+        return self._snapshot_complete
+
+    def take_snapshot(self) -> SnapshotCloud:
+        """The cloud of the frames since `begin_snapshot`.
+
+        Raises:
+            InputError: `snapshot_empty` if there was no frame with any depth.
+        """
+        self._snapshot_complete = True
+        return self._snapshot.cloud()
+
+    def _integrate(self, frame: Frame, depth: np.ndarray, *, visual: bool) -> None:
+        if self._world_frame and (frame.world_frame, visual) != (self._world_frame, self._visual):
+            origin = {True: 'visual odometry', False: 'elsewhere'}
+            raise InputError(
+                f'the pose is in {frame.world_frame!r} and comes from {origin[visual]}, but those '
+                f'of the map are in {self._world_frame!r} and from {origin[self._visual]}; reset '
+                'the map after changing the source of poses',
                 'world_frame_changed',
             )
         assert frame.T_world_camera is not None
         pose = frame.T_world_camera
-        self._map.integrate(depth, frame.intrinsics, pose, frame.stamp_ns, pose[:3, 3])
-        self._world_frame = frame.world_frame
+        self._map.integrate(depth, frame.intrinsics, pose, frame.stamp_ns, self._base(frame))
+        self._path.add(frame.stamp_ns, pose)
+        self._world_frame, self._visual = frame.world_frame, visual
+
+    def _base(self, frame: Frame) -> np.ndarray | None:
+        """Position [3] of the robot in the world frame, or None where that is not known."""
+        assert frame.T_world_camera is not None
+        name = self.config.pose.base_frame
+        if not name:
+            return frame.T_world_camera[:3, 3]
+        T_camera_base = frame.transforms.get(name)
+        return None if T_camera_base is None else (frame.T_world_camera @ T_camera_base)[:3, 3]
 
     def _tracked(self, frame: Frame, depth: np.ndarray) -> tuple[Frame, Motion | None]:
         """What visual odometry makes of a frame, and the frame where that is the one to place it.
@@ -346,18 +480,22 @@ class Pipeline:
         parallax over poses in metres tells the scale of the depth.
         """
         visual = frame.T_world_camera is None and bool(frame.world_frame)
-        if visual and self._camera not in (None, frame.intrinsics):
+        if visual and self._odometry.camera not in (None, frame.intrinsics):
             _log.warning('the camera changed: odometry, and with it the maps, start over')
             self.reset()
-        self._camera = frame.intrinsics
         estimated = self._scale is not None and not self.config.scale.constant
         measures = frame.T_world_camera is not None and estimated
         if not (visual or measures):
             return frame, None
+        base = self.config.pose.base_frame if visual else ''
+        T_camera_base = frame.transforms.get(base)
+        if base and T_camera_base is None and not self._world_frame:
+            return frame, None  # the world shall be level by it
         factor = 1.0 if self._estimate is None else self._estimate.value  # of the last frame
         steady = depth * np.float32(factor)
+        level = None if T_camera_base is None else inverse(T_camera_base)
         motion = self._odometry.register_frame(
-            frame.image, steady, frame.intrinsics, frame.stamp_ns
+            frame.image, steady, frame.intrinsics, frame.stamp_ns, level
         )
         if visual:
             frame = frame.placed(motion.T_odom_camera, frame.world_frame)
@@ -378,6 +516,11 @@ class Pipeline:
             T_keyframe_camera = inverse(T_world_keyframe) @ frame.T_world_camera
             known = tracks.keyframe_stamp_ns == stamp_ns
             tracks = replace(tracks, T_keyframe_camera=T_keyframe_camera) if known else None
+        T_camera_floor = frame.transforms.get(self.config.scale.floor_frame)
+        floor: dict[str, Any] = {}
+        if T_camera_floor is not None:
+            height = float(inverse(T_camera_floor)[2, 3])
+            floor = {'height': height, 'up': T_camera_floor[:3, 2]} if height > 0 else {}
         self._estimate = self._scale.update(
             frame.stamp_ns,
             depth,
@@ -386,10 +529,11 @@ class Pipeline:
             pose_is_metric=metric,
             tracks=tracks,
             sensor_depth=frame.depth,
+            **floor,
         )
 
     def _may_fuse(self, frame: Frame) -> bool:
-        """Whether a frame is due for the fused map; what odometry has yet to place may be."""
+        """Whether a frame is due for fused Gaussians; what odometry has yet to place may be."""
         if self._fused is None:
             return False
         if frame.T_world_camera is None:
@@ -397,10 +541,17 @@ class Pipeline:
         return self._keyframes.is_due(frame.stamp_ns, frame.T_world_camera)
 
     def _fuse(self, frame: Frame, gaussians: Gaussians, depth: np.ndarray) -> None:
-        pose, stamp_ns = frame.T_world_camera, frame.stamp_ns
-        if self._fused is not None and pose is not None and self._may_fuse(frame):
-            self._fused.integrate(gaussians, depth, frame.intrinsics, pose)
-            self._keyframes.note(stamp_ns, pose)
+        """Take a keyframe into the fused maps."""
+        pose = frame.T_world_camera
+        assert pose is not None
+        fused, surface = self._fused, self._surface
+        if (fused is None and surface is None) or not self._keyframes.is_due(frame.stamp_ns, pose):
+            return
+        if fused is not None:
+            fused.integrate(gaussians, depth, frame.intrinsics, pose)
+        if surface is not None:
+            surface.integrate(frame.image, depth, frame.intrinsics, pose)
+        self._keyframes.note(frame.stamp_ns, pose)
 
     def _render(
         self,

@@ -9,6 +9,7 @@ The kernels are compiled on first use (seconds) and cached on disk beside this f
 from __future__ import annotations
 
 from functools import cache
+import math
 from typing import TYPE_CHECKING
 
 import numba
@@ -90,20 +91,21 @@ def drop_flying_pixels(depth: np.ndarray, edge_ratio: float) -> np.ndarray:
         edge_ratio: largest relative step within one surface; 0 keeps all.
 
     Returns:
-        [H, W] float32, NaN where dropped or not measured.
+        [H, W] float32, NaN where dropped or not measured, inf where nothing is in range.
     """
     return _clean(depth, edge_ratio, 0.0, np.inf)
 
 
 def limit_range(depth: np.ndarray, min_range: float, max_range: float) -> np.ndarray:
-    """[H, W] -> [H, W] float32 with NaN where depth is invalid or outside the range (metres)."""
+    """[H, W] -> [H, W] float32, metres: NaN where invalid or too near, inf beyond the range."""
     return _clean(depth, 0.0, min_range, max_range)
 
 
 def clean_depth(depth: np.ndarray, config: PointCloudConfig) -> np.ndarray:
     """`drop_flying_pixels`, then `limit_range`, in one pass.
 
-    An edge against something out of range is still recognised.
+    An edge against something out of range is still recognised. What is beyond `max_range` becomes
+    +inf, "nothing in range" (REP-117): that a ray met nothing near is worth knowing.
     """
     return _clean(depth, config.edge_ratio, config.min_range, config.max_range)
 
@@ -142,9 +144,63 @@ def organised_cloud(
     return cloud
 
 
+def normals_from_depth(
+    depth: np.ndarray, intrinsics: Intrinsics, radius: int = 7, edge_ratio: float = 0.03
+) -> np.ndarray:  # [H, W] -> [H, W, 3]
+    """Unit normals of the visible surface in the optical frame, towards the camera.
+
+    A plane `n . p = 1` has the inverse depth `n . (x/z, y/z, 1)`: the normal is the least-squares
+    fit of that over the window around a pixel, exact on planes. Of the window only what hangs
+    together with the pixel counts (the cross-shaped support regions of Zhang et al., 2009): the
+    pixels of its column up to the first step of depth, and with each of them its row likewise.
+
+    Args:
+        depth: z-depth in metres; 0 and non-finite mean no measurement.
+        intrinsics: of that size.
+        radius: of the window, pixels. The error from noise falls with its square.
+        edge_ratio: relative change of inverse depth from pixel to pixel that is a step, unless
+            the noise of the pixels is more than a fifth of that: then it is five times the noise.
+
+    Returns:
+        float32, NaN where there is no measurement or too few neighbours to say.
+
+    Raises:
+        InputError: if the sizes differ.
+    """
+    if depth.shape != (intrinsics.height, intrinsics.width):
+        raise InputError(f'depth {depth.shape} does not fit {intrinsics}', 'size_mismatch')
+    with np.errstate(divide='ignore', invalid='ignore'):
+        seen = np.isfinite(depth) & (depth > 0)
+        inverse = np.where(seen, np.float32(1) / depth, np.float32(np.nan)).astype(np.float32)
+    ratio = max(edge_ratio, 5 * pixel_noise(depth))
+    left, right = _runs_kernel(inverse, ratio, radius)
+    top, bottom = (
+        np.ascontiguousarray(ends.T)
+        for ends in _runs_kernel(np.ascontiguousarray(inverse.T), ratio, radius)
+    )
+    k = intrinsics
+    return _normal_kernel(inverse, left, right, top, bottom, k.fx, k.fy, k.cx, k.cy)
+
+
+def pixel_noise(depth: np.ndarray) -> float:  # [H, W]
+    """Standard deviation of depth between neighbouring pixels, as a share of it.
+
+    Inverse depth is linear along an image of a plane, so its second difference is that of noise,
+    whose standard deviation it has times sqrt(6). The median leaves out edges.
+    """
+    with np.errstate(all='ignore'):
+        inverse = 1 / depth[::4]
+        bend = np.abs((inverse[:, :-2] + inverse[:, 2:]) / inverse[:, 1:-1] - 2)
+    bend = bend[np.isfinite(bend)]
+    return float(np.median(bend)) / (0.6745 * math.sqrt(6)) if bend.size else 0.0
+
+
 # Read-only or strided arrays are other types to numba: each would compile anew in mid-stream.
 _KERNEL_INPUT = ['C', 'W']
 _RATIO = np.float32(SAME_SURFACE_RATIO)
+_MIN_EXTENT = (
+    0.1  # px^4, determinant of the covariance of places that a normal is fitted to: 2 x 3
+)
 
 
 def splat_records(gaussians: Gaussians) -> np.ndarray:  # -> [M, 12] float32
@@ -250,9 +306,16 @@ def _clean_kernel(
                 | mixed[v, u + 1]
                 | mixed[v + 2, u + 1]
             )
-            keep = (not dropped) & (d > 0) & (d >= near) & (d <= far) & (d < np.inf)
-            out[v, u] = d if keep else np.float32(np.nan)
+            out[v, u] = np.float32(np.nan) if dropped else _limited(d, near, far)
     return out
+
+
+@numba.njit(cache=True, forceinline=True, error_model='numpy')
+def _limited(d: np.float32, near: np.float32, far: np.float32) -> np.float32:
+    """Depth in range, +inf beyond it, NaN for what is too near or no measurement."""
+    if d > far:
+        return np.float32(np.inf)
+    return d if (d > 0) & (d >= near) else np.float32(np.nan)
 
 
 @numba.njit(cache=True, nogil=True, error_model='numpy')
@@ -260,9 +323,7 @@ def _limit_kernel(depth: np.ndarray, near: np.float32, far: np.float32) -> np.nd
     out = np.empty_like(depth)
     for v in range(depth.shape[0]):
         for u in range(depth.shape[1]):
-            d = depth[v, u]
-            keep = (d > 0) & (d >= near) & (d <= far) & (d < np.inf)
-            out[v, u] = d if keep else np.float32(np.nan)
+            out[v, u] = _limited(depth[v, u], near, far)
     return out
 
 
@@ -322,3 +383,101 @@ def _splat_kernel(
             out[count, 8 + c] = quats[i, c] / np.sqrt(square)
         count += 1
     return count
+
+
+@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
+def _runs_kernel(
+    inverse: np.ndarray, ratio: float, radius: int
+) -> tuple[np.ndarray, np.ndarray]:  # [H, W] -> [H, W], [H, W]
+    """First and last column within the radius that hang together with each pixel along its row.
+
+    Pixels without a measurement are stepped over; across them the depth may change the more.
+    """
+    height, width = inverse.shape
+    first, last = np.empty((height, width), np.int32), np.empty((height, width), np.int32)
+    for v in numba.prange(height):
+        for forth in (True, False):
+            start, at, before = 0, -1, np.float32(np.nan)
+            for i in range(width):
+                u = i if forth else width - 1 - i
+                q = inverse[v, u]
+                if q > 0:
+                    gap = abs(u - at)
+                    # the first of all compares with NaN and starts a run, too
+                    if not (gap <= radius and abs(q - before) <= ratio * gap * min(q, before)):
+                        start = u
+                    at, before = u, q
+                    if forth:
+                        first[v, u] = max(start, u - radius)
+                    else:
+                        last[v, u] = min(start, u + radius)
+    return first, last
+
+
+@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
+def _normal_kernel(
+    inverse: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    top: np.ndarray,
+    bottom: np.ndarray,
+    fx: float,
+    fy: float,
+    cx: float,
+    cy: float,
+) -> np.ndarray:
+    height, width = inverse.shape
+    # of each run: sums of 1, x, x^2, q, x q with x from the pixel it belongs to
+    sums = np.zeros((height, width, 5), np.float32)
+    out = np.full((height, width, 3), np.nan, np.float32)
+    for v in numba.prange(height):
+        before = np.zeros((width + 1, 5))  # the same with x from the margin, of all on the left
+        for u in range(width):
+            q = inverse[v, u]
+            weight, value = (1.0, q) if q > 0 else (0.0, np.float32(0))
+            before[u + 1, 0] = before[u, 0] + weight
+            before[u + 1, 1] = before[u, 1] + weight * u
+            before[u + 1, 2] = before[u, 2] + weight * u * u
+            before[u + 1, 3] = before[u, 3] + value
+            before[u + 1, 4] = before[u, 4] + value * u
+        for u in range(width):
+            if inverse[v, u] > 0:
+                start, end = before[left[v, u]], before[right[v, u] + 1]
+                n, x, q = end[0] - start[0], end[1] - start[1], end[3] - start[3]
+                sums[v, u, 0] = n
+                sums[v, u, 1] = x - u * n
+                sums[v, u, 2] = end[2] - start[2] - u * (2 * x - u * n)
+                sums[v, u, 3] = q
+                sums[v, u, 4] = end[4] - start[4] - u * q
+    for v in numba.prange(height):
+        for u in range(width):
+            if not inverse[v, u] > 0:
+                continue
+            n, q, x, y, xx, xy, yy, xq, yq = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+            for row in range(top[v, u], bottom[v, u] + 1):  # where nothing was seen sums are 0
+                dy, n1, x1, q1 = row - v, sums[row, u, 0], sums[row, u, 1], sums[row, u, 3]
+                n += n1
+                q += q1
+                x += x1
+                y += dy * n1
+                xx += sums[row, u, 2]
+                xy += dy * x1
+                yy += dy * dy * n1
+                xq += sums[row, u, 4]
+                yq += dy * q1
+            q, x, y = q / n, x / n, y / n
+            xx, xy, yy = xx / n - x * x, xy / n - x * y, yy / n - y * y
+            xq, yq = xq / n - x * q, yq / n - y * q
+            extent = xx * yy - xy * xy
+            if extent < _MIN_EXTENT:
+                continue
+            across = (xq * yy - yq * xy) / extent
+            down = (yq * xx - xq * xy) / extent
+            here = q - across * x - down * y
+            if not here > 0:
+                continue
+            nx, ny = across * fx, down * fy
+            nz = here - across * (u - cx) - down * (v - cy)
+            length = math.sqrt(nx * nx + ny * ny + nz * nz)
+            out[v, u, 0], out[v, u, 1], out[v, u, 2] = -nx / length, -ny / length, -nz / length
+    return out

@@ -289,17 +289,17 @@ class ScaleFilter:
     the current frame, and over what each absolute anchor gets wrong systematically. A deviation
     that keeps its sign is not noise: after a third of a second it is followed.
 
-    Args:
-        config: what is known beforehand.
+    Attributes:
+        config: what is known beforehand; may be replaced between two frames.
     """
 
     def __init__(self, config: ScaleConfig) -> None:
-        self._config = config
+        self.config = config
         self.reset()
 
     def reset(self) -> None:
         """Back to the start: factor 1, with the variance of the prior."""
-        prior, frame = self._config.prior_std**2, self._config.frame_std**2
+        prior, frame = self.config.prior_std**2, self.config.frame_std**2
         self._log = np.zeros(_STATES)
         self._covariance = np.diag([0.0, 0.0, 0.0, *_SYSTEMATIC_VARIANCE])
         self._covariance[:3, :3] = prior
@@ -342,8 +342,8 @@ class ScaleFilter:
         Raises:
             InputError: `size_mismatch`, `bad_pose`.
         """
-        if self._config.constant > 0:
-            return ScaleEstimate(self._config.constant, 0.0, {})
+        if self.config.constant > 0:
+            return ScaleEstimate(self.config.constant, 0.0, {})
         if depth_pred.shape != (intrinsics.height, intrinsics.width):
             raise InputError(
                 f'depth {depth_pred.shape} does not fit {intrinsics}', 'size_mismatch'
@@ -364,7 +364,7 @@ class ScaleFilter:
         self._started, self._stamp_ns = True, stamp_ns
         if up is None and pose is not None and pose[2, 2] < 0.9:
             up = pose[2, :3]  # a camera that looks up sees no floor: such a pose is no real one
-        height = height or self._config.camera_height
+        height = height or self.config.camera_height
         absolute = [
             parallax_scale(tracks, depth_pred, intrinsics)
             if tracks is not None and pose_is_metric
@@ -384,14 +384,14 @@ class ScaleFilter:
     def _predict(self, seconds: float, drift: bool) -> None:
         """Advance: the bias wanders as places change, the frame is a new one around it."""
         if drift:
-            self._covariance[_BIAS, _BIAS] += self._config.drift_std**2 * seconds
+            self._covariance[_BIAS, _BIAS] += self.config.drift_std**2 * seconds
         F = np.eye(_STATES)
         F[_NOW, _NOW], F[_NOW, _BIAS] = 0, 1
         kept = math.exp(-seconds / _SYSTEMATIC_TIME)
         F[_OFFSETS, _OFFSETS] = kept
         self._map(F)
         self._covariance[_OFFSETS, _OFFSETS] += _SYSTEMATIC_VARIANCE * (1 - kept**2)
-        self._covariance[_NOW, _NOW] += self._config.frame_std**2
+        self._covariance[_NOW, _NOW] += self.config.frame_std**2
 
     def _follow(
         self,
@@ -496,7 +496,7 @@ class ScaleFilter:
 
     def _doubt(self, *states: int) -> None:
         """Forget what was known of these states in common."""
-        self._covariance[np.ix_(states, states)] += self._config.prior_std**2
+        self._covariance[np.ix_(states, states)] += self.config.prior_std**2
 
     def _map(self, F: np.ndarray) -> None:
         self._log = F @ self._log

@@ -114,6 +114,23 @@ def checked_pose(T_world_camera: np.ndarray) -> np.ndarray:  # [4, 4] -> [4, 4] 
     return pose
 
 
+def moved_pose(
+    T_world_a: np.ndarray, covariance: np.ndarray, T_a_b: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:  # [4, 4], [6, 6], [4, 4] -> [4, 4], [6, 6]
+    """Pose of `b`, which is fixed to `a`, and its covariance.
+
+    Args:
+        T_world_a: pose of `a`.
+        covariance: of its position and of the rotation about the axes of the world.
+        T_a_b: exact.
+    """
+    T_world_b = T_world_a @ T_a_b
+    x, y, z = T_world_b[:3, 3] - T_world_a[:3, 3]
+    jacobian = np.eye(6)  # a turn of the lever moves its end: d p_b = d p_a + d theta x lever
+    jacobian[:3, 3:] = [[0, z, -y], [-z, 0, x], [y, -x, 0]]
+    return T_world_b, jacobian @ covariance @ jacobian.T
+
+
 def interpolate(T_0: np.ndarray, T_1: np.ndarray, alpha: float) -> np.ndarray:
     """Pose between two [4, 4] poses: linear in translation, slerp in rotation (Shoemake 1985)."""
     q0, q1 = quat_from_matrix(T_0[:3, :3]), quat_from_matrix(T_1[:3, :3])

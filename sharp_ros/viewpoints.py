@@ -6,6 +6,7 @@ frame is, seen from the real camera, at the stamp of the image.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import math
 
 import numpy as np
@@ -65,6 +66,15 @@ class Viewpoint:
         turned = math.cos(angle) * arm + math.sin(angle) * np.cross(axis, arm)
         turned += (1 - math.cos(angle)) * (axis @ arm) * axis
         return look_at(self._target + turned, self._target, self._up)
+
+
+def viewpoints(configs: Mapping[str, ViewConfig]) -> dict[str, Viewpoint]:
+    """All virtual cameras by name.
+
+    Raises:
+        ConfigError: if one of them cannot stand as configured.
+    """
+    return {name: Viewpoint(name, config) for name, config in configs.items()}
 
 
 def locate(frame: Frame, parent: str) -> tuple[np.ndarray, str]:

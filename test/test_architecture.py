@@ -22,7 +22,7 @@ ROWS = [
         *('point_cloud', 'synthetic', 'rasterizer', 'trajectory', 'network', 'inference_queue'),
         'self_check',
     ],
-    ['mapping', 'models', 'engine', 'views'],
+    ['mapping', 'models', 'engine', 'views', 'snapshot'],
     ['odometry', 'scale'],
     ['pipeline', 'worker', 'training'],
     ['ros.conversions', 'apps.base_source'],

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from sharp_ros.apps.cli import main
 from sharp_ros.config import (
     SharpConfig,
     ViewConfig,
     differences,
     flatten,
     from_flat,
+    frozen_changes,
     load_yaml,
     nested_to_flat,
     options,
@@ -18,15 +21,36 @@ from sharp_ros.config import (
 )
 from sharp_ros.errors import ConfigError
 
-SHIPPED = Path(__file__).parents[1] / 'config' / 'sharp.yaml'
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / 'config' / 'sharp.yaml'
 
 
-def test_shipped_file_is_generated_from_the_defaults():
-    regenerate = (
-        'run: python -c \'from sharp_ros.config import to_yaml; print(to_yaml(), end="")\''
-    )
-    assert SHIPPED.read_text(encoding='utf-8') == to_yaml(), regenerate
+@pytest.mark.parametrize(
+    ('kind', 'shipped'), [('yaml', SHIPPED), ('markdown', ROOT / 'docs' / 'parameters.md')]
+)
+def test_shipped_files_are_generated_from_the_defaults(kind, shipped, capsys):
+    assert main(['params', '--format', kind]) == 0
+    regenerate = f'run: sharp-ros params --format {kind} > {shipped}'
+    assert shipped.read_text(encoding='utf-8') == capsys.readouterr().out, regenerate
+
+
+def test_shipped_file_holds_the_defaults():
     assert load_yaml(SHIPPED) == SharpConfig()
+
+
+def test_changes_that_need_a_new_start_are_named():
+    old = SharpConfig()
+    new = replace(
+        old,
+        occupancy=replace(old.occupancy, rate_hz=5.0, voxel_size=0.1),
+        views={'over_shoulder': replace(old.views['over_shoulder'], width=64, frame='world')},
+    )
+    named = frozen_changes(old, new)
+    assert 'occupancy.voxel_size' in named
+    assert 'views.over_shoulder.frame' in named
+    assert 'view_names' in named
+    assert not {'occupancy.rate_hz', 'views.over_shoulder.width'} & set(named)
+    assert frozen_changes(old, old) == []
 
 
 def test_yaml_and_flat_keys_round_trip():

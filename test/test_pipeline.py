@@ -18,6 +18,7 @@ from sharp_ros.engine import Engine, choose_device
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.models import load_predictor, model_names
 from sharp_ros.network.composer import gaussians_from_depth
+from sharp_ros.network.predictor import SensorPredictor
 from sharp_ros.pipeline import (
     CLEARING,
     GAUSSIANS,
@@ -28,6 +29,7 @@ from sharp_ros.pipeline import (
     VIEW_DEPTH,
     Pipeline,
 )
+from sharp_ros.point_cloud import clean_depth
 from sharp_ros.se3 import inverse, look_at
 from sharp_ros.synthetic import Room
 
@@ -396,6 +398,36 @@ def test_a_constant_scale_is_used_as_given():
     result, truth, _ = next(iter(drive('nano', bias=2.0, config=config)))
     assert ratio(result.depth, truth) == pytest.approx(1, abs=1e-3)
     assert float(result.gaussians.means[:, 2].median()) == pytest.approx(np.median(truth), rel=0.1)
+
+
+def test_measured_depth_is_published_as_measured():
+    _, info = load_predictor('sensor')
+    room = Room(0)
+    k = Intrinsics.from_hfov(1.2, 161, 121)  # odd: no Gaussian for the last row and column
+    image, depth = room.render(k, room.pose(0.0))
+    depth[:20], depth[20:25] = np.inf, np.nan
+    pipeline = Pipeline(Engine(SensorPredictor(), ModelConfig()), info, SharpConfig(views={}))
+    result = pipeline.process(Frame(image, k, 0, 'camera', depth=depth), {POINTS})
+    expected = clean_depth(depth, SharpConfig().point_cloud)
+    np.testing.assert_array_equal(result.depth, expected)
+    assert np.isinf(result.depth[:19]).all()  # nothing in range is known, unlike no measurement
+    assert np.isnan(result.cloud[:25, :, 2]).all()
+
+
+def test_gaussians_of_measured_depth_lie_on_a_slanted_plane():
+    k = Intrinsics.from_hfov(1.2, 161, 121)
+    normal = np.array([0.3, 0.4, 1.0])
+    depth = 2 / (np.dstack([k.rays(), np.ones((121, 161))]) @ normal)
+    image = np.zeros((121, 161, 3), np.uint8)
+    gaussians = SensorPredictor()(image, k, depth.astype(np.float32))
+    np.testing.assert_allclose(gaussians.means.numpy() @ normal, 2, atol=1e-5)
+    depth[:, 101:] += 1  # a step within blocks: both sides stay, nothing lies between
+    gaussians = SensorPredictor()(image, k, depth.astype(np.float32))
+    z = gaussians.means[:, 2].reshape(60, 80).numpy()
+    small = k.cropped(0, 0, 160, 120).resized(80, 60)
+    centres = 2 / (np.dstack([small.rays(), np.ones((60, 80))]) @ normal)
+    off = np.minimum(abs(z - centres), abs(z - centres - 1))
+    assert off.max() < 0.05
 
 
 def test_sensor_model_without_depth_says_what_to_do():

@@ -17,7 +17,9 @@ from sharp_ros.point_cloud import (
     depth_from_gaussians,
     drop_flying_pixels,
     limit_range,
+    normals_from_depth,
     organised_cloud,
+    pixel_noise,
     resize_depth,
     splat_records,
 )
@@ -91,8 +93,8 @@ def slow_clean(depth: np.ndarray, edge_ratio: float, near: float, far: float) ->
         for dv, du in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)):
             if 0 <= v + dv < height and 0 <= u + du < width:
                 out[v + dv, u + du] = NAN
-    keep = np.isfinite(out) & (out > 0) & (out >= np.float32(near)) & (out <= np.float32(far))
-    return np.where(keep, out, NAN)
+    keep = (out > 0) & (out >= np.float32(near))
+    return np.where(out > np.float32(far), np.inf, np.where(keep, out, NAN))
 
 
 def slow_cloud(depth: np.ndarray, image: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
@@ -294,3 +296,127 @@ def test_splat_records_agree_with_their_slow_twin() -> None:
     packed = records.view(np.uint32)[:, 3].astype(int)
     levels = np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], -1)
     assert np.abs(levels - srgb_from_linear(seen.colors).numpy() * 255).max() < 0.6
+
+
+def degrees_off(normals: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    return np.degrees(2 * np.arcsin(np.linalg.norm(normals - truth, axis=-1) / 2))
+
+
+@pytest.mark.parametrize(
+    'normal', [(0, 0, 1), (0.6, 0, 0.8), (0, -0.8, 0.6), (0, 0.99, 0.141), (-0.48, 0.64, 0.6)]
+)
+def test_normals_of_a_plane_are_exact_up_to_its_horizon_and_point_to_the_camera(normal):
+    distance = 1.5
+    depth = plane_depth(VGA, normal, distance)
+    normals = normals_from_depth(depth, VGA)
+    near = depth < 20
+    assert near.any()
+    assert degrees_off(normals[near], -np.array(normal) / np.linalg.norm(normal)).max() < 0.1
+    assert np.isnan(normals[np.isnan(depth)]).all()
+
+
+def test_normals_of_a_sphere_point_away_from_its_centre():
+    rays = np.concatenate([VGA.rays(), np.ones((480, 640, 1))], -1).astype(np.float64)
+    centre, radius = np.array([0.1, -0.05, 1.5]), 0.5
+    along, square = rays @ centre, (rays * rays).sum(-1)
+    root = along**2 - square * (centre @ centre - radius**2)
+    with np.errstate(invalid='ignore'):
+        depth = ((along - np.sqrt(root)) / square).astype(np.float32)
+    depth[np.isnan(depth)] = 4.0  # a wall behind it
+    on_it = root > 0
+    truth = (rays * depth[..., None] - centre) / radius
+    normals = normals_from_depth(depth, VGA)[on_it]
+    assert np.isfinite(normals).all(1).mean() > 0.99  # but of pixels alone on the rim
+    off = degrees_off(normals, truth[on_it])
+    assert np.nanmedian(off) < 0.3
+    assert np.nanpercentile(off, 95) < 3  # towards the rim the window reaches inwards only
+
+
+def test_normals_do_not_mix_what_stands_before_a_wall_with_the_wall():
+    depth = plane_depth(VGA, (0.2, 0, 0.98), 1.0)
+    before = plane_depth(VGA, (-0.2, 0, 0.98), 0.9)  # about a tenth nearer
+    depth[100:300, 200:400] = before[100:300, 200:400]
+    normals = normals_from_depth(depth, VGA)
+    truth = np.full((480, 640, 3), np.array([-0.2, 0, -0.98]) / np.hypot(0.2, 0.98))
+    truth[100:300, 200:400, 0] *= -1
+    clear = np.abs(depth - plane_depth(VGA, (0.2, 0, 0.98), 1.0)) > 0.05
+    clear[:100] = clear[300:] = clear[:, :200] = clear[:, 400:] = True
+    off = degrees_off(normals, truth)
+    assert np.percentile(off[clear], 99.5) < 0.1
+
+
+def test_normals_of_a_noisy_wall_are_those_of_the_wall():
+    noise = np.random.default_rng(0).standard_normal((480, 640))
+    depth = (plane_depth(VGA, (0.5, 0, 0.866), 2.0) * (1 + 0.004 * noise)).astype(np.float32)
+    assert pixel_noise(depth) == pytest.approx(0.004, rel=0.05)
+    truth = -np.array([0.5, 0, 0.866])
+    fine, coarse = (normals_from_depth(depth, VGA, radius) for radius in (7, 3))
+    assert np.isfinite(fine).all()
+    fine, coarse = (np.median(degrees_off(normals, truth)) for normals in (fine, coarse))
+    assert fine < 2.5
+    assert coarse / fine == pytest.approx((7 / 3) ** 2, rel=0.25)
+
+
+def test_a_thin_line_and_a_lonely_pixel_have_no_normal():
+    depth = np.full((60, 80), np.nan, np.float32)
+    depth[10, :] = 2.0
+    depth[30:50, 40] = 1.0
+    depth[55, 5] = 1.0
+    k = Intrinsics.from_hfov(1.0, 80, 60)
+    assert np.isnan(normals_from_depth(depth, k)).all()
+
+
+def test_sparse_depth_has_normals_too():
+    depth = np.full((60, 80), np.nan, np.float32)
+    depth[::3, ::3] = 2.0
+    normals = normals_from_depth(depth, Intrinsics.from_hfov(1.0, 80, 60))
+    np.testing.assert_allclose(normals[::3, ::3], np.broadcast_to([0, 0, -1], (20, 27, 3)))
+    assert np.isnan(normals[1::3]).all()
+
+
+def slow_run(line: np.ndarray, at: int, ratio: float, radius: int) -> list[int]:
+    """What hangs together with one pixel along a line."""
+    run = [at]
+    for step in (-1, 1):
+        last = at
+        for i in range(at + step, at + step * (radius + 1), step):
+            if 0 <= i < len(line) and line[i] > 0:
+                if abs(line[i] - line[last]) > ratio * abs(i - last) * min(line[i], line[last]):
+                    break
+                run.append(i)
+                last = i
+    return run
+
+
+def slow_normal(depth, k, v, u, ratio, radius):
+    with np.errstate(divide='ignore', invalid='ignore'):
+        inverse = np.where(np.isfinite(depth) & (depth > 0), np.float32(1) / depth, np.nan)
+    rows, values = [], []
+    for row in slow_run(inverse[:, u], v, ratio, radius):
+        for column in slow_run(inverse[row], u, ratio, radius):
+            rows.append([(column - k.cx) / k.fx, (row - k.cy) / k.fy, 1.0])
+            values.append(inverse[row, column])
+    places = np.array(rows)[:, :2] * [k.fx, k.fy]
+    if np.linalg.det(np.cov(places.T, ddof=0)) < 0.1:
+        return np.full(3, np.nan)
+    normal = np.linalg.lstsq(np.array(rows), np.array(values), rcond=None)[0]
+    return -normal / np.linalg.norm(normal)
+
+
+def test_normals_agree_with_their_slow_twin():
+    k = Intrinsics(300.0, 280.0, 15.2, 11.9, 32, 24)
+    depth = messy_depth(24, 32)
+    radius, ratio = 5, 5 * pixel_noise(depth)
+    assert 0.03 < ratio < 0.5
+    normals = normals_from_depth(depth, k, radius)
+    seen = np.isfinite(depth) & (depth > 0)
+    assert np.isnan(normals[~seen]).all()
+    slow = np.array([slow_normal(depth, k, v, u, ratio, radius) for v, u in np.argwhere(seen)])
+    assert np.isfinite(slow).all(1).sum() > 300
+    np.testing.assert_allclose(normals[seen], slow, atol=2e-3)
+
+
+def test_normals_of_mismatched_sizes_are_refused():
+    with pytest.raises(InputError, match='does not fit') as caught:
+        normals_from_depth(np.ones((480, 639), np.float32), VGA)
+    assert caught.value.reason == 'size_mismatch'

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from sharp_ros.se3 import (
     inverse,
     look_at,
     matrix_from_quat,
+    moved_pose,
     quat_from_matrix,
     transform,
 )
@@ -135,3 +137,20 @@ def test_old_poses_leave():
     for t in range(100):
         buffer.add(second(t), pose_at(0.0))
     assert len(buffer) == 3
+
+
+def test_covariance_of_a_fixed_frame_is_that_of_samples():
+    rng = np.random.default_rng(0)
+    T_world_a = transform(matrix_from_quat(np.array([0.9, 0.1, -0.3, 0.2])), [1.0, 2.0, 0.5])
+    T_a_b = transform(matrix_from_quat(np.array([0.5, 0.5, 0.5, -0.5])), [0.4, -0.3, 1.2])
+    root = rng.normal(size=(6, 6)) * 1e-3
+    pose, covariance = moved_pose(T_world_a, root @ root.T, T_a_b)
+    np.testing.assert_allclose(pose, T_world_a @ T_a_b)
+    samples = []
+    for dx, dy, dz, *turn in (root @ rng.normal(size=(6, 20_000))).T:
+        rotation, _ = cv2.Rodrigues(np.array(turn))
+        moved = transform(rotation @ T_world_a[:3, :3], T_world_a[:3, 3] + [dx, dy, dz]) @ T_a_b
+        samples.append([*(moved[:3, 3] - pose[:3, 3]), *turn])
+    scale = np.sqrt(np.diag(covariance))
+    difference = np.cov(np.array(samples).T) - covariance
+    assert np.abs(difference / np.outer(scale, scale)).max() < 0.05

@@ -11,12 +11,16 @@ import numpy as np
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import PoseUnavailableError
-from sharp_ros.se3 import PoseBuffer
+from sharp_ros.mapping.gravity import level_from_depth
+from sharp_ros.se3 import PoseBuffer, inverse
 
 DEFAULT_HFOV = math.radians(60)  # a phone's main camera, about
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 MAX_STAMP_DIFFERENCE_NS = 20_000_000  # of a depth image or an end of the trajectory
 _MAX_POSE_GAP = 0.25  # seconds interpolated over
+_MAX_TILT = math.radians(60)  # of a camera whose world is taken to have z up
+# Taken for the pose of a camera whose recording does not say what is up and shows no floor.
+_LEVEL_CAMERA = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.2], [0, 0, 0, 1]], float)
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,23 @@ def assumed_hfov(hfov: float | None) -> tuple[float, str]:
         f'not calibrated; assumed a field of view of {math.degrees(DEFAULT_HFOV):.0f} degrees, '
         'distances scale with it; give the right one with --hfov'
     )
+
+
+def level_world(frame: SourceFrame) -> np.ndarray:  # -> [4, 4]
+    """`T_level_world`, from the first frame with a pose: identity if the world's z axis is up.
+
+    Recordings whose world is merely some camera would otherwise be cut into height bands along an
+    arbitrary direction.
+    """
+    assert frame.T_world_camera is not None
+    if frame.T_world_camera[2, 1] <= -math.cos(_MAX_TILT):  # the image's y is down
+        return np.eye(4)
+    T_level_camera = None
+    if frame.depth is not None:
+        T_level_camera = level_from_depth(frame.depth, frame.intrinsics)
+    if T_level_camera is None:
+        T_level_camera = _LEVEL_CAMERA
+    return T_level_camera @ inverse(frame.T_world_camera)
 
 
 def pose_buffer(poses: Sequence[tuple[int, np.ndarray]]) -> PoseBuffer:

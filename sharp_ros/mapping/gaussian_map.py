@@ -11,6 +11,7 @@ Deleting shifts the followers back (Knuth, TAOCP 3, 6.4 R), so nothing wears out
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import math
 
 import numba
@@ -21,6 +22,7 @@ from sharp_ros.camera import Intrinsics
 from sharp_ros.config import GaussianMapConfig
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians
+from sharp_ros.mapping.stored import bad_map, check_settings, settings_of, stored_array
 from sharp_ros.network.unprojection import jacobi_sweep
 from sharp_ros.se3 import checked_pose
 
@@ -47,6 +49,7 @@ _DOUBT = 0.5
 # deviation behind the newest surface, is taken for the same surface and doubted as well.
 _MARGIN_RELATIVE, _MARGIN_VOXELS = 0.1, 2.0
 
+_SETTINGS = ('voxel_size',)  # that a map to be restored must share
 _OPACITY_MIN = 1 / 255  # less is never drawn
 _KEPT = 0.9  # of the bound is left when it is reached
 _VIEWPOINTS, _VIEWPOINT_SPACING = 2000, 0.1
@@ -94,6 +97,42 @@ class GaussianMap:
         self._count = 0
         self._viewpoints = np.zeros((0, 3))
         self._cached: Gaussians | None = None
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that is known, copied; `restore` takes it back."""
+        n = self._count
+        return {
+            **settings_of(self._config, _SETTINGS),
+            'voxels': self._voxels[:n].copy(),
+            'sums': self._sums[:n].copy(),
+            'evidence': self._evidence[:n].copy(),
+            'viewpoints': self._viewpoints.copy(),
+        }
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Replace the map by one that `state` gave.
+
+        Raises:
+            InputError: `bad_map` if it is damaged, of other settings or larger than allowed; the
+                map is then unchanged.
+        """
+        check_settings(state, 'gaussian_map', self._config, _SETTINGS)
+        voxels = stored_array(state, 'voxels', np.int64, (None,))
+        n, bound = len(voxels), self._config.max_gaussians
+        if n > bound:
+            raise bad_map(f'it holds {n} Gaussians; raise gaussian_map.max_gaussians from {bound}')
+        sums = stored_array(state, 'sums', np.float32, (n, _COLUMNS))
+        evidence = stored_array(state, 'evidence', np.float32, (n,))
+        viewpoints = stored_array(state, 'viewpoints', np.float64, (None, 3))
+        if (voxels < 0).any() or len(np.unique(voxels)) < n or len(viewpoints) > _VIEWPOINTS:
+            raise bad_map('its voxels or viewpoints are not those of a map; save the map anew')
+        if not (sums[:, 0] > 0).all():
+            raise bad_map('it holds Gaussians without weight; save the map anew')
+        self.reset()
+        rows = (self._voxels, self._sums, self._evidence, self._touched, self._changed)
+        _, self._count = _add(voxels, sums, 0, 0, self._table, *rows, 0)
+        self._evidence[:n], self._touched[:n], self._changed[:n] = evidence, 0, True
+        self._viewpoints = viewpoints.copy()
 
     def __len__(self) -> int:
         return self._count

@@ -11,10 +11,14 @@ from sharp_ros.se3 import checked_pose
 
 
 class Keyframes:
-    """Chooses frames by how far the camera has moved, turned or waited since the last one."""
+    """Chooses frames by how far the camera has moved, turned or waited since the last one.
+
+    Attributes:
+        config: settings, which may be replaced between two frames.
+    """
 
     def __init__(self, config: KeyframeConfig) -> None:
-        self._config = config
+        self.config = config
         self.reset()
 
     def reset(self) -> None:
@@ -32,7 +36,7 @@ class Keyframes:
             return True
         last_ns, last = self._last
         cosine = (np.trace(last[:3, :3].T @ pose[:3, :3]) - 1) / 2
-        config = self._config
+        config = self.config
         return (
             not 0 <= stamp_ns - last_ns < config.interval * 1e9
             or float(np.linalg.norm(pose[:3, 3] - last[:3, 3])) >= config.distance

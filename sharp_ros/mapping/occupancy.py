@@ -16,6 +16,7 @@ sides of the end it would grow towards the camera by what any frame ever erred.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 import math
 
@@ -25,6 +26,7 @@ import numpy as np
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import OccupancyConfig
 from sharp_ros.errors import InputError
+from sharp_ros.mapping.stored import bad_map, check_settings, settings_of, stored_array
 from sharp_ros.se3 import checked_pose
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100
@@ -35,12 +37,15 @@ UNKNOWN, FREE, OCCUPIED = -1, 0, 100
 # the whole band instead would leave everything near a level camera unknown.
 FREE_SHARE = 0.5
 
+_FARTHEST_CELL = 1 << 40
 _FULL_SCALE = 30000  # int16 value of the clamping bound
 _SURFACE_NUDGE = 1e-3  # voxels; see `_end_depth`
 _PASSED, _HIT = 1, 2  # marks of a frame
 _SPREAD = 2.0  # standard deviations of depth that a hit reaches back
 _STD_MAX = 0.2  # of depth; an image of nothing but noise shall not mark the whole window
 _SAME_SURFACE = 0.12  # of depth; pixels farther from their median are not of its surface
+# That a map to be restored must share.
+_SETTINGS = ('voxel_size', 'size', 'min_height', 'max_height', 'clamp_log_odds')
 _FADES = 20  # steps of a decay time, if frames come as often
 
 
@@ -65,10 +70,13 @@ class OccupancyMap:
 
     The height band is `min_height` upwards in whole voxels; the last one may reach past
     `max_height`. Three bytes a voxel, all taken at the start: 16 MB with the defaults.
+
+    Attributes:
+        config: settings; the live ones among them may be replaced between two frames.
     """
 
     def __init__(self, config: OccupancyConfig) -> None:
-        self._config = config
+        self.config = config
         voxel = config.voxel_size
         self._side = max(1, round(config.size / voxel))
         layers = max(1, math.ceil((config.max_height - config.min_height) / voxel - 1e-6))
@@ -90,11 +98,37 @@ class OccupancyMap:
         self._faded_ns = np.zeros(self._side, np.int64)  # by storage row
         self._last_ns: int | None = None
 
+    def state(self) -> dict[str, np.ndarray]:
+        """All that is known, copied; `restore` takes it back."""
+        corner = np.zeros((0, 2), np.int64) if self._corner is None else self._corner[None].copy()
+        return {
+            **settings_of(self.config, _SETTINGS),
+            'log_odds': self._log_odds.copy(),
+            'corner': corner,
+        }
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Replace the map by one that `state` gave; what fades does so from the next frame on.
+
+        Raises:
+            InputError: `bad_map` if it is damaged or of other settings; the map is then unchanged.
+        """
+        check_settings(state, 'occupancy', self.config, _SETTINGS)
+        log_odds = stored_array(state, 'log_odds', np.int16, self._log_odds.shape)
+        corner = stored_array(state, 'corner', np.int64, (None, 2))
+        if max(int(log_odds.max()), -int(log_odds.min())) > _FULL_SCALE:
+            raise bad_map('log-odds are beyond their bound; save the map anew')
+        if len(corner) > 1 or (np.abs(corner) > _FARTHEST_CELL).any():
+            raise bad_map('the window of the occupancy map is nowhere; save the map anew')
+        self.reset()
+        self._log_odds[:] = log_odds
+        self._corner = corner[0].copy() if len(corner) else None
+
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Low and high corner [3] of the mapped volume in the world frame, metres."""
-        voxel = self._config.voxel_size
-        low = np.array([*(self._low_corner() * voxel), self._config.min_height], np.float64)
+        voxel = self.config.voxel_size
+        low = np.array([*(self._low_corner() * voxel), self.config.min_height], np.float64)
         return low, low + voxel * np.array(self._log_odds.shape)[[1, 0, 2]]
 
     def log_odds(self) -> np.ndarray:  # -> [rows, columns, layers]
@@ -116,7 +150,8 @@ class OccupancyMap:
         `max_range` clear up to there and mark nothing.
 
         Args:
-            depth: [H, W] z-depth in metres; 0 and non-finite neither mark nor clear.
+            depth: [H, W] z-depth in metres; 0 and NaN neither mark nor clear, +inf (nothing in
+                range, REP-117) clears up to `max_range`.
             intrinsics: of the same resolution.
             T_world_camera: [4, 4] pose of the optical frame in the world frame (z up).
             stamp_ns: time of the frame, for `decay_time`.
@@ -133,7 +168,7 @@ class OccupancyMap:
         pose = checked_pose(T_world_camera)
         if base_position is not None and not np.isfinite(base_position).all():
             raise InputError('the base position is not finite; check the base frame', 'bad_pose')
-        config = self._config
+        config = self.config
         voxel = config.voxel_size
         self._follow(pose[:2, 3])
         self._fade(stamp_ns)
@@ -174,8 +209,8 @@ class OccupancyMap:
         corner = self._low_corner()
         x = corner[0] + (column - corner[0]) % self._side
         y = corner[1] + (row - corner[1]) % self._side
-        points = (np.stack([x, y, layer], -1) + 0.5) * self._config.voxel_size
-        points[:, 2] += self._config.min_height
+        points = (np.stack([x, y, layer], -1) + 0.5) * self.config.voxel_size
+        points[:, 2] += self.config.min_height
         return points.astype(np.float32)
 
     def clearing_points(
@@ -187,7 +222,8 @@ class OccupancyMap:
         rays end where they leave the band of this map, and those that never cross it are left out.
 
         Args:
-            depth: [H, W] z-depth in metres; 0 and non-finite say nothing about a ray.
+            depth: [H, W] z-depth in metres; 0 and NaN say nothing about a ray, +inf that it met
+                nothing.
             intrinsics: of the same resolution.
             T_world_camera: [4, 4] pose of the optical frame in the world frame (z up).
 
@@ -201,8 +237,8 @@ class OccupancyMap:
         rays = np.concatenate([rays, np.ones((*rays.shape[:2], 1))], -1)
         rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
         depth = depth[::stride_v, ::stride_u]
-        reach = self._config.max_range
-        unit = rays[np.isfinite(depth) & (depth > reach * rays[..., 2])]
+        reach = self.config.max_range
+        unit = rays[depth > reach * rays[..., 2]]
         ends = np.full(len(unit), reach)
         if T_world_camera is not None:
             pose = checked_pose(T_world_camera)
@@ -223,7 +259,7 @@ class OccupancyMap:
             self._log_odds, columns, rows, self._occupied_at, self._free_at, needed
         )
         x, y = self.bounds[0][:2]
-        return OccupancyGrid2D(cells, self._config.voxel_size, (float(x), float(y)))
+        return OccupancyGrid2D(cells, self.config.voxel_size, (float(x), float(y)))
 
     def _low_corner(self) -> np.ndarray:
         """World cell (x, y) of the window's low corner; centred on the origin while empty."""
@@ -239,12 +275,12 @@ class OccupancyMap:
 
     def _strides(self, intrinsics: Intrinsics) -> tuple[int, int]:
         """Pixels between rays that are at most one voxel apart where they are longest."""
-        per_voxel = self._config.voxel_size / self._config.max_range
+        per_voxel = self.config.voxel_size / self.config.max_range
         return max(1, int(intrinsics.fx * per_voxel)), max(1, int(intrinsics.fy * per_voxel))
 
     def _fade(self, stamp_ns: int) -> None:
         """Let a few rows fade that have waited longest, so that no frame pays for all."""
-        period = self._config.decay_time * 1e9
+        period = self.config.decay_time * 1e9
         if self._last_ns is None or stamp_ns < self._last_ns:
             self._faded_ns[:] = stamp_ns  # the first frame, or a bag that started over
         self._last_ns = stamp_ns
@@ -258,7 +294,7 @@ class OccupancyMap:
 
     def _clear_footprint(self, base: np.ndarray) -> None:
         """Make what the robot stands on free: all heights, cells whose centre it covers."""
-        voxel, radius = self._config.voxel_size, self._config.footprint_radius
+        voxel, radius = self.config.voxel_size, self.config.footprint_radius
         columns, rows = self._ring()
         centres = (self._low_corner()[:, None] + np.arange(self._side) + 0.5) * voxel
         away = centres - base[:, None]
@@ -271,7 +307,7 @@ class OccupancyMap:
 
     def _follow(self, position: np.ndarray) -> None:
         """Move the window when the camera is farther than a twentieth of it off its centre."""
-        cell = np.floor(position / self._config.voxel_size).astype(np.int64)
+        cell = np.floor(position / self.config.voxel_size).astype(np.int64)
         wanted = cell - self._side // 2
         if self._corner is None:
             self._corner = wanted
@@ -297,7 +333,7 @@ class OccupancyMap:
         """Window columns x0:x1, rows y0:y1 that the view to `stretch` times `max_range` meets."""
         u = (np.array([0, intrinsics.width - 1]) - intrinsics.cx) / intrinsics.fx
         v = (np.array([0, intrinsics.height - 1]) - intrinsics.cy) / intrinsics.fy
-        corners = np.array([[x, y, 1] for x in u for y in v]) * (self._config.max_range * stretch)
+        corners = np.array([[x, y, 1] for x in u for y in v]) * (self.config.max_range * stretch)
         reach = np.vstack([corners @ rotation.T + eye, eye])[:, :2]
         low = np.clip(np.floor(reach.min(0)).astype(int) - 1, 0, self._side)
         high = np.clip(np.floor(reach.max(0)).astype(int) + 2, 0, self._side)
@@ -342,7 +378,7 @@ def _pool(depth: np.ndarray, stride_u: int, stride_v: int) -> np.ndarray:
             for v in range(stride_v):
                 for u in range(v % 2, stride_u, 2):
                     d = block[v, u]
-                    if not (d > 0 and d < np.inf):
+                    if not d > 0:
                         continue
                     k = count
                     while k > 0 and ordered[k - 1] > d:
@@ -353,6 +389,9 @@ def _pool(depth: np.ndarray, stride_u: int, stride_v: int) -> np.ndarray:
             if 2 * count < len(ordered):
                 continue
             middle = ordered[count // 2]
+            if middle == np.inf:
+                pooled[i, j] = middle
+                continue
             margin = np.float32(_SAME_SURFACE) * middle
             total, used = np.float32(0), 0
             for v in range(stride_v):
@@ -376,10 +415,10 @@ def _end_depth(
     """
     near, far, nudge, _ = limits
     squared = d * d * (1.0 + rx * rx + ry * ry)
-    if not (d > 0.0 and squared >= near * near and squared < np.inf):
+    if not (d > 0.0 and squared >= near * near):
         return 0.0, False
     if squared > far * far:
-        return d * (far / math.sqrt(squared)), False
+        return far / math.sqrt(1.0 + rx * rx + ry * ry), False
     return d + nudge, True
 
 

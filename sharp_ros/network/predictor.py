@@ -20,6 +20,7 @@ from sharp_ros.network.nano import NanoNetwork
 from sharp_ros.network.sharp import SharpNetwork
 from sharp_ros.network.unprojection import unproject
 
+_SAME_SURFACE = 1.25  # ratio of depths within a block of pixels up to which they are of one
 _CPU_BATCH = 5  # windows whose activations stay in the caches
 
 
@@ -236,12 +237,30 @@ class SensorPredictor:
                 '"depth" or choose model.name: nano',
                 'no_depth',
             )
-        columns, rows = intrinsics.width // self._stride, intrinsics.height // self._stride
-        columns, rows = max(columns, 1), max(rows, 1)
+        stride = min(self._stride, *depth.shape)
+        rows, columns = depth.shape[0] // stride, depth.shape[1] // stride
+        used = intrinsics.cropped(0, 0, columns * stride, rows * stride)
+        image = image[: used.height, : used.width]
         small = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
-        # nearest: a mean over a depth edge is a surface that does not exist
-        z = cv2.resize(depth, (columns, rows), interpolation=cv2.INTER_NEAREST)
+        z = _block_depth(depth[: used.height, : used.width], stride)
         rgb = torch.from_numpy(small).permute(2, 0, 1).float() / 255
-        return gaussians_from_depth(
-            torch.from_numpy(z)[None], rgb, intrinsics.resized(columns, rows)
-        )
+        return gaussians_from_depth(torch.from_numpy(z)[None], rgb, used.resized(columns, rows))
+
+
+def _block_depth(depth: np.ndarray, stride: int) -> np.ndarray:
+    """Depth at the centre of every block of pixels; 0 where it has none.
+
+    Inverse depth is averaged, which is exact on planes, over the nearest surface of the block: a
+    mean over an edge would be a surface that does not exist.
+    """
+    with np.errstate(divide='ignore', invalid='ignore'):
+        inverse = np.where((depth > 0) & (depth < np.inf), 1 / depth, 0).astype(np.float32)
+    parts = [inverse[v::stride, u::stride] for v in range(stride) for u in range(stride)]
+    least = np.maximum.reduce(parts) * np.float32(1 / _SAME_SURFACE)
+    total, count = np.zeros_like(least), np.zeros_like(least)
+    for part in parts:
+        same = (part > 0) & (part >= least)
+        total += part * same
+        count += same
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return np.where(count > 0, count / total, np.float32(0))

@@ -23,6 +23,7 @@ from sharp_ros.errors import InputError
 
 if TYPE_CHECKING:
     from sharp_ros.gaussians import Gaussians
+    from sharp_ros.snapshot import SnapshotCloud
 
 with suppress(ModuleNotFoundError):  # reading the messages of a bag needs no ROS, building does
     from builtin_interfaces.msg import Time
@@ -374,6 +375,22 @@ def cloud_to_msg(cloud: np.ndarray, stamp_ns: int, frame_id: str) -> PointCloud2
 def points_to_msg(points: np.ndarray, stamp_ns: int, frame_id: str) -> PointCloud2:
     """[N, 3] float32 points in metres, without colour or order."""
     return _cloud_msg(points[None], ('x', 'y', 'z'), stamp_ns, frame_id)
+
+
+def snapshot_to_msg(cloud: SnapshotCloud) -> PointCloud2:
+    """Unordered cloud that PCL reads as `PointXYZRGBNormal`: every point has a surface.
+
+    Fields, all FLOAT32: x y z (metres), rgb (packed 8-bit sRGB), normal_x normal_y normal_z (unit,
+    towards the camera), curvature (0: not estimated).
+    """
+    fields = ('x', 'y', 'z', 'rgb', 'normal_x', 'normal_y', 'normal_z', 'curvature')
+    records = np.zeros((1, len(cloud.points), len(fields)), np.float32)
+    records[0, :, :3], records[0, :, 4:7] = cloud.points, cloud.normals
+    weights = np.array([1 << 16, 1 << 8, 1], np.uint32)
+    records.view(np.uint32)[0, :, 3] = cloud.colors.astype(np.uint32) @ weights
+    msg = _cloud_msg(records, fields, cloud.stamp_ns, cloud.frame_id)
+    msg.is_dense = True
+    return msg
 
 
 _GAUSSIAN_FIELDS = (

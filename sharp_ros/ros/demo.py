@@ -33,11 +33,11 @@ from rich.console import Console
 from rich.live import Live
 from sensor_msgs.msg import CameraInfo, Image
 
+from sharp_ros.apps.base_source import level_world
 from sharp_ros.apps.pictures import encode_picture
 from sharp_ros.apps.sources import Source, SourceFrame, open_source
 from sharp_ros.errors import SharpError
 from sharp_ros.files import write_atomically
-from sharp_ros.mapping.gravity import level_from_depth
 from sharp_ros.models import model_names
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
@@ -46,7 +46,6 @@ from sharp_ros.ros.conversions import (
     odometry_to_msg,
 )
 from sharp_ros.ros.monitor import NODE, Monitor
-from sharp_ros.se3 import inverse
 
 CAMERA = '/camera'
 WORLD = 'odom'
@@ -60,8 +59,6 @@ main()
 """
 _ACKNOWLEDGED = 10.0  # seconds within which the node begins a transition it was asked for
 _START_TIMEOUT = 240.0  # a first run compiles kernels and reads weights from a cold disk
-# Taken for the pose of a camera whose recording does not say what is up and shows no floor.
-_LEVEL_CAMERA = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.2], [0, 0, 0, 1]], float)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -282,31 +279,15 @@ class CameraDriver:
         stamp_ns, frame_id = self._now(), frame.frame_id
         self._monitor.expect(stamp_ns, frame)
         if frame.T_world_camera is not None:
-            T_world_camera = self._level(frame) @ frame.T_world_camera
-            self._odometry.publish(odometry_to_msg(T_world_camera, stamp_ns, WORLD, frame_id))
+            if self._T_level_world is None:
+                self._T_level_world = level_world(frame)
+            T_level_camera = self._T_level_world @ frame.T_world_camera
+            self._odometry.publish(odometry_to_msg(T_level_camera, stamp_ns, WORLD, frame_id))
         if frame.depth is not None and self._depth.get_subscription_count():
             self._depth.publish(depth_to_msg(frame.depth, stamp_ns, frame_id))
         self._info.publish(camera_info_to_msg(frame.intrinsics, stamp_ns, frame_id))
         self._image.publish(image_to_msg(frame.image, stamp_ns, frame_id))
         self.sent += 1
-
-    def _level(self, frame: SourceFrame) -> np.ndarray:
-        """`T_level_world`, decided on the first frame: identity if the world's z axis is up.
-
-        Recordings whose world is merely some camera would otherwise be cut into height bands
-        along an arbitrary direction.
-        """
-        if self._T_level_world is None:
-            assert frame.T_world_camera is not None
-            self._T_level_world = np.eye(4)
-            if frame.T_world_camera[2, 1] > -math.cos(math.radians(60)):  # the image's y is down
-                T_level_camera = None
-                if frame.depth is not None:
-                    T_level_camera = level_from_depth(frame.depth, frame.intrinsics)
-                if T_level_camera is None:
-                    T_level_camera = _LEVEL_CAMERA
-                self._T_level_world = T_level_camera @ inverse(frame.T_world_camera)
-        return self._T_level_world
 
 
 def _watch(

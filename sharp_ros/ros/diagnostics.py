@@ -20,7 +20,7 @@ _WINDOW = 200  # frames over which ages and rates are taken
 _RECENT = 5.0  # seconds for which a failure keeps its component at WARN
 _SLOW, _STALLED = 2.0, 5.0  # seconds without an image
 # Drops that belong to normal running: the node is slower than the camera, or nobody listens.
-NORMAL_DROPS = frozenset({'replaced', 'stopped', 'nobody_listens'})
+NORMAL_DROPS = frozenset({'replaced', 'stopped', 'nobody_listens', 'disabled'})
 
 
 @dataclass

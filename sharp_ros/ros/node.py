@@ -21,11 +21,12 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
-from std_srvs.srv import Trigger
 
 from sharp_ros.camera import Frame, Intrinsics
-from sharp_ros.config import SharpConfig, differences
+from sharp_ros.config import SharpConfig, differences, frozen_changes
 from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError, SharpError
+from sharp_ros.mapping.occupancy import OccupancyGrid2D
+from sharp_ros.odometry import Motion
 from sharp_ros.pipeline import (
     CLEARING,
     GAUSSIANS,
@@ -50,14 +51,18 @@ from sharp_ros.ros.conversions import (
     points_to_msg,
     pose_from_msg,
     scale_to_msg,
+    snapshot_to_msg,
     stamp_ns_from_msg,
 )
 from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
 from sharp_ros.ros.diagnostics import NORMAL_DROPS, Health
-from sharp_ros.ros.parameters import declare_parameters, read_config
+from sharp_ros.ros.parameters import declare_parameters, is_ours, read_config
 from sharp_ros.ros.pose_sources import PoseSource, make_pose_source
+from sharp_ros.ros.services import Services
 from sharp_ros.ros.transforms import Transforms
-from sharp_ros.viewpoints import CAMERA, WORLD
+from sharp_ros.se3 import moved_pose
+from sharp_ros.snapshot import SnapshotCloud
+from sharp_ros.viewpoints import CAMERA, WORLD, viewpoints
 from sharp_ros.views import View
 from sharp_ros.worker import Wait, Worker
 
@@ -69,6 +74,8 @@ _MAP = QoSProfile(
 )
 # Odometry is small and needed without gaps, but its publishers may be of either reliability.
 _ODOMETRY = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+IMAGE, SNAPSHOT = 'image_rect', 'snapshot/points'
+_KEPT = (OCCUPANCY,)  # for late subscribers, made whoever listens
 _WARM_UP_SIZE = (640, 480)
 _THROTTLE = 5.0  # seconds between two log lines of the same kind
 
@@ -97,12 +104,14 @@ class SharpNode(LifecycleNode):
         self._info: CameraInfo | None = None
         self._last_stamp_ns = 0
         self._request: PoseStamped | None = None
+        self._enabled = True
+        self._map_frame = ''  # of the newest map that was published
         self._transforms = Transforms(self)
         declare_parameters(self)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self.create_timer(1.0, self.publish_diagnostics)
-        self.create_service(Trigger, '~/reset', self._on_reset)
+        self._requests = Services(self, self)
 
     # lifecycle ---------------------------------------------------------------------------------
 
@@ -125,7 +134,8 @@ class SharpNode(LifecycleNode):
             config.pose, self._transforms, self.get_logger().info
         )
         self._pairs = StampPairs(config.camera.depth_tolerance)
-        if set(pipeline.view_frames.values()) - {CAMERA, WORLD}:
+        frames = {*pipeline.view_frames.values(), config.pose.base_frame, config.scale.floor_frame}
+        if frames - {CAMERA, WORLD, ''} or config.pose.publish_tf:
             self._transforms.listen()
         self._create_outputs(config)
         info = pipeline.info
@@ -145,7 +155,7 @@ class SharpNode(LifecycleNode):
         self._worker = Worker(self._process, self._on_error, name='sharp_worker')
         self._last_stamp_ns, self._request = 0, None
         self._create_subscribers(self._config)
-        self._label = 'active'
+        self._label, self._enabled = 'active', True
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -176,7 +186,8 @@ class SharpNode(LifecycleNode):
         return SUCCESS
 
     def destroy_node(self) -> None:
-        """Stop the worker thread before the handles go."""
+        """Stop the threads before the handles go."""
+        self._requests.stop()
         self._stop()
         super().destroy_node()
 
@@ -206,8 +217,10 @@ class SharpNode(LifecycleNode):
             OCCUPANCY: (OccupancyGrid, _MAP),
             MAP_POINTS: (PointCloud2, _MAP),
             CLEARING: (PointCloud2, _OUTPUT),
+            IMAGE: (Image, _OUTPUT),
             'odometry': (Odometry, _OUTPUT),
             'scale': (Vector3Stamped, _OUTPUT),
+            SNAPSHOT: (PointCloud2, _MAP),
         }
         for name in config.views:
             topics[f'{VIEW}{name}/image'] = (Image, _OUTPUT)
@@ -251,6 +264,9 @@ class SharpNode(LifecycleNode):
         assert self._worker is not None
         assert self._pipeline is not None
         self._health.image_arrived()
+        if not self._enabled:
+            self._worker.reject('disabled')
+            return
         stamp_ns = stamp_ns_from_msg(msg.header)
         if stamp_ns < self._last_stamp_ns:
             self._health.event('stamp_went_back')
@@ -302,7 +318,7 @@ class SharpNode(LifecycleNode):
         maps = self._config.pose.source != 'none'
         if maps:  # kept for late subscribers, so it is made whoever listens
             wanted.add(OCCUPANCY)
-        elif not wanted:
+        elif not wanted and self._pipeline.snapshot_is_complete:
             raise InputError('nobody listens to any output', 'nobody_listens')
         clock = Stopwatch()
         frame = self._decoder.decode(raw)
@@ -330,7 +346,7 @@ class SharpNode(LifecycleNode):
         """Outputs with a subscriber, named as in `pipeline`."""
         wanted = set()
         for topic, publisher in self._outputs.items():
-            if publisher.get_subscription_count():
+            if topic != SNAPSHOT and publisher.get_subscription_count():
                 wanted.add(topic.rpartition('/')[0] if topic.startswith(VIEW) else topic)
                 if topic.endswith(VIEW_DEPTH):
                     wanted.add(topic)
@@ -340,17 +356,19 @@ class SharpNode(LifecycleNode):
         """The frame with the transforms that views stand in; missing ones are told later."""
         assert self._pipeline is not None
         needed = {f for name, f in self._pipeline.view_frames.items() if VIEW + name in wanted}
-        return self._looked_up(frame, needed)
+        own = {self._config.pose.base_frame, self._config.scale.floor_frame}
+        frame = self._looked_up(frame, own, 'Mapping')
+        return self._looked_up(frame, needed - own, 'Views')
 
-    def _looked_up(self, frame: Frame, names: set[str]) -> Frame:
-        found = {}
-        for name in names - {CAMERA, WORLD, frame.frame_id, frame.world_frame}:
+    def _looked_up(self, frame: Frame, names: set[str], component: str) -> Frame:
+        found = dict(frame.transforms)
+        for name in names - {'', CAMERA, WORLD, frame.frame_id, frame.world_frame}:
             try:
                 found[name] = self._transforms.lookup(
                     frame.frame_id, name, frame.stamp_ns, self._config.pose.wait
                 )
             except PoseUnavailableError as error:  # the views that need it are counted later
-                self._warn('Views', str(error))
+                self._warn(component, str(error))
         return replace(frame, transforms=found) if found else frame
 
     def _serve_request(self) -> None:
@@ -360,7 +378,7 @@ class SharpNode(LifecycleNode):
         try:
             wanted = self._wanted()
             parent, T_parent_view = pose_from_msg(msg)
-            frame = self._looked_up(self._pipeline.latest, {parent})
+            frame = self._looked_up(self._pipeline.latest, {parent}, 'Views')
             views, unplaced = self._pipeline.render_request(parent, T_parent_view, frame, wanted)
             self._publish_views(views, unplaced, frame.stamp_ns)
         except InputError as error:
@@ -372,6 +390,9 @@ class SharpNode(LifecycleNode):
     def _publish(self, result: FrameResult) -> None:
         frame = result.frame
         stamp_ns, frame_id = frame.stamp_ns, frame.frame_id
+        if result.restarted and result.grid is None:
+            self.publish_map()  # the old one must not stand
+        self._send(IMAGE, partial(image_to_msg, frame.image, stamp_ns, frame_id))
         self._send('depth/image', lambda: depth_to_msg(result.depth, stamp_ns, frame_id))
         self._send(
             'depth/camera_info',
@@ -390,28 +411,84 @@ class SharpNode(LifecycleNode):
             )
         if motion is not None:
             self._health.odometry(motion)
-            if motion.T_odom_camera is None:
-                self._health.unmapped(f'odometry_{motion.state}')
-                self._warn('Mapping', f'not mapped: visual odometry is {motion.state}')
-            else:
-                place = (motion.T_odom_camera, stamp_ns, frame.world_frame, frame_id)
-                self._send('odometry', partial(odometry_to_msg, *place, motion.covariance))
-        if result.grid is not None:
-            grid = result.grid
-            world = frame.world_frame
-            self._send(
-                OCCUPANCY,
-                lambda: grid_to_msg(grid.cells, grid.resolution, grid.origin, stamp_ns, world),
-            )
-        if result.map_points is not None:
-            self._send(
-                MAP_POINTS, partial(points_to_msg, result.map_points, stamp_ns, frame.world_frame)
-            )
+            self._publish_motion(frame, motion)
+        self._publish_map(result.grid, result.map_points, stamp_ns, frame.world_frame)
         if result.clearing_points is not None:
             self._send(
                 CLEARING, partial(points_to_msg, result.clearing_points, stamp_ns, frame_id)
             )
         self._publish_views(result.views, result.unplaced, stamp_ns)
+        assert self._pipeline is not None
+        if self._pipeline.snapshot_is_complete:
+            self._requests.snapshot_is_complete()
+
+    def _publish_motion(self, frame: Frame, motion: Motion) -> None:
+        """Odometry, and by parameter the transform, of the base frame where there is one."""
+        if motion.T_odom_camera is None:
+            self._health.unmapped(f'odometry_{motion.state}')
+            self._warn('Mapping', f'not mapped: visual odometry is {motion.state}')
+            return
+        child = self._config.pose.base_frame or frame.frame_id
+        T_camera_child = np.eye(4) if child == frame.frame_id else frame.transforms.get(child)
+        if T_camera_child is None:  # the reason is told where it was looked up
+            return
+        assert motion.covariance is not None
+        pose, covariance = moved_pose(motion.T_odom_camera, motion.covariance, T_camera_child)
+        place = (pose, frame.stamp_ns, frame.world_frame, child)
+        self._send('odometry', partial(odometry_to_msg, *place, covariance))
+        if self._config.pose.publish_tf:
+            owner = self._transforms.owner(child, frame.world_frame)
+            if owner is None:
+                self._transforms.broadcast(pose, *place[1:], fixed=False)
+            elif owner:
+                self._health.event('tf_owned_by_another')
+                self._warn(
+                    'Mapping',
+                    f'{child} is not broadcast: somebody else does so, in {owner}; turn off one '
+                    'of the two (pose.publish_tf)',
+                )
+
+    def _publish_map(
+        self,
+        grid: OccupancyGrid2D | None,
+        map_points: np.ndarray | None,
+        stamp_ns: int,
+        world: str,
+    ) -> None:
+        if grid is not None:
+            self._map_frame = world
+            place = (grid.cells, grid.resolution, grid.origin, stamp_ns, world)
+            self._send(OCCUPANCY, partial(grid_to_msg, *place))
+        if map_points is not None:
+            self._send(MAP_POINTS, partial(points_to_msg, map_points, stamp_ns, world))
+
+    def publish_map(self) -> None:
+        """Publish the map as it is now, empty or not, in place of the one that stands."""
+        assert self._pipeline is not None
+        world = self._pipeline.world_frame or self._map_frame
+        if world:  # else there never was a map
+            pipeline = self._pipeline
+            self._publish_map(pipeline.grid(), pipeline.map_points(), self._last_stamp_ns, world)
+
+    def publish_snapshot(self, cloud: SnapshotCloud) -> None:
+        """Publish a snapshot, also for late subscribers."""
+        self._outputs[SNAPSHOT].publish(snapshot_to_msg(cloud))
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Process images, or ignore them; the map and the weights are kept."""
+        self._enabled = enabled
+        if self._label in ('active', 'disabled'):
+            self._label = 'active' if enabled else 'disabled'
+
+    def running(self) -> tuple[Pipeline, Worker[RawFrame], SharpConfig]:
+        """The parts at work.
+
+        Raises:
+            SharpError: while the node is not active.
+        """
+        if self._pipeline is None or self._worker is None:
+            raise SharpError('the node is not active; configure and activate it first')
+        return self._pipeline, self._worker, self._config
 
     def _publish_views(
         self,
@@ -445,7 +522,7 @@ class SharpNode(LifecycleNode):
     def _send(self, topic: str, make: Callable[[], Any]) -> None:
         """Build and publish a message if somebody listens or it is kept for late listeners."""
         publisher = self._outputs[topic]
-        if topic == OCCUPANCY or publisher.get_subscription_count():
+        if topic in _KEPT or publisher.get_subscription_count():
             publisher.publish(make())
 
     def _on_error(self, error: Exception, reason: str) -> None:
@@ -492,27 +569,34 @@ class SharpNode(LifecycleNode):
         self.get_logger().warning(message, throttle_duration_sec=_THROTTLE)
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        """Refuse what is invalid, and what would have no effect before the next configure."""
-        ours = [p for p in changes if self.has_parameter(p.name) and p.name != 'use_sim_time']
-        if ours and self._pipeline is not None:
-            reason = 'parameters are read at configure: deactivate and clean up the node first'
-            return SetParametersResult(successful=False, reason=reason)
+        """Refuse what is invalid; apply between two frames what may change, refuse the rest."""
         try:
-            read_config(self, changes)
-        except ConfigError as error:
+            if any(is_ours(parameter.name) for parameter in changes):
+                config = read_config(self, changes)
+                if self._pipeline is not None:
+                    self._reconfigure(config)
+        except SharpError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
-    def _on_reset(self, request: Any, response: Any) -> Any:
-        """Empty the map, between two frames."""
-        try:
-            if self._pipeline is None or self._worker is None:
-                raise SharpError('the node is not active')
-            self._worker.call(self._pipeline.reset, timeout=2.0)
-            response.success, response.message = True, 'map is empty'
-        except (SharpError, TimeoutError) as error:
-            response.success, response.message = False, str(error)
-        return response
+    def _reconfigure(self, config: SharpConfig) -> None:
+        pipeline = self._pipeline
+        assert pipeline is not None
+        frozen = frozen_changes(self._config, config)
+        if frozen:
+            raise ConfigError(
+                f'{", ".join(frozen)}: read at configure; deactivate and clean up the node first'
+            )
+        viewpoints(config.views)  # raises before anybody is told that all is well
+
+        def apply() -> None:
+            pipeline.reconfigure(config)
+            self._config = config
+
+        if self._label in ('active', 'disabled') and self._worker is not None:
+            self._worker.post(apply)
+        else:
+            apply()
 
 
 def main(args: list[str] | None = None) -> int:

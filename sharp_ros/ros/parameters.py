@@ -41,6 +41,11 @@ def declare_parameters(node: Node) -> None:
                 _declare(node, entry)
 
 
+def is_ours(name: str) -> bool:
+    """Whether a parameter is a setting of ours, not one of rclpy or a launch file."""
+    return not name.startswith(_FOREIGN)
+
+
 def read_config(node: Node, changes: list[Parameter] | None = None) -> SharpConfig:
     """The configuration the node's parameters describe, with `changes` applied on top.
 
@@ -49,7 +54,7 @@ def read_config(node: Node, changes: list[Parameter] | None = None) -> SharpConf
             exist, so that a typing error in a file cannot pass for a setting.
     """
     given = getattr(node, '_parameter_overrides', {})
-    unknown = [n for n in given if not node.has_parameter(n) and not n.startswith(_FOREIGN)]
+    unknown = [n for n in given if not node.has_parameter(n) and is_ours(n)]
     if unknown:
         raise ConfigError(
             f'unknown parameter(s) {", ".join(sorted(unknown))}; config/sharp.yaml lists all'
@@ -58,16 +63,18 @@ def read_config(node: Node, changes: list[Parameter] | None = None) -> SharpConf
     flat = {
         name: _plain(parameter.value)
         for name, parameter in node._parameters.items()
-        if not name.startswith(_FOREIGN)
+        if is_ours(name)
     }
     for parameter in changes or []:
-        if not parameter.name.startswith(_FOREIGN):
+        if is_ours(parameter.name):
             flat[parameter.name] = _plain(parameter.value)
     return from_flat(flat)
 
 
 def _declare(node: Node, entry: Option) -> Any:
     descriptor = ParameterDescriptor(description=describe(entry))
+    if not entry.live:
+        descriptor.additional_constraints = 'read when the node is configured'
     # a range is told to tools; whole numbers given for floats are accepted, hence dynamic typing
     descriptor.dynamic_typing = True
     bounds = (entry.minimum, entry.maximum)

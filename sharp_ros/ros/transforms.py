@@ -6,12 +6,14 @@ does all that needs no tf, and says so once.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.time import Time
+import yaml
 
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.ros.conversions import matrix_from_transform, transform_to_msg
@@ -20,6 +22,8 @@ try:
     import tf2_ros
 except ImportError:
     tf2_ros = None
+
+_HEARING = 1.0  # seconds within which a broadcaster of any moving frame is heard
 
 
 def tf_is_installed() -> bool:
@@ -40,10 +44,13 @@ class Transforms:
         self._listener: Any = None
         self._broadcasters: dict[bool, Any] = {}
         self._fixed: dict[str, tuple[str, bytes]] = {}
+        self._since = 0.0
+        self._owners: dict[str, tuple[float, str | None]] = {}
 
     def listen(self) -> None:
         """Begin to collect transforms, of which the first lookups need some history."""
         if tf2_ros is not None and self._buffer is None:
+            self._since = time.monotonic()
             self._buffer = tf2_ros.Buffer()
             self._listener = tf2_ros.TransformListener(self._buffer, self._node)
 
@@ -68,6 +75,32 @@ class Transforms:
                 f'no transform from {source!r} to {target!r}: {error}', 'no_transform'
             ) from error
         return matrix_from_transform(msg.transform)
+
+    def owner(self, child: str, parent: str) -> str | None:
+        """Who else places a moving frame: None if nobody, so that it may be broadcast.
+
+        Two broadcasters of one frame make a robot jump. So the answer is '' until there was time
+        to hear of another one, and a parent that was there before the first broadcast of our own,
+        or is not ours, is another's for good.
+
+        Args:
+            child: frame to be broadcast.
+            parent: frame it shall be placed in.
+        """
+        if tf2_ros is None:
+            return None
+        self.listen()
+        now = time.monotonic()
+        if now - self._since < _HEARING:
+            return ''
+        checked, owner = self._owners.get(child, (-_HEARING, None))
+        if owner is None and now - checked >= _HEARING:
+            frames = yaml.safe_load(self._buffer.all_frames_as_yaml()) or {}
+            found = frames.get(child, {}).get('parent')
+            ours = child in self._owners and found == parent
+            owner = None if ours else found
+            self._owners[child] = (now, owner)
+        return owner
 
     def broadcast(
         self, T_parent_child: np.ndarray, stamp_ns: int, parent: str, child: str, *, fixed: bool

@@ -15,8 +15,13 @@ class TransformException(Exception):
 
 @pytest.fixture
 def tf2(monkeypatch):
-    """`known` holds transforms by (target, source); `sent` what was broadcast, (fixed, msg)."""
-    fake = SimpleNamespace(known={}, sent=[], asked=[], TransformException=TransformException)
+    """`known` holds transforms by (target, source); `sent` what was broadcast, (fixed, msg).
+
+    `parents` are those that tf knows, by frame.
+    """
+    fake = SimpleNamespace(
+        known={}, sent=[], asked=[], parents={}, TransformException=TransformException
+    )
 
     class Buffer:
         def lookup_transform(self, target_frame, source_frame, time, timeout):
@@ -25,8 +30,16 @@ def tf2(monkeypatch):
                 raise TransformException(f'"{source_frame}" does not exist')
             return SimpleNamespace(transform=fake.known[target_frame, source_frame])
 
+        def all_frames_as_yaml(self):
+            lines = (f"{child}:\n  parent: '{p}'\n" for child, p in fake.parents.items())
+            return ''.join(lines) or '[]'
+
     def broadcaster(fixed):
-        return lambda node: SimpleNamespace(sendTransform=lambda m: fake.sent.append((fixed, m)))
+        def send(msg):
+            fake.sent.append((fixed, msg))
+            fake.parents[msg.child_frame_id] = msg.header.frame_id
+
+        return lambda node: SimpleNamespace(sendTransform=send)
 
     fake.Buffer = Buffer
     fake.TransformListener = lambda buffer, node: object()

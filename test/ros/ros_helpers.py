@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Vector3Stamped
-from nav_msgs.msg import OccupancyGrid
+from nav_msgs.msg import OccupancyGrid, Odometry
 import numpy as np
 import pytest
 import rclpy
@@ -107,6 +107,7 @@ class Peer:
     """Publishes frames to the node and records what comes back."""
 
     TOPICS: ClassVar = {
+        '/sharp/image_rect': Image,
         '/sharp/depth/image': Image,
         '/sharp/depth/camera_info': CameraInfo,
         '/sharp/points': PointCloud2,
@@ -114,6 +115,8 @@ class Peer:
         '/sharp/occupancy_grid': OccupancyGrid,
         '/sharp/map_points': PointCloud2,
         '/sharp/clearing_points': PointCloud2,
+        '/sharp/snapshot/points': PointCloud2,
+        '/sharp/odometry': Odometry,
         '/sharp/scale': Vector3Stamped,
         '/sharp/view/over_shoulder/image': Image,
         '/sharp/view/over_shoulder/camera_info': CameraInfo,
@@ -121,8 +124,6 @@ class Peer:
     }
 
     def __init__(self, context, executor):
-        from nav_msgs.msg import Odometry
-
         self.node = Node('peer', context=context)
         self.executor = executor
         executor.add_node(self.node)
@@ -139,7 +140,7 @@ class Peer:
                 depth=10,
                 reliability=ReliabilityPolicy.RELIABLE,
                 durability=DurabilityPolicy.TRANSIENT_LOCAL
-                if topic.endswith(('grid', 'map_points'))
+                if topic.endswith(('grid', 'map_points', 'snapshot/points'))
                 else DurabilityPolicy.VOLATILE,
             )
             self.node.create_subscription(

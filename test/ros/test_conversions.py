@@ -490,6 +490,29 @@ def test_organised_cloud_has_the_shape_of_the_image() -> None:
         assert ((r, g, b), unused) == (tuple(rgb[row, column]), 0)
 
 
+def test_snapshot_round_trip_has_the_fields_of_point_xyz_rgb_normal() -> None:
+    from sharp_ros.snapshot import SnapshotCloud
+
+    rng = np.random.default_rng(0)
+    points, normals = rng.normal(size=(2, 50, 3)).astype(np.float32)
+    colors = rng.integers(0, 256, (50, 3), np.uint8)
+    spread = np.full(50, 0.01, np.float32)
+    k = Intrinsics.from_hfov(1.0, WIDTH, HEIGHT)
+    cloud = SnapshotCloud(points, colors, normals, spread, k, STAMP, 'optical', 8)
+    msg = conversions.snapshot_to_msg(cloud)
+    assert (msg.height, msg.width, msg.point_step, msg.row_step) == (1, 50, 32, 1600)
+    assert (msg.is_dense, msg.is_bigendian) == (True, False)
+    assert (conversions.stamp_ns_from_msg(msg.header), msg.header.frame_id) == (STAMP, 'optical')
+    names = ('x', 'y', 'z', 'rgb', 'normal_x', 'normal_y', 'normal_z', 'curvature')
+    assert [(f.name, f.offset, f.datatype, f.count) for f in msg.fields] == [
+        (name, 4 * i, PointField.FLOAT32, 1) for i, name in enumerate(names)
+    ]
+    for i, values in enumerate(struct.iter_unpack('<3f4B4f', bytes(msg.data))):
+        assert np.array_equal(values[:3], points[i])
+        assert values[3:7] == (*colors[i, ::-1], 0)
+        assert np.array_equal(values[7:], [*normals[i], 0])
+
+
 @pytest.fixture(scope='module')
 def gaussians() -> Any:
     torch = pytest.importorskip('torch')

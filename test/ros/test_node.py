@@ -16,7 +16,6 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from ros_helpers import CAMERA, IMAGE, INTRINSICS, POSE, WALL, WallOracle
 from sensor_msgs.msg import CompressedImage, Image
-from std_srvs.srv import Trigger
 import torch
 
 from sharp_ros import self_check
@@ -405,32 +404,6 @@ def test_an_engine_that_differs_from_float32_is_refused_at_configure(
     assert re.search(r'self-check failed: bf16 .* differs from fp32 by 0\.\d+', out + err)
     spoil = False
     assert node.trigger_configure() == SUCCESS
-
-
-def test_parameters_are_validated_and_frozen_while_configured(make_node):
-    node = make_node()
-    (bad,) = node.set_parameters([Parameter('camera.transport', value='pigeon')])
-    assert not bad.successful
-    assert 'raw, compressed' in bad.reason
-    (good,) = node.set_parameters([Parameter('occupancy.size', value=12)])
-    assert good.successful
-    assert node.trigger_configure() == SUCCESS
-    assert node._config.occupancy.size == 12.0
-    (late,) = node.set_parameters([Parameter('occupancy.size', value=10.0)])
-    assert not late.successful
-    assert 'clean up' in late.reason
-
-
-def test_reset_empties_the_map_between_frames(make_node, peer):
-    peer.listen('/sharp/occupancy_grid')
-    node = start(make_node(occupancy__rate_hz=20.0))
-    peer.spin_until(lambda: peer.received['/sharp/occupancy_grid'], each=peer.send)
-    response = node._on_reset(Trigger.Request(), Trigger.Response())
-    assert response.success
-    assert (node._pipeline._map.grid().cells == -1).all()
-    node.trigger_deactivate()
-    response = node._on_reset(Trigger.Request(), Trigger.Response())
-    assert not response.success
 
 
 def test_configured_views_are_published_and_others_are_not(make_node, peer):

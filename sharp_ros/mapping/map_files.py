@@ -1,0 +1,431 @@
+"""A map as a folder: files that planners and viewers read, and one that goes on with it.
+
+    map.pgm, map.yaml   the grid for nav2's map_server
+    occupied.ply        centres of the occupied voxels
+    cloud.ply, mesh.ply the coloured surface, where `surface_map.enabled`
+    gaussians.ply       where `gaussian_map.enabled`
+    trajectory.txt      way of the camera, TUM format
+    config.yaml         effective configuration
+    about.json          where, when, how much, by which model
+    state.npz           for `load_map`
+
+A folder appears when all of it is on the disk. Whatever happens before, a full disk or the end of
+the process, the maps that are there stay as they are. PLY files hold metres of the world frame as
+float32, which is what other tools expect; in a world whose origin is 100 km off, as in UTM, that
+is 1 cm. The grid and `state.npz` are exact anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+import fcntl
+import io
+import json
+import math
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+from typing import Any
+import zipfile
+import zlib
+
+import numpy as np
+import yaml
+
+from sharp_ros import __version__
+from sharp_ros.config import SharpConfig, load_yaml, to_yaml
+from sharp_ros.errors import ConfigError, InputError
+from sharp_ros.files import new_folder, replace_symlink
+from sharp_ros.gaussians import save_ply
+from sharp_ros.mapping.gaussian_map import GaussianMap
+from sharp_ros.mapping.occupancy import (
+    FREE,
+    OCCUPIED,
+    UNKNOWN,
+    OccupancyGrid2D,
+    OccupancyMap,
+)
+from sharp_ros.mapping.path import tum_text
+from sharp_ros.mapping.stored import bad_map, stored_array, stored_poses
+from sharp_ros.mapping.surface_map import SurfaceMap
+
+LATEST = 'latest'
+
+# map_server reads a pixel v as p = (255 - v) / 255: occupied if p > occupied_thresh, free if
+# p < free_thresh, else unknown. The 0.25 that its own saver writes would make free what is unknown
+# (205: p = 0.196), so ours lies halfway between that and free (254: p = 0.004).
+_PIXEL_UNKNOWN, _PIXEL_FREE, _PIXEL_OCCUPIED = 205, 254, 0
+_THRESHOLDS = {'occupied_thresh': 0.65, 'free_thresh': 0.1}
+_MARGIN = 5  # cells around what is known
+
+_FORMAT = 1  # of state.npz
+_PARTS = ('occupancy', 'gaussians', 'surface', 'odometry')
+_LARGEST_TEXT = 1 << 20  # bytes of a text file that is read
+_LARGEST_STATE = 4 << 30  # bytes of state.npz, unpacked; beyond all sensible bounds of the maps
+
+
+@dataclass(frozen=True)
+class MapState:
+    """All that a map is. Its arrays are copies, any thread may use them.
+
+    Attributes:
+        config: it was made with.
+        world_frame: of the map.
+        stamp_ns: of the newest frame.
+        visual: whether the pipeline's own visual odometry placed it.
+        occupancy: of `OccupancyMap.state`.
+        gaussians: of `GaussianMap.state`, None where it is off.
+        surface: of `SurfaceMap.state`, None where it is off.
+        odometry: of `VisualOdometry.state`, None where not visual.
+        path_stamps_ns: [N] int64.
+        path: [N, 4, 4] `T_world_camera`.
+        about: what else is worth knowing, for about.json.
+    """
+
+    config: SharpConfig
+    world_frame: str
+    stamp_ns: int
+    visual: bool
+    occupancy: Mapping[str, np.ndarray]
+    gaussians: Mapping[str, np.ndarray] | None
+    surface: Mapping[str, np.ndarray] | None
+    odometry: Mapping[str, np.ndarray] | None
+    path_stamps_ns: np.ndarray
+    path: np.ndarray
+    about: Mapping[str, str]
+
+
+def save_map(folder: Path, state: MapState) -> list[Path]:
+    """Write a map into a folder, which must not exist or be empty; all of it or nothing.
+
+    Extracts surface and mesh, which takes seconds: not for the thread that maps.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: `cannot_save` if the folder holds something or cannot be written.
+    """
+    folder = Path(folder).expanduser().absolute()
+    with _saving(folder):
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f'{folder} is not empty; name a new folder', 'cannot_save')
+        with new_folder(folder) as partial:
+            _write(partial, state)
+        return sorted(folder.iterdir())
+
+
+def save_new_map(directory: Path, state: MapState) -> Path:
+    """Write a map into a new folder named by the time, UTC, and let `latest` point there.
+
+    Processes that save to the same directory wait for each other.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: `cannot_save` if it cannot be written; `latest` is then as it was.
+    """
+    directory = Path(directory).expanduser().absolute()
+    latest = directory / LATEST
+    with _saving(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / '.lock').open('w') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, however that ends
+            if latest.exists() and not latest.is_symlink():
+                raise InputError(f'{latest} is in the way; rename it', 'cannot_save')
+            for left_over in directory.glob('.map_*.partial'):
+                shutil.rmtree(left_over, ignore_errors=True)
+            name = f'map_{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%S}'
+            folder, number = directory / name, 1
+            while folder.exists():
+                number += 1
+                folder = directory / f'{name}_{number}'
+            save_map(folder, state)
+            replace_symlink(latest, folder.name)
+    return folder
+
+
+def load_map(folder: Path) -> MapState:
+    """Read a map that was saved.
+
+    Whether it fits a configuration is found by the maps that it is restored into, and whether
+    their parts are sound.
+
+    Raises:
+        InputError: `bad_map` if there is none, or if it is damaged.
+    """
+    folder = Path(folder).expanduser().resolve()  # `latest` may change meanwhile
+    about = _read_about(folder / 'about.json')
+    arrays = _read_arrays(folder / 'state.npz')
+    path = stored_poses(arrays, 'path')
+    stamps_ns = stored_array(arrays, 'path_stamps_ns', np.int64, (len(path),))
+    parts = {
+        part: {k[len(part) + 1 :]: a for k, a in arrays.items() if k.startswith(f'{part}/')}
+        for part in _PARTS
+    }
+    return MapState(
+        config=_read_config(folder / 'config.yaml'),
+        world_frame=about['world_frame'],
+        stamp_ns=about['stamp_ns'],
+        visual=about['visual'],
+        occupancy=parts['occupancy'],
+        gaussians=parts['gaussians'] or None,
+        surface=parts['surface'] or None,
+        odometry=parts['odometry'] or None,
+        path_stamps_ns=stamps_ns,
+        path=path,
+        about=about['about'],
+    )
+
+
+def map_folder(directory: Path, name: str) -> Path:
+    """The folder of a map below a directory.
+
+    Args:
+        directory: that services may read.
+        name: of the folder, relative to it; may be a symlink, as `latest` is.
+
+    Raises:
+        InputError: `outside_output` for a name that leads out of the directory.
+    """
+    directory = Path(directory).expanduser().resolve()
+    try:
+        folder = (directory / name).resolve()
+        inside = directory in folder.parents and '..' not in Path(name).parts
+    except (OSError, RuntimeError, ValueError):  # a loop of symlinks, or no name at all
+        inside = False
+    if not inside or Path(name).is_absolute():
+        raise InputError(f'{name!r} is no folder below {directory}; name one', 'outside_output')
+    return folder
+
+
+@contextmanager
+def _saving(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f'the map cannot be saved to {place}: {error}; make room there, or save elsewhere '
+            '(output.directory). Maps that were saved before are as they were',
+            'cannot_save',
+        ) from error
+
+
+def _write(folder: Path, state: MapState) -> None:
+    config = state.config
+    occupancy = OccupancyMap(config.occupancy)
+    occupancy.restore(state.occupancy)
+    occupied = occupancy.occupied_points()
+    sizes = {'occupied_voxels': len(occupied)}
+    _write_grid(folder, occupancy.grid())
+    _write_ply(folder / 'occupied.ply', occupied)
+    if state.gaussians is not None:
+        sizes |= _write_gaussians(folder, state)
+    _write_text(folder / 'trajectory.txt', tum_text(state.path_stamps_ns, state.path))
+    _write_text(folder / 'config.yaml', to_yaml(config))
+    arrays = {'path_stamps_ns': state.path_stamps_ns, 'path': state.path}
+    for part in _PARTS:
+        stored = getattr(state, part)
+        arrays |= {f'{part}/{name}': array for name, array in (stored or {}).items()}
+    _write_arrays(folder / 'state.npz', arrays)
+    if state.surface is not None:
+        sizes |= _surface_by_another_process(folder)
+    length = np.linalg.norm(np.diff(state.path[:, :3, 3], axis=0), axis=1).sum()
+    about = {
+        'software': f'sharp_ros {__version__}',
+        'format': _FORMAT,
+        'world_frame': state.world_frame,
+        'stamp_ns': state.stamp_ns,
+        'visual': state.visual,
+        'poses': len(state.path),
+        'path_length_m': round(float(length), 3),
+        **sizes,
+        'about': dict(state.about),
+    }
+    _write_text(folder / 'about.json', json.dumps(about, indent=2, ensure_ascii=False) + '\n')
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding='utf-8')
+
+
+def _write_grid(folder: Path, grid: OccupancyGrid2D) -> None:
+    """The part of a grid that is known, for map_server."""
+    known = grid.cells != UNKNOWN
+    known[0, 0] |= not known.any()  # a map of one unknown cell is one
+    box = []
+    for axis in (1, 0):
+        inside = np.flatnonzero(known.any(axis))
+        box.append((max(int(inside[0]) - _MARGIN, 0), int(inside[-1]) + 1 + _MARGIN))
+    (bottom, top), (left, right) = box
+    cells = grid.cells[bottom:top, left:right]
+    pixels = np.full(cells.shape, _PIXEL_UNKNOWN, np.uint8)
+    pixels[cells == FREE] = _PIXEL_FREE
+    pixels[cells == OCCUPIED] = _PIXEL_OCCUPIED
+    height, width = pixels.shape
+    image = b'P5\n%d %d\n255\n' % (width, height) + pixels[::-1].tobytes()  # top row: largest y
+    (folder / 'map.pgm').write_bytes(image)
+    x, y = (
+        round(o + i * grid.resolution, 9) for o, i in zip(grid.origin, (left, bottom), strict=True)
+    )
+    about = {
+        'image': 'map.pgm',
+        'mode': 'trinary',
+        'resolution': grid.resolution,
+        'origin': [x, y, 0.0],
+        'negate': 0,
+        **_THRESHOLDS,
+    }
+    _write_text(folder / 'map.yaml', yaml.safe_dump(about, sort_keys=False))
+
+
+def _surface_by_another_process(folder: Path) -> dict[str, int]:
+    """Cloud and mesh from the files written so far; their sizes.
+
+    Open3D holds the lock of the interpreter while it extracts them, for a second and more, in
+    which this process would not see an image.
+    """
+    command = [sys.executable, '-m', __name__, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f'exit code {done.returncode}']
+        raise InputError(f'the surface of the map cannot be saved: {last[0]}', 'cannot_save')
+    return json.loads(done.stdout)
+
+
+def _write_surface(folder: Path) -> dict[str, int]:
+    """Extracted on the CPU wherever the map is."""
+    arrays = _read_arrays(folder / 'state.npz')
+    state = {k.partition('/')[2]: a for k, a in arrays.items() if k.startswith('surface/')}
+    blocks = len(stored_array(state, 'keys', np.int32, (None, 3)))
+    settings = _read_config(folder / 'config.yaml').surface_map
+    surface = SurfaceMap(replace(settings, device='cpu', max_blocks=max(1, blocks)))
+    surface.restore(state)
+    points, colors, normals = surface.point_cloud()
+    _write_ply(folder / 'cloud.ply', points, colors, normals)
+    vertices, triangles, colors = surface.mesh()
+    _write_ply(folder / 'mesh.ply', vertices, colors, triangles=triangles)
+    return {'surface_points': len(points), 'triangles': len(triangles)}
+
+
+def _write_gaussians(folder: Path, state: MapState) -> dict[str, int]:
+    fused = GaussianMap(state.config.gaussian_map)
+    fused.restore(state.gaussians)
+    save_ply(folder / 'gaussians.ply', fused.gaussians())
+    return {'gaussians': len(fused)}
+
+
+def _write_ply(
+    path: Path,
+    points: np.ndarray,
+    colors: np.ndarray | None = None,
+    normals: np.ndarray | None = None,
+    triangles: np.ndarray | None = None,
+) -> None:
+    """Points [N, 3] in metres, RGB [N, 3] uint8, normals [N, 3]; triangles [F, 3] of points."""
+    columns = [('x y z', 'float', '<f4', points)]
+    if normals is not None:
+        columns.append(('nx ny nz', 'float', '<f4', normals))
+    if colors is not None:
+        columns.append(('red green blue', 'uchar', 'u1', colors))
+    header = ['ply', 'format binary_little_endian 1.0', f'element vertex {len(points)}']
+    header += [f'property {kind} {n}' for names, kind, _, _ in columns for n in names.split()]
+    vertices = np.empty(len(points), [(names, dtype, 3) for names, _, dtype, _ in columns])
+    for names, _, _, values in columns:
+        vertices[names] = values
+    faces = np.empty(0 if triangles is None else len(triangles), [('n', 'u1'), ('v', '<i4', 3)])
+    if triangles is not None:
+        header += [f'element face {len(faces)}', 'property list uchar int vertex_indices']
+        faces['n'], faces['v'] = 3, triangles
+    with path.open('wb') as file:
+        file.write('\n'.join([*header, 'end_header\n']).encode('ascii'))
+        file.writelines((vertices.tobytes(), faces.tobytes()))
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """As `np.savez_compressed`, but at the fastest level: what is unknown is 0 and packs well."""
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f'{name}.npy', 'w', force_zip64=True) as member:
+                ordered = np.asarray(array, order='C')
+                np.lib.format.write_array(member, ordered, (1, 0), allow_pickle=False)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read-only arrays of numbers; sizes are checked before anything is unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > _LARGEST_STATE:
+                raise bad_map(f'{path} would take more than {_LARGEST_STATE >> 30} GiB of memory')
+            if any(m.compress_type not in (0, zipfile.ZIP_DEFLATED) for m in members):
+                raise bad_map(f'{path} is packed in an unknown way; save the map anew')
+            return {
+                member.filename.removesuffix('.npy'): _array(archive.read(member))
+                for member in members
+            }
+    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise bad_map(f'{path} cannot be read: {error}; save a map, or choose another') from error
+
+
+def _array(data: bytes) -> np.ndarray:
+    """What is in a .npy file, which shall not make us take more memory than it has."""
+    stream = io.BytesIO(data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError('it holds an array of another version')
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    start = stream.tell()
+    if (
+        fortran
+        or dtype.kind not in 'iuf'
+        or math.prod(shape) * dtype.itemsize != len(data) - start
+    ):
+        raise ValueError('it holds an array that is not as long as it claims, or of no numbers')
+    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open('rb') as file:
+            data = file.read(_LARGEST_TEXT + 1)
+        if len(data) > _LARGEST_TEXT:
+            raise bad_map(f'{path} is too long for what it should hold')
+        return data.decode('utf-8')
+    except (OSError, ValueError) as error:
+        raise bad_map(f'{path} cannot be read: {error}') from error
+
+
+def _read_config(path: Path) -> SharpConfig:
+    _read_text(path)
+    try:
+        return load_yaml(path)
+    except ConfigError as error:
+        raise bad_map(str(error)) from error
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise bad_map(f'{path} is no JSON: {error}') from error
+    kinds = {'format': int, 'world_frame': str, 'stamp_ns': int, 'visual': bool, 'about': dict}
+    for name, kind in kinds.items():
+        if not isinstance(about, dict) or type(about.get(name)) is not kind:
+            raise bad_map(f'{path} does not say "{name}" ({kind.__name__})')
+    if about['format'] != _FORMAT:
+        raise bad_map(
+            f'{path} names format {about["format"]}, this software reads {_FORMAT}; use the '
+            'version that saved it'
+        )
+    return about
+
+
+if __name__ == '__main__':
+    os.nice(10)  # the map may be saved while a robot drives
+    print(json.dumps(_write_surface(Path(sys.argv[1]))))

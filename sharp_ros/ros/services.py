@@ -1,0 +1,158 @@
+"""Services of the node: reset, save and load the map, a snapshot, on and off. Standard types only.
+
+What they do takes a while and must not hold up images: it runs on a thread of its own, one request
+after the other, and only copies of the map are made between two frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+import threading
+from typing import Any, Protocol
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.node import Node
+import rclpy.task
+from std_srvs.srv import SetBool, Trigger
+
+from sharp_ros.config import SharpConfig
+from sharp_ros.errors import SharpError
+from sharp_ros.mapping.map_files import load_map, map_folder, save_new_map
+from sharp_ros.pipeline import Pipeline
+from sharp_ros.snapshot import SnapshotCloud
+from sharp_ros.worker import Worker
+
+_PATIENCE = 10.0  # seconds until the worker must have come to a request
+
+
+class Host(Protocol):
+    """What the services need of the node."""
+
+    def running(self) -> tuple[Pipeline, Worker[Any], SharpConfig]:
+        """The parts at work; SharpError while the node is not active."""
+        ...
+
+    def publish_map(self) -> None:
+        """Publish the map as it is now; on the worker thread."""
+        ...
+
+    def publish_snapshot(self, cloud: SnapshotCloud) -> None:
+        """Publish a snapshot."""
+        ...
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Whether images are processed."""
+        ...
+
+
+class Services:
+    """Creates the services and answers them.
+
+    Args:
+        node: that owns the services.
+        host: the same node, as the services see it.
+    """
+
+    def __init__(self, node: Node, host: Host) -> None:
+        self._node, self._host = node, host
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix='sharp_services')
+        self._snapshot_ready = threading.Event()
+        # Not the group of the images: they would have to wait for the answers.
+        group = MutuallyExclusiveCallbackGroup()
+        triggers: dict[str, Callable[[], str]] = {
+            'reset': self._reset,
+            'save_map': self._save_map,
+            'load_map': self._load_map,
+            'snapshot': self._snapshot,
+        }
+        for name, action in triggers.items():
+            node.create_service(
+                Trigger, f'~/{name}', self._answering(action), callback_group=group
+            )
+        node.create_service(SetBool, '~/set_enabled', self._on_set_enabled, callback_group=group)
+
+    def stop(self) -> None:
+        """Finish the request at work, answer no more."""
+        self._snapshot_ready.set()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def snapshot_is_complete(self) -> None:
+        """Told by the node when no more frames are needed for the snapshot."""
+        self._snapshot_ready.set()
+
+    def _answering(self, action: Callable[[], str]) -> Callable[[Any, Any], Any]:
+        """A service callback that answers with the message an action returns, or its error."""
+
+        async def callback(request: Any, response: Any) -> Any:
+            response.success, response.message = await self._in_background(action)
+            return response
+
+        return callback
+
+    def _in_background(self, action: Callable[[], str]) -> rclpy.task.Future:
+        def run() -> tuple[bool, str]:
+            try:
+                return True, action()
+            except (SharpError, TimeoutError, OSError) as error:
+                return False, str(error)
+            except Exception as error:  # an answer is owed whatever happens
+                return False, f'internal error, please report it: {type(error).__name__}: {error}'
+
+        executor = self._node.executor
+        answer = rclpy.task.Future(executor=executor)
+
+        def done(future: Future[tuple[bool, str]]) -> None:
+            stopped = (False, 'the node is shutting down')
+            answer.set_result(stopped if future.cancelled() else future.result())
+            executor.wake()  # it sleeps until an image or a timer otherwise
+
+        self._thread.submit(run).add_done_callback(done)
+        return answer
+
+    def _reset(self) -> str:
+        pipeline, worker, _ = self._host.running()
+
+        def reset() -> None:
+            pipeline.reset()
+            self._host.publish_map()
+
+        worker.call(reset, _PATIENCE)
+        return 'the map is empty'
+
+    def _save_map(self) -> str:
+        pipeline, worker, config = self._host.running()
+        state = worker.call(pipeline.map_state, _PATIENCE)
+        folder = save_new_map(Path(config.output.directory).expanduser(), state)
+        self._node.get_logger().info(f'map saved in {folder}')
+        return str(folder)
+
+    def _load_map(self) -> str:
+        pipeline, worker, config = self._host.running()
+        directory = Path(config.output.directory).expanduser()
+        folder = map_folder(directory, config.output.load)
+        state = load_map(folder)
+
+        def restore() -> None:
+            pipeline.restore(state)
+            self._host.publish_map()
+
+        worker.call(restore, _PATIENCE)
+        self._node.get_logger().info(f'map loaded from {folder}')
+        return f'{folder}, in frame {state.world_frame}; poses must be in the world it was made in'
+
+    def _snapshot(self) -> str:
+        pipeline, worker, config = self._host.running()
+        self._snapshot_ready.clear()
+        worker.call(pipeline.begin_snapshot, _PATIENCE)
+        self._snapshot_ready.wait(config.snapshot.timeout)
+        cloud = worker.call(pipeline.take_snapshot, _PATIENCE)
+        self._host.publish_snapshot(cloud)
+        return f'{len(cloud.points)} points of {cloud.frames} images on ~/snapshot/points'
+
+    def _on_set_enabled(self, request: Any, response: Any) -> Any:
+        self._host.set_enabled(request.data)
+        response.success = True
+        response.message = 'enabled' if request.data else 'disabled: images are ignored'
+        return response

@@ -1,0 +1,220 @@
+"""One dense cloud of the current view, for grasp planners: several images of it, joined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+import math
+
+import cv2
+import numba
+import numpy as np
+
+from sharp_ros.camera import Frame, Intrinsics, unproject
+from sharp_ros.config import PointCloudConfig, SnapshotConfig
+from sharp_ros.errors import InputError
+from sharp_ros.point_cloud import drop_flying_pixels, normals_from_depth
+from sharp_ros.se3 import inverse
+
+_WIDTH = 320  # pixels at most, of the images that motion is seen in
+_CORNERS = 200
+_TEXTURE = 3e-4  # smallest eigenvalue of a corner; noise of four grey levels stays at a third
+_RETURN_PX = 0.5  # a corner tracked forth and back ends at most so far from where it began
+
+
+@dataclass(frozen=True)
+class SnapshotCloud:
+    """Points of one view in the optical frame of its newest image.
+
+    Attributes:
+        points: [N, 3] float32, metres; in the order of the image, rows from above.
+        colors: [N, 3] uint8 sRGB.
+        normals: [N, 3] float32, unit, towards the camera.
+        spread: [N] float32 standard deviation of the depth between the images, metres.
+        intrinsics: of the images.
+        stamp_ns: of the newest image.
+        frame_id: of the newest image.
+        frames: images that were joined.
+    """
+
+    points: np.ndarray
+    colors: np.ndarray
+    normals: np.ndarray
+    spread: np.ndarray
+    intrinsics: Intrinsics
+    stamp_ns: int
+    frame_id: str
+    frames: int
+
+
+class Snapshot:
+    """Collects images while the camera stands and joins their depth pixel by pixel.
+
+    An image that was taken from elsewhere than the newest one is forgotten, so the cloud is always
+    of the current view: a camera that moves starts over. Elsewhere is farther than `max_motion`,
+    or turned by more than that in radians, which moves things at 1 m by as much. Where poses are
+    not known the corners in the images tell: half of them move by what `max_motion` is in pixels
+    at the distance of the scene, or are lost. Images without texture tell nothing.
+    """
+
+    def __init__(self, config: SnapshotConfig) -> None:
+        self._config = config
+        self._images: list[_Image] = []
+
+    def add(self, frame: Frame, depth: np.ndarray) -> bool:
+        """Add an image; the newest `frames` are kept.
+
+        Args:
+            frame: with pose where that is known.
+            depth: [H, W] cleaned z-depth in metres; 0 and non-finite mean no measurement.
+
+        Returns:
+            Whether there are as many images as were asked for.
+
+        Raises:
+            InputError: if the depth is not of the size of the image.
+        """
+        if depth.shape != frame.image.shape[:2]:
+            raise InputError(
+                f'depth {depth.shape} does not fit the image {frame.image.shape}', 'size_mismatch'
+            )
+        newest = _Image(frame, depth)
+        near = [i for i in self._images if _same_view(i, newest, self._config.max_motion)]
+        self._images = [*near, newest][-self._config.frames :]
+        return len(self._images) == self._config.frames
+
+    def cloud(self) -> SnapshotCloud:
+        """Join what was collected.
+
+        Depth is the median of the images that saw the pixel, which at least half of them must
+        have done, colour their mean. Pixels in which they differ by more than `max_spread` are
+        left out, as are flying pixels and those with too few neighbours for a normal.
+
+        Raises:
+            InputError: `snapshot_empty` if no pixel is left.
+        """
+        if not self._images:
+            raise InputError('no image has come yet; is the camera running?', 'snapshot_empty')
+        newest = self._images[-1].frame
+        depth, spread, colors = _join(
+            np.stack([image.depth for image in self._images]).astype(np.float32, copy=False),
+            np.stack([image.frame.image for image in self._images]),
+            self._config.max_spread,
+        )
+        depth = drop_flying_pixels(depth, PointCloudConfig().edge_ratio)
+        normals = normals_from_depth(depth, newest.intrinsics)
+        kept = np.flatnonzero(np.isfinite(normals[..., 2]))
+        if not len(kept):
+            raise InputError(
+                f'no surface was seen in {len(self._images)} images; point the camera at one, '
+                'within range',
+                'snapshot_empty',
+            )
+        return SnapshotCloud(
+            points=unproject(depth, newest.intrinsics).reshape(-1, 3)[kept],
+            colors=colors.reshape(-1, 3)[kept],
+            normals=normals.reshape(-1, 3)[kept],
+            spread=spread.ravel()[kept],
+            intrinsics=newest.intrinsics,
+            stamp_ns=newest.stamp_ns,
+            frame_id=newest.frame_id,
+            frames=len(self._images),
+        )
+
+
+@dataclass(frozen=True)
+class _Image:
+    frame: Frame
+    depth: np.ndarray
+
+    @cached_property
+    def gray(self) -> np.ndarray:
+        """[H, W] uint8, small; of the same brightness and contrast whatever the exposure."""
+        height, width = self.depth.shape
+        size = (_WIDTH, round(height * _WIDTH / width)) if width > _WIDTH else (width, height)
+        small = cv2.resize(self.frame.image, size, interpolation=cv2.INTER_AREA)
+        gray = cv2.GaussianBlur(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), (0, 0), 1.0)
+        # noise shall not become texture where there is little contrast
+        gain = 40 / max(float(gray.std()), 20.0)
+        return cv2.convertScaleAbs(gray, alpha=gain, beta=128 - gain * float(gray.mean()))
+
+    @cached_property
+    def corners(self) -> np.ndarray:  # [N, 1, 2]
+        textured = (cv2.cornerMinEigenVal(self.gray, 5) > _TEXTURE).astype(np.uint8)
+        found = cv2.goodFeaturesToTrack(self.gray, _CORNERS, 0.01, 6, mask=textured, blockSize=5)
+        return np.empty((0, 1, 2), np.float32) if found is None else found
+
+    @cached_property
+    def px_per_metre(self) -> float:
+        """By which things move in `gray`, at the distance of the scene but no nearer than 1 m."""
+        seen = self.depth[::4, ::4]
+        seen = seen[(seen > 0) & np.isfinite(seen)]
+        away = max(float(np.median(seen)), 1.0) if seen.size else 1.0
+        k = self.frame.intrinsics
+        return k.fx * self.gray.shape[1] / k.width / away
+
+
+def _same_view(a: _Image, b: _Image, max_motion: float) -> bool:
+    if a.frame.intrinsics != b.frame.intrinsics or a.frame.frame_id != b.frame.frame_id:
+        return False
+    pose_a, pose_b = a.frame.T_world_camera, b.frame.T_world_camera
+    if pose_a is None or pose_b is None or a.frame.world_frame != b.frame.world_frame:
+        textured, other = sorted((a, b), key=lambda image: -len(image.corners))
+        return _shift_px(textured, other) <= max_motion * b.px_per_metre
+    T_a_b = inverse(pose_a) @ pose_b
+    angle = math.acos(min(max((np.trace(T_a_b[:3, :3]) - 1) / 2, -1.0), 1.0))
+    return max(float(np.linalg.norm(T_a_b[:3, 3])), angle) <= max_motion
+
+
+def _shift_px(a: _Image, b: _Image) -> float:
+    """Median way of the corners of one image to the other, lost ones being infinitely far."""
+    if not len(a.corners):
+        return 0.0
+    there, found, _ = cv2.calcOpticalFlowPyrLK(a.gray, b.gray, a.corners, None)
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(b.gray, a.gray, there, None)
+    astray = np.linalg.norm(back - a.corners, axis=-1) > _RETURN_PX
+    way = np.linalg.norm(there - a.corners, axis=-1)
+    way[(found == 0) | (found_back == 0) | astray] = np.inf
+    return float(np.median(way))
+
+
+@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
+def _join(
+    depths: np.ndarray, images: np.ndarray, max_spread: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # [K, H, W], [K, H, W, 3]
+    """Depth [H, W], NaN where there is none to trust, its spread [H, W], colours [H, W, 3]."""
+    frames, height, width = depths.shape
+    depth = np.full((height, width), np.nan, np.float32)
+    spread = np.zeros((height, width), np.float32)
+    colors = np.zeros((height, width, 3), np.uint8)
+    for v in numba.prange(height):
+        seen = np.empty(frames)
+        for u in range(width):
+            count, total, red, green, blue = 0, 0.0, 0, 0, 0
+            for k in range(frames):
+                z = depths[k, v, u]
+                if not (z > 0 and z < np.inf):
+                    continue
+                at = count
+                while at > 0 and seen[at - 1] > z:
+                    seen[at] = seen[at - 1]
+                    at -= 1
+                seen[at] = z
+                count += 1
+                total += z
+                red += images[k, v, u, 0]
+                green += images[k, v, u, 1]
+                blue += images[k, v, u, 2]
+            if count == 0 or 2 * count < frames:
+                continue
+            middle = (seen[(count - 1) // 2] + seen[count // 2]) / 2
+            square = 0.0
+            for k in range(count):
+                square += (seen[k] - total / count) ** 2
+            std = math.sqrt(square / max(count - 1, 1))
+            if std <= max_spread * middle:
+                depth[v, u], spread[v, u] = middle, std
+                colors[v, u, 0] = (red + count // 2) // count
+                colors[v, u, 1] = (green + count // 2) // count
+                colors[v, u, 2] = (blue + count // 2) // count
+    return depth, spread, colors

@@ -1,0 +1,134 @@
+"""Parameters: described, checked, and changed between two frames or refused with a reason."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip('rclpy', reason='needs rclpy')
+
+from rclpy.exceptions import ParameterNotDeclaredException
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from ros_helpers import WALL
+
+from sharp_ros.config import flatten, options
+from sharp_ros.ros.conversions import depth_from_msg, stamp_ns_from_msg
+
+pytestmark = pytest.mark.ros
+
+SUCCESS = TransitionCallbackReturn.SUCCESS
+DEPTH, GRID, VIEW = (
+    '/sharp/depth/image',
+    '/sharp/occupancy_grid',
+    '/sharp/view/over_shoulder/image',
+)
+
+
+def start(node):
+    assert node.trigger_configure() == SUCCESS
+    assert node.trigger_activate() == SUCCESS
+    return node
+
+
+def change(node, **values):
+    """Set parameters together; the reason where that is refused, else nothing."""
+    parameters = [Parameter(k.replace('__', '.'), value=v) for k, v in values.items()]
+    return node.set_parameters_atomically(parameters).reason
+
+
+def test_every_setting_is_a_parameter_with_text_default_and_range(make_node):
+    node = make_node()
+    for entry in options():
+        value = node.get_parameter(entry.key).value
+        given = list(entry.default) if isinstance(entry.default, tuple) else entry.default
+        assert (list(value) if isinstance(given, list) else value) == given, entry.key
+        descriptor = node.describe_parameter(entry.key)
+        assert entry.help in descriptor.description, entry.key
+        assert bool(descriptor.additional_constraints) != entry.live, entry.key
+
+
+def test_before_configure_anything_valid_may_change_and_the_rest_is_refused(make_node):
+    node = make_node()
+    assert 'raw, compressed' in change(node, camera__transport='pigeon')
+    assert not change(node, occupancy__size=12)
+    assert node.trigger_configure() == SUCCESS
+    assert node._config.occupancy.size == 12.0
+
+
+def test_unknown_parameter_is_refused(make_node):
+    with pytest.raises(ParameterNotDeclaredException):
+        make_node().set_parameters([Parameter('occupancy.sise', value=1.0)])
+
+
+def test_what_needs_a_new_configure_is_refused_by_name_while_the_rest_goes_on(make_node):
+    node = make_node()
+    assert node.trigger_configure() == SUCCESS
+    reason = change(node, occupancy__size=10.0, occupancy__min_range=0.5)
+    assert 'occupancy.size' in reason
+    assert 'occupancy.min_range' not in reason  # that one might have changed
+    assert 'clean up' in reason
+    assert node._config.occupancy.min_range != 0.5  # all or nothing
+    assert node.get_parameter('occupancy.min_range').value != 0.5
+
+
+def test_range_changes_between_two_frames(make_node, peer):
+    peer.listen(DEPTH)
+    node = start(make_node())
+    peer.spin_until(lambda: peer.received[DEPTH], each=peer.send)
+    assert (depth_from_msg(peer.received[DEPTH][-1]) > WALL - 0.1).all()
+    assert not change(node, point_cloud__min_range=WALL + 0.5)
+    changed = peer.now()
+    peer.spin_until(
+        lambda: stamp_ns_from_msg(peer.received[DEPTH][-1].header) > changed, each=peer.send
+    )
+    assert not (depth_from_msg(peer.received[DEPTH][-1]) > 0).any()
+
+
+def test_virtual_camera_moves_and_grows_while_running(make_node, peer):
+    peer.listen(VIEW)
+    node = start(make_node(views__over_shoulder__rate_hz=50.0))
+    peer.spin_until(lambda: peer.received[VIEW], each=peer.send)
+    width = 2 * peer.received[VIEW][-1].width
+    assert not change(node, views__over_shoulder__width=width)
+    peer.spin_until(lambda: peer.received[VIEW][-1].width == width, each=peer.send)
+    looks_nowhere = {
+        'views__over_shoulder__target': list(node._config.views['over_shoulder'].position)
+    }
+    assert 'target' in change(node, **looks_nowhere)
+    before = len(peer.received[VIEW])
+    peer.spin_until(lambda: len(peer.received[VIEW]) > before, each=peer.send)
+
+
+def test_every_live_setting_changes_in_a_running_node_without_harm(make_node, peer):
+    """A storm: each to its bound or a little off, one after the other, frames all the while."""
+    peer.listen(DEPTH, GRID, VIEW)
+    node = start(make_node())
+    peer.spin_until(lambda: peer.received[DEPTH], each=peer.send)
+    for entry in options(node._config):
+        if not entry.live:
+            continue
+        value = entry.default
+        if entry.type in ('int', 'float'):
+            new = (
+                value + 1 if entry.maximum is None or value + 1 <= entry.maximum else entry.minimum
+            )
+        elif entry.type == 'bool':
+            new = not value
+        elif entry.type == 'floats':
+            new = [x + 0.01 for x in value]
+        else:
+            new = value + '_'
+        assert not change(node, **{entry.key.replace('.', '__'): new}), entry.key
+        peer.send()
+        peer.spin(0.01)
+        peer.spin_until(lambda key=entry.key, new=new: flat_value(node, key) == new)
+    changed = peer.now()
+    peer.spin_until(
+        lambda: stamp_ns_from_msg(peer.received[DEPTH][-1].header) > changed, each=peer.send
+    )
+    assert 'internal_error' not in node._worker.counts().reasons
+
+
+def flat_value(node, key):
+    value = flatten(node._config)[key]
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,288 @@
+"""Services over DDS: reset, save and load, snapshot, on and off; and what they publish."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='needs rclpy')
+
+from rclpy.lifecycle import TransitionCallbackReturn
+from ros_helpers import CAMERA, POSE, WALL
+from std_srvs.srv import SetBool, Trigger
+
+from sharp_ros.ros import services, transforms
+from sharp_ros.ros.conversions import pose_from_odometry, stamp_ns_from_msg, transform_to_msg
+from sharp_ros.se3 import inverse, transform
+
+pytestmark = pytest.mark.ros
+
+GRID, DEPTH, POINTS = '/sharp/occupancy_grid', '/sharp/depth/image', '/sharp/snapshot/points'
+
+
+def start(node):
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    return node
+
+
+@pytest.fixture
+def call(peer):
+    """Calls a service of the node while it runs, with images coming in; returns the response."""
+
+    def call(name, request=None, send=peer.send, timeout=20.0):
+        request = request or Trigger.Request()
+        kind = SetBool if isinstance(request, SetBool.Request) else Trigger
+        client = peer.node.create_client(kind, f'/sharp/{name}')
+        assert client.wait_for_service(5.0)
+        future = client.call_async(request)
+        peer.spin_until(future.done, timeout, each=send)
+        peer.node.destroy_client(client)
+        return future.result()
+
+    return call
+
+
+def cells(peer):
+    return np.array(peer.received[GRID][-1].data)
+
+
+def stamps(peer, topic):
+    return [stamp_ns_from_msg(m.header) for m in peer.received[topic]]
+
+
+def mapping_node(make_node, peer, directory, **parameters):
+    """A node that has published a map of the wall."""
+    peer.listen(GRID, DEPTH)
+    parameters = {'occupancy__rate_hz': 20.0, **parameters}
+    node = start(make_node(output__directory=str(directory), **parameters))
+    peer.spin_until(lambda: peer.received[GRID] and (cells(peer) == 100).any(), each=peer.send)
+    return node
+
+
+def test_reset_publishes_an_empty_map(make_node, peer, call, tmp_path):
+    mapping_node(make_node, peer, tmp_path)
+    response = call('reset', send=lambda: None)
+    assert response.success
+    peer.spin_until(lambda: (cells(peer) == -1).all())
+    assert peer.received[GRID][-1].header.frame_id == 'odom'
+    assert stamps(peer, GRID)[-1] in peer.stamps_sent
+
+
+def test_map_is_saved_while_images_go_on(make_node, peer, call, tmp_path, monkeypatch):
+    mapping_node(make_node, peer, tmp_path)
+    seen, save = threading.Event(), services.save_new_map
+
+    def slowly(directory, state):
+        assert seen.wait(10)  # until an image that came after the request is done
+        return save(directory, state)
+
+    monkeypatch.setattr(services, 'save_new_map', slowly)
+    before = peer.now()
+
+    def send():
+        peer.send()
+        if stamps(peer, DEPTH)[-1] > before:
+            seen.set()
+
+    response = call('save_map', send=send)
+    assert response.success, response.message
+    assert response.message.startswith(str(tmp_path))
+    written = {path.name for path in (tmp_path / 'latest').iterdir()}
+    assert {'map.pgm', 'map.yaml', 'trajectory.txt', 'config.yaml', 'state.npz'} <= written
+
+
+def test_saved_map_is_there_again_in_another_run_before_any_image(make_node, peer, call, tmp_path):
+    first = mapping_node(make_node, peer, tmp_path)
+    assert call('save_map').success
+    saved = first._pipeline.grid()
+    first.trigger_deactivate()
+    first.trigger_cleanup()
+    peer.executor.remove_node(first)
+    first.destroy_node()
+
+    peer.received.clear()
+    start(make_node(output__directory=str(tmp_path)))
+    response = call('load_map', send=lambda: None)
+    assert response.success, response.message
+    peer.spin_until(lambda: peer.received[GRID])
+    np.testing.assert_array_equal(cells(peer).reshape(saved.cells.shape), saved.cells)
+    assert peer.received[GRID][-1].header.frame_id == 'odom'
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'service', 'text'),
+    [
+        ({'output__load': '../elsewhere'}, 'load_map', 'below'),
+        ({'output__load': 'nothing_here'}, 'load_map', 'nothing_here'),
+        ({'output__directory': '/dev/null/maps'}, 'save_map', '/dev/null'),
+    ],
+)
+def test_what_cannot_be_done_is_answered_and_the_stream_goes_on(
+    make_node, peer, call, tmp_path, parameters, service, text
+):
+    peer.listen(DEPTH, GRID)
+    start(make_node(**{'output__directory': str(tmp_path), **parameters}))
+    peer.spin_until(lambda: peer.received[GRID], each=peer.send)
+    response = call(service)
+    assert not response.success
+    assert text in response.message
+    before = peer.now()
+    peer.spin_until(lambda: stamps(peer, DEPTH)[-1] > before, each=peer.send)
+
+
+@pytest.mark.parametrize('service', ['reset', 'save_map', 'load_map', 'snapshot'])
+def test_inactive_node_says_so(make_node, peer, call, service):
+    make_node()
+    response = call(service, send=lambda: None)
+    assert not response.success
+    assert 'not active' in response.message
+
+
+def test_nothing_mapped_is_nothing_to_save(make_node, peer, call, tmp_path):
+    start(make_node(output__directory=str(tmp_path), pose__source='none'))
+    response = call('save_map')
+    assert not response.success
+    assert 'nothing is mapped' in response.message
+    assert not list(tmp_path.iterdir())
+
+
+def test_snapshot_is_one_cloud_of_several_images_also_when_nobody_listens(make_node, peer, call):
+    peer.listen(POINTS)
+    node = start(make_node(pose__source='none', snapshot__frames=3))
+    response = call('snapshot')
+    assert response.success, response.message
+    assert 'of 3 images' in response.message
+    peer.spin_until(lambda: peer.received[POINTS])
+    msg = peer.received[POINTS][0]
+    assert msg.header.frame_id == CAMERA
+    assert stamps(peer, POINTS)[0] in peer.stamps_sent
+    offsets = {field.name: field.offset for field in msg.fields}
+    rows = np.frombuffer(bytes(msg.data), np.uint8).reshape(-1, msg.point_step)
+
+    def column(name):
+        return np.ascontiguousarray(rows[:, offsets[name] : offsets[name] + 4]).view(np.float32)
+
+    np.testing.assert_allclose(column('z'), WALL, atol=0.01)
+    np.testing.assert_allclose(column('normal_z'), -1, atol=0.01)  # towards the camera
+    frames_in = node._worker.counts().frames_in
+    peer.spin_until(
+        lambda: node._worker.counts().reasons.get('nobody_listens', 0) >= 2, each=peer.send
+    )
+    assert node._worker.counts().frames_in > frames_in
+
+
+def test_snapshot_without_images_gives_up(make_node, peer, call):
+    start(make_node(pose__source='none', snapshot__timeout=0.2))
+    response = call('snapshot', send=lambda: None)
+    assert not response.success
+    assert response.message
+
+
+def test_disabled_node_ignores_images_and_keeps_its_map(make_node, peer, call, tmp_path):
+    node = mapping_node(make_node, peer, tmp_path)
+    assert call('set_enabled', SetBool.Request(data=False)).success
+    peer.spin_until(lambda: not node._worker.counts().pending)
+    processed = node._worker.counts().processed
+    peer.spin_until(lambda: node._worker.counts().reasons.get('disabled', 0) >= 3, each=peer.send)
+    assert node._worker.counts().processed == processed
+    assert (node._pipeline.grid().cells == 100).any()
+    assert call('set_enabled', SetBool.Request(data=True)).success
+    peer.spin_until(lambda: node._worker.counts().processed > processed, each=peer.send)
+
+
+def test_map_of_a_recording_that_starts_over_is_taken_back_at_once(make_node, peer, tmp_path):
+    mapping_node(make_node, peer, tmp_path)
+    peer.received.clear()
+    old = peer.now() - 60_000_000_000
+    # no pose: nothing is mapped that could replace the old map
+    peer.spin_until(lambda: peer.received[GRID], each=lambda: peer.send(stamp_ns=old, pose=None))
+    assert (cells(peer) == -1).all()
+
+
+# --- frames of tf ---------------------------------------------------------------------------------
+
+T_CAMERA_BASE = inverse(POSE) @ transform(
+    np.eye(3), np.array([-0.2, 0.0, 0.0])
+)  # base on the floor
+
+
+@pytest.fixture
+def robot(tf2, monkeypatch):
+    """A camera 1 m above and 0.2 m ahead of the base, which stands on the floor."""
+    monkeypatch.setattr(transforms, '_HEARING', 0.05)
+    tf2.known[CAMERA, 'base'] = transform_to_msg(T_CAMERA_BASE, 0, CAMERA, 'base').transform
+    return tf2
+
+
+def visual_node(make_node, peer, **parameters):
+    peer.listen('/sharp/odometry')
+    node = start(make_node(pose__source='visual', pose__base_frame='base', **parameters))
+    peer.spin_until(
+        lambda: len(peer.received['/sharp/odometry']) >= 3, each=lambda: peer.send(pose=None)
+    )
+    return node
+
+
+def test_visual_odometry_places_the_base_and_is_level_by_it(make_node, peer, robot):
+    visual_node(make_node, peer)
+    msg = peer.received['/sharp/odometry'][-1]
+    assert (msg.header.frame_id, msg.child_frame_id) == ('odom', 'base')
+    np.testing.assert_allclose(pose_from_odometry(msg)[3], np.eye(4), atol=0.02)
+    assert not robot.sent  # publish_tf is off
+
+
+def test_base_is_broadcast_where_nobody_else_does(make_node, peer, robot):
+    visual_node(make_node, peer, pose__publish_tf=True)
+    peer.spin_until(lambda: len(robot.sent) >= 3, each=lambda: peer.send(pose=None))
+    assert {(m.header.frame_id, m.child_frame_id) for _, m in robot.sent} == {('odom', 'base')}
+
+
+@pytest.mark.parametrize('parent', ['odom', 'map'])
+def test_frame_somebody_else_broadcasts_is_left_alone(make_node, peer, robot, parent):
+    robot.parents['base'] = parent
+    node = visual_node(make_node, peer, pose__publish_tf=True)
+    peer.spin_until(
+        lambda: node._health._events['tf_owned_by_another'] >= 3,
+        each=lambda: peer.send(pose=None),
+    )
+    assert not robot.sent
+
+
+def test_second_parent_that_appears_ends_the_broadcast(make_node, peer, robot):
+    node = visual_node(make_node, peer, pose__publish_tf=True)
+    peer.spin_until(lambda: robot.sent, each=lambda: peer.send(pose=None))
+    count = len(robot.sent)
+
+    def other_robot():
+        robot.parents['base'] = 'map'
+        peer.send(pose=None)
+
+    peer.spin_until(lambda: node._health._events['tf_owned_by_another'] >= 3, each=other_robot)
+    assert len(robot.sent) <= count + 5  # until it is looked for again
+
+
+def test_height_over_the_floor_frame_sets_the_scale(make_node, peer, robot, monkeypatch):
+    node = start(make_node(pose__source='none', scale__floor_frame='base'))
+    heights = []
+    update = node._pipeline._scale.update
+
+    def watched(*args, **known):
+        heights.append((known['height'], known['up']))
+        return update(*args, **known)
+
+    monkeypatch.setattr(node._pipeline._scale, 'update', watched)
+    peer.listen(DEPTH)
+    peer.spin_until(lambda: heights, each=peer.send)
+    assert heights[0][0] == pytest.approx(1.0)
+    np.testing.assert_allclose(heights[0][1], [0, -1, 0], atol=1e-9)
+
+
+def test_without_the_base_no_level_is_guessed(make_node, peer, robot):
+    robot.known.clear()
+    peer.listen(DEPTH, GRID)
+    start(make_node(pose__source='visual', pose__base_frame='base', pose__wait=0.0))
+    peer.spin_until(lambda: len(peer.received[DEPTH]) >= 5, each=lambda: peer.send(pose=None))
+    assert not peer.received[GRID]
