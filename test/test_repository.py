@@ -44,9 +44,9 @@ def test_rviz_shows_every_cloud_grid_and_image_with_fitting_qos():
     topics = {d['Topic']['Value']: d['Topic'] for d in rviz['Displays'] if 'Topic' in d}
     views = [f'/sharp/view/{name}/image' for name in SharpConfig().views]
     expected = ['occupancy_grid', 'points', 'gaussians', 'depth/image', 'odometry']
-    expected += ['map_points', 'clearing_points']
+    expected += ['map_points', 'clearing_points', 'snapshot/points', 'image_rect']
     assert set(topics) == {*(f'/sharp/{t}' for t in expected), *views}
-    for topic in ('occupancy_grid', 'map_points'):
+    for topic in ('occupancy_grid', 'map_points', 'snapshot/points'):
         assert topics[f'/sharp/{topic}']['Durability Policy'] == 'Transient Local'
 
 
@@ -75,3 +75,8 @@ def test_readme_names_every_command_and_topic():
     node = (ROOT / 'sharp_ros' / 'ros' / 'node.py').read_text()
     for topic in re.findall(r"'([a-z_]+/[a-z_]+)': \(", node):
         assert f'~/{topic}' in readme or f'`{topic.partition("/")[2]}`' in readme, topic
+    services = (ROOT / 'sharp_ros' / 'ros' / 'services.py').read_text()
+    names = re.findall(r"^            '([a-z_]+)': self", services, re.MULTILINE)
+    assert len(names) == 4
+    for service in (*names, 'set_enabled'):
+        assert f'| `~/{service}` |' in readme, service

@@ -231,6 +231,8 @@ def _stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stag
     from sharp_ros.camera import CameraModel, Rectifier
     from sharp_ros.mapping.gaussian_map import GaussianMap
     from sharp_ros.mapping.occupancy import OccupancyMap
+    from sharp_ros.mapping.surface_map import SurfaceMap
+    from sharp_ros.odometry import VisualOdometry
     from sharp_ros.pipeline import OCCUPANCY, POINTS
     from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
     from sharp_ros.rasterizer import rasterize
@@ -252,6 +254,8 @@ def _stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stag
     sample = pipeline.process(_to_frame(first, next(stamps)), _all_outputs(config))
     occupancy = OccupancyMap(config.occupancy)
     fused = GaussianMap(config.gaussian_map)
+    surface = SurfaceMap(config.surface_map)
+    odometry = VisualOdometry(config.odometry)
 
     def decode(encoding: str) -> Callable[[], Any]:
         msg = _image_msg(first.image, encoding)
@@ -275,6 +279,15 @@ def _stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stag
     def fuse() -> Any:
         fused.integrate(sample.gaussians, sample.depth, k, next(source).T_world_camera)
 
+    def fuse_surface() -> Any:
+        surface.integrate(first.image, sample.depth, k, next(source).T_world_camera)
+
+    drive = cycle([*frames, *reversed(frames)])  # to and fro: a jump would lose the camera
+
+    def track() -> Any:
+        frame = next(drive)
+        return odometry.register_frame(frame.image, frame.depth, k, next(stamps))
+
     def process() -> Any:
         return pipeline.process(_to_frame(next(source), next(stamps)), {POINTS, OCCUPANCY})
 
@@ -286,8 +299,10 @@ def _stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stag
     stages['network'] = Stage(predict, 60.0 if promised else None)
     stages['depth'] = Stage(make_depth)
     stages['cloud_message'] = Stage(make_cloud, 8.0)
-    stages['occupancy'] = Stage(map_frame)
+    stages['occupancy'] = Stage(map_frame, 10.0 if promised else None)
+    stages['visual_odometry'] = Stage(track, 25.0 if promised else None)
     stages['fuse_keyframe'] = Stage(fuse, 40.0 if promised else None)
+    stages['fuse_surface_keyframe'] = Stage(fuse_surface, 40.0 if promised else None)
     T_view_camera = inverse(next(iter(sample.views.values())).placement.T_parent_view)
     scenes = (('', sample.gaussians, _VIEW_TARGET), ('_1.18M', _many(sample), _MANY_TARGET))
     for name, gaussians, target in scenes:

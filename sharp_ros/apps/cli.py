@@ -15,10 +15,12 @@ from sharp_ros.errors import SharpError
 COMMANDS = {
     'predict': ('sharp_ros.apps.predict', 'depth, preview and Gaussians of photographs'),
     'render': ('sharp_ros.apps.render', 'video or picture of Gaussians from a moving viewpoint'),
+    'map': ('sharp_ros.apps.map', 'map on disk, with pictures, from a video, folder or bag'),
     'eval': ('sharp_ros.apps.evaluate', 'accuracy of depth and of views against the truth'),
     'demo': ('sharp_ros.ros.demo', 'camera source and node over ROS 2 with a live table'),
     'bench': ('sharp_ros.apps.bench', 'speed and memory on this machine'),
     'fetch': ('sharp_ros.apps.fetch', 'download weights that cannot be shipped'),
+    'params': ('sharp_ros.apps.params', 'every parameter of the node with its meaning'),
     'doctor': ('sharp_ros.apps.doctor', 'check this machine and say what to do'),
 }
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130  # 130: what shells report after Ctrl-C

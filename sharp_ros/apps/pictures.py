@@ -95,14 +95,22 @@ def draw_grid(cells: np.ndarray, size: tuple[int, int] = TILE) -> np.ndarray:
     return _fit(picture[::-1], size, cv2.INTER_NEAREST, _GRID_COLOURS[-1])
 
 
-def tile_pictures(pictures: Mapping[str, np.ndarray], columns: int = 3) -> np.ndarray:
-    """Pictures of any size side by side under their titles, [H, W, 3] uint8 RGB."""
-    width, height = TILE
+def tile_pictures(
+    pictures: Mapping[str, np.ndarray], columns: int = 3, size: tuple[int, int] = TILE
+) -> np.ndarray:
+    """Pictures of any size side by side under their titles, [H, W, 3] uint8 RGB.
+
+    Args:
+        pictures: by title.
+        columns: of tiles.
+        size: (width, height) of a tile below its title.
+    """
+    width, height = size
     bar = 28
     tiles = []
     for title, picture in pictures.items():
         tile = np.full((height + bar, width, 3), _BACKGROUND, np.uint8)
-        tile[bar:] = _fit(picture, TILE, cv2.INTER_AREA, (_BACKGROUND,) * 3)
+        tile[bar:] = _fit(picture, size, cv2.INTER_AREA, (_BACKGROUND,) * 3)
         white = (235, 235, 235)
         cv2.putText(tile, title, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, white, 1, cv2.LINE_AA)
         tiles.append(tile)
