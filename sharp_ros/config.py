@@ -542,8 +542,8 @@ def to_markdown() -> str:
     lines = [
         '# Parameters',
         '',
-        'Written by `sharp-ros params --format markdown`. Metres, seconds and radians go without a',
-        'suffix. Those marked live may change while the node runs and count from the next',
+        'Written by `sharp-ros params --format markdown`. Metres, seconds and radians go without',
+        'a suffix. Those marked live may change while the node runs and count from the next',
         'frame on; all others are read when it is configured. What is invalid or unknown is',
         'refused with the reason.',
     ]

@@ -66,7 +66,7 @@ def test_reset_publishes_an_empty_map(make_node, peer, call, tmp_path):
     mapping_node(make_node, peer, tmp_path)
     response = call('reset', send=lambda: None)
     assert response.success
-    peer.spin_until(lambda: (cells(peer) == -1).all())
+    peer.spin_until(lambda: np.all(cells(peer) == -1))
     assert peer.received[GRID][-1].header.frame_id == 'odom'
     assert stamps(peer, GRID)[-1] in peer.stamps_sent
 
@@ -202,7 +202,7 @@ def test_map_of_a_recording_that_starts_over_is_taken_back_at_once(make_node, pe
     assert (cells(peer) == -1).all()
 
 
-# --- frames of tf ---------------------------------------------------------------------------------
+# --- frames of tf ------------------------------------------------------------------------------
 
 T_CAMERA_BASE = inverse(POSE) @ transform(
     np.eye(3), np.array([-0.2, 0.0, 0.0])
