@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 import ctypes
 import logging
+import os
+from pathlib import Path
 import time
 from typing import TypeVar
 
@@ -211,6 +213,14 @@ class Engine:
         image, depth = np.full((*size, 3), 127, np.uint8), np.ones(size, np.float32)
         for _ in range(runs):
             self.predict(image, intrinsics, depth)
+
+    def memory_mb(self) -> dict[str, int]:
+        """Memory of the process, and what tensors hold on the device where that is a GPU."""
+        pages = int(Path('/proc/self/statm').read_text().split()[1])
+        memory = {'memory_mb': pages * os.sysconf('SC_PAGE_SIZE') >> 20}
+        if self._device == 'cuda':
+            memory['gpu_memory_mb'] = torch.cuda.memory_reserved() >> 20
+        return memory
 
     def predict(
         self,

@@ -9,6 +9,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import dataclass
 import threading
+import time
 from typing import Any, Generic, TypeVar
 
 from sharp_ros.errors import SharpError
@@ -27,6 +28,7 @@ class WorkerCounts:
         dropped: items that were replaced by a newer one, refused, or failed.
         pending: items in the slot or begun, at most three.
         reasons: how often each reason made an item drop; `replaced` is the normal one.
+        busy_seconds: for how long the item at work has been so; 0 when there is none.
     """
 
     frames_in: int
@@ -34,6 +36,7 @@ class WorkerCounts:
     dropped: int
     pending: int
     reasons: dict[str, int]
+    busy_seconds: float = 0.0
 
 
 Wait = Callable[[], None]  # until a device has done its part
@@ -65,6 +68,7 @@ class Worker(Generic[Item]):
         self._slot: list[Item] = []  # empty, or the one waiting item
         self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
         self._frames_in = self._processed = self._busy = 0
+        self._since = 0.0  # when the item that is to end next became that
         self._reasons: Counter[str] = Counter()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -126,6 +130,7 @@ class Worker(Generic[Item]):
                 sum(self._reasons.values()),
                 len(self._slot) + self._busy,
                 dict(self._reasons),
+                time.monotonic() - self._since if self._busy else 0.0,
             )
 
     def stop(self, timeout: float = 5.0) -> bool:
@@ -166,6 +171,7 @@ class Worker(Generic[Item]):
             if not self._slot:
                 return None
             item = self._slot.pop()
+            self._since = self._since if self._busy else time.monotonic()
             self._busy += 1
         steps = self._steps(item)
         wait = next(steps, None)
@@ -183,6 +189,7 @@ class Worker(Generic[Item]):
             self._on_error(error, reason)
         with self._condition:
             self._busy -= 1
+            self._since = time.monotonic()
             if reason:
                 self._reasons[reason] += 1
             else:

@@ -19,6 +19,7 @@ OK, WARN, ERROR = 0, 1, 2
 _WINDOW = 200  # frames over which ages and rates are taken
 _RECENT = 5.0  # seconds for which a failure keeps its component at WARN
 _SLOW, _STALLED = 2.0, 5.0  # seconds without an image
+_HANGS, _HANGS_TIMES = 10.0, 5.0  # seconds and usual durations after which a frame hangs
 # Drops that belong to normal running: the node is slower than the camera, or nobody listens.
 NORMAL_DROPS = frozenset({'replaced', 'stopped', 'nobody_listens', 'disabled'})
 
@@ -40,9 +41,30 @@ class Health:
     _mapped: int = 0
     _last_image: float | None = None
 
-    def image_arrived(self) -> None:
-        """Note that the camera is alive."""
-        self._last_image = time.monotonic()
+    def image_arrived(self) -> float:
+        """Note that the camera is alive; seconds of silence that end with this, 0 if none."""
+        now, last = time.monotonic(), self._last_image
+        self._last_image = now
+        silent = 0.0 if last is None else now - last
+        if silent <= _SLOW:
+            return 0.0
+        self.event('stall_recovered')
+        return silent
+
+    def silence(self) -> float | None:
+        """Seconds since the newest image, None if none ever came."""
+        return None if self._last_image is None else time.monotonic() - self._last_image
+
+    def timings(self) -> str:
+        """Median duration of every step of recent frames, a line each."""
+        with self._lock:
+            medians = {name: float(np.median(v)) for name, v in self._timings_ms.items()}
+            ages = np.array(self._ages_ms)
+        if not len(ages):
+            return 'no frame was processed yet'
+        p50, p95 = np.percentile(ages, [50, 95])
+        lines = [f'age p50 {p50:.1f} ms, p95 {p95:.1f} ms over {len(ages)} frames; medians:']
+        return '\n'.join([*lines, *(f'{name}: {ms:.2f} ms' for name, ms in medians.items())])
 
     def frame_done(self, age_ms: float, timings_ms: dict[str, float], mapped: bool) -> None:
         """Note one frame with all its outputs published."""
@@ -98,7 +120,11 @@ class Health:
             self._problems[component] = (time.monotonic(), message)
 
     def statuses(
-        self, state: str, facts: dict[str, Any], counts: WorkerCounts | None
+        self,
+        state: str,
+        facts: dict[str, Any],
+        counts: WorkerCounts | None,
+        why_silent: str = '',
     ) -> list[tuple[str, int, str, dict[str, str]]]:
         """Name, level, message and values of each component.
 
@@ -106,6 +132,7 @@ class Health:
             state: label of the lifecycle state.
             facts: constant values of the model: name, device, licence and so on.
             counts: of the worker, or None if it never ran.
+            why_silent: what the graph says about the topic of the images, if anything.
         """
         with self._lock:
             ages, done = np.array(self._ages_ms), list(self._done)
@@ -143,26 +170,46 @@ class Health:
                 f'{name}.trusted': not view.doubt,
             }
         return [
-            self._status('Input', values, state),
-            self._status('Inference', inference, state),
+            self._status('Input', values, state, self._input_trouble(state, why_silent)),
+            self._status('Inference', inference, state, self._hang(counts, timings)),
             self._status('Mapping', mapping, state),
             self._status('Views', views, state),
         ]
 
+    def _input_trouble(self, state: str, why_silent: str) -> tuple[int, str] | None:
+        silent = self.silence()
+        if state != 'active' or (silent is not None and silent <= _SLOW):
+            return None
+        if silent is None:
+            return WARN, f'no image yet; {why_silent or "is the camera running?"}'
+        level = ERROR if silent > _STALLED else WARN
+        return level, f'no image for {silent:.1f} s; {why_silent or "is the camera running?"}'
+
+    def _hang(
+        self, counts: WorkerCounts | None, timings_ms: dict[str, float]
+    ) -> tuple[int, str] | None:
+        """The watchdog: a frame that takes far longer than those before it."""
+        usual = sum(timings_ms.get(name, 0.0) for name in ('decode', 'pose', 'process')) / 1e3
+        if counts is None or counts.busy_seconds < max(_HANGS, _HANGS_TIMES * usual):
+            return None
+        return ERROR, (
+            f'the frame at work has not ended for {counts.busy_seconds:.0f} s; does the device '
+            'hang? Deactivate and clean up the node, or restart it'
+        )
+
     def _status(
-        self, component: str, values: dict[str, Any], state: str
+        self,
+        component: str,
+        values: dict[str, Any],
+        state: str,
+        trouble: tuple[int, str] | None = None,
     ) -> tuple[str, int, str, dict[str, str]]:
+        """Level and message: present trouble, else what happened lately, else all is well."""
         level, message = OK, 'running' if state == 'active' else 'idle'
-        watch_images = component == 'Input' and state == 'active'
         with self._lock:
             when, text = self._problems.get(component, (-1e9, ''))
         if time.monotonic() - when < _RECENT:
             level, message = WARN, text
-        if watch_images and self._last_image is not None:
-            silent = time.monotonic() - self._last_image
-            if silent > _SLOW:
-                level = ERROR if silent > _STALLED else WARN
-                message = f'no image for {silent:.1f} s; is the camera running?'
-        elif watch_images:
-            level, message = WARN, 'no image yet; check the topic name and its QoS'
+        if trouble is not None:
+            level, message = trouble
         return f'sharp_ros: {component}', level, message, {k: str(v) for k, v in values.items()}

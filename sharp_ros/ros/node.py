@@ -56,6 +56,7 @@ from sharp_ros.ros.conversions import (
 )
 from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
 from sharp_ros.ros.diagnostics import NORMAL_DROPS, Health
+from sharp_ros.ros.graph import SubscriptionEventCallbacks, why_silent
 from sharp_ros.ros.parameters import declare_parameters, is_ours, read_config
 from sharp_ros.ros.pose_sources import PoseSource, make_pose_source
 from sharp_ros.ros.services import Services
@@ -154,7 +155,13 @@ class SharpNode(LifecycleNode):
         result = super().on_activate(state)  # enables the publishers
         self._worker = Worker(self._process, self._on_error, name='sharp_worker')
         self._last_stamp_ns, self._request = 0, None
-        self._create_subscribers(self._config)
+        try:
+            self._create_subscribers(self._config)
+        except Exception as error:  # the middleware refuses, for example another type
+            self.get_logger().error(f'cannot listen: {type(error).__name__}: {error}')
+            self._stop()
+            super().on_deactivate(state)
+            return FAILURE
         self._label, self._enabled = 'active', True
         return result
 
@@ -248,12 +255,14 @@ class SharpNode(LifecycleNode):
         if any(view.placement == 'request' for view in config.views.values()):
             topics.append((PoseStamped, '~/view_request', self._on_view_request, _OUTPUT))
         for kind, topic, callback, qos in topics:
+            incompatible = partial(self._on_incompatible_qos, topic)
             self._subscribers.append(
                 self.create_subscription(
                     kind,
                     topic,
                     callback,
                     qos,
+                    event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
                     qos_overriding_options=QoSOverridingOptions.with_default_policies(),
                 )
             )
@@ -263,7 +272,9 @@ class SharpNode(LifecycleNode):
     def _on_image(self, msg: Any) -> None:
         assert self._worker is not None
         assert self._pipeline is not None
-        self._health.image_arrived()
+        silence = self._health.image_arrived()
+        if silence:
+            self.get_logger().info(f'images are back after {silence:.1f} s')
         if not self._enabled:
             self._worker.reject('disabled')
             return
@@ -309,6 +320,18 @@ class SharpNode(LifecycleNode):
         waiting, self._request = self._request is not None, msg
         if not waiting:
             self._worker.post(self._serve_request)
+
+    def _on_incompatible_qos(self, topic: str, event: Any) -> None:
+        """Somebody publishes what cannot reach us: say who, and what to do."""
+        names = {self.resolve_topic_name(topic), topic}
+        found = (self._why_silent(s) for s in self._subscribers if s.topic_name in names)
+        self._health.event('incompatible_qos')
+        self._warn('Input', next(found, '') or f'a publisher on {topic} cannot reach us')
+
+    def _why_silent(self, subscriber: Any) -> str:
+        kind = subscriber.msg_type
+        name = f'{kind.__module__.split(".")[0]}/msg/{kind.__name__}'
+        return why_silent(self, subscriber.topic_name, name, subscriber.qos_profile)
 
     # one frame: worker thread ------------------------------------------------------------------
 
@@ -474,6 +497,10 @@ class SharpNode(LifecycleNode):
         """Publish a snapshot, also for late subscribers."""
         self._outputs[SNAPSHOT].publish(snapshot_to_msg(cloud))
 
+    def timings(self) -> str:
+        """How long the steps of recent frames took."""
+        return self._health.timings()
+
     def set_enabled(self, enabled: bool) -> None:
         """Process images, or ignore them; the map and the weights are kept."""
         self._enabled = enabled
@@ -554,11 +581,15 @@ class SharpNode(LifecycleNode):
                 'precision': self._pipeline.engine.precision,
                 'execution': self._pipeline.engine.execution,
                 'rasterizer': self._rasterizer,
+                **self._pipeline.engine.memory_mb(),
             }
             if self._pipeline.engine.check_error is not None:
                 facts['self_check'] = f'{self._pipeline.engine.check_error:.3g}'
         counts = self._worker.counts() if self._worker is not None else None
-        statuses = self._health.statuses(self._label, facts, counts)
+        silence, reason = self._health.silence(), ''
+        if self._subscribers and (silence is None or silence > 1.0):
+            reason = self._why_silent(self._subscribers[0])  # that of the images
+        statuses = self._health.statuses(self._label, facts, counts, reason)
         now_ns = self.get_clock().now().nanoseconds
         self._diagnostics.publish(
             diagnostics_to_msg(statuses, now_ns, self.get_fully_qualified_name())

@@ -42,6 +42,10 @@ class Host(Protocol):
         """Publish a snapshot."""
         ...
 
+    def timings(self) -> str:
+        """How long the steps of recent frames took."""
+        ...
+
     def set_enabled(self, enabled: bool) -> None:
         """Whether images are processed."""
         ...
@@ -66,6 +70,7 @@ class Services:
             'save_map': self._save_map,
             'load_map': self._load_map,
             'snapshot': self._snapshot,
+            'timings': host.timings,
         }
         for name, action in triggers.items():
             node.create_service(

@@ -1,0 +1,133 @@
+"""What the node says about silence, publishers that cannot reach it, hangs and time."""
+
+from __future__ import annotations
+
+import re
+import threading
+
+import pytest
+
+pytest.importorskip('rclpy', reason='needs rclpy')
+
+import rclpy
+from rclpy.context import Context
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from ros_helpers import WallOracle
+from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import Trigger
+
+from sharp_ros.ros import diagnostics
+
+pytestmark = pytest.mark.ros
+
+OK, WARN, ERROR = 0, 1, 2
+
+
+def start(node):
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    return node
+
+
+@pytest.fixture
+def said(peer):
+    """Waits until a component says something; its level."""
+    peer.listen('/diagnostics')
+
+    def said(node, component, text, each=lambda: None):
+        found = []
+
+        def look():
+            each()
+            node.publish_diagnostics()
+            if peer.received['/diagnostics']:
+                level, message, _ = peer.status(component)
+                if re.search(text, message):
+                    found.append(level)
+
+        peer.spin_until(lambda: found, each=look)
+        return found[0]
+
+    return said
+
+
+def test_missing_camera_is_named_by_its_topic(make_node, peer, said):
+    peer.node.destroy_publisher(peer.image)
+    assert said(start(make_node()), 'Input', 'nobody publishes on /image') == WARN
+
+
+def test_compressed_images_on_the_topic_for_raw_ones_are_told_with_the_cure(make_node, peer, said):
+    peer.node.destroy_publisher(peer.image)
+    other = Context()  # DDS knows one type of a topic in one participant
+    rclpy.init(context=other)
+    try:
+        camera = Node('camera', context=other)
+        camera.create_publisher(CompressedImage, 'image', 1)
+        assert said(start(make_node()), 'Input', 'camera.transport: compressed') == WARN
+        camera.destroy_node()
+    finally:
+        rclpy.try_shutdown(context=other)
+
+
+def test_publisher_whose_quality_of_service_does_not_suit_is_told_with_the_cure(
+    make_node, peer, said
+):
+    peer.node.destroy_publisher(peer.image)
+    best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    peer.node.create_publisher(Image, 'image', best_effort)
+    overrides = {'qos_overrides./image.subscription.reliability': 'reliable'}
+    node = start(make_node(**overrides))
+    assert said(node, 'Input', 'qos_overrides./image.subscription') == WARN
+    peer.spin_until(lambda: node._health._events['incompatible_qos'])
+
+
+def test_stall_is_an_error_until_images_are_back_which_is_told(make_node, peer, said, monkeypatch):
+    monkeypatch.setattr(diagnostics, '_SLOW', 0.3)
+    monkeypatch.setattr(diagnostics, '_STALLED', 0.6)
+    monkeypatch.setattr(diagnostics, '_RECENT', 0.0)
+    peer.listen('/sharp/depth/image')
+    node = start(make_node())
+    peer.spin_until(lambda: peer.received['/sharp/depth/image'], each=peer.send)
+    assert said(node, 'Input', r'is the camera running\?') in (WARN, ERROR)
+    peer.spin(0.7)
+    assert said(node, 'Input', r'is the camera running\?') == ERROR
+    assert said(node, 'Input', '^running$', each=peer.send) == OK
+    assert node._health._events['stall_recovered'] == 1
+
+
+def test_frame_that_hangs_is_an_error_until_it_ends(make_node, peer, said, monkeypatch):
+    monkeypatch.setattr(diagnostics, '_HANGS', 0.2)
+    monkeypatch.setattr(diagnostics, '_RECENT', 0.0)
+    gate = threading.Event()
+    gate.set()
+
+    class Hanging(WallOracle):
+        def __call__(self, *args):
+            assert gate.wait(30)
+            return super().__call__(*args)
+
+    node = start(make_node(Hanging()))
+    peer.listen('/sharp/depth/image')
+    peer.spin_until(lambda: peer.received['/sharp/depth/image'], each=peer.send)
+    gate.clear()
+    try:
+        assert said(node, 'Inference', 'has not ended', each=peer.send) == ERROR
+    finally:
+        gate.set()
+    assert said(node, 'Inference', '^running$') == OK
+
+
+def test_timings_are_told_on_request(make_node, peer):
+    peer.listen('/sharp/depth/image')
+    start(make_node())
+    peer.spin_until(lambda: len(peer.received['/sharp/depth/image']) >= 3, each=peer.send)
+    client = peer.node.create_client(Trigger, '/sharp/timings')
+    assert client.wait_for_service(5.0)
+    future = client.call_async(Trigger.Request())
+    peer.spin_until(future.done)
+    lines = future.result().message.splitlines()
+    assert lines[0].startswith('age p50')
+    names = {line.partition(':')[0] for line in lines[1:]}
+    assert {'decode', 'pose', 'network', 'map', 'publish'} <= names
