@@ -1,4 +1,4 @@
-"""How far depth and views are from the truth: the metrics of the field, in one place.
+"""How far depth, views and paths are from the truth: the metrics of the field, in one place.
 
 Depth counts where there is truth between `MIN_TRUTH` and `MAX_TRUTH` (0, NaN and infinity are no
 truth) and a prediction; `coverage` tells which share of the true pixels has one. Views count where
@@ -77,6 +77,81 @@ def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         'scale_median': float(np.median(scales)),
         'scale_std': float(np.std(np.log(scales))),
     }
+
+
+def trajectory_metrics(
+    stamps_ns: np.ndarray, estimate: np.ndarray, truth: np.ndarray
+) -> dict[str, float | None]:
+    """Compare a path of the camera with the truth; their worlds may differ.
+
+    The absolute error is what remains of the positions after the rigid motion that fits the
+    estimate to the truth best, `_scaled` after the similarity that does (Umeyama, 1991). The
+    relative error compares how the camera moved and turned in one second (Sturm et al., 2012).
+
+    Args:
+        stamps_ns: [N] rising.
+        estimate: [N, 4, 4] poses of the camera in some world, metres.
+        truth: [N, 4, 4] poses in another.
+
+    Returns:
+        `path_length_m` of the truth; `ate_rmse_m`, `ate_percent` of the path and
+        `ate_rmse_scaled_m`; `rpe_m_per_s` and `rpe_deg_per_s`, root mean squares. None where the
+        camera did not move, or no two poses are a second apart.
+
+    Raises:
+        InputError: `size_mismatch`, or `no_truth` if there are fewer than three poses.
+    """
+    if not estimate.shape == truth.shape == (len(stamps_ns), 4, 4):
+        raise InputError(
+            f'paths {estimate.shape} and {truth.shape} do not fit {len(stamps_ns)} stamps',
+            'size_mismatch',
+        )
+    if len(truth) < 3:
+        raise InputError(
+            f'only {len(truth)} images have a true and an estimated pose; give a longer recording '
+            'with groundtruth.txt',
+            'no_truth',
+        )
+    positions = truth[:, :3, 3]
+    length = float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum())
+    rigid, scaled = (
+        _root_mean_square(_fitted(estimate[:, :3, 3], positions, scale=scale) - positions)
+        for scale in (False, True)
+    )
+    # stamps jitter, and frames may be missing
+    later = np.searchsorted(stamps_ns, stamps_ns + 950_000_000)
+    first = np.flatnonzero(later < len(stamps_ns))
+    first = first[stamps_ns[later[first]] - stamps_ns[first] <= 1_250_000_000]
+    second = later[first]
+    seconds = (stamps_ns[second] - stamps_ns[first])[:, None] * 1e-9
+    moved, moved_truly = (np.linalg.inv(p[first]) @ p[second] for p in (estimate, truth))
+    error = np.linalg.inv(moved_truly) @ moved
+    cosine = (np.trace(error[:, :3, :3], axis1=1, axis2=2) - 1) / 2
+    turned = np.degrees(np.arccos(np.clip(cosine, -1, 1)))[:, None]
+    return {
+        'path_length_m': length,
+        'ate_rmse_m': rigid,
+        'ate_percent': 100 * rigid / length if length > 0 else None,
+        'ate_rmse_scaled_m': scaled,
+        'rpe_m_per_s': _root_mean_square(error[:, :3, 3] / seconds) if len(first) else None,
+        'rpe_deg_per_s': _root_mean_square(turned / seconds) if len(first) else None,
+    }
+
+
+def _fitted(points: np.ndarray, target: np.ndarray, *, scale: bool) -> np.ndarray:
+    """Points [N, 3] moved to where they lie closest to the target [N, 3] (Umeyama, 1991)."""
+    p, q = points - points.mean(0), target - target.mean(0)
+    u, d, vt = np.linalg.svd(q.T @ p)
+    handed = np.array([1, 1, np.sign(np.linalg.det(u @ vt))])  # no reflection
+    rotation = (u * handed) @ vt
+    spread = float(np.sum(p**2))
+    factor = float(d @ handed) / spread if scale and spread > 0 else 1.0
+    return factor * p @ rotation.T + target.mean(0)
+
+
+def _root_mean_square(errors: np.ndarray) -> float:
+    """Of vectors [N, D]."""
+    return math.sqrt(float(np.mean(np.sum(errors**2, -1))))
 
 
 def image_metrics(rendered: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """`sharp-ros eval`: how far predicted depth is from measured or exact depth, and from no network.
 
-With `--views`, how good views from the side are instead; see `view_evaluation`.
+With `--views`, how good views from the side are instead, see `view_evaluation`; with `--map`, how
+true the map is, see `map_evaluation`.
 
 Pixels are compared at the resolution of the image, see `sharp_ros.metrics`. Predictions are taken
 before flying pixels are removed, so that a model cannot gain by staying silent.
@@ -205,8 +206,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='compare views from the side instead of depth; of motorcycle and synthetic',
     )
     parser.add_argument(
-        '--pictures', type=Path, metavar='FOLDER', help='save the views and their errors there'
+        '--pictures', type=Path, metavar='FOLDER', help='save the views, or the maps, there'
     )
+    mapping = parser.add_argument_group('maps', 'of synthetic, or recordings with depth and poses')
+    mapping.add_argument(
+        '--map', action='store_true', help='compare path, scale and occupancy instead of depth'
+    )
+    mapping.add_argument(
+        '--poses',
+        choices=('visual', 'source'),
+        default='visual',
+        help="the pipeline's own odometry (default), or those of the source",
+    )
+    mapping.add_argument(
+        '--depth',
+        choices=('model', 'true', 'disturbed'),
+        default='model',
+        help='of the model (default), that of the source, or that with noise, soft edges and a '
+        'wrong scale of each image, in place of a network',
+    )
+    mapping.add_argument(
+        '--camera-height',
+        type=float,
+        default=0.0,
+        metavar='METRES',
+        help='over the floor, if it is to be known: scale.camera_height',
+    )
+    mapping.add_argument('--seeds', type=int, metavar='N', help='rooms of synthetic, instead of 1')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -225,24 +251,47 @@ def run(args: argparse.Namespace) -> int:
 
     if args.max_frames is not None and args.max_frames < 1:
         raise ConfigError(f'--max-frames must be at least 1, got {args.max_frames}')
-    if args.pictures is not None and not args.views:
-        raise ConfigError('--pictures shows views; add --views')
+    if args.views and args.map:
+        raise ConfigError('--views and --map are two evaluations; choose one')
+    if args.pictures is not None and not (args.views or args.map):
+        raise ConfigError('--pictures shows views or maps; add --views or --map')
+    of_maps = (args.poses, args.depth, args.camera_height, args.seeds)
+    if not args.map and of_maps != ('visual', 'model', 0.0, None):
+        raise ConfigError('--poses, --depth, --camera-height and --seeds are of maps; add --map')
     device = choose_device(args.device)
-    predictor, info = load_predictor(args.model, device)
-    engine = Engine(predictor, ModelConfig(name=args.model, device=args.device))
-    if args.views:
+    config = ModelConfig(name=args.model, device=args.device)
+
+    def frames_of(frames: Iterable[SourceFrame]) -> Iterator[SourceFrame]:
+        return _with_progress(_limited(frames, args.max_frames), 'frames')
+
+    if args.map:
+        from sharp_ros.apps.map_evaluation import evaluate_maps, map_tables
+
+        measured, info, note = evaluate_maps(
+            args.source,
+            config,
+            frames_of,
+            depth=args.depth,
+            visual=args.poses == 'visual',
+            camera_height=args.camera_height,
+            seeds=args.seeds,
+            pictures=args.pictures,
+        )
+        tables = map_tables
+    elif args.views:
         from sharp_ros.apps.view_evaluation import evaluate_views, view_pairs, view_tables
 
+        predictor, info = load_predictor(args.model, device)
+        engine = Engine(predictor, config)
         pairs, note = view_pairs(args.source, args.max_frames), ''
         measured = evaluate_views(
             _with_progress(pairs, 'views'), engine, Path(info.name).stem, args.pictures
         )
         tables = view_tables
     else:
+        predictor, info = load_predictor(args.model, device)
         frames, note = _open(args.source)
-        measured = evaluate(
-            _with_progress(_limited(frames, args.max_frames), 'frames'), engine, info
-        )
+        measured = evaluate(frames_of(frames), Engine(predictor, config), info)
         tables = _tables
     report = {
         'source': args.source,

@@ -1,0 +1,557 @@
+"""`sharp-ros eval --map`: how true a map of one camera is, its path, its scale and its cells.
+
+The pipeline runs frame by frame as in the node. Where it places the camera by itself, its world is
+laid on the true one at the first pose alone, so that all that drifts later counts.
+
+The cells of the floor plan that count are those that a camera with true depth sees from within
+`SEEN_WITHIN`: occupied ones, if a pixel falls on a surface in them, and free ones, if a ray passes
+them, both in the height band of the map. Which is which, a simulated room knows exactly; of a
+recording it is taken from the map that its own depth and poses give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+import math
+import operator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numba
+import numpy as np
+
+from sharp_ros import se3
+from sharp_ros.apps.base_source import SourceFrame
+from sharp_ros.apps.map_pictures import Way, draw_map, draw_trajectory
+from sharp_ros.apps.pictures import encode_picture, tile_pictures
+from sharp_ros.apps.sources import SyntheticSource, open_source
+from sharp_ros.camera import Frame, Intrinsics
+from sharp_ros.config import ModelConfig, OccupancyConfig, ScaleConfig, SharpConfig
+from sharp_ros.engine import Engine, choose_device
+from sharp_ros.errors import ConfigError, InputError
+from sharp_ros.files import write_atomically
+from sharp_ros.gaussians import Gaussians
+from sharp_ros.mapping.gravity import level_from_depth
+from sharp_ros.mapping.occupancy import (
+    FREE,
+    OCCUPIED,
+    UNKNOWN,
+    OccupancyGrid2D,
+    OccupancyMap,
+)
+from sharp_ros.metrics import depth_metrics, mean_metrics, trajectory_metrics
+from sharp_ros.models import ModelInfo, load_predictor
+from sharp_ros.network.predictor import SensorPredictor
+from sharp_ros.pipeline import OCCUPANCY, Pipeline
+from sharp_ros.synthetic import SIZE, Room
+from sharp_ros.synthetic.disturbance import disturbed
+
+SEEN_WITHIN = 4.0  # metres from the camera, in which cells are judged
+FRAME_SCALE = 0.15  # of disturbed depth, both ways
+_ROOM_RATE_HZ = 5.0
+_AREA = 2048  # cells along a side of the square around the origin in which visibility is noted
+_OFF_GRID = (0.0183, 0.0117, 0.0)  # metres; walls exactly between two cells would be in neither
+_BETTER_IF_LARGE = ('occupancy_iou', 'delta1', 'delta1_median_scaled', 'coverage')
+_DISTURBED = ModelInfo(
+    'disturbed',
+    f'true depth with noise, soft edges and a factor of its own within {FRAME_SCALE:.0%} for '
+    'every frame, in place of a network',
+    'Apache-2.0',
+    metric=True,
+)
+
+
+class DisturbedPredictor:
+    """Stands for a network: knows the true depth of the frames it is shown, but not well.
+
+    Args:
+        seed: of the noise.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._lift = SensorPredictor(stride=1)
+        self._depth: np.ndarray | None = None
+
+    def shown(self, frames: Iterable[SourceFrame]) -> Iterator[SourceFrame]:
+        """The same frames; each must be predicted before the next one is asked for."""
+        for frame in frames:
+            self._depth = frame.depth
+            yield frame
+
+    def __call__(
+        self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None = None
+    ) -> Gaussians:
+        """See `Predictor`; the depth that comes with the call is that of a sensor, and ignored."""
+        assert self._depth is not None
+        return self._lift(image, intrinsics, disturbed(self._depth, self._rng, FRAME_SCALE))
+
+
+# --- the true floor plan -------------------------------------------------------------------------
+
+
+class TrueMap(Protocol):
+    """What is known of the world beforehand, or gathered from true depth frame by frame.
+
+    Attributes:
+        closed: whether what is unknown lies behind walls.
+    """
+
+    closed: bool
+
+    def add(self, depth: np.ndarray, intrinsics: Intrinsics, T_map_camera: np.ndarray) -> None:
+        """A frame with true depth and its true pose in the frame of the map."""
+        ...
+
+    def grid(self, like: OccupancyGrid2D, T_map_world: np.ndarray) -> OccupancyGrid2D:
+        """The floor plan in the frame of the map, cells being those of `like` or farther off."""
+        ...
+
+
+class RoomMap:
+    """The floor plan of a simulated room, exactly."""
+
+    closed = True
+
+    def __init__(self, room: Room, config: OccupancyConfig) -> None:
+        self._room, self._config = room, config
+
+    def add(self, depth: np.ndarray, intrinsics: Intrinsics, T_map_camera: np.ndarray) -> None:
+        """The room knows it already."""
+
+    def grid(self, like: OccupancyGrid2D, T_map_world: np.ndarray) -> OccupancyGrid2D:
+        """Occupied where a surface passes through the cell, unknown outside of the walls."""
+        low, high, side = self._config.min_height, self._config.max_height, like.resolution
+        points = _surface_points(self._room, side / 5)
+        points = points[(points[:, 2] >= low) & (points[:, 2] <= high)]
+        rows, columns = like.cells.shape
+        x, y = (
+            (np.arange(n) + 0.5) * side + o
+            for n, o in zip((columns, rows), like.origin, strict=True)
+        )
+        centres = np.stack([*np.meshgrid(x, y), np.zeros(like.cells.shape)], -1)
+        away = np.abs(se3.apply(se3.inverse(T_map_world), centres)[..., :2])
+        cells = np.where((away > np.array(SIZE[:2]) / 2).any(-1), UNKNOWN, FREE).astype(np.int8)
+        column, row = _indices(se3.apply(T_map_world, points)[:, :2], like.origin, side)
+        inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
+        cells[row[inside], column[inside]] = OCCUPIED
+        return replace(like, cells=cells)
+
+
+class RecordedMap:
+    """The floor plan that measured depth gives from measured poses."""
+
+    closed = False
+
+    def __init__(self, config: OccupancyConfig) -> None:
+        self._map = OccupancyMap(config)
+
+    def add(self, depth: np.ndarray, intrinsics: Intrinsics, T_map_camera: np.ndarray) -> None:
+        """Integrate the frame."""
+        self._map.integrate(depth, intrinsics, T_map_camera)
+
+    def grid(self, like: OccupancyGrid2D, T_map_world: np.ndarray) -> OccupancyGrid2D:
+        """What has been integrated."""
+        return self._map.grid()
+
+
+class Visibility:
+    """Which cells of the floor plan a camera with true depth sees, see the top of this module.
+
+    All is laid out as a square of `_AREA` cells around the origin of the map.
+    """
+
+    def __init__(self, config: OccupancyConfig) -> None:
+        self._side = config.voxel_size
+        self._band = np.array(
+            [config.voxel_size, config.min_height, config.max_height, SEEN_WITHIN]
+        )
+        self._hit, self._passed = np.zeros((2, _AREA, _AREA), bool)
+
+    def add(self, depth: np.ndarray, intrinsics: Intrinsics, T_map_camera: np.ndarray) -> None:
+        """Note what one frame sees."""
+        camera = np.array([intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy])
+        _see(depth, camera, T_map_camera, self._band, self._hit, self._passed)
+
+    def compare(self, grid: OccupancyGrid2D, truth: OccupancyGrid2D) -> tuple[float | None, int]:
+        """IoU of the occupied cells that count, and how many free ones the truth does not know.
+
+        None if neither has any.
+        """
+        found, true = self._placed(grid), self._placed(truth)
+        occupied, free = (true == OCCUPIED) & self._hit, (true == FREE) & self._passed
+        marked = (found == OCCUPIED) & (occupied | free)
+        union = np.count_nonzero(marked | occupied)
+        iou = np.count_nonzero(marked & occupied) / union if union else None
+        return iou, int(np.count_nonzero((found == FREE) & (true == UNKNOWN)))
+
+    def _placed(self, grid: OccupancyGrid2D) -> np.ndarray:  # -> [_AREA, _AREA]
+        area = np.full((_AREA, _AREA), UNKNOWN, np.int8)
+        known = np.argwhere(grid.cells != UNKNOWN)
+        offset = np.rint(np.array(grid.origin[::-1]) / self._side).astype(int) + _AREA // 2
+        at = known + offset
+        kept = ((at >= 0) & (at < _AREA)).all(1)
+        area[tuple(at[kept].T)] = grid.cells[tuple(known[kept].T)]
+        return area
+
+
+def _indices(points: np.ndarray, origin: Sequence[float], side: float) -> np.ndarray:
+    """[N, 2] x, y to [2, N] column, row."""
+    return np.floor((points - origin) / side).astype(int).T
+
+
+def _surface_points(room: Room, spacing: float) -> np.ndarray:  # -> [N, 3]
+    """Points on all surfaces of a room, neighbours at most `spacing` metres apart."""
+    clouds = []
+    for (o, a, _, b), half in zip(*room.patches, strict=True):
+        n = [math.ceil(np.linalg.norm(corner - o) / spacing) + 2 for corner in (a, b)]
+        u, v = (g.ravel()[:, None] for g in np.meshgrid(*(np.linspace(0, 1, i) for i in n)))
+        points = o + u * (a - o) + v * (b - o)
+        clouds.append(points[(u + v <= 1).ravel()] if half else points)
+    return np.concatenate(clouds)
+
+
+@numba.njit(cache=True)
+def _see(
+    depth: np.ndarray,
+    camera: np.ndarray,
+    T: np.ndarray,
+    band: np.ndarray,
+    hit: np.ndarray,
+    passed: np.ndarray,
+) -> None:
+    """Mark cells in which pixels end, and cells that every fourth ray passes before its end."""
+    voxel, low, high, reach = band
+    fx, fy, cx, cy = camera
+    half = hit.shape[0] // 2
+    for v in range(depth.shape[0]):
+        for u in range(depth.shape[1]):
+            if not (0 < depth[v, u] < np.inf):
+                continue
+            a, b = (u - cx) / fx, (v - cy) / fy
+            norm = math.sqrt(a * a + b * b + 1)
+            dx = (T[0, 0] * a + T[0, 1] * b + T[0, 2]) / norm
+            dy = (T[1, 0] * a + T[1, 1] * b + T[1, 2]) / norm
+            dz = (T[2, 0] * a + T[2, 1] * b + T[2, 2]) / norm
+            length = depth[v, u] * norm
+            ends = length <= reach
+            stop = min(length, reach)
+            steps = int(stop / voxel) if u % 4 == 0 and v % 4 == 0 else 0
+            for i in range(steps + 1):
+                at = i * voxel if i < steps else length
+                if i == steps and not ends:
+                    break
+                if not (low <= T[2, 3] + dz * at <= high):
+                    continue
+                x = math.floor((T[0, 3] + dx * at) / voxel) + half
+                y = math.floor((T[1, 3] + dy * at) / voxel) + half
+                if 0 <= x < hit.shape[1] and 0 <= y < hit.shape[0]:
+                    if i < steps:
+                        passed[y, x] = True
+                    else:
+                        hit[y, x] = True
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MapRun:
+    """One recording, mapped.
+
+    Attributes:
+        numbers: as `evaluate_map` describes them.
+        stamps_ns: [N] of the frames with a pose.
+        estimate: [N, 4, 4] poses in the frame of the map.
+        truth: [N, 4, 4] true poses in that frame, the worlds being laid on each other at the
+            first one.
+        grid: of the pipeline.
+        true_grid: as far as known.
+    """
+
+    numbers: dict[str, float | None]
+    stamps_ns: np.ndarray
+    estimate: np.ndarray
+    truth: np.ndarray
+    grid: OccupancyGrid2D
+    true_grid: OccupancyGrid2D
+
+
+def evaluate_map(
+    frames: Iterable[SourceFrame],
+    pipeline: Pipeline,
+    true_map: TrueMap,
+    *,
+    visual: bool,
+) -> MapRun:
+    """Map a recording with true depth and poses, and compare.
+
+    Args:
+        frames: those without true depth or pose are left out.
+        pipeline: fresh, with `map_config`; sensor models are given the true depth.
+        true_map: of the world, z up with the floor at 0; a recording's world that is not level is
+            made so, by the floor in its first depth image.
+        visual: whether the pipeline has to find its poses; else it is given the true ones.
+
+    Returns:
+        Numbers: `frames`; with `visual` `lost_frames`, those of `trajectory_metrics`,
+        `odometry_ms` (median), and how wrong the first pose is about what is up and about its
+        height over the floor, `level_error_deg` and `floor_error_m`; `occupancy_iou`, and
+        `free_behind_walls` (cells) where the truth is closed; those of `mean_metrics` for the
+        depth as published, over the frames after the first second.
+
+    Raises:
+        InputError: `no_truth` if nothing could be compared.
+    """
+    visibility = Visibility(pipeline.config.occupancy)
+    T_map_world = None if visual else se3.transform(np.eye(3), np.array(_OFF_GRID))
+    stamps: list[int] = []
+    poses: list[tuple[np.ndarray, np.ndarray]] = []  # estimated and true, where there is one
+    rows: list[tuple[int, dict[str, float]]] = []  # of the depth, by stamp
+    odometry_ms: list[float] = []
+    grid = None
+    for frame, depth, T_world_camera in _with_truth(frames, level=not true_map.closed):
+        given = None if visual else T_map_world @ T_world_camera
+        sensed = depth if pipeline.info.needs_depth else None
+        camera, stamp_ns = frame.intrinsics, frame.stamp_ns
+        result = pipeline.process(
+            Frame(frame.image, camera, stamp_ns, frame.frame_id, given, 'odom', sensed),
+            {OCCUPANCY},
+        )
+        odometry_ms.append(result.timings_ms['odometry'])
+        try:
+            rows.append((stamp_ns, depth_metrics(result.depth, depth)))
+        except InputError as error:
+            if error.reason != 'no_truth':
+                raise
+        pose = result.frame.T_world_camera
+        if T_map_world is None:
+            if pose is None:
+                continue
+            T_map_world = _laid_on(pose, T_world_camera)
+        true_pose = T_map_world @ T_world_camera
+        visibility.add(depth, camera, true_pose)
+        true_map.add(depth, camera, true_pose)
+        if pose is not None:
+            stamps.append(stamp_ns)
+            poses.append((pose, true_pose))
+            grid = result.grid or grid
+    if grid is None or not rows:
+        raise InputError(
+            'nothing could be mapped and compared; give synthetic, or an RGB-D folder with '
+            'depth.txt and groundtruth.txt',
+            'no_truth',
+        )
+    stamps_ns = np.array(stamps)
+    estimate, truth = np.array(poses).swapaxes(0, 1)
+    true_grid = true_map.grid(grid, T_map_world)
+    iou, behind = visibility.compare(grid, true_grid)
+    settled = [row for stamp_ns, row in rows if stamp_ns - rows[0][0] >= 1_000_000_000]
+    numbers: dict[str, float | None] = {'frames': len(odometry_ms)}
+    if visual:
+        numbers['lost_frames'] = len(odometry_ms) - len(poses)
+        numbers.update(trajectory_metrics(stamps_ns, estimate, truth))
+        numbers['odometry_ms'] = float(np.median(odometry_ms))
+        up = min(float(estimate[0, 2, :3] @ truth[0, 2, :3]), 1.0)
+        numbers['level_error_deg'] = math.degrees(math.acos(up))
+        numbers['floor_error_m'] = abs(float(estimate[0, 2, 3] - truth[0, 2, 3]))
+    numbers['occupancy_iou'] = iou
+    if true_map.closed:
+        numbers['free_behind_walls'] = behind
+    numbers.update(mean_metrics(settled or [row for _, row in rows]))
+    return MapRun(numbers, stamps_ns, estimate, truth, grid, true_grid)
+
+
+def _with_truth(
+    frames: Iterable[SourceFrame], *, level: bool
+) -> Iterator[tuple[SourceFrame, np.ndarray, np.ndarray]]:
+    """Frames that have them with their true depth and pose; `level` makes the world so."""
+    T_level_world = None
+    for frame in frames:
+        if frame.depth is None or frame.T_world_camera is None:
+            continue
+        if T_level_world is None:
+            T_level_camera = level_from_depth(frame.depth, frame.intrinsics) if level else None
+            T_level_world = np.eye(4)
+            if T_level_camera is not None:
+                T_level_world = T_level_camera @ se3.inverse(frame.T_world_camera)
+        yield frame, frame.depth, T_level_world @ frame.T_world_camera
+
+
+def _laid_on(T_map_camera: np.ndarray, T_world_camera: np.ndarray) -> np.ndarray:
+    """`T_map_world` of two level worlds, floor on floor, so that a camera is where it is.
+
+    How wrong the pipeline is about the floor and about up shows in the map, as it would in use.
+    """
+    turn = (T_map_camera @ se3.inverse(T_world_camera))[:3, :3]
+    yaw = math.atan2(turn[1, 0] - turn[0, 1], turn[0, 0] + turn[1, 1])
+    c, s = math.cos(yaw), math.sin(yaw)
+    rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    shift = T_map_camera[:3, 3] - rotation @ T_world_camera[:3, 3]
+    return se3.transform(rotation, np.array([*shift[:2], 0.0]))
+
+
+def map_config(camera_height: float = 0.0) -> SharpConfig:
+    """The defaults, but a grid after every frame.
+
+    Args:
+        camera_height: over the floor, metres; 0: unknown to the pipeline.
+    """
+    return SharpConfig(
+        occupancy=OccupancyConfig(rate_hz=1e3),
+        scale=ScaleConfig(camera_height=camera_height),
+        views={},
+    )
+
+
+def evaluate_maps(
+    source: str,
+    model: ModelConfig,
+    watched: Callable[[Iterable[SourceFrame]], Iterable[SourceFrame]],
+    *,
+    depth: str = 'model',
+    visual: bool = True,
+    camera_height: float = 0.0,
+    seeds: int | None = None,
+    pictures: Path | None = None,
+) -> tuple[dict[str, Any], ModelInfo, str]:
+    """Map a recording, or simulated rooms, each once around.
+
+    Args:
+        source: of `open_source`.
+        model: what predicts the depth, if `depth` says so.
+        watched: what to do with frames on their way: to count or to limit them.
+        depth: `model`; `true`: that of the source, in every pixel; `disturbed`: see
+            `DisturbedPredictor`.
+        visual: see `evaluate_map`.
+        camera_height: see `map_config`.
+        seeds: how many rooms, seeds 0, 1, ...; by default one. For `synthetic` only.
+        pictures: folder to save one picture per run to, or None.
+
+    Returns:
+        `poses`, `depth`, `camera_height`, `truth`, `runs` (`name` and the numbers of
+        `evaluate_map`) and `summary` (`mean`, `median` and `worst` of each number over the runs
+        that have it); what was run, and what the source had to assume.
+
+    Raises:
+        ConfigError: for unknown models and devices, or seeds of what has none.
+        InputError: see `evaluate_map`.
+    """
+    rooms = source == 'synthetic'
+    if seeds is not None and (seeds < 1 or not rooms):
+        raise ConfigError(
+            f'--seeds {seeds}: give the number of rooms of synthetic; recordings have none'
+        )
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
+    config, note = map_config(camera_height), ''
+    if depth == 'disturbed':
+        info = _DISTURBED
+    else:
+        name = 'sensor' if depth == 'true' else model.name
+        predictor, info = load_predictor(name, choose_device(model.device))
+    runs: list[tuple[str, MapRun]] = []
+    for seed in range(seeds or 1):
+        opened = (
+            SyntheticSource(rate_hz=_ROOM_RATE_HZ, seed=seed) if rooms else open_source(source)
+        )
+        true_map: TrueMap = RecordedMap(config.occupancy)
+        if isinstance(opened, SyntheticSource):
+            true_map = RoomMap(opened.room, config.occupancy)
+        frames = watched(opened.frames())
+        if info is _DISTURBED:
+            predictor = stand_in = DisturbedPredictor(seed)
+            frames = stand_in.shown(frames)
+        pipeline = Pipeline(Engine(predictor, model), info, config)
+        run = evaluate_map(frames, pipeline, true_map, visual=visual)
+        name = f'room {seed}' if rooms else Path(opened.name).name
+        runs.append((name, run))
+        note = opened.note
+        if pictures is not None:
+            write_atomically(pictures / f'{name.replace(" ", "_")}.png', map_picture(name, run))
+    report = {
+        'poses': 'visual' if visual else 'source',
+        'depth': depth,
+        'camera_height': camera_height or None,
+        'truth': 'exact floor plan' if rooms else 'floor plan from measured depth and poses',
+        'runs': [{'name': name, **_rounded(run.numbers)} for name, run in runs],
+        'summary': summary([run.numbers for _, run in runs]),
+    }
+    return report, info, note
+
+
+def summary(runs: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, float | None]]:
+    """`mean`, `median` and `worst` of each number over the runs that have it.
+
+    The worst is the largest, the smallest of `_BETTER_IF_LARGE`, of `scale_median` the one that is
+    farthest from 1.
+    """
+    result = {}
+    for name in runs[0]:
+        values = [run[name] for run in runs]
+        known = [value for value in values if value is not None]
+        if not known:
+            result[name] = dict.fromkeys(('mean', 'median', 'worst'))
+            continue
+        badness: Callable[[float], float] = float
+        if name in _BETTER_IF_LARGE:
+            badness = operator.neg
+        elif name == 'scale_median':
+            badness = _off_one
+        numbers = {
+            'mean': float(np.mean(known)),
+            'median': float(np.median(known)),
+            'worst': max(known, key=badness),
+        }
+        result[name] = _rounded(numbers)
+    return result
+
+
+def _off_one(scale: float) -> float:
+    return abs(math.log(scale))
+
+
+def _rounded(numbers: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: None if v is None else round(v, 4) for name, v in numbers.items()}
+
+
+# --- for people ----------------------------------------------------------------------------------
+
+
+def map_tables(report: Mapping[str, Any]) -> Iterator[Any]:
+    """What rich prints: all numbers over the runs, and what they mean."""
+    from rich import box
+    from rich.table import Table
+
+    runs = report['runs']
+    height = report['camera_height']
+    title = f'{report["source"]}, {len(runs)} runs: {report["model"]}, poses {report["poses"]}' + (
+        f', camera {height:g} m high' if height else ''
+    )
+    table = Table(title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = ('mean', 'median', 'worst') if len(runs) > 1 else ('mean',)
+    table.add_column('')
+    for column in columns:
+        table.add_column(column if len(columns) > 1 else 'value', justify='right')
+    for name, row in report['summary'].items():
+        table.add_row(name, *('-' if row[c] is None else f'{row[c]:.4g}' for c in columns))
+    yield table
+    yield (
+        f'Truth: {report["truth"]}; cells seen from within {SEEN_WITHIN:g} m. ate: after the '
+        'rigid motion (scaled: the similarity) that fits best; rpe: over one second. Depth: as '
+        'published, after the first second; scale: true over published, spread: std of its '
+        f'logarithm. Licence of the weights: {report["licence"]}'
+    )
+
+
+def map_picture(name: str, run: MapRun) -> bytes:
+    """PNG of the grid beside the true one, each with its path, and of both paths."""
+    way, true_way = Way(run.stamps_ns, run.estimate), Way(run.stamps_ns, run.truth)
+    both = replace(way, truth=run.truth[:, :3, 3])
+    tiles = {
+        f'{name}: map': draw_map(run.grid, way),
+        'truth': draw_map(run.true_grid, true_way),
+        'paths': draw_trajectory(both, 'from the same first pose on'),
+    }
+    return encode_picture(tile_pictures(tiles, size=(960, 720)))
