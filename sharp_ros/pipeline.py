@@ -26,7 +26,7 @@ from sharp_ros.odometry import Motion, VisualOdometry
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
 from sharp_ros.rasterizer import backend
 from sharp_ros.scale import ScaleEstimate, ScaleFilter
-from sharp_ros.se3 import inverse, look_at
+from sharp_ros.se3 import checked_pose, inverse, look_at
 from sharp_ros.snapshot import Snapshot, SnapshotCloud
 from sharp_ros.viewpoints import locate, viewpoints
 from sharp_ros.views import Placement, View, render_view
@@ -38,6 +38,7 @@ MAP_POINTS = 'map_points'
 CLEARING = 'clearing_points'
 VIEW = 'view/'
 VIEW_DEPTH = '/depth'
+_SETTLING_NS, _SETTLED_STD = 1_000_000_000, 0.05  # see `_scale_is_settling`
 _JITTER_NS = 1_000_000_000  # by which stamps may go back without that a recording started over
 _log = logging.getLogger(__name__)
 
@@ -130,7 +131,9 @@ class Pipeline:
         self._restarted = False  # since the newest frame was begun to be finished
         self._snapshot, self._snapshot_complete = Snapshot(config.snapshot), True  # none under way
         self._estimate: ScaleEstimate | None = None  # of the newest frame
+        self._settling_ns = 0  # stamp of the first frame that waited for the scale
         self._keyframe = (-1, np.eye(4))  # of the odometry: stamp, and its pose from elsewhere
+        self._placed = (-(1 << 62), np.eye(4))  # the newest pose from elsewhere, and its stamp
 
     @classmethod
     def from_config(cls, config: SharpConfig) -> Pipeline:
@@ -171,8 +174,8 @@ class Pipeline:
         if self._scale is not None:
             self._scale.reset()
         self._odometry.reset()
-        self._keyframe = (-1, np.eye(4))
-        self._estimate = None
+        self._keyframe, self._placed = (-1, np.eye(4)), (-(1 << 62), np.eye(4))
+        self._estimate, self._settling_ns = None, 0
         for part in (self._map, self._keyframes, self._path, self._fused, self._surface):
             if part is not None:
                 part.reset()
@@ -213,9 +216,12 @@ class Pipeline:
                 the image is always there, since the rest is made from it.
 
         Raises:
+            InputError: `bad_pose` if the pose is not finite or not rigid.
             EngineError: if the network cannot be run.
         """
         clock = Stopwatch()
+        if frame.T_world_camera is not None:
+            checked_pose(frame.T_world_camera)  # nothing shall be learnt from such a frame
         pending = self.engine.submit(frame.image, frame.intrinsics, frame.depth)
         return BegunFrame(frame, frozenset(wanted), pending, clock)
 
@@ -491,17 +497,56 @@ class Pipeline:
         T_camera_base = frame.transforms.get(base)
         if base and T_camera_base is None and not self._world_frame:
             return frame, None  # the world shall be level by it
-        factor = 1.0 if self._estimate is None else self._estimate.value  # of the last frame
-        steady = depth * np.float32(factor)
+        if visual and not self._world_frame and self._scale_is_settling(frame):
+            return frame, None
+        factor = self.config.scale.constant or 1.0
+        if self._estimate is not None and (not visual or self._knows_metres(frame)):
+            factor = self._estimate.bias
         level = None if T_camera_base is None else inverse(T_camera_base)
         motion = self._odometry.register_frame(
-            frame.image, steady, frame.intrinsics, frame.stamp_ns, level
+            frame.image, depth * np.float32(factor), frame.intrinsics, frame.stamp_ns, level
         )
         if visual:
             frame = frame.placed(motion.T_odom_camera, frame.world_frame)
-        elif motion.keyframe:
-            self._keyframe = (frame.stamp_ns, frame.T_world_camera)
+        else:
+            assert frame.T_world_camera is not None
+            self._watch_jumps(frame.stamp_ns, frame.T_world_camera)
+            if motion.keyframe:
+                self._keyframe = (frame.stamp_ns, frame.T_world_camera)
         return frame, motion
+
+    def _watch_jumps(self, stamp_ns: int, T_world_camera: np.ndarray) -> None:
+        """After a jump, as of a localisation that corrects itself, the past tells no scale.
+
+        Neither do tracks before the next keyframe.
+        """
+        before_ns, before = self._placed
+        moved = float(np.linalg.norm(T_world_camera[:3, 3] - before[:3, 3]))
+        if moved > self.config.odometry.max_speed * (stamp_ns - before_ns) * 1e-9:
+            _log.warning('the pose jumped by %.2f m; the map is continued where it says', moved)
+            self._keyframe = (-1, np.eye(4))
+            if self._scale is not None:
+                self._scale.forget_places()
+        self._placed = (stamp_ns, T_world_camera)
+
+    def _knows_metres(self, frame: Frame) -> bool:
+        """Whether something else than predicted depth says how long a metre is.
+
+        If nothing does, visual odometry takes the depth as predicted, averages its scale over many
+        images better than anything, and is to the scale of the depth what metric poses are.
+        """
+        config = self.config.scale
+        known = config.camera_height > 0 or config.constant > 0
+        return known or config.floor_frame in frame.transforms or frame.depth is not None
+
+    def _scale_is_settling(self, frame: Frame) -> bool:
+        """Whether odometry shall wait for the metres it will be in, a second at most."""
+        if self._scale is None or self.config.scale.constant > 0 or not self._knows_metres(frame):
+            return False
+        self._settling_ns = self._settling_ns or frame.stamp_ns
+        waited = frame.stamp_ns - self._settling_ns
+        sure = self._estimate is not None and self._estimate.bias_variance < _SETTLED_STD**2
+        return not sure and waited < _SETTLING_NS
 
     def _estimate_scale(
         self, frame: Frame, depth: np.ndarray, motion: Motion | None, *, metric: bool
@@ -526,7 +571,7 @@ class Pipeline:
             depth,
             frame.intrinsics,
             T_world_camera=frame.T_world_camera,
-            pose_is_metric=metric,
+            pose_is_metric=metric or not self._knows_metres(frame),
             tracks=tracks,
             sensor_depth=frame.depth,
             **floor,

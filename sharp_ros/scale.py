@@ -83,11 +83,15 @@ class ScaleEstimate:
         log_variance: variance of its logarithm.
         sources: how many frames each anchor has contributed to since the start, and, as
             `<source>_refused`, how many times it contradicted everything else.
+        bias: the factor that the network needs in this place, frame after frame.
+        bias_variance: variance of its logarithm.
     """
 
     value: float
     log_variance: float
     sources: Mapping[str, int]
+    bias: float = 1.0
+    bias_variance: float = 0.0
 
 
 class MetricTracks(Protocol):
@@ -312,6 +316,10 @@ class ScaleFilter:
         self._judged: dict[str, tuple[int, bool]] = {}
         self._counts: Counter[str] = Counter()
 
+    def forget_places(self) -> None:
+        """Poses from now on cannot be compared with earlier ones; what they taught stays."""
+        self._reference = None
+
     def update(
         self,
         stamp_ns: int,
@@ -343,7 +351,7 @@ class ScaleFilter:
             InputError: `size_mismatch`, `bad_pose`.
         """
         if self.config.constant > 0:
-            return ScaleEstimate(self.config.constant, 0.0, {})
+            return ScaleEstimate(self.config.constant, 0.0, {}, self.config.constant)
         if depth_pred.shape != (intrinsics.height, intrinsics.width):
             raise InputError(
                 f'depth {depth_pred.shape} does not fit {intrinsics}', 'size_mismatch'
@@ -378,7 +386,11 @@ class ScaleFilter:
         else:
             self._follow(pose, depth_pred, intrinsics, observations)
         return ScaleEstimate(
-            math.exp(self._log[_NOW]), float(self._covariance[_NOW, _NOW]), dict(self._counts)
+            math.exp(self._log[_NOW]),
+            float(self._covariance[_NOW, _NOW]),
+            dict(self._counts),
+            math.exp(self._log[_BIAS]),
+            float(self._covariance[_BIAS, _BIAS]),
         )
 
     def _predict(self, seconds: float, drift: bool) -> None:

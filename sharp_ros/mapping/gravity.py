@@ -7,9 +7,9 @@ import numpy as np
 from sharp_ros.camera import Intrinsics, unproject
 from sharp_ros.se3 import transform
 
-_STRIDE = 4  # pixels; normals over a longer base suffer less from the noise of the depth
+_COLUMNS = 80  # of blocks of pixels whose depth is averaged, else its noise tilts every normal
 _CONES = (50.0, 25.0, 10.0)  # degrees around the estimate within which normals count, in turn
-_MIN_NORMALS = 200
+_MIN_NORMALS = 50
 _FLOOR_PERCENTILE = 2.0  # heights below this are taken for noise
 
 
@@ -27,7 +27,7 @@ def level_from_depth(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray | 
     Returns:
         `T_level_camera` [4, 4], or None if too few horizontal surfaces are in sight.
     """
-    points = unproject(depth, intrinsics)[::_STRIDE, ::_STRIDE].astype(np.float64)
+    points = _points(depth, intrinsics)
     across = points[1:-1, 2:] - points[1:-1, :-2]
     down = points[2:, 1:-1] - points[:-2, 1:-1]
     normals = np.cross(across, down)  # x right, y down: across x down points away from the camera
@@ -50,3 +50,18 @@ def level_from_depth(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray | 
         return None  # looks straight down or up: no heading to take for x
     ahead /= np.linalg.norm(ahead)
     return transform(np.stack([ahead, np.cross(up, ahead), up]), np.array([0.0, 0.0, -floor]))
+
+
+def _points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:  # -> [h, w, 3]
+    """Points of blocks of pixels; NaN for those of which most have no depth."""
+    side = max(1, intrinsics.width // _COLUMNS)
+    columns, rows = intrinsics.width // side, intrinsics.height // side
+    window = intrinsics.cropped(0, 0, columns * side, rows * side)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        inverse = 1 / depth[: window.height, : window.width]
+        known = (inverse > 0) & (inverse < np.inf)
+        blocks = (rows, side, columns, side)
+        count = known.reshape(blocks).sum((1, 3))
+        mean = np.where(known, inverse, 0).reshape(blocks).sum((1, 3)) / count
+        pooled = np.where(2 * count > side * side, 1 / mean, np.nan)
+    return unproject(pooled, window.resized(columns, rows)).astype(np.float64)
