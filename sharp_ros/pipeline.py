@@ -506,6 +506,8 @@ class Pipeline:
         motion = self._odometry.register_frame(
             frame.image, depth * np.float32(factor), frame.intrinsics, frame.stamp_ns, level
         )
+        if not visual and motion.state == 'lost':
+            self._odometry.reset()  # its keyframes lie behind, and only tracks are asked for
         if visual:
             frame = frame.placed(motion.T_odom_camera, frame.world_frame)
         else:

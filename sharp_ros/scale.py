@@ -384,7 +384,7 @@ class ScaleFilter:
         if pose is None:
             self._fix(observations)
         else:
-            self._follow(pose, depth_pred, intrinsics, observations)
+            self._follow(pose, pose_is_metric, depth_pred, intrinsics, observations)
         return ScaleEstimate(
             math.exp(self._log[_NOW]),
             float(self._covariance[_NOW, _NOW]),
@@ -408,6 +408,7 @@ class ScaleFilter:
     def _follow(
         self,
         pose: np.ndarray,
+        pose_is_metric: bool,
         depth: np.ndarray,
         intrinsics: Intrinsics,
         observations: list[ScaleObservation],
@@ -431,22 +432,28 @@ class ScaleFilter:
         reference.confirmed_ns = self._stamp_ns
         # A wrong scale of the reference puts its points wrong by a share of the way moved.
         variance = relative.variance + base**2 * self._covariance[_REFERENCE, _REFERENCE]
-        # With the reference scaled as estimated, log_scale is now - (reference - estimate).
-        value = relative.log_scale - self._log[_REFERENCE]
-        deviation = self._deviation(_CHAIN, value, variance)
+        # With the reference scaled as estimated, log_scale is now - growth (reference - estimate):
+        # over metric motion z = s z_r + t_z, so that d log z / d log s = 1 - t_z / z. Without that
+        # an error of the scale would seem to grow as the camera comes nearer, and so would.
+        ahead = points[points[:, 2] > 0, 2]
+        growth = np.median(1 - T_camera_reference[2, 3] / ahead) if pose_is_metric else 1.0
+        H = np.zeros(_STATES)
+        H[_NOW], H[_REFERENCE] = 1, -growth
+        value = relative.log_scale - growth * self._log[_REFERENCE]
+        deviation = self._deviation(H, value, variance)
         watch = self._watches[CONSISTENCY]
-        if watch.persists(deviation, value - _CHAIN @ self._log, self._stamp_ns):
+        if watch.persists(deviation, value - H @ self._log, self._stamp_ns):
             if self._stands_still(reference, pose) and not self._votes(True, besides=CONSISTENCY):
                 # A network does not change its mind about one and the same scene: this is another.
                 self._fix(observations)
                 self._refer_to(pose, depth, intrinsics)
                 return
             self._doubt(_BIAS)
-            value = _CHAIN @ self._log + watch.typical
-            deviation = self._deviation(_CHAIN, value, variance)
+            value = H @ self._log + watch.typical
+            deviation = self._deviation(H, value, variance)
         accepted = abs(deviation) < _GATE
         if accepted:
-            self._correct(_CHAIN, value, variance)
+            self._correct(H, value, variance)
         self._count(CONSISTENCY, accepted)
         self._fix(observations)
         u, v = _pixels(points, intrinsics)
@@ -534,8 +541,6 @@ _OFFSET = {PARALLAX: 3, HEIGHT: 4, SENSOR: 5}
 _STATES = 3 + len(_OFFSET)
 _OFFSETS = np.arange(3, _STATES)
 _SYSTEMATIC_VARIANCE = np.array([_SYSTEMATIC[source] ** 2 for source in _OFFSET])
-_CHAIN = np.zeros(_STATES)
-_CHAIN[_NOW], _CHAIN[_REFERENCE] = 1, -1
 
 
 @dataclass

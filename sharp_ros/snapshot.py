@@ -188,29 +188,33 @@ def _join(
     spread = np.zeros((height, width), np.float32)
     colors = np.zeros((height, width, 3), np.uint8)
     for v in numba.prange(height):
-        seen = np.empty(frames)
+        ordered = np.empty((frames, width), np.float32)
+        for k in range(frames):
+            for u in range(width):
+                z = depths[k, v, u]
+                ordered[k, u] = z if z > 0 else np.float32(np.inf)
+        # bubble sort, since without branches it goes for many pixels at once
+        for end in range(frames - 1, 0, -1):
+            for k in range(end):
+                for u in range(width):
+                    a, b = ordered[k, u], ordered[k + 1, u]
+                    ordered[k, u], ordered[k + 1, u] = min(a, b), max(a, b)
         for u in range(width):
             count, total, red, green, blue = 0, 0.0, 0, 0, 0
             for k in range(frames):
                 z = depths[k, v, u]
-                if not (z > 0 and z < np.inf):
-                    continue
-                at = count
-                while at > 0 and seen[at - 1] > z:
-                    seen[at] = seen[at - 1]
-                    at -= 1
-                seen[at] = z
-                count += 1
-                total += z
-                red += images[k, v, u, 0]
-                green += images[k, v, u, 1]
-                blue += images[k, v, u, 2]
+                if z > 0 and z < np.inf:
+                    count += 1
+                    total += z
+                    red += images[k, v, u, 0]
+                    green += images[k, v, u, 1]
+                    blue += images[k, v, u, 2]
             if count == 0 or 2 * count < frames:
                 continue
-            middle = (seen[(count - 1) // 2] + seen[count // 2]) / 2
+            middle = (ordered[(count - 1) // 2, u] + ordered[count // 2, u]) / 2
             square = 0.0
             for k in range(count):
-                square += (seen[k] - total / count) ** 2
+                square += (ordered[k, u] - total / count) ** 2
             std = math.sqrt(square / max(count - 1, 1))
             if std <= max_spread * middle:
                 depth[v, u], spread[v, u] = middle, std
