@@ -30,6 +30,7 @@ setup(
     entry_points={
         'console_scripts': [
             'sharp_node = sharp_ros.ros.node:main',
+            'sharp_camera = sharp_ros.ros.synthetic_camera:main',
             'sharp-ros = sharp_ros.apps.cli:main',
         ],
     },

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -351,6 +352,7 @@ def _undistortion_maps(
 
 
 MAX_IMAGE_PIXELS = 200_000_000  # of a file; as many as SHARP's own tool takes
+MAX_MESSAGE_PIXELS = 64_000_000  # of a compressed message
 DEFAULT_FOCAL_35MM = 30.0  # a phone's main camera, about; SHARP's own tool assumes the same
 _EXIF_IFD, _EXIF_FOCAL, _EXIF_FOCAL_35MM = 0x8769, 0x920A, 0xA405
 _HEIF_BRANDS = (b'hei', b'hev', b'mif', b'msf')
@@ -380,6 +382,7 @@ def decode_image(data: bytes | memoryview, flags: int = cv2.IMREAD_COLOR) -> np.
         complete = b'IEND\xaeB`\x82' in data
     image = None
     if data and complete:
+        _check_size(data)
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         except cv2.error as error:
@@ -391,6 +394,27 @@ def decode_image(data: bytes | memoryview, flags: int = cv2.IMREAD_COLOR) -> np.
             'bad_compressed',
         )
     return image
+
+
+def _check_size(data: bytes) -> None:
+    """Refuse by its header what would be far larger unpacked; the rest is for OpenCV to judge."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as header:
+                pixels = header.width * header.height
+    except Image.DecompressionBombError:
+        pixels = MAX_MESSAGE_PIXELS + 1
+    except Exception:  # Pillow raises many types for files it does not know
+        return
+    if pixels > MAX_MESSAGE_PIXELS:
+        raise InputError(
+            f'compressed image has more than {MAX_MESSAGE_PIXELS / 1e6:.0f} million pixels; '
+            'send smaller ones',
+            'image_too_large',
+        )
 
 
 def _jpeg_scan_start(data: bytes) -> int:

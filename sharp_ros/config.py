@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+import json
 import math
 from pathlib import Path
+import re
 from typing import Any, get_type_hints
 
 from sharp_ros.errors import ConfigError
@@ -504,8 +506,12 @@ def load_yaml(*paths: str | Path) -> SharpConfig:
     flat: dict[str, Any] = {}
     for path in paths:
         try:
-            tree = yaml.safe_load(Path(path).read_text(encoding='utf-8')) or {}
-        except (OSError, yaml.YAMLError) as error:
+            text = Path(path).read_text(encoding='utf-8')
+            events = yaml.parse(text, Loader=yaml.SafeLoader)
+            if any(isinstance(event, yaml.AliasEvent) for event in events):  # may grow without end
+                raise ConfigError(f'{path}: write out what the aliases (*name) stand for')
+            tree = yaml.safe_load(text) or {}
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise ConfigError(f'cannot read {path}: {error}') from error
         if not isinstance(tree, Mapping):
             raise ConfigError(f'{path}: expected a mapping at the top')
@@ -513,7 +519,10 @@ def load_yaml(*paths: str | Path) -> SharpConfig:
             parameters = node.get('ros__parameters') if isinstance(node, Mapping) else None
             if not isinstance(parameters, Mapping):
                 raise ConfigError(f'{path}: expected "/**:" with "ros__parameters:" below it')
-            flat.update(nested_to_flat(parameters))
+            try:
+                flat.update(nested_to_flat(parameters))
+            except RecursionError as error:
+                raise ConfigError(f'{path}: nested too deep') from error
     flat = {key: value for key, value in flat.items() if key not in _ROS_OWN}
     return from_flat(flat)
 
@@ -636,4 +645,9 @@ def _scalar(value: Any) -> str:
         return '[' + ', '.join(_scalar(item) for item in value) + ']'
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str) and value:
+        import yaml
+
+        plain = re.fullmatch(r'[\w ./~-]+', value, re.ASCII) and yaml.safe_load(value) == value
+        return value if plain else json.dumps(value)  # which YAML reads, too
     return str(value) or "''"

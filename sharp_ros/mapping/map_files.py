@@ -135,7 +135,7 @@ def save_new_map(directory: Path, state: MapState) -> Path:
     latest = directory / LATEST
     with _saving(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        with (directory / '.lock').open('w') as lock:
+        with open(directory / '.lock', 'a', opener=_no_symlink) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, however that ends
             if latest.exists() and not latest.is_symlink():
                 raise InputError(f'{latest} is in the way; rename it', 'cannot_save')
@@ -203,6 +203,10 @@ def map_folder(directory: Path, name: str) -> Path:
     if not inside or Path(name).is_absolute():
         raise InputError(f'{name!r} is no folder below {directory}; name one', 'outside_output')
     return folder
+
+
+def _no_symlink(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextmanager
@@ -292,7 +296,7 @@ def _surface_by_another_process(folder: Path) -> dict[str, int]:
     which this process would not see an image.
     """
     command = [sys.executable, '-m', __name__, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd='/')
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f'exit code {done.returncode}']
         raise InputError(f'the surface of the map cannot be saved: {last[0]}', 'cannot_save')

@@ -374,7 +374,7 @@ def cloud_to_msg(cloud: np.ndarray, stamp_ns: int, frame_id: str) -> PointCloud2
 
 def points_to_msg(points: np.ndarray, stamp_ns: int, frame_id: str) -> PointCloud2:
     """[N, 3] float32 points in metres, without colour or order."""
-    return _cloud_msg(points[None], ('x', 'y', 'z'), stamp_ns, frame_id)
+    return _cloud_msg(points[None], ('x', 'y', 'z'), stamp_ns, frame_id, dense=True)
 
 
 def snapshot_to_msg(cloud: SnapshotCloud) -> PointCloud2:
@@ -388,9 +388,7 @@ def snapshot_to_msg(cloud: SnapshotCloud) -> PointCloud2:
     records[0, :, :3], records[0, :, 4:7] = cloud.points, cloud.normals
     weights = np.array([1 << 16, 1 << 8, 1], np.uint32)
     records.view(np.uint32)[0, :, 3] = cloud.colors.astype(np.uint32) @ weights
-    msg = _cloud_msg(records, fields, cloud.stamp_ns, cloud.frame_id)
-    msg.is_dense = True
-    return msg
+    return _cloud_msg(records, fields, cloud.stamp_ns, cloud.frame_id, dense=True)
 
 
 _GAUSSIAN_FIELDS = (
@@ -408,7 +406,8 @@ def gaussians_to_msg(gaussians: Gaussians, stamp_ns: int, frame_id: str) -> Poin
     """
     from sharp_ros.point_cloud import splat_records  # loads numba, which few readers need
 
-    return _cloud_msg(splat_records(gaussians)[None], _GAUSSIAN_FIELDS, stamp_ns, frame_id)
+    records = splat_records(gaussians)[None]
+    return _cloud_msg(records, _GAUSSIAN_FIELDS, stamp_ns, frame_id, dense=True)
 
 
 def gaussians_from_msg(msg: Any) -> Gaussians:
@@ -594,9 +593,12 @@ def _image_msg(image: np.ndarray, encoding: str, stamp_ns: int, frame_id: str) -
 
 
 def _cloud_msg(
-    cloud: np.ndarray, names: Sequence[str], stamp_ns: int, frame_id: str
+    cloud: np.ndarray, names: Sequence[str], stamp_ns: int, frame_id: str, *, dense: bool = False
 ) -> PointCloud2:
-    """[H, W, len(names)] float32 to a cloud whose fields are those names in that order."""
+    """[H, W, len(names)] float32 to a cloud whose fields are those names in that order.
+
+    `dense` says that there is no NaN; else a pixel without depth is one.
+    """
     height, width, count = cloud.shape
     assert cloud.dtype == np.float32
     assert count == len(names)
@@ -611,7 +613,7 @@ def _cloud_msg(
         is_bigendian=sys.byteorder == 'big',
         point_step=4 * count,
         row_step=4 * count * width,
-        is_dense=False,  # a pixel without depth is NaN
+        is_dense=dense,
     )
     msg.data = _packed(cloud)
     return msg

@@ -124,6 +124,7 @@ class Health:
         state: str,
         facts: dict[str, Any],
         counts: WorkerCounts | None,
+        node: str,
         why_silent: str = '',
     ) -> list[tuple[str, int, str, dict[str, str]]]:
         """Name, level, message and values of each component.
@@ -132,6 +133,7 @@ class Health:
             state: label of the lifecycle state.
             facts: constant values of the model: name, device, licence and so on.
             counts: of the worker, or None if it never ran.
+            node: its name, with which that of each component begins.
             why_silent: what the graph says about the topic of the images, if anything.
         """
         with self._lock:
@@ -169,11 +171,14 @@ class Health:
                 f'{name}.skipped_gaussians': view.skipped,
                 f'{name}.trusted': not view.doubt,
             }
+        trouble = {
+            'Input': self._input_trouble(state, why_silent),
+            'Inference': self._hang(counts, timings),
+        }
+        parts = {'Input': values, 'Inference': inference, 'Mapping': mapping, 'Views': views}
         return [
-            self._status('Input', values, state, self._input_trouble(state, why_silent)),
-            self._status('Inference', inference, state, self._hang(counts, timings)),
-            self._status('Mapping', mapping, state),
-            self._status('Views', views, state),
+            (f'{node}: {name}', *self._verdict(name, state, trouble.get(name)), _texts(part))
+            for name, part in parts.items()
         ]
 
     def _input_trouble(self, state: str, why_silent: str) -> tuple[int, str] | None:
@@ -197,19 +202,18 @@ class Health:
             'hang? Deactivate and clean up the node, or restart it'
         )
 
-    def _status(
-        self,
-        component: str,
-        values: dict[str, Any],
-        state: str,
-        trouble: tuple[int, str] | None = None,
-    ) -> tuple[str, int, str, dict[str, str]]:
-        """Level and message: present trouble, else what happened lately, else all is well."""
-        level, message = OK, 'running' if state == 'active' else 'idle'
+    def _verdict(
+        self, component: str, state: str, trouble: tuple[int, str] | None
+    ) -> tuple[int, str]:
+        """Present trouble, else what happened lately, else that all is well."""
+        if trouble is not None:
+            return trouble
         with self._lock:
             when, text = self._problems.get(component, (-1e9, ''))
         if time.monotonic() - when < _RECENT:
-            level, message = WARN, text
-        if trouble is not None:
-            level, message = trouble
-        return f'sharp_ros: {component}', level, message, {k: str(v) for k, v in values.items()}
+            return WARN, text
+        return OK, 'running' if state == 'active' else 'idle'
+
+
+def _texts(values: dict[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in values.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import replace
 from functools import partial
 import gc
@@ -106,6 +107,7 @@ class SharpNode(LifecycleNode):
         self._last_stamp_ns = 0
         self._request: PoseStamped | None = None
         self._enabled = True
+        self._prefix = '_'.join([*self.get_namespace().strip('/').split('/'), '']).lstrip('_')
         self._map_frame = ''  # of the newest map that was published
         self._transforms = Transforms(self)
         declare_parameters(self)
@@ -237,7 +239,7 @@ class SharpNode(LifecycleNode):
             self._outputs[topic] = self.create_lifecycle_publisher(
                 kind,
                 f'~/{topic}',
-                qos,
+                copy(qos),  # overrides are written into it
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
 
@@ -261,7 +263,7 @@ class SharpNode(LifecycleNode):
                     kind,
                     topic,
                     callback,
-                    qos,
+                    copy(qos),
                     event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
                     qos_overriding_options=QoSOverridingOptions.with_default_policies(),
                 )
@@ -530,7 +532,8 @@ class SharpNode(LifecycleNode):
             self._health.view_done(name, view)
             if view.withheld:
                 continue
-            place, frame_id = view.placement, f'{name}_optical_frame'
+            # several nodes, each in its namespace, share one tf
+            place, frame_id = view.placement, f'{self._prefix}{name}_optical_frame'
             if np.array_equal(place.T_parent_view, np.eye(4)):
                 frame_id = place.parent_frame  # where somebody else's frame is, none of ours
             else:
@@ -553,7 +556,7 @@ class SharpNode(LifecycleNode):
             publisher.publish(make())
 
     def _on_error(self, error: Exception, reason: str) -> None:
-        if reason in NORMAL_DROPS:
+        if reason in NORMAL_DROPS or not self.context.ok():  # at the end nothing can be sent
             return
         if isinstance(error, SharpError):
             self._warn('Input', f'frame dropped ({reason}): {error}')
@@ -589,11 +592,10 @@ class SharpNode(LifecycleNode):
         silence, reason = self._health.silence(), ''
         if self._subscribers and (silence is None or silence > 1.0):
             reason = self._why_silent(self._subscribers[0])  # that of the images
-        statuses = self._health.statuses(self._label, facts, counts, reason)
+        name = self.get_fully_qualified_name()
+        statuses = self._health.statuses(self._label, facts, counts, name.lstrip('/'), reason)
         now_ns = self.get_clock().now().nanoseconds
-        self._diagnostics.publish(
-            diagnostics_to_msg(statuses, now_ns, self.get_fully_qualified_name())
-        )
+        self._diagnostics.publish(diagnostics_to_msg(statuses, now_ns, name))
 
     def _warn(self, component: str, message: str) -> None:
         self._health.problem(component, message)

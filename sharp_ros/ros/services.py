@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 import threading
+import time
 from typing import Any, Protocol
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -63,6 +64,7 @@ class Services:
         self._node, self._host = node, host
         self._thread = ThreadPoolExecutor(1, thread_name_prefix='sharp_services')
         self._snapshot_ready = threading.Event()
+        self._next_save = 0.0  # a caller in a loop must not fill the disk
         # Not the group of the images: they would have to wait for the answers.
         group = MutuallyExclusiveCallbackGroup()
         triggers: dict[str, Callable[[], str]] = {
@@ -128,8 +130,11 @@ class Services:
 
     def _save_map(self) -> str:
         pipeline, worker, config = self._host.running()
+        if time.monotonic() < self._next_save:
+            raise SharpError('the last map was saved less than a second ago; ask again later')
         state = worker.call(pipeline.map_state, _PATIENCE)
         folder = save_new_map(Path(config.output.directory).expanduser(), state)
+        self._next_save = time.monotonic() + 1.0
         self._node.get_logger().info(f'map saved in {folder}')
         return str(folder)
 

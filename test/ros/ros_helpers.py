@@ -180,7 +180,7 @@ class Peer:
     def status(self, component):
         """Values and level of a component in the newest diagnostics."""
         for status in self.received['/diagnostics'][-1].status:
-            if status.name == f'sharp_ros: {component}':
+            if status.name == f'sharp: {component}':
                 level = status.level[0] if isinstance(status.level, bytes) else status.level
                 return level, status.message, {v.key: v.value for v in status.values}
         raise AssertionError(f'no status of {component}')

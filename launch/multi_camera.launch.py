@@ -1,0 +1,62 @@
+"""One node per camera, each in the namespace of its camera; {camera} stands for its name.
+
+ros2 launch sharp_ros multi_camera.launch.py cameras:=front,rear image:=/{camera}/image_raw
+"""
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    GroupAction,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+)
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+
+FOR_EACH = {  # arguments of sharp.launch.py
+    'image': ('/{camera}/image', 'image topics'),
+    'camera_info': ('/{camera}/camera_info', 'camera_info topics'),
+    'depth': ('/{camera}/depth/image', 'registered depth topics, for model sensor'),
+    'odometry': ('/odom', 'nav_msgs/Odometry that places the cameras'),
+    'overrides': ('', 'parameter files with only what differs, for example /etc/{camera}.yaml'),
+    'model': ('', 'as in sharp.launch.py'),
+    'use_sim_time': ('', 'true: take time from /clock'),
+}
+ARGUMENTS = {
+    'cameras': ('front,rear', 'names, which become the namespaces'),
+    'rviz': ('', 'name of the camera that RViz shows; empty: no RViz'),
+    **FOR_EACH,
+}
+
+
+def generate_launch_description():
+    """Describe what `ros2 launch sharp_ros multi_camera.launch.py` runs."""
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])
+
+
+def start(context):
+    """One scoped include of sharp.launch.py per camera.
+
+    Args:
+        context: of this launch.
+    """
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    launch = Path(get_package_share_directory('sharp_ros')) / 'launch'
+    cameras = [name.strip() for name in given['cameras'].split(',')]
+    if len(set(cameras)) < len(cameras) or given['rviz'] not in {'', *cameras}:
+        raise ValueError(f'cameras {given["cameras"]}, rviz {given["rviz"]}: names must be unique')
+    groups = []
+    for camera in cameras:
+        arguments = {name: given[name].replace('{camera}', camera) for name in FOR_EACH}
+        arguments |= {'namespace': camera, 'rviz': str(camera == given['rviz']).lower()}
+        source = PythonLaunchDescriptionSource(str(launch / 'sharp.launch.py'))
+        include = IncludeLaunchDescription(source, launch_arguments=arguments.items())
+        groups.append(GroupAction([include]))
+    return groups

@@ -1,0 +1,88 @@
+"""`sharp_camera`: the simulated room, a webcam or a recording as a camera driver, for trying out.
+
+Publishes what `sharp-ros demo` does: image, camera_info, registered depth, odometry, and tf in
+place of the localisation of a robot, below /camera. Parameters: `source` and `hfov`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+
+import numpy as np
+from rcl_interfaces.msg import ParameterDescriptor
+import rclpy
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from sharp_ros.apps.base_source import level_world
+from sharp_ros.apps.sources import SourceFrame, open_source
+from sharp_ros.errors import SharpError
+from sharp_ros.ros.demo import WORLD, CameraDriver
+from sharp_ros.ros.transforms import Transforms
+
+
+class Localisation:
+    """Tells tf where the camera is at every frame, if its source knows; stands in for `Monitor`.
+
+    Args:
+        node: that owns the broadcaster.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._transforms = Transforms(node)
+        self._T_level_world: np.ndarray | None = None
+
+    def expect(self, stamp_ns: int, frame: SourceFrame) -> None:
+        """Broadcast the pose of a frame that is about to be published."""
+        if frame.T_world_camera is None:
+            return
+        if self._T_level_world is None:
+            self._T_level_world = level_world(frame)
+        pose = self._T_level_world @ frame.T_world_camera
+        self._transforms.broadcast(pose, stamp_ns, WORLD, frame.frame_id, fixed=False)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Publish until told to stop, or until the source fails."""
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # which may come more than once
+        signal.signal(number, lambda *_: stopping.set())
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node = Node('sharp_camera')
+    try:
+        _publish(node, stopping)
+    except SharpError as error:
+        node.get_logger().error(str(error))
+        return 1
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _publish(node: Node, stopping: threading.Event) -> None:
+    any_type = ParameterDescriptor(
+        description='as of sharp-ros demo: synthetic, webcam index, video, folder, bag',
+        dynamic_typing=True,  # `-p source:=0` is a number
+    )
+    spec = str(node.declare_parameter('source', 'synthetic', any_type).value)
+    angle = ParameterDescriptor(
+        description='horizontal field of view of an uncalibrated source, rad; 0: unknown'
+    )
+    hfov = node.declare_parameter('hfov', 0.0, angle).value
+    source = open_source(spec, hfov=hfov or None, loop=True)
+    node.get_logger().info(f'{source.name}, {source.rate_hz:g} Hz. {source.note}'.strip())
+    camera = CameraDriver(node, source, Localisation(node), with_depth=True)
+    try:
+        while camera.error is None and not stopping.is_set():
+            rclpy.spin_once(node, timeout_sec=0.1)
+    finally:
+        camera.stop()
+    if camera.error is not None:
+        raise camera.error
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""package.xml as REP-149 and the build farm want it, and what is installed."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+from pathlib import Path
+import re
+import sys
+import xml.etree.ElementTree as ET
+
+import yaml
+
+from sharp_ros.config import SharpConfig
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ET.parse(ROOT / 'package.xml').getroot()
+# Importable name -> what package.xml calls it: a ROS package or a key of rosdep.
+KEYS = {
+    'cv2': 'python3-opencv',
+    'numpy': 'python3-numpy',
+    'PIL': 'python3-pil',
+    'tf2_ros': 'tf2_ros_py',
+    'yaml': 'python3-yaml',
+}
+# What no rosdep key brings on every distribution, or what the node runs without.
+BY_PIP = {
+    'av', 'gsplat', 'numba', 'open3d', 'pillow_heif', 'psutil', 'rich', 'rosbags', 'safetensors',
+    'skimage', 'torch',
+}  # fmt: skip
+# https://www.ros.org/reps/rep-0149.html: each at most in this order, names by REP-144
+ORDER = ['name', 'version', 'description', 'maintainer', 'license', 'url', 'author']
+DEPENDENCIES = ['buildtool_depend', 'build_depend', 'depend', 'exec_depend', 'test_depend']
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of the packages a file imports, the standard library left out."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    tops = {name.partition('.')[0] for name in names}
+    return tops - set(sys.stdlib_module_names) - {'sharp_ros'}
+
+
+def declared(*tags: str) -> set[str]:
+    return {str(e.text) for tag in tags for e in PACKAGE.iter(tag)}
+
+
+def test_everything_imported_at_run_time_is_declared_or_comes_by_pip():
+    sources = [*(ROOT / 'sharp_ros').rglob('*.py'), *(ROOT / 'launch').glob('*.py')]
+    sources = [p for p in sources if 'training' not in p.parts]
+    used = set().union(*map(imports, sources))
+    assert {'rclpy', 'launch_ros', 'tf2_ros', 'cv2'} <= used  # the search finds something
+    missing = {KEYS.get(name, name) for name in used - BY_PIP} - declared('depend', 'exec_depend')
+    assert not missing
+
+
+def test_what_comes_by_pip_is_named_by_the_requirements_with_its_version():
+    text = ''.join(p.read_text() for p in (ROOT / 'requirements').glob('*.txt'))
+    lines = [x for x in text.splitlines() if x and not x.startswith('#')]
+    assert all('==' in line for line in lines)
+    names = {line.partition('==')[0].lower() for line in lines}
+    optional = {'pillow_heif'}  # its absence is told with the command that installs it
+    wheels = {'skimage': 'scikit-image'}
+    assert {wheels.get(n, n) for n in BY_PIP - optional} <= names
+
+
+def test_nothing_is_declared_that_nobody_uses():
+    sources = [*(ROOT / 'sharp_ros').rglob('*.py'), *(ROOT / 'launch').glob('*.py')]
+    words = set(re.findall(r'\w+', '\n'.join(p.read_text() for p in sources)))
+    names = {key: name for name, key in KEYS.items()} | {'ros2bag': 'bag'}  # `ros2 bag play`
+    unused = {d for d in declared('depend', 'exec_depend') if names.get(d, d) not in words}
+    assert not unused
+
+
+def test_tags_are_those_of_format_3_in_their_order():
+    assert PACKAGE.tag == 'package'
+    assert PACKAGE.get('format') == '3'
+    tags = [child.tag for child in PACKAGE]
+    known = [*ORDER, *DEPENDENCIES, 'export']
+    assert set(tags) <= set(known)
+    assert [known.index(t) for t in tags] == sorted(known.index(t) for t in tags)
+    for tag in ('name', 'version', 'description', 'export'):
+        assert tags.count(tag) == 1, tag
+    for tag in ('maintainer', 'license'):
+        assert tag in tags, tag
+    assert [child.tag for child in PACKAGE.find('export')] == ['build_type']
+    dependencies = [(c.tag, c.text) for c in PACKAGE if c.tag in DEPENDENCIES]
+    assert len(dependencies) == len(set(dependencies))
+
+
+def test_values_are_what_tools_can_read():
+    assert re.fullmatch(r'[a-z](_?[a-z0-9]+)+', PACKAGE.findtext('name'))
+    assert re.fullmatch(r'\d+\.\d+\.\d+', PACKAGE.findtext('version'))
+    assert len(PACKAGE.findtext('description').split()) > 5
+    for person in PACKAGE.iter('maintainer'):
+        assert person.text.strip()
+        assert re.fullmatch(r'[^@\s]+@[^@\s]+\.[a-z]+', person.get('email'))
+    licence = PACKAGE.find('license')
+    assert licence.text == 'Apache-2.0'  # as SPDX writes it
+    assert 'Apache License' in (ROOT / licence.get('file')).read_text()
+    for url in PACKAGE.iter('url'):
+        assert url.text.startswith('https://')
+        assert url.get('type', 'website') in ('website', 'bugtracker', 'repository')
+    for dependency in declared(*DEPENDENCIES):
+        assert re.fullmatch(r'[a-z][a-z0-9_+.-]*', dependency), dependency
+
+
+def test_files_that_comments_and_messages_send_the_user_to_exist():
+    for page in ('package.xml', 'setup.py', 'README.md', 'CONTRIBUTING.md'):
+        named = re.findall(r'\b(?:requirements|scripts|docs)/[\w/.]+\w', (ROOT / page).read_text())
+        for name in named:
+            assert (ROOT / name).exists(), f'{page} names {name}'
+
+
+def test_links_of_all_pages_lead_somewhere():
+    for page in [*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md')]:
+        for target in re.findall(r'\]\(([^)#:]+)[)#]', page.read_text()):
+            assert (page.parent / target).exists(), f'{page} links to {target}'
+
+
+def test_executables_are_installed_where_ros_looks_for_them():
+    config = configparser.ConfigParser()
+    config.read(ROOT / 'setup.cfg')
+    assert config['install']['install_scripts'] == '$base/lib/sharp_ros'
+    assert config['develop']['script_dir'] == '$base/lib/sharp_ros'
+    assert (ROOT / 'resource' / 'sharp_ros').is_file()
+    text = (ROOT / 'setup.py').read_text()
+    for kind in ('launch/*.launch.py', 'config/*.yaml', 'rviz/*.rviz'):
+        assert f"glob('{kind}')" in text
+        folder, _, pattern = kind.partition('/')
+        stray = {p.name for p in (ROOT / folder).iterdir() if p.is_file()}
+        assert stray == {p.name for p in (ROOT / folder).glob(pattern)}, folder
+
+
+def test_nothing_heavy_is_installed_with_the_package():
+    text = (ROOT / 'setup.py').read_text()
+    assert "install_requires=['setuptools']" in text
+    for key in declared(*DEPENDENCIES):
+        assert not re.match(r'python3-(torch|open3d|onnx)', key), key
+
+
+def test_configuration_files_are_parameter_files_of_somebody():
+    for path in (ROOT / 'config').glob('*.yaml'):
+        assert isinstance(yaml.safe_load(path.read_text()), dict), path
+    assert SharpConfig()  # the defaults are valid by themselves
+
+
+# Workflows and container files
+
+
+def workflows() -> dict[str, dict]:
+    folder = ROOT / '.github' / 'workflows'
+    return {p.stem: yaml.load(p.read_text(), yaml.BaseLoader) for p in folder.glob('*.yml')}
+
+
+def test_there_is_a_workflow_for_each_leg_with_the_versions_it_promises():
+    legs = workflows()
+    assert legs.keys() == {'core', 'ros', 'gpu'}
+    core, ros, gpu = (legs[name]['jobs'] for name in ('core', 'ros', 'gpu'))
+    assert core['test']['strategy']['matrix']['python'] == ['3.10', '3.12']
+    assert ros['test']['strategy']['matrix']['distro'] == ['humble', 'jazzy', 'kilted']
+    assert 'self-hosted' in gpu['test']['runs-on']
+    assert list(legs['gpu']['on']) == ['workflow_dispatch']  # never by a stranger's change
+    for leg in legs.values():
+        assert leg['permissions'] == {'contents': 'read'}
+        for job in leg['jobs'].values():
+            assert 'timeout-minutes' in job
+
+
+def shell_lines() -> list[tuple[str, str]]:
+    """(file, line) of all commands in workflows and container files."""
+    lines = []
+    for name, leg in workflows().items():
+        for job in leg['jobs'].values():
+            for step in job['steps']:
+                lines += [(name, line.strip()) for line in step.get('run', '').splitlines()]
+    for path in (ROOT / 'docker').glob('Dockerfile.*'):
+        lines += [(path.name, line.strip()) for line in path.read_text().splitlines()]
+    return lines
+
+
+def test_workflows_and_container_files_call_what_exists():
+    makefile = set(re.findall(r'^(\w+):', (ROOT / 'Makefile').read_text(), re.MULTILINE))
+    seen = 0
+    for name, line in shell_lines():
+        if line.startswith('#'):
+            continue
+        for target in re.findall(r'\bmake (?!-)([a-z]\w*)', line):
+            assert target in makefile, f'{name}: make {target}'
+            seen += 1
+        for path in re.findall(
+            r'(?<![\w/.])(?:requirements|scripts|test|bench|docker)/[\w/.-]*\w', line
+        ):
+            assert (ROOT / path).exists(), f'{name}: {path}'
+            seen += 1
+    assert seen > 8
+
+
+def test_images_and_actions_are_pinned():
+    for path in (ROOT / 'docker').glob('Dockerfile.*'):
+        bases = re.findall(r'^FROM (\S+)', path.read_text(), re.MULTILINE)
+        assert bases
+        for base in bases:
+            assert ':' in base, base
+            assert not base.endswith(':latest'), base
+    for name, leg in workflows().items():
+        for job in leg['jobs'].values():
+            for step in job['steps']:
+                used = step.get('uses', 'x@v1')
+                assert re.search(r'@(v\d|[0-9a-f]{40})', used), f'{name}: {used}'
