@@ -115,7 +115,7 @@ def trajectory_metrics(
     positions = truth[:, :3, 3]
     length = float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum())
     rigid, scaled = (
-        _root_mean_square(_fitted(estimate[:, :3, 3], positions, scale=scale) - positions)
+        _root_mean_square(fitted(estimate[:, :3, 3], positions, scale=scale) - positions)
         for scale in (False, True)
     )
     # stamps jitter, and frames may be missing
@@ -138,15 +138,21 @@ def trajectory_metrics(
     }
 
 
-def _fitted(points: np.ndarray, target: np.ndarray, *, scale: bool) -> np.ndarray:
-    """Points [N, 3] moved to where they lie closest to the target [N, 3] (Umeyama, 1991)."""
-    p, q = points - points.mean(0), target - target.mean(0)
+def fitted(points: np.ndarray, target: np.ndarray, *, scale: bool = False) -> np.ndarray:
+    """Points [N, 3] moved as a whole to where they lie closest to the target [N, 3].
+
+    Umeyama 1991, with the scale held at 1 unless asked for. Pairs in which a number is not finite
+    do not count.
+    """
+    known = np.isfinite(points).all(1) & np.isfinite(target).all(1)
+    p_mean, q_mean = points[known].mean(0), target[known].mean(0)
+    p, q = points[known] - p_mean, target[known] - q_mean
     u, d, vt = np.linalg.svd(q.T @ p)
     handed = np.array([1, 1, np.sign(np.linalg.det(u @ vt))])  # no reflection
     rotation = (u * handed) @ vt
     spread = float(np.sum(p**2))
     factor = float(d @ handed) / spread if scale and spread > 0 else 1.0
-    return factor * p @ rotation.T + target.mean(0)
+    return factor * (points - p_mean) @ rotation.T + q_mean
 
 
 def _root_mean_square(errors: np.ndarray) -> float:

@@ -19,7 +19,7 @@ from sharp_ros import se3
 from sharp_ros.apps import sources
 from sharp_ros.apps.base_source import level_world
 from sharp_ros.apps.cli import main
-from sharp_ros.apps.map_pictures import Way, aligned, draw_map, draw_surface, draw_trajectory
+from sharp_ros.apps.map_pictures import Way, draw_map, draw_surface, draw_trajectory
 from sharp_ros.apps.sources import SyntheticSource
 from sharp_ros.config import SharpConfig, load_yaml, to_yaml
 from sharp_ros.errors import InputError
@@ -370,19 +370,7 @@ def test_no_line_is_drawn_over_a_gap_in_the_path():
     assert len(places_of(parts, blue)) < 0.75 * len(places_of(whole, blue))
 
 
-def test_alignment_undoes_any_rigid_motion_and_leaves_the_scale():
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(30, 3))
-    T = se3.look_at(np.array([5.0, -3, 2]), rng.normal(size=3), np.array([0.0, 0, 1]))
-    moved = se3.apply(T, points)
-    moved[3] = np.nan  # a pose that nobody recorded
-    fitted = aligned(moved, points)
-    np.testing.assert_allclose(np.delete(fitted, 3, 0), np.delete(points, 3, 0), atol=1e-9)
-    spread = [np.linalg.norm(np.nanstd(p, axis=0)) for p in (aligned(2 * moved, points), moved)]
-    assert spread[0] == pytest.approx(2 * spread[1])
-
-
-# --- the example ---------------------------------------------------------------------------------
+# --- the example -------------------------------------------------------------------------------
 
 
 def write_bag(path, frames):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sharp_ros.errors import InputError
-from sharp_ros.metrics import image_metrics, trajectory_metrics
+from sharp_ros.metrics import fitted, image_metrics, trajectory_metrics
+from sharp_ros.se3 import apply, look_at
 
 pytest.importorskip('skimage')
 EVERYWHERE = np.ones((40, 60), bool)
@@ -166,3 +167,15 @@ def test_paths_too_short_to_compare_are_refused_or_lack_what_needs_a_second():
         trajectory_metrics(STAMPS_NS[:2], helix()[:2], helix()[:2])
     with pytest.raises(InputError, match='do not fit'):
         trajectory_metrics(STAMPS_NS[:5], helix()[:6], helix()[:6])
+
+
+def test_alignment_undoes_any_rigid_motion_and_leaves_the_scale():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(30, 3))
+    T = look_at(np.array([5.0, -3, 2]), rng.normal(size=3), np.array([0.0, 0, 1]))
+    moved = apply(T, points)
+    moved[3] = np.nan  # a pose that nobody recorded
+    found = fitted(moved, points)
+    np.testing.assert_allclose(np.delete(found, 3, 0), np.delete(points, 3, 0), atol=1e-9)
+    spread = [np.linalg.norm(np.nanstd(p, axis=0)) for p in (fitted(2 * moved, points), moved)]
+    assert spread[0] == pytest.approx(2 * spread[1])

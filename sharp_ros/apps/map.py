@@ -324,13 +324,14 @@ class _Contents:
 
 def _draw(contents: _Contents, tally: Tally, title: str) -> dict[str, np.ndarray]:
     """Pictures by file name."""
-    from sharp_ros.apps.map_pictures import Way, aligned, draw_map, draw_surface, draw_trajectory
+    from sharp_ros.apps.map_pictures import Way, draw_map, draw_surface, draw_trajectory
     from sharp_ros.apps.pictures import tile_pictures
     from sharp_ros.apps.predict import colour_depth, depth_range
+    from sharp_ros.metrics import fitted
 
     truth = contents.true_path(tally)
     if truth is not None:
-        truth = aligned(truth[:, :3, 3], contents.path[:, :3, 3])
+        truth = fitted(truth[:, :3, 3], contents.path[:, :3, 3])
     way = Way(contents.stamps_ns, contents.path, truth)
     plan, trajectory = draw_map(contents.grid, way), draw_trajectory(way, title)
     tiles = {'occupancy grid with the path of the camera': plan}

@@ -60,18 +60,6 @@ class Way:
                 yield known
 
 
-def aligned(points: np.ndarray, to: np.ndarray) -> np.ndarray:  # [N, 3], [N, 3] -> [N, 3]
-    """Points turned and moved as a whole, but not scaled, to lie as near as can be to others.
-
-    Umeyama 1991, with the scale held at 1. Pairs in which a number is not finite do not count.
-    """
-    both = np.isfinite(points).all(1) & np.isfinite(to).all(1)
-    a, b = points[both].mean(0), to[both].mean(0)
-    u, _, vt = np.linalg.svd((to[both] - b).T @ (points[both] - a))
-    R = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
-    return (points - a) @ R.T + b
-
-
 def draw_map(grid: OccupancyGrid2D, way: Way) -> np.ndarray:  # -> [H, W, 3] uint8 RGB
     """The known part of a grid with the camera's way, a scale bar and a legend; +y is up."""
     cells, resolution = grid.cells, grid.resolution

@@ -14,6 +14,7 @@ import pytest
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -58,6 +59,13 @@ class WallOracle:
         small = intrinsics.resized(32, 24)
         z = torch.full((1, 24, 32), WALL)
         return gaussians_from_depth(z, torch.full((3, 24, 32), 0.5), small)
+
+
+def start(node):
+    """Configure and activate a node."""
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    return node
 
 
 @pytest.fixture

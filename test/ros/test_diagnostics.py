@@ -11,10 +11,9 @@ pytest.importorskip('rclpy', reason='needs rclpy')
 
 import rclpy
 from rclpy.context import Context
-from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros_helpers import WallOracle
+from ros_helpers import WallOracle, start
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
@@ -23,12 +22,6 @@ from sharp_ros.ros import diagnostics
 pytestmark = pytest.mark.ros
 
 OK, WARN, ERROR = 0, 1, 2
-
-
-def start(node):
-    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
-    return node
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from ros_helpers import CAMERA, IMAGE, INTRINSICS, POSE, WALL, WallOracle
+from ros_helpers import CAMERA, IMAGE, INTRINSICS, POSE, WALL, WallOracle, start
 from sensor_msgs.msg import CompressedImage, Image
 import torch
 
@@ -34,12 +34,6 @@ from sharp_ros.ros.conversions import (
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
-
-
-def start(node):
-    assert node.trigger_configure() == SUCCESS
-    assert node.trigger_activate() == SUCCESS
-    return node
 
 
 def counts(node):

@@ -9,7 +9,7 @@ pytest.importorskip('rclpy', reason='needs rclpy')
 from rclpy.exceptions import ParameterNotDeclaredException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from ros_helpers import WALL
+from ros_helpers import WALL, start
 
 from sharp_ros.config import flatten, options
 from sharp_ros.ros.conversions import depth_from_msg, stamp_ns_from_msg
@@ -22,12 +22,6 @@ DEPTH, GRID, VIEW = (
     '/sharp/occupancy_grid',
     '/sharp/view/over_shoulder/image',
 )
-
-
-def start(node):
-    assert node.trigger_configure() == SUCCESS
-    assert node.trigger_activate() == SUCCESS
-    return node
 
 
 def change(node, **values):

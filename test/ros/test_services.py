@@ -9,8 +9,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy')
 
-from rclpy.lifecycle import TransitionCallbackReturn
-from ros_helpers import CAMERA, POSE, WALL
+from ros_helpers import CAMERA, POSE, WALL, start
 from std_srvs.srv import SetBool, Trigger
 
 from sharp_ros.ros import services, transforms
@@ -20,12 +19,6 @@ from sharp_ros.se3 import inverse, transform
 pytestmark = pytest.mark.ros
 
 GRID, DEPTH, POINTS = '/sharp/occupancy_grid', '/sharp/depth/image', '/sharp/snapshot/points'
-
-
-def start(node):
-    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
-    return node
 
 
 @pytest.fixture
