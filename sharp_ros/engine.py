@@ -30,6 +30,7 @@ DTYPES = {
     'fp16': torch.float16,
     'bf16': torch.bfloat16,
 }
+_FRAME_BLOCK, _FRAME_KEPT = 32 << 20, 256 << 20  # bytes; see `_keep_freed_memory`
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 
 
@@ -136,6 +137,7 @@ class Engine:
     """
 
     def __init__(self, predictor: Predictor, config: ModelConfig) -> None:
+        _keep_freed_memory(_FRAME_BLOCK, _FRAME_KEPT)
         self._predictor = predictor
         self._network = predictor if isinstance(predictor, NetworkPredictor) else None
         self._device = self._network.device if self._network else torch.device('cpu')
@@ -187,7 +189,7 @@ class Engine:
             expected = [tensor.cpu() for tensor in self._outputs(plain, inputs)]
         network.cast(DTYPES[self.precision])
         if network.large and self._device.type == 'cpu' and self.precision != 'fp32':
-            _keep_freed_memory()
+            _keep_freed_memory(1 << 30, 2**31 - 1, shared=True)
         allow_tf32(self.precision == 'tf32')
         queue = self._made_queue(network.forward)
         if compared:
@@ -348,18 +350,24 @@ def _cpu_multiplies_bf16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
-def _keep_freed_memory() -> None:
-    """Have glibc keep large blocks that were freed, for the whole process.
+def _keep_freed_memory(block: int, kept: int, *, shared: bool = False) -> None:
+    """Have glibc keep blocks that were freed, for the whole process.
 
-    By default each goes back to the system at once, and the next one is handed out page by page
-    and zeroed: that takes a sixth more time in the decoders. What is kept fits badly to what is
-    asked for next, so it also takes memory, too much in float32. Only the main arena can hold
-    large blocks, so threads share it.
+    By default large ones go back to the system at once, and the next are handed out page by page
+    and zeroed: for the images and clouds of a frame that takes half of the time that ROS costs,
+    in the decoders of a large network a sixth of its own. What is kept fits badly to what is asked
+    for next, so it also takes memory, too much for a large network in float32.
+
+    Args:
+        block: bytes of the largest that are kept.
+        kept: bytes that may lie free.
+        shared: by all threads, as blocks of more than 64 MB must be.
     """
     try:
         mallopt = ctypes.CDLL('libc.so.6').mallopt
     except (OSError, AttributeError):
         return  # another C library: slower, and no less right
-    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(_M_ARENA_MAX, 1)
+    mallopt(_M_MMAP_THRESHOLD, block)
+    mallopt(_M_TRIM_THRESHOLD, kept)
+    if shared:
+        mallopt(_M_ARENA_MAX, 1)

@@ -32,7 +32,7 @@ ROWS = [
 ]
 # The two sides of the top row meet here: the demo drives the node with the parts of the command
 # line. `worker` sits beside `pipeline` but knows nothing of it.
-ALLOWED_ACROSS = {'ros.demo': 'apps', 'ros.monitor': 'apps'}
+ALLOWED_ACROSS = {'ros.bench': 'apps', 'ros.demo': 'apps', 'ros.monitor': 'apps'}
 ROS_PACKAGES = ('rclpy', 'tf2_ros', 'launch', 'launch_ros', 'lifecycle_msgs', 'cv_bridge')
 
 

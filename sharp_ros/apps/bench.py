@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from itertools import count, cycle, islice
 import json
 import os
@@ -58,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sharp-ros bench`."""
     from sharp_ros.apps.predict import add_model_arguments
 
+    parser.add_argument(
+        'part',
+        nargs='?',
+        choices=['ros'],
+        help='ros: what the node adds to a frame, its start, its messages; default: the pipeline',
+    )
     add_model_arguments(parser)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the report there')
     parser.add_argument(
@@ -70,6 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='afterwards run all outputs for N minutes and watch the memory',
     )
+    parser.add_argument(
+        '--seconds',
+        type=float,
+        default=20.0,
+        metavar='N',
+        help='ros: how long frames go through the node (default: %(default)g)',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,6 +93,9 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: if the model or the device does not exist.
         CheckpointError: if the weights cannot be loaded.
     """
+    if args.part == 'ros':  # which imports this module, so by name
+        return import_module('sharp_ros.ros.bench').run(args)
+
     from sharp_ros.apps.doctor import machine
     from sharp_ros.apps.sources import open_source
     from sharp_ros.pipeline import Pipeline
