@@ -1,17 +1,20 @@
 # make demo [SOURCE=synthetic|0|/dev/video0|video.mp4|folder|bag] [MODEL=nano|sensor|sharp]
 #           [DURATION=30] [HFOV=degrees] [OUT=out/demo]
 # make test
+# make soak [MINUTES=30]
 SOURCE ?= synthetic
 MODEL ?= nano
 DURATION ?= 30
 OUT ?= out/demo
+MINUTES ?= 30
 SHELL := /bin/bash
 
-.PHONY: help setup demo test lint format unit colcon bench clean
+.PHONY: help setup demo test lint format unit colcon soak bench clean
 
 help:
 	@echo 'make demo   live: a camera source and the node over DDS; options SOURCE MODEL DURATION HFOV OUT'
 	@echo 'make test   lint, unit and ROS tests, colcon build and test'
+	@echo 'make soak   100,000 bad messages, 1,000 transitions, then MINUTES=30 at full rate; out/soak'
 	@echo 'make bench  measure every stage on this machine, JSON into out/bench.json'
 
 setup:
@@ -36,6 +39,12 @@ unit:
 
 colcon:
 	@scripts/colcon_test.sh
+
+# both parts run, whatever becomes of the first
+soak:
+	@scripts/setup.sh --test
+	@. scripts/env.sh && { SHARP_SOAK=1 python -m pytest test/faults; faults=$$?; \
+	    python test/faults/soak.py --minutes $(MINUTES) --output out/soak && exit $$faults; }
 
 bench: setup
 	@. scripts/env.sh && sharp-ros bench --json out/bench.json

@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+_FOCAL_SHARE = 1000.0  # of the sides of an image; beyond there are no lenses
+
+
 @dataclass(frozen=True)
 class Intrinsics:
     """Pinhole parameters in pixels of a `width` x `height` image, pixel centres at integers.
 
     Raises:
-        InputError: if a value is not finite, a focal length or a side is not positive.
+        InputError: if a value is not finite, a side is not positive, or a focal length is not
+            between a thousandth of and a thousand sides.
     """
 
     fx: float
@@ -50,6 +54,13 @@ class Intrinsics:
             )
         if self.width < 1 or self.height < 1:
             raise InputError(f'image size {self.width}x{self.height} is empty', 'bad_intrinsics')
+        shares = (self.fx / self.width, self.fy / self.height)
+        if not all(1 / _FOCAL_SHARE < share < _FOCAL_SHARE for share in shares):
+            raise InputError(
+                f'focal lengths fx={self.fx:g}, fy={self.fy:g} are impossible for an image of '
+                f'{self.width}x{self.height}; calibrate the camera',
+                'bad_intrinsics',
+            )
 
     @classmethod
     def centred(cls, focal: float, width: int, height: int) -> Intrinsics:

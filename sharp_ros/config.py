@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache
 import json
 import math
 from pathlib import Path
@@ -590,6 +591,9 @@ _ROS_OWN = ('use_sim_time',)  # every ROS node has these; they are not ours to v
 _VIEW_NAMES_OPTION = ('strings', 'names of the virtual cameras, each set up below views.<name>')
 
 
+_type_hints = cache(get_type_hints)  # which takes a thousand times longer than all the rest
+
+
 def _option_of(key: str) -> tuple[Any, ...]:
     """(type, help, minimum, maximum, choices, live) of a dotted key."""
     if key == VIEW_NAMES:
@@ -598,7 +602,7 @@ def _option_of(key: str) -> tuple[Any, ...]:
     holder: Any = _STAGES.get(stage)
     if stage == 'views' and name.count('.') == 1:
         holder, name = ViewConfig, name.partition('.')[2]
-    hints = get_type_hints(holder) if holder else {}
+    hints = _type_hints(holder) if holder else {}
     if name not in hints:
         known = sorted(flatten_keys())
         raise ConfigError(f'unknown setting {key!r}; known are {", ".join(known)}')

@@ -125,6 +125,8 @@ class SharpNode(LifecycleNode):
             pipeline = self._make_pipeline(config)
             pipeline.warm_up(Intrinsics.from_hfov(1.0, *_WARM_UP_SIZE))
             self._rasterizer = pipeline.rasterizer if config.views else 'not used'
+            if not self.context.ok():  # told to end meanwhile
+                return FAILURE
         except SharpError as error:
             self.get_logger().error(f'cannot configure: {error}')
             return FAILURE
@@ -207,6 +209,7 @@ class SharpNode(LifecycleNode):
         if self._worker is None or self._worker.stop():
             return True
         self.get_logger().error('the frame at work did not end within 5 s')
+        self._worker = None  # it is left to itself, see `_process`
         return False
 
     def _release(self) -> None:
@@ -338,12 +341,13 @@ class SharpNode(LifecycleNode):
     # one frame: worker thread ------------------------------------------------------------------
 
     def _process(self, raw: RawFrame) -> Iterator[Wait]:
-        assert self._pipeline is not None
+        pipeline, worker = self._pipeline, self._worker
+        assert pipeline is not None
         wanted = self._wanted()
         maps = self._config.pose.source != 'none'
         if maps:  # kept for late subscribers, so it is made whoever listens
             wanted.add(OCCUPANCY)
-        elif not wanted and self._pipeline.snapshot_is_complete:
+        elif not wanted and pipeline.snapshot_is_complete:
             raise InputError('nobody listens to any output', 'nobody_listens')
         clock = Stopwatch()
         frame = self._decoder.decode(raw)
@@ -357,11 +361,13 @@ class SharpNode(LifecycleNode):
                 self._warn('Mapping', f'not mapped: {error}')
         frame = self._with_transforms(frame, wanted)
         clock.lap('pose')
-        begun = self._pipeline.begin(frame, wanted)
+        begun = pipeline.begin(frame, wanted)
         if begun.pending.wait is not None:
             yield begun.pending.wait
-        result = self._pipeline.finish(begun)
+        result = pipeline.finish(begun)
         clock.lap('process')
+        if self._worker is not worker:  # it hung, and the node has gone on without it
+            return
         self._publish(result)
         clock.lap('publish')
         age_ms = (self.get_clock().now().nanoseconds - frame.stamp_ns) / 1e6
@@ -634,16 +640,26 @@ class SharpNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop; it waits to be configured and activated."""
-    rclpy.init(args=args)
-    node = SharpNode()
     try:
-        rclpy.spin(node)
+        _run(args)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    except Exception:
+        if rclpy.ok():  # else what fails does so because the end has come
+            raise
     return 0
+
+
+def _run(args: list[str] | None) -> None:
+    rclpy.init(args=args)
+    try:
+        node = SharpNode()
+        try:
+            rclpy.spin(node)
+        finally:
+            node.destroy_node()
+    finally:
+        rclpy.try_shutdown()
 
 
 if __name__ == '__main__':

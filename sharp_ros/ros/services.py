@@ -7,7 +7,7 @@ after the other, and only copies of the map are made between two frames.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 import threading
 import time
@@ -25,6 +25,7 @@ from sharp_ros.pipeline import Pipeline
 from sharp_ros.snapshot import SnapshotCloud
 from sharp_ros.worker import Worker
 
+_LAST_PATIENCE = 1.0  # seconds that a request at work has left when the node ends
 _PATIENCE = 10.0  # seconds until the worker must have come to a request
 
 
@@ -62,7 +63,7 @@ class Services:
 
     def __init__(self, node: Node, host: Host) -> None:
         self._node, self._host = node, host
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix='sharp_services')
+        self._thread: Worker[None] = Worker(lambda _: None, lambda *_: None, 'sharp_services')
         self._snapshot_ready = threading.Event()
         self._next_save = 0.0  # a caller in a loop must not fill the disk
         # Not the group of the images: they would have to wait for the answers.
@@ -81,9 +82,12 @@ class Services:
         node.create_service(SetBool, '~/set_enabled', self._on_set_enabled, callback_group=group)
 
     def stop(self) -> None:
-        """Finish the request at work, answer no more."""
+        """Answer no more, and let the request at work end if that takes no longer than a moment.
+
+        A map that is being saved is else left unfinished, which harms none that was saved before.
+        """
         self._snapshot_ready.set()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.stop(_LAST_PATIENCE)
 
     def snapshot_is_complete(self) -> None:
         """Told by the node when no more frames are needed for the snapshot."""
@@ -112,10 +116,10 @@ class Services:
 
         def done(future: Future[tuple[bool, str]]) -> None:
             stopped = (False, 'the node is shutting down')
-            answer.set_result(stopped if future.cancelled() else future.result())
+            answer.set_result(stopped if future.exception() else future.result())
             executor.wake()  # it sleeps until an image or a timer otherwise
 
-        self._thread.submit(run).add_done_callback(done)
+        self._thread.post(run).add_done_callback(done)
         return answer
 
     def _reset(self) -> str:
@@ -154,8 +158,12 @@ class Services:
 
     def _snapshot(self) -> str:
         pipeline, worker, config = self._host.running()
-        self._snapshot_ready.clear()
-        worker.call(pipeline.begin_snapshot, _PATIENCE)
+
+        def begin() -> None:
+            pipeline.begin_snapshot()
+            self._snapshot_ready.clear()  # between two frames, of which the last one may have set
+
+        worker.call(begin, _PATIENCE)
         self._snapshot_ready.wait(config.snapshot.timeout)
         cloud = worker.call(pipeline.take_snapshot, _PATIENCE)
         self._host.publish_snapshot(cloud)

@@ -70,7 +70,7 @@ class Transforms:
         try:
             stamp, timeout = Time(nanoseconds=stamp_ns), Duration(seconds=wait)
             msg = self._buffer.lookup_transform(target, source, stamp, timeout=timeout)
-        except tf2_ros.TransformException as error:
+        except (tf2_ros.TransformException, ValueError) as error:  # stamps may be before 1970
             raise PoseUnavailableError(
                 f'no transform from {source!r} to {target!r}: {error}', 'no_transform'
             ) from error

@@ -1,0 +1,88 @@
+"""The node as a process of its own, as a user runs it, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+import psutil
+
+CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
+ROOT = Path(__file__).parents[2]
+_PROGRAM = 'from sharp_ros.ros.node import main; raise SystemExit(main())'
+START = 60.0  # seconds that a start may take on a busy machine
+
+
+class NodeProcess:
+    """Starts the node; `change` asks it for transitions, `end` sends a signal and waits.
+
+    Args:
+        peer: whose node owns the clients.
+        log: file that takes all it writes.
+        parameters: of the node.
+        before: Python that is run in the process first.
+        whole: wait until all of the node is made.
+    """
+
+    def __init__(self, peer, log, parameters=None, before='', whole=True):
+        self.peer, self.log = peer, Path(log)
+        flat = [part for k, v in (parameters or {}).items() for part in ('-p', f'{k}:={v}')]
+        with self.log.open('wb') as output:
+            self.process = subprocess.Popen(
+                [sys.executable, '-c', f'{before}\n{_PROGRAM}', '--ros-args', *flat],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, 'PYTHONFAULTHANDLER': '1'},
+            )
+        self.client = peer.node.create_client(ChangeState, '/sharp/change_state')
+        self.wait_for(self.client.service_is_ready)
+        if whole:
+            names = peer.node.get_service_names_and_types
+            self.wait_for(lambda: '/sharp/set_enabled' in dict(names()))
+
+    def wait_for(self, condition, **kwargs):
+        def done():
+            assert self.process.poll() is None, f'the node ended:\n{self.log.read_text()}'
+            return condition()
+
+        self.peer.spin_until(done, START, **kwargs)
+
+    def ask(self, transition):
+        return self.client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+
+    def change(self, *transitions):
+        for transition in transitions:
+            answer = self.ask(transition)
+            self.wait_for(answer.done)
+            assert answer.result().success, self.log.read_text()
+
+    def end(self, number, timeout=30.0):
+        """Send a signal; seconds until the process was gone, with all that was its own."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        shared = shared_memory(self.process)
+        start = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(timeout)
+        seconds = time.monotonic() - start
+        assert not psutil.wait_procs(children, 1)[1]
+        assert not [path for path in shared if path.exists()]
+        return seconds
+
+    def kill(self):
+        self.peer.node.destroy_client(self.client)
+        self.process.kill()
+        self.process.wait()
+
+
+def shared_memory(process):
+    """Files in shared memory that a process uses and this one does not."""
+    used = []
+    for pid in (process.pid, os.getpid()):
+        lines = Path(f'/proc/{pid}/maps').read_text().splitlines()
+        used.append({line.split()[5] for line in lines if ' /dev/shm/' in line})
+    return {Path(name) for name in used[0] - used[1] if not name.endswith('(deleted)')}
