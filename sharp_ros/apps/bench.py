@@ -267,7 +267,8 @@ def _stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stag
         distortion_model='plumb_bob',
     )
     rectifier = Rectifier(raw_camera, False, 0.0, (k.width, k.height))
-    source, stamps = cycle(frames), count(step=_FRAME_INTERVAL_NS)
+    drive = [*frames, *reversed(frames)]  # to and fro: a jump would lose the camera
+    source, stamps = cycle(drive), count(step=_FRAME_INTERVAL_NS)
     sample = pipeline.process(_to_frame(first, next(stamps)), _all_outputs(config))
     occupancy = OccupancyMap(config.occupancy)
     fused = GaussianMap(config.gaussian_map)
@@ -299,10 +300,8 @@ def _stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stag
     def fuse_surface() -> Any:
         surface.integrate(first.image, sample.depth, k, next(source).T_world_camera)
 
-    drive = cycle([*frames, *reversed(frames)])  # to and fro: a jump would lose the camera
-
     def track() -> Any:
-        frame = next(drive)
+        frame = next(source)
         return odometry.register_frame(frame.image, frame.depth, k, next(stamps))
 
     def process() -> Any:
