@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 import ctypes
+import gc
 import logging
 import os
 from pathlib import Path
@@ -348,6 +350,15 @@ def _cpu_multiplies_bf16() -> bool:
     """Whether the processor has instructions for it; emulated it is slower than float32."""
     names = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def release_memory() -> None:
+    """Give memory that lies free back to the system, of the device too."""
+    gc.collect()  # tensors may hang in reference cycles
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL('libc.so.6').malloc_trim(0)
 
 
 def _keep_freed_memory(block: int, kept: int, *, shared: bool = False) -> None:

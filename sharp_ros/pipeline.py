@@ -27,7 +27,7 @@ from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_c
 from sharp_ros.rasterizer import backend
 from sharp_ros.scale import ScaleEstimate, ScaleFilter
 from sharp_ros.se3 import checked_pose, inverse, look_at
-from sharp_ros.snapshot import Snapshot, SnapshotCloud
+from sharp_ros.snapshot import Snapshot
 from sharp_ros.viewpoints import locate, viewpoints
 from sharp_ros.views import Placement, View, render_view
 
@@ -446,14 +446,10 @@ class Pipeline:
         """Whether `take_snapshot` would gain nothing from waiting."""
         return self._snapshot_complete
 
-    def take_snapshot(self) -> SnapshotCloud:
-        """The cloud of the frames since `begin_snapshot`.
-
-        Raises:
-            InputError: `snapshot_empty` if there was no frame with any depth.
-        """
+    def take_snapshot(self) -> Snapshot:
+        """The frames since `begin_snapshot`; no more are added, so any thread may join them."""
         self._snapshot_complete = True
-        return self._snapshot.cloud()
+        return self._snapshot
 
     def _integrate(self, frame: Frame, depth: np.ndarray, *, visual: bool) -> None:
         if self._world_frame and (frame.world_frame, visual) != (self._world_frame, self._visual):

@@ -96,7 +96,6 @@ def run(args: argparse.Namespace) -> int:
     if args.part == 'ros':  # which imports this module, so by name
         return import_module('sharp_ros.ros.bench').run(args)
 
-    from sharp_ros.apps.doctor import machine
     from sharp_ros.apps.sources import open_source
     from sharp_ros.pipeline import Pipeline
 
@@ -128,14 +127,20 @@ def run(args: argparse.Namespace) -> int:
             'self_check': pipeline.engine.check_error,
             'last_frame_ms': {k: round(ms, 3) for k, ms in pipeline.engine.timings_ms.items()},
         },
-        'machine': machine(),
-        'commit': commit(),
-        'command': shlex.join(['sharp-ros', *sys.argv[1:]]),
+        **circumstances(),
     }
     if args.json is not None:
         write_atomically(args.json, json.dumps(report, indent=2) + '\n')
     _print(report)
     return 0
+
+
+def circumstances() -> dict[str, Any]:
+    """Where, with what and how a report was measured."""
+    from sharp_ros.apps.doctor import machine
+
+    command = shlex.join(['sharp-ros', *sys.argv[1:]])
+    return {'machine': machine(), 'commit': commit(), 'command': command}
 
 
 def measure(stage: Stage, runs: int) -> dict[str, Any]:

@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import json
 import math
 from pathlib import Path
-import shlex
-import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -244,8 +242,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
-    from sharp_ros.apps.bench import commit
-    from sharp_ros.apps.doctor import machine
+    from sharp_ros.apps.bench import circumstances
     from sharp_ros.engine import Engine, choose_device
     from sharp_ros.models import load_predictor
 
@@ -301,9 +298,7 @@ def run(args: argparse.Namespace) -> int:
         'metric': info.metric,
         'device': device,
         **measured,
-        'machine': machine(),
-        'commit': commit(),
-        'command': shlex.join(['sharp-ros', *sys.argv[1:]]),
+        **circumstances(),
     }
     if args.json is not None:
         write_atomically(args.json, json.dumps(report, indent=2) + '\n')

@@ -13,7 +13,6 @@ import json
 import math
 import os
 from pathlib import Path
-import shlex
 import signal
 import sys
 import threading
@@ -95,8 +94,7 @@ def run(args: argparse.Namespace) -> int:
     config = _configured(args)
     from rich.console import Console
 
-    from sharp_ros.apps.bench import commit
-    from sharp_ros.apps.doctor import machine
+    from sharp_ros.apps.bench import circumstances
     from sharp_ros.apps.pictures import encode_picture
     from sharp_ros.apps.sources import open_source
     from sharp_ros.mapping.map_files import save_map
@@ -135,9 +133,7 @@ def run(args: argparse.Namespace) -> int:
         'config': differences(config),
         **measured,
         'files': [file.name for file in files],
-        'machine': machine(),
-        'commit': commit(),
-        'command': shlex.join(['sharp-ros', *sys.argv[1:]]),
+        **circumstances(),
     }
     if args.json is not None:
         write_atomically(args.json, json.dumps(report, indent=2) + '\n')

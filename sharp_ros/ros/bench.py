@@ -18,7 +18,6 @@ import json
 import os
 from pathlib import Path
 import queue
-import shlex
 import struct
 import subprocess
 import sys
@@ -45,8 +44,7 @@ from rich.table import Table
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 import torch
 
-from sharp_ros.apps.bench import HEIGHT, WIDTH, commit
-from sharp_ros.apps.doctor import machine
+from sharp_ros.apps.bench import HEIGHT, WIDTH, circumstances
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import SharpConfig
 from sharp_ros.engine import Engine
@@ -137,9 +135,7 @@ def run(args: argparse.Namespace) -> int:
         'start': _start(args.model, args.quick),
         'input': f'{WIDTH}x{HEIGHT} bgr8',
         'transport': os.environ['FASTDDS_BUILTIN_TRANSPORTS'],
-        'machine': machine(),
-        'commit': commit(),
-        'command': shlex.join(['sharp-ros', *sys.argv[1:]]),
+        **circumstances(),
     }
     if args.json is not None:
         write_atomically(args.json, json.dumps(report, indent=2) + '\n')

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import replace
 from functools import partial
-import gc
 import sys
 from typing import Any
 
@@ -25,6 +24,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import SharpConfig, differences, frozen_changes
+from sharp_ros.engine import release_memory
 from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError, SharpError
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.odometry import Motion
@@ -218,7 +218,7 @@ class SharpNode(LifecycleNode):
             self.destroy_lifecycle_publisher(publisher)
         self._outputs.clear()
         self._pipeline = self._worker = self._info = None
-        gc.collect()  # tensors in reference cycles would keep device memory
+        release_memory()
 
     def _create_outputs(self, config: SharpConfig) -> None:
         topics: dict[str, tuple[type, QoSProfile]] = {

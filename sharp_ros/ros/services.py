@@ -165,7 +165,8 @@ class Services:
 
         worker.call(begin, _PATIENCE)
         self._snapshot_ready.wait(config.snapshot.timeout)
-        cloud = worker.call(pipeline.take_snapshot, _PATIENCE)
+        # joined on this thread: the first time it is compiled, which takes many seconds
+        cloud = worker.call(pipeline.take_snapshot, _PATIENCE).cloud()
         self._host.publish_snapshot(cloud)
         return f'{len(cloud.points)} points of {cloud.frames} images on ~/snapshot/points'
 

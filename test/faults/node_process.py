@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 import subprocess
@@ -31,6 +32,10 @@ class NodeProcess:
 
     def __init__(self, peer, log, parameters=None, before='', whole=True):
         self.peer, self.log = peer, Path(log)
+        # A node of an earlier test, of which rclpy keeps the services until it is collected, would
+        # take the first request in place of this one.
+        gc.collect()
+        peer.spin_until(lambda: '/sharp' not in self.others())
         flat = [part for k, v in (parameters or {}).items() for part in ('-p', f'{k}:={v}')]
         with self.log.open('wb') as output:
             self.process = subprocess.Popen(
@@ -44,6 +49,10 @@ class NodeProcess:
         if whole:
             names = peer.node.get_service_names_and_types
             self.wait_for(lambda: '/sharp/set_enabled' in dict(names()))
+
+    def others(self):
+        names = self.peer.node.get_node_names_and_namespaces()
+        return {f'{namespace.rstrip("/")}/{name}' for name, namespace in names}
 
     def wait_for(self, condition, **kwargs):
         def done():
@@ -70,7 +79,8 @@ class NodeProcess:
         self.process.wait(timeout)
         seconds = time.monotonic() - start
         assert not psutil.wait_procs(children, 1)[1]
-        assert not [path for path in shared if path.exists()]
+        left = [path for path in shared if path.exists()]
+        assert not left, left
         return seconds
 
     def kill(self):

@@ -282,12 +282,13 @@ def newest(make_node, peer):
     start(make_node(WallUnderTheSky(), snapshot__frames=2, occupancy__rate_hz=20.0))
     client = peer.node.create_client(Trigger, '/sharp/snapshot')
     assert client.wait_for_service(5.0)
-    client.call_async(Trigger.Request())
+    answer = client.call_async(Trigger.Request())
 
     def all_filled():
+        assert not answer.done() or answer.result().success, answer.result().message
         return all(peer.received[topic] and peer.received[topic][-1].width for topic in CLOUDS)
 
-    peer.spin_until(all_filled, each=peer.send)
+    peer.spin_until(all_filled, 60, each=peer.send)  # the first snapshot ever is compiled
     return {topic: messages[-1] for topic, messages in peer.received.items()}
 
 

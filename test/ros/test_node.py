@@ -345,7 +345,7 @@ def test_lifecycle_goes_round_without_leaking_threads_or_memory(make_node, peer)
         cycle()
     assert threading.active_count() == threads
     grown = psutil.Process(os.getpid()).memory_info().rss - memory
-    assert grown < 120e6  # each cycle allocates a map of several MB; some that is free is kept
+    assert grown < 40e6  # each cycle allocates an occupancy map of several MB
     assert node.trigger_shutdown() == SUCCESS
 
 
