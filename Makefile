@@ -29,7 +29,7 @@ test:
 	@$(MAKE) --no-print-directory lint unit colcon
 
 lint:
-	@. scripts/env.sh && ruff check . && ruff format --check .
+	@scripts/lint.sh
 
 format:
 	@. scripts/env.sh && ruff check --fix . && ruff format .

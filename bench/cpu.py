@@ -31,7 +31,7 @@ from sharp_ros.apps.bench import commit
 from sharp_ros.apps.doctor import machine
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
-from sharp_ros.engine import Engine, _keep_freed_memory
+from sharp_ros.engine import _keep_freed_memory, Engine
 from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import load_ply, save_ply
 from sharp_ros.network import backbone

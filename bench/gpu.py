@@ -42,8 +42,8 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
+from torch import nn, Tensor
+from torch.profiler import profile, ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -57,7 +57,7 @@ from sharp_ros.apps.bench import commit, rss_mb
 from sharp_ros.apps.doctor import machine
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
-from sharp_ros.engine import DTYPES, Engine, allow_tf32
+from sharp_ros.engine import allow_tf32, DTYPES, Engine
 from sharp_ros.errors import EngineError
 from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import Gaussians, rotations_from_quats
@@ -65,7 +65,7 @@ from sharp_ros.models import load_predictor
 from sharp_ros.network import unprojection
 from sharp_ros.network.composer import NdcGaussians
 from sharp_ros.network.predictor import SharpPredictor
-from sharp_ros.network.sharp import TINY, TINY_OVERLAP, SharpNetwork, SharpNetworkConfig
+from sharp_ros.network.sharp import SharpNetwork, SharpNetworkConfig, TINY, TINY_OVERLAP
 from sharp_ros.rasterizer import backend, rasterize
 from sharp_ros.rasterizer import reference as plain_rasterizer
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from sharp_ros.apps.render import NEAR, video_intrinsics
 from sharp_ros.apps.video import video_writer
-from sharp_ros.camera import DEFAULT_FOCAL_35MM, Intrinsics, focal_from_35mm, read_image
+from sharp_ros.camera import DEFAULT_FOCAL_35MM, focal_from_35mm, Intrinsics, read_image
 from sharp_ros.config import ModelConfig
 from sharp_ros.engine import Engine
 from sharp_ros.models import load_predictor

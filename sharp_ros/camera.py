@@ -340,7 +340,7 @@ def _window(model: CameraModel, image_size: tuple[int, int]) -> tuple[int, int, 
 def _undistortion_maps(
     model: CameraModel, intrinsics: Intrinsics
 ) -> tuple[np.ndarray, np.ndarray]:
-    """OpenCV's fixed-point maps; distortion acts on rays, so window and binning change only K."""
+    """Fixed-point maps of OpenCV; distortion acts on rays, so window and binning change only K."""
     counts = _COEFFICIENTS.get(model.distortion_model)
     if counts is None:
         raise InputError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import SharpConfig
-from sharp_ros.engine import Engine, Pending, choose_device
+from sharp_ros.engine import choose_device, Engine, Pending
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.gaussian_map import GaussianMap
@@ -21,7 +21,7 @@ from sharp_ros.mapping.map_files import MapState
 from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
 from sharp_ros.mapping.path import CameraPath
 from sharp_ros.mapping.surface_map import SurfaceMap
-from sharp_ros.models import ModelInfo, load_predictor
+from sharp_ros.models import load_predictor, ModelInfo
 from sharp_ros.odometry import Motion, VisualOdometry
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
 from sharp_ros.rasterizer import backend
@@ -29,7 +29,7 @@ from sharp_ros.scale import ScaleEstimate, ScaleFilter
 from sharp_ros.se3 import checked_pose, inverse, look_at
 from sharp_ros.snapshot import Snapshot
 from sharp_ros.viewpoints import locate, viewpoints
-from sharp_ros.views import Placement, View, render_view
+from sharp_ros.views import Placement, render_view, View
 
 POINTS = 'points'
 GAUSSIANS = 'gaussians'

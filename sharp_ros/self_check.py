@@ -18,7 +18,7 @@ import zlib
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 from sharp_ros import __version__
 from sharp_ros.camera import Intrinsics

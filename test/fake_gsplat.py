@@ -51,7 +51,7 @@ def install(monkeypatch):
 
 
 def rendered_plainly(g, k, T, near=0.05):
-    """gsplat's own plain torch code from Gaussians to an image; pixels do not end early.
+    """From gsplat, its plain torch code from Gaussians to an image; pixels do not end early.
 
     Returns [H, W, 4] linear colour and depth, summed with their weights, [H, W] alpha, and the
     seconds it took without finding out which Gaussian reaches which pixel.
@@ -85,7 +85,7 @@ def rendered_plainly(g, k, T, near=0.05):
 
 
 def project(means, quats, scales, opacities, viewmats, Ks, width, height, near, far=1e10):
-    """radii [1, N, 2], means2d [1, N, 2], depths [1, N], conics [1, N, 3] as of the kernel.
+    """Return radii [1, N, 2], means2d [1, N, 2], depths [1, N], conics [1, N, 3] as of the kernel.
 
     gsplat's own torch version of this step takes no opacities and no determinant below 1e-10.
     """

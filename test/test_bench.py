@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sharp_ros.apps import bench
-from sharp_ros.apps.bench import Stage, endurance, measure
+from sharp_ros.apps.bench import endurance, measure, Stage
 from sharp_ros.apps.cli import main
 from sharp_ros.config import ModelConfig, SharpConfig
 from sharp_ros.network.nano import NanoNetwork, save_weights

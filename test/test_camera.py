@@ -17,15 +17,15 @@ import pytest
 
 from sharp_ros import camera
 from sharp_ros.camera import (
-    DEFAULT_FOCAL_35MM,
     CameraModel,
+    decode_image,
+    DEFAULT_FOCAL_35MM,
+    focal_from_35mm,
     Frame,
     Intrinsics,
-    Rectifier,
-    decode_image,
-    focal_from_35mm,
     project,
     read_image,
+    Rectifier,
     unproject,
 )
 from sharp_ros.errors import InputError

@@ -8,8 +8,6 @@ import yaml
 
 from sharp_ros.apps.cli import main
 from sharp_ros.config import (
-    SharpConfig,
-    ViewConfig,
     differences,
     flatten,
     from_flat,
@@ -17,7 +15,9 @@ from sharp_ros.config import (
     load_yaml,
     nested_to_flat,
     options,
+    SharpConfig,
     to_yaml,
+    ViewConfig,
 )
 from sharp_ros.errors import ConfigError
 

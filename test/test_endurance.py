@@ -29,7 +29,7 @@ from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.surface_map import SurfaceMap
 from sharp_ros.models import load_predictor
 from sharp_ros.network.composer import gaussians_from_depth
-from sharp_ros.pipeline import CLEARING, MAP_POINTS, OCCUPANCY, POINTS, Pipeline
+from sharp_ros.pipeline import CLEARING, MAP_POINTS, OCCUPANCY, Pipeline, POINTS
 from sharp_ros.se3 import look_at
 
 K = Intrinsics.from_hfov(1.3, 80, 60)

@@ -15,7 +15,7 @@ from sharp_ros import engine as engine_module
 from sharp_ros import inference_queue, self_check
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
-from sharp_ros.engine import Engine, choose_execution, choose_precision
+from sharp_ros.engine import choose_execution, choose_precision, Engine
 from sharp_ros.errors import ConfigError, EngineError, InputError
 from sharp_ros.inference_queue import CudaQueue, DirectQueue
 from sharp_ros.models import load_predictor

@@ -17,7 +17,7 @@ import signal
 import socket
 import ssl
 import sys
-from threading import Event, Thread, main_thread
+from threading import Event, main_thread, Thread
 import time
 from types import SimpleNamespace
 from urllib.request import HTTPSHandler
@@ -29,7 +29,7 @@ from sharp_ros import models
 from sharp_ros.apps import cli, fetch
 from sharp_ros.errors import CheckpointError
 from sharp_ros.network import sharp
-from sharp_ros.network.sharp import TINY, SharpNetwork, load_checkpoint
+from sharp_ros.network.sharp import load_checkpoint, SharpNetwork, TINY
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

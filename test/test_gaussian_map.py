@@ -11,7 +11,7 @@ from sharp_ros.camera import Intrinsics
 from sharp_ros.config import GaussianMapConfig, PointCloudConfig
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians, rotations_from_quats
-from sharp_ros.mapping.gaussian_map import SPREAD, GaussianMap
+from sharp_ros.mapping.gaussian_map import GaussianMap, SPREAD
 from sharp_ros.models import load_predictor
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians
 from sharp_ros.rasterizer import rasterize

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from seeded_sharp import filled_network
-from test_rasterizer import CAMERA, FIELDS, SCENES, VIEW, assert_gsplat_agrees, cloud
+from test_rasterizer import assert_gsplat_agrees, CAMERA, cloud, FIELDS, SCENES, VIEW
 import test_sharp_network as reference
 import torch
 from torch import Tensor

@@ -5,7 +5,7 @@ import pytest
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.mapping.gravity import level_from_depth
-from sharp_ros.synthetic import Room, plane_depth
+from sharp_ros.synthetic import plane_depth, Room
 
 INTRINSICS = Intrinsics.from_hfov(1.2, 320, 240)
 

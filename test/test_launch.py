@@ -9,7 +9,7 @@ import runpy
 import shutil
 import xml.etree.ElementTree as ET
 
-from fake_launch import ChangeState, Launch, LifecycleNode, ProcessExited, matches_action
+from fake_launch import ChangeState, Launch, LifecycleNode, matches_action, ProcessExited
 import pytest
 import setuptools
 import yaml

@@ -16,18 +16,18 @@ from sharp_ros.apps import map_evaluation as module
 from sharp_ros.apps.cli import main
 from sharp_ros.apps.map_evaluation import (
     DisturbedPredictor,
-    RecordedMap,
-    RoomMap,
-    Visibility,
     evaluate_map,
     map_config,
+    RecordedMap,
+    RoomMap,
     summary,
+    Visibility,
 )
 from sharp_ros.apps.sources import SyntheticSource
 from sharp_ros.config import ModelConfig, OccupancyConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import InputError
-from sharp_ros.mapping.occupancy import FREE, OCCUPIED, UNKNOWN, OccupancyGrid2D
+from sharp_ros.mapping.occupancy import FREE, OccupancyGrid2D, OCCUPIED, UNKNOWN
 from sharp_ros.models import MODELS
 from sharp_ros.network.predictor import SensorPredictor
 from sharp_ros.pipeline import Pipeline

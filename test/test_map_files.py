@@ -29,8 +29,8 @@ from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians, load_ply
 from sharp_ros.mapping import map_files
 from sharp_ros.mapping.gaussian_map import GaussianMap
-from sharp_ros.mapping.map_files import MapState, load_map, map_folder, save_map, save_new_map
-from sharp_ros.mapping.occupancy import FREE, OCCUPIED, UNKNOWN, OccupancyMap
+from sharp_ros.mapping.map_files import load_map, map_folder, MapState, save_map, save_new_map
+from sharp_ros.mapping.occupancy import FREE, OccupancyMap, OCCUPIED, UNKNOWN
 from sharp_ros.mapping.surface_map import SurfaceMap
 from sharp_ros.odometry import VisualOdometry
 from sharp_ros.se3 import inverse, look_at
@@ -530,7 +530,8 @@ def test_damaged_arrays_are_refused_and_change_nothing(state, parts, name):
             wrong.append(np.full_like(array, -32768))
         for bad in wrong:
             refused(lambda: parts[name].restore({**good, key: bad}))  # noqa: B023
-        refused(lambda: parts[name].restore({k: a for k, a in good.items() if k != key}))  # noqa: B023
+        lacking = {k: a for k, a in good.items() if k != key}
+        refused(lambda: parts[name].restore(lacking))  # noqa: B023
     assert_same(parts[name].state(), before)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import torch
 
 from sharp_ros.errors import CheckpointError, InputError
-from sharp_ros.network.nano import NanoNetwork, fold_batch_norms, load_weights, save_weights
+from sharp_ros.network.nano import fold_batch_norms, load_weights, NanoNetwork, save_weights
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -119,7 +119,8 @@ def test_weight_file_is_small_and_says_what_it_is(weight_file: Path) -> None:
     assert weight_file.stat().st_size <= 20e6
     with safe_open(weight_file, framework='pt') as file:
         assert file.metadata() == {'name': 'nano', 'licence': 'Apache-2.0'}
-        assert all(file.get_slice(name).get_dtype() == 'F16' for name in file.keys())  # noqa: SIM118
+        names = file.keys()
+        assert all(file.get_slice(name).get_dtype() == 'F16' for name in names)
 
 
 def test_saving_loaded_weights_again_is_the_same_file(weight_file: Path, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from sharp_ros.config import OccupancyConfig, PointCloudConfig
 from sharp_ros.errors import InputError
 from sharp_ros.mapping.occupancy import (
     FREE,
+    OccupancyMap,
     OCCUPIED,
     UNKNOWN,
-    OccupancyMap,
 )
 from sharp_ros.point_cloud import clean_depth
 from sharp_ros.se3 import look_at, transform
@@ -733,7 +733,7 @@ def _see(depth, camera, T, origin, config, hit, passed):
 
 
 def room_accuracy(seed: int, rate_hz: float = 8.0) -> dict[str, tuple[float, int]]:
-    """IoU of occupied cells, and how many cells are free behind walls; with both depths."""
+    """The IoU of occupied cells, and how many cells are free behind walls; with both depths."""
     room, rng = Room(seed), np.random.default_rng(seed)
     config = OccupancyConfig()
     poses = [T for _, T in room.trajectory(room.loop_duration, rate_hz)]

@@ -14,7 +14,7 @@ from sharp_ros.config import (
     SharpConfig,
     ViewConfig,
 )
-from sharp_ros.engine import Engine, choose_device
+from sharp_ros.engine import choose_device, Engine
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.models import load_predictor, model_names
 from sharp_ros.network.composer import gaussians_from_depth
@@ -24,10 +24,10 @@ from sharp_ros.pipeline import (
     GAUSSIANS,
     MAP_POINTS,
     OCCUPANCY,
+    Pipeline,
     POINTS,
     VIEW,
     VIEW_DEPTH,
-    Pipeline,
 )
 from sharp_ros.point_cloud import clean_depth
 from sharp_ros.se3 import inverse, look_at

@@ -21,7 +21,7 @@ from sharp_ros.engine import Engine
 from sharp_ros.errors import InputError
 from sharp_ros.models import load_predictor
 from sharp_ros.network.composer import gaussians_from_depth
-from sharp_ros.pipeline import CLEARING, MAP_POINTS, OCCUPANCY, POINTS, Pipeline
+from sharp_ros.pipeline import CLEARING, MAP_POINTS, OCCUPANCY, Pipeline, POINTS
 from sharp_ros.se3 import inverse, look_at, transform
 from sharp_ros.synthetic import Room
 

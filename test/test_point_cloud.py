@@ -12,7 +12,6 @@ from sharp_ros.config import PointCloudConfig
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians, srgb_from_linear
 from sharp_ros.point_cloud import (
-    SAME_SURFACE_RATIO,
     clean_depth,
     depth_from_gaussians,
     drop_flying_pixels,
@@ -21,6 +20,7 @@ from sharp_ros.point_cloud import (
     organised_cloud,
     pixel_noise,
     resize_depth,
+    SAME_SURFACE_RATIO,
     splat_records,
 )
 

@@ -16,15 +16,15 @@ pytest.importorskip('gsplat')
 
 import fake_gsplat
 from test_rasterizer import (
-    CAMERA,
-    FIELDS,
-    SCENES,
-    VIEW,
     assert_gsplat_agrees,
+    CAMERA,
     cloud,
+    FIELDS,
     make,
     psnr,
+    SCENES,
     spoiled,
+    VIEW,
 )
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode

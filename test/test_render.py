@@ -24,7 +24,7 @@ from sharp_ros.apps.video import video_writer
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians, load_ply, save_ply
-from sharp_ros.rasterizer import Rendering, rasterize
+from sharp_ros.rasterizer import rasterize, Rendering
 from sharp_ros.se3 import inverse
 from sharp_ros.trajectory import camera_path
 

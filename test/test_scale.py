@@ -11,15 +11,15 @@ from sharp_ros.camera import Intrinsics, project, unproject
 from sharp_ros.config import ScaleConfig
 from sharp_ros.errors import InputError
 from sharp_ros.scale import (
-    ScaleFilter,
-    ScaleObservation,
     consistency_scale,
     height_scale,
     parallax_scale,
+    ScaleFilter,
+    ScaleObservation,
     sensor_scale,
 )
 from sharp_ros.se3 import apply, interpolate, inverse, look_at
-from sharp_ros.synthetic import Room, plane_depth
+from sharp_ros.synthetic import plane_depth, Room
 
 K = Intrinsics.from_hfov(1.2, 160, 120)
 STILL = np.eye(4)

@@ -6,13 +6,13 @@ import pytest
 
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.se3 import (
-    PoseBuffer,
     apply,
     interpolate,
     inverse,
     look_at,
     matrix_from_quat,
     moved_pose,
+    PoseBuffer,
     quat_from_matrix,
     transform,
 )

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from seeded_sharp import fill_value, filled_network, seeded_image
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 from torch.nn import functional as F
 
 from sharp_ros import models, se3
@@ -33,18 +33,18 @@ from sharp_ros.models import load_predictor
 from sharp_ros.network import backbone, sharp
 from sharp_ros.network.backbone import merge, split
 from sharp_ros.network.composer import (
-    BaseGaussians,
-    NdcGaussians,
     base_gaussians,
+    BaseGaussians,
     depth_from_disparity,
+    NdcGaussians,
 )
 from sharp_ros.network.predictor import SharpPredictor, square_image
 from sharp_ros.network.sharp import (
-    TINY,
-    TINY_OVERLAP,
+    load_checkpoint,
     SharpNetwork,
     SharpNetworkConfig,
-    load_checkpoint,
+    TINY,
+    TINY_OVERLAP,
 )
 from sharp_ros.network.unprojection import unproject
 

@@ -12,7 +12,7 @@ from sharp_ros.config import SurfaceMapConfig
 from sharp_ros.errors import InputError
 from sharp_ros.mapping.surface_map import SurfaceMap
 from sharp_ros.se3 import look_at
-from sharp_ros.synthetic import Room, plane_depth
+from sharp_ros.synthetic import plane_depth, Room
 
 CAMERA = Intrinsics.from_hfov(1.2, 320, 240)
 SMALL = Intrinsics.from_hfov(1.2, 80, 60)

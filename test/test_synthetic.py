@@ -6,7 +6,7 @@ import pytest
 from sharp_ros.camera import Intrinsics, project, unproject
 from sharp_ros.errors import InputError
 from sharp_ros.se3 import apply, inverse, look_at
-from sharp_ros.synthetic import SIZE, SPEED, Room, plane_depth, renderer, step_edge_depth
+from sharp_ros.synthetic import plane_depth, renderer, Room, SIZE, SPEED, step_edge_depth
 
 VIEW = Intrinsics.from_hfov(1.2, 320, 240)
 UP = np.array([0, 0, 1.0])

@@ -16,9 +16,9 @@ from sharp_ros.errors import CheckpointError, InputError
 from sharp_ros.network.nano import load_weights
 from sharp_ros.training import losses
 from sharp_ros.training.dataset import Rooms, sample
-from sharp_ros.training.rooms import View, scene_views, write_shard
-from sharp_ros.training.textures import COUNTS, LEVEL_OFFSET, Textures, make_textures
-from sharp_ros.training.trainer import Run, TrainingConfig, shuffled, train
+from sharp_ros.training.rooms import scene_views, View, write_shard
+from sharp_ros.training.textures import COUNTS, LEVEL_OFFSET, make_textures, Textures
+from sharp_ros.training.trainer import Run, shuffled, train, TrainingConfig
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

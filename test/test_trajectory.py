@@ -11,7 +11,7 @@ from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.se3 import inverse, look_at
-from sharp_ros.trajectory import STEPS, TRAJECTORIES, camera_path, load_keyframes, measure
+from sharp_ros.trajectory import camera_path, load_keyframes, measure, STEPS, TRAJECTORIES
 
 PHOTO = Intrinsics.centred(512, 640, 480)
 UP, FORWARD = np.array([0.0, -1.0, 0.0]), np.array([0.0, 0.0, 2.0])

@@ -15,16 +15,16 @@ from sharp_ros.apps import view_evaluation as module
 from sharp_ros.apps.cli import main
 from sharp_ros.apps.view_evaluation import (
     BASELINES,
-    METRICS,
-    ROWS,
-    ViewPair,
     evaluate_views,
     feature_distance,
     imagenet_features,
+    METRICS,
     motorcycle_pair,
     render,
     room_pairs,
+    ROWS,
     view_pairs,
+    ViewPair,
     views_of,
     warp,
 )

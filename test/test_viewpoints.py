@@ -9,7 +9,7 @@ from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import ViewConfig
 from sharp_ros.errors import ConfigError, PoseUnavailableError
 from sharp_ros.se3 import apply, inverse, look_at, matrix_from_quat, transform
-from sharp_ros.viewpoints import Viewpoint, locate
+from sharp_ros.viewpoints import locate, Viewpoint
 
 SECOND = 1_000_000_000
 POSE = look_at(np.array([3.0, 1, 1]), np.array([4.0, 1, 1]), np.array([0.0, 0, 1]))

@@ -8,21 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
 from sharp_ros.apps.base_source import (
-    MAX_STAMP_DIFFERENCE_NS,
-    SourceFrame,
     assumed_hfov,
+    MAX_STAMP_DIFFERENCE_NS,
     pose_at,
     pose_buffer,
+    SourceFrame,
 )
 from sharp_ros.camera import CameraModel, Rectifier
 from sharp_ros.errors import InputError
 from sharp_ros.ros import conversions
-from sharp_ros.se3 import PoseBuffer, inverse, matrix_from_quat, transform
+from sharp_ros.se3 import inverse, matrix_from_quat, PoseBuffer, transform
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
@@ -83,7 +83,7 @@ class BagSource:
     @contextmanager
     def _open(self) -> Iterator[AnyReader]:
         from rosbags.highlevel import AnyReader
-        from rosbags.typesys import Stores, get_typestore
+        from rosbags.typesys import get_typestore, Stores
 
         try:
             store = get_typestore(Stores.ROS2_HUMBLE)  # for db3 files, which may lack definitions

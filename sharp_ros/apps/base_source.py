@@ -12,7 +12,7 @@ import numpy as np
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.mapping.gravity import level_from_depth
-from sharp_ros.se3 import PoseBuffer, inverse
+from sharp_ros.se3 import inverse, PoseBuffer
 
 DEFAULT_HFOV = math.radians(60)  # a phone's main camera, about
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 
 from sharp_ros import __version__
 from sharp_ros.config import ModelConfig, SharpConfig

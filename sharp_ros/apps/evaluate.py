@@ -14,14 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from sharp_ros.config import ModelConfig, PointCloudConfig, SharpConfig
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.files import write_atomically
-from sharp_ros.metrics import MAX_TRUTH, METRICS, MIN_TRUTH, depth_metrics, mean_metrics
+from sharp_ros.metrics import depth_metrics, MAX_TRUTH, mean_metrics, METRICS, MIN_TRUTH
 
 if TYPE_CHECKING:
     from sharp_ros.apps.sources import SourceFrame
@@ -243,7 +243,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from sharp_ros.apps.bench import circumstances
-    from sharp_ros.engine import Engine, choose_device
+    from sharp_ros.engine import choose_device, Engine
     from sharp_ros.models import load_predictor
 
     if args.max_frames is not None and args.max_frames < 1:

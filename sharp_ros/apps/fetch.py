@@ -21,7 +21,7 @@ import sys
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import build_opener, HTTPRedirectHandler, Request
 import zipfile
 
 from sharp_ros import __version__, models

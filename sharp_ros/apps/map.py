@@ -17,11 +17,11 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from sharp_ros.config import VIEW_NAMES, SharpConfig, differences, flatten, from_flat, load_yaml
+from sharp_ros.config import differences, flatten, from_flat, load_yaml, SharpConfig, VIEW_NAMES
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import write_atomically
 
@@ -320,7 +320,7 @@ class _Contents:
 
 def _draw(contents: _Contents, tally: Tally, title: str) -> dict[str, np.ndarray]:
     """Pictures by file name."""
-    from sharp_ros.apps.map_pictures import Way, draw_map, draw_surface, draw_trajectory
+    from sharp_ros.apps.map_pictures import draw_map, draw_surface, draw_trajectory, Way
     from sharp_ros.apps.pictures import tile_pictures
     from sharp_ros.apps.predict import colour_depth, depth_range
     from sharp_ros.metrics import fitted

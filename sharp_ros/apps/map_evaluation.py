@@ -23,28 +23,28 @@ import numpy as np
 
 from sharp_ros import se3
 from sharp_ros.apps.base_source import SourceFrame
-from sharp_ros.apps.map_pictures import Way, draw_map, draw_trajectory
+from sharp_ros.apps.map_pictures import draw_map, draw_trajectory, Way
 from sharp_ros.apps.pictures import encode_picture, tile_pictures
-from sharp_ros.apps.sources import SyntheticSource, open_source
+from sharp_ros.apps.sources import open_source, SyntheticSource
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import ModelConfig, OccupancyConfig, ScaleConfig, SharpConfig
-from sharp_ros.engine import Engine, choose_device
+from sharp_ros.engine import choose_device, Engine
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.gravity import level_from_depth
 from sharp_ros.mapping.occupancy import (
     FREE,
-    OCCUPIED,
-    UNKNOWN,
     OccupancyGrid2D,
     OccupancyMap,
+    OCCUPIED,
+    UNKNOWN,
 )
 from sharp_ros.metrics import depth_metrics, mean_metrics, trajectory_metrics
-from sharp_ros.models import ModelInfo, load_predictor
+from sharp_ros.models import load_predictor, ModelInfo
 from sharp_ros.network.predictor import SensorPredictor
 from sharp_ros.pipeline import OCCUPANCY, Pipeline
-from sharp_ros.synthetic import SIZE, Room
+from sharp_ros.synthetic import Room, SIZE
 from sharp_ros.synthetic.disturbance import disturbed
 
 SEEN_WITHIN = 4.0  # metres from the camera, in which cells are judged
@@ -175,7 +175,7 @@ class Visibility:
         _see(depth, camera, T_map_camera, self._band, self._hit, self._passed)
 
     def compare(self, grid: OccupancyGrid2D, truth: OccupancyGrid2D) -> tuple[float | None, int]:
-        """IoU of the occupied cells that count, and how many free ones the truth does not know.
+        """The IoU of occupied cells that count, and how many free ones the truth does not know.
 
         None if neither has any.
         """

@@ -9,7 +9,7 @@ import math
 import cv2
 import numpy as np
 
-from sharp_ros.mapping.occupancy import FREE, OCCUPIED, UNKNOWN, OccupancyGrid2D
+from sharp_ros.mapping.occupancy import FREE, OccupancyGrid2D, OCCUPIED, UNKNOWN
 
 Colour = tuple[int, int, int]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
-from sharp_ros.config import ModelConfig, PointCloudConfig, SharpConfig, options
+from sharp_ros.config import ModelConfig, options, PointCloudConfig, SharpConfig
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import write_atomically
 
@@ -323,7 +323,7 @@ def _predict_file(
 def _intrinsics(
     size: tuple[int, int], exif_focal: float | None, args: argparse.Namespace
 ) -> tuple[Intrinsics, str]:
-    from sharp_ros.camera import DEFAULT_FOCAL_35MM, Intrinsics, focal_from_35mm
+    from sharp_ros.camera import DEFAULT_FOCAL_35MM, focal_from_35mm, Intrinsics
 
     width, height = size
     if args.hfov is not None:

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from sharp_ros.apps.bag_source import BagSource
-from sharp_ros.apps.base_source import IMAGE_SUFFIXES, Source, SourceFrame, assumed_hfov
+from sharp_ros.apps.base_source import assumed_hfov, IMAGE_SUFFIXES, Source, SourceFrame
 from sharp_ros.apps.tum_source import TumSource
 from sharp_ros.camera import Intrinsics, read_image
 from sharp_ros.errors import InputError

@@ -14,11 +14,11 @@ import numpy as np
 import yaml
 
 from sharp_ros.apps.base_source import (
-    MAX_STAMP_DIFFERENCE_NS,
-    SourceFrame,
     assumed_hfov,
+    MAX_STAMP_DIFFERENCE_NS,
     pose_at,
     pose_buffer,
+    SourceFrame,
 )
 from sharp_ros.camera import Intrinsics, read_image
 from sharp_ros.errors import InputError

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 import torch

@@ -38,17 +38,17 @@ import numpy as np
 import yaml
 
 from sharp_ros import __version__
-from sharp_ros.config import SharpConfig, load_yaml, to_yaml
+from sharp_ros.config import load_yaml, SharpConfig, to_yaml
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import new_folder, replace_symlink
 from sharp_ros.gaussians import save_ply
 from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.occupancy import (
     FREE,
-    OCCUPIED,
-    UNKNOWN,
     OccupancyGrid2D,
     OccupancyMap,
+    OCCUPIED,
+    UNKNOWN,
 )
 from sharp_ros.mapping.path import tum_text
 from sharp_ros.mapping.stored import bad_map, stored_array, stored_poses

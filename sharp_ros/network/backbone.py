@@ -17,7 +17,7 @@ from itertools import pairwise
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 from torch.nn import functional as F
 
 TOKEN_PX = 16  # side of the square of pixels a token stands for

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 GAUSSIAN_LAYERS = 2
 GEOMETRY_ATTRIBUTES = 3  # x, y, inverse depth

@@ -21,10 +21,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open, SafetensorError
 from safetensors.torch import save
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -289,7 +289,8 @@ def load_weights(path: str | Path) -> NanoNetwork:
         # Names and shapes are compared before any tensor is read, so that a hostile or wrong file
         # cannot make us allocate more than the network itself.
         with safe_open(path, framework='pt') as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            shapes = {name: file.get_slice(name).get_shape() for name in names}
             check_layout(path, shapes, expected, 'nano')
             tensors = {name: file.get_tensor(name) for name in expected}
     except (OSError, SafetensorError) as error:

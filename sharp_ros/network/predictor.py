@@ -9,13 +9,13 @@ from typing import Protocol
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 from torch.nn import functional as F
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians
-from sharp_ros.network.composer import NdcGaussians, gaussians_from_depth
+from sharp_ros.network.composer import gaussians_from_depth, NdcGaussians
 from sharp_ros.network.nano import NanoNetwork
 from sharp_ros.network.sharp import SharpNetwork
 from sharp_ros.network.unprojection import unproject

@@ -19,21 +19,21 @@ from pickle import UnpicklingError
 import zipfile
 
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 from sharp_ros.errors import CheckpointError, InputError
-from sharp_ros.network.backbone import PyramidEncoder, VisionTransformer, split
+from sharp_ros.network.backbone import PyramidEncoder, split, VisionTransformer
 from sharp_ros.network.checkpoint import check_layout
 from sharp_ros.network.composer import (
-    NdcGaussians,
     base_gaussians,
     compose,
     depth_from_disparity,
+    NdcGaussians,
 )
 from sharp_ros.network.decoder import (
-    GAUSSIAN_LAYERS,
     DepthAlignment,
     DisparityHead,
+    GAUSSIAN_LAYERS,
     GaussianDecoder,
     MultiresDecoder,
     PredictionHead,

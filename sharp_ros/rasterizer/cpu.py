@@ -18,15 +18,15 @@ import torch
 from sharp_ros.camera import Intrinsics
 from sharp_ros.gaussians import Gaussians, srgb_from_linear
 from sharp_ros.rasterizer.reference import (
+    _jacobian_limits,
     ALPHA_MAX,
     ALPHA_MIN,
     EPSILON,
     MEDIAN,
     QUAT_MIN,
+    Rendering,
     VARIANCE_MAX,
     VARIANCE_MIN,
-    Rendering,
-    _jacobian_limits,
 )
 
 _TILE_BITS = 4

@@ -11,7 +11,7 @@ import argparse
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 import json
@@ -44,7 +44,7 @@ from rich.table import Table
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 import torch
 
-from sharp_ros.apps.bench import HEIGHT, WIDTH, circumstances
+from sharp_ros.apps.bench import circumstances, HEIGHT, WIDTH
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import SharpConfig
 from sharp_ros.engine import Engine
@@ -53,7 +53,7 @@ from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.models import ModelInfo
 from sharp_ros.network.composer import gaussians_from_depth
-from sharp_ros.pipeline import OCCUPANCY, POINTS, Pipeline
+from sharp_ros.pipeline import OCCUPANCY, Pipeline, POINTS
 from sharp_ros.point_cloud import organised_cloud
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
@@ -69,7 +69,7 @@ from sharp_ros.ros.decoding import FrameDecoder, RawFrame
 from sharp_ros.ros.demo import CAMERA, Manager, node_process
 from sharp_ros.ros.diagnostics import Health
 from sharp_ros.ros.monitor import NODE
-from sharp_ros.ros.node import SUCCESS, SharpNode
+from sharp_ros.ros.node import SharpNode, SUCCESS
 from sharp_ros.se3 import look_at
 
 LAYER_TARGET_MS, START_TARGET_S = 5.0, 6.0

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from sharp_ros import se3
-from sharp_ros.camera import CameraModel, Intrinsics, decode_image
+from sharp_ros.camera import CameraModel, decode_image, Intrinsics
 from sharp_ros.errors import InputError
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from sharp_ros.apps.base_source import level_world
 from sharp_ros.apps.pictures import encode_picture
-from sharp_ros.apps.sources import Source, SourceFrame, open_source
+from sharp_ros.apps.sources import open_source, Source, SourceFrame
 from sharp_ros.errors import SharpError
 from sharp_ros.files import write_atomically
 from sharp_ros.models import model_names
@@ -45,7 +45,7 @@ from sharp_ros.ros.conversions import (
     image_to_msg,
     odometry_to_msg,
 )
-from sharp_ros.ros.monitor import NODE, Monitor
+from sharp_ros.ros.monitor import Monitor, NODE
 
 CAMERA = '/camera'
 WORLD = 'odom'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rclpy.node import Node
-from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
+from rclpy.qos import qos_check_compatible, QoSCompatibility, QoSProfile
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque, OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial

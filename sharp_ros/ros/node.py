@@ -23,22 +23,22 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from sharp_ros.camera import Frame, Intrinsics
-from sharp_ros.config import SharpConfig, differences, frozen_changes
+from sharp_ros.config import differences, frozen_changes, SharpConfig
 from sharp_ros.engine import release_memory
 from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError, SharpError
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.odometry import Motion
 from sharp_ros.pipeline import (
     CLEARING,
+    FrameResult,
     GAUSSIANS,
     MAP_POINTS,
     OCCUPANCY,
+    Pipeline,
     POINTS,
+    Stopwatch,
     VIEW,
     VIEW_DEPTH,
-    FrameResult,
-    Pipeline,
-    Stopwatch,
 )
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
@@ -56,15 +56,15 @@ from sharp_ros.ros.conversions import (
     stamp_ns_from_msg,
 )
 from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
-from sharp_ros.ros.diagnostics import NORMAL_DROPS, Health
+from sharp_ros.ros.diagnostics import Health, NORMAL_DROPS
 from sharp_ros.ros.graph import SubscriptionEventCallbacks, why_silent
 from sharp_ros.ros.parameters import declare_parameters, is_ours, read_config
-from sharp_ros.ros.pose_sources import PoseSource, make_pose_source
+from sharp_ros.ros.pose_sources import make_pose_source, PoseSource
 from sharp_ros.ros.services import Services
 from sharp_ros.ros.transforms import Transforms
 from sharp_ros.se3 import moved_pose
 from sharp_ros.snapshot import SnapshotCloud
-from sharp_ros.viewpoints import CAMERA, WORLD, viewpoints
+from sharp_ros.viewpoints import CAMERA, viewpoints, WORLD
 from sharp_ros.views import View
 from sharp_ros.worker import Wait, Worker
 

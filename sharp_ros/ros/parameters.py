@@ -9,13 +9,13 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from sharp_ros.config import (
-    VIEW_NAMES,
-    Option,
-    SharpConfig,
-    ViewConfig,
     describe,
     from_flat,
+    Option,
     options,
+    SharpConfig,
+    VIEW_NAMES,
+    ViewConfig,
 )
 from sharp_ros.errors import ConfigError
 

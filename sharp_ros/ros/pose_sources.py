@@ -11,8 +11,8 @@ import numpy as np
 from sharp_ros.config import PoseConfig
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.ros.conversions import pose_from_odometry
-from sharp_ros.ros.transforms import Transforms, tf_is_installed
-from sharp_ros.se3 import PoseBuffer, matrix_from_quat, transform
+from sharp_ros.ros.transforms import tf_is_installed, Transforms
+from sharp_ros.se3 import matrix_from_quat, PoseBuffer, transform
 
 _PATIENCE = 3.0  # seconds of images without any pose until visual odometry takes over
 _HISTORY = 10.0  # seconds of poses kept; an image older than that is of no use

@@ -17,9 +17,9 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from sharp_ros.apps.base_source import level_world
-from sharp_ros.apps.sources import SourceFrame, open_source
+from sharp_ros.apps.sources import open_source, SourceFrame
 from sharp_ros.errors import SharpError
-from sharp_ros.ros.demo import WORLD, CameraDriver
+from sharp_ros.ros.demo import CameraDriver, WORLD
 from sharp_ros.ros.transforms import Transforms
 
 

@@ -29,7 +29,7 @@ class Scene:
         self.at(0, 0, 0)
 
     def at(self, x: float, y: float, yaw: float) -> None:
-        """Place the following items at (x, y) in the world, turned by `yaw` radians."""
+        """Turn the following items by `yaw` radians, then move them to (x, y) in the world."""
         self._origin, self._yaw = np.array([x, y, 0.0]), yaw
 
     def world(self, vector: tuple[float, float, float], yaw: float = 0.0) -> np.ndarray:

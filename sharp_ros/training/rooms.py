@@ -23,10 +23,10 @@ from typing import NamedTuple
 import numpy as np
 
 from sharp_ros.files import replacing
-from sharp_ros.training.layout import Room, build_scene
-from sharp_ros.training.raycast import Rendering, camera_rays, cast, render
+from sharp_ros.training.layout import build_scene, Room
+from sharp_ros.training.raycast import camera_rays, cast, render, Rendering
 from sharp_ros.training.scene import Scene
-from sharp_ros.training.textures import Textures, make_textures
+from sharp_ros.training.textures import make_textures, Textures
 
 IMAGE_SIZE = (256, 192)  # width, height
 PAIRS = 3  # per scene

@@ -24,7 +24,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 from sharp_ros.config import option
 from sharp_ros.errors import CheckpointError, InputError, SharpError
@@ -342,7 +342,7 @@ def _freeze(network: NanoNetwork) -> None:
 
 
 def _optimizer(network: NanoNetwork, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter, 2019); no decay on biases and norms, less on the encoder."""
+    """Make AdamW (Loshchilov & Hutter, 2019); no decay on biases, norms, less on the encoder."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:

@@ -19,7 +19,7 @@ from rclpy.parameter import Parameter
 from ros_helpers import WALL
 from std_srvs.srv import SetBool, Trigger
 
-from sharp_ros.config import SharpConfig, options
+from sharp_ros.config import options, SharpConfig
 from sharp_ros.mapping.map_files import load_map
 from sharp_ros.ros.conversions import depth_from_msg, stamp_ns_from_msg
 from sharp_ros.ros.parameters import read_config

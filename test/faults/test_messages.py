@@ -11,7 +11,7 @@ import time
 from types import SimpleNamespace
 
 import cv2
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import given, HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
@@ -22,7 +22,6 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from sharp_ros.camera import Intrinsics
 from sharp_ros.models import load_predictor
 from sharp_ros.ros.conversions import (
-    SUPPORTED_ENCODINGS,
     camera_info_to_msg,
     depth_from_msg,
     depth_to_msg,
@@ -31,6 +30,7 @@ from sharp_ros.ros.conversions import (
     odometry_to_msg,
     pose_to_msg,
     stamp_ns_from_msg,
+    SUPPORTED_ENCODINGS,
 )
 
 pytestmark = pytest.mark.ros

@@ -25,7 +25,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import PointField
 import yaml
 
-from sharp_ros.config import SharpConfig, options
+from sharp_ros.config import options, SharpConfig
 from sharp_ros.ros import conversions
 from sharp_ros.ros.conversions import stamp_ns_from_msg
 from sharp_ros.ros.node import SharpNode

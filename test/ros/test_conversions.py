@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import cv2
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, HealthCheck, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest

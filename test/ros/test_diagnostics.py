@@ -13,7 +13,7 @@ import rclpy
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros_helpers import WallOracle, start
+from ros_helpers import start, WallOracle
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 

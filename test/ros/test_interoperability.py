@@ -19,10 +19,10 @@ from rclpy.serialization import deserialize_message, serialize_message
 from ros_helpers import CAMERA, IMAGE, WALL, WallOracle
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import get_typestore, Stores
 from sensor_msgs.msg import PointField
 from std_srvs.srv import Trigger
-from test_sources import START_NS, STEP_NS, Bag, K, pose_of, unlit
+from test_sources import Bag, K, pose_of, START_NS, STEP_NS, unlit
 import torch
 
 from sharp_ros.network.composer import gaussians_from_depth

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from ros_helpers import CAMERA, IMAGE, INTRINSICS, POSE, WALL, WallOracle, start
+from ros_helpers import CAMERA, IMAGE, INTRINSICS, POSE, start, WALL, WallOracle
 from sensor_msgs.msg import CompressedImage, Image
 import torch
 

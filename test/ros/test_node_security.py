@@ -24,12 +24,12 @@ from test_conventions import ends, start
 from sharp_ros.camera import Rectifier
 from sharp_ros.errors import InputError
 from sharp_ros.ros.conversions import (
-    SUPPORTED_ENCODINGS,
     camera_model_from_msg,
     compressed_from_msg,
     depth_from_msg,
     gaussians_from_msg,
     image_from_msg,
+    SUPPORTED_ENCODINGS,
 )
 
 pytestmark = pytest.mark.ros

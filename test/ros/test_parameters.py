@@ -9,7 +9,7 @@ pytest.importorskip('rclpy', reason='needs rclpy')
 from rclpy.exceptions import ParameterNotDeclaredException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from ros_helpers import WALL, start
+from ros_helpers import start, WALL
 
 from sharp_ros.config import flatten, options
 from sharp_ros.ros.conversions import depth_from_msg, stamp_ns_from_msg

@@ -22,11 +22,11 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import (
     DurabilityPolicy,
+    qos_check_compatible,
+    qos_profile_sensor_data,
     QoSCompatibility,
     QoSProfile,
     ReliabilityPolicy,
-    qos_check_compatible,
-    qos_profile_sensor_data,
 )
 from ros_helpers import CAMERA, Peer
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -34,7 +34,7 @@ from std_srvs.srv import Trigger
 import yaml
 
 from sharp_ros.camera import Intrinsics
-from sharp_ros.config import SharpConfig, differences, load_yaml
+from sharp_ros.config import differences, load_yaml, SharpConfig
 from sharp_ros.engine import Engine
 from sharp_ros.models import load_predictor
 from sharp_ros.network.predictor import SensorPredictor

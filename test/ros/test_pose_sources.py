@@ -11,11 +11,11 @@ from sharp_ros.config import PoseConfig
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.ros.conversions import odometry_to_msg, transform_to_msg
 from sharp_ros.ros.pose_sources import (
+    make_pose_source,
     NoPose,
     OdometrySource,
     TfSource,
     VisualSource,
-    make_pose_source,
 )
 from sharp_ros.ros.transforms import Transforms
 from sharp_ros.se3 import matrix_from_quat, transform

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy')
 
-from ros_helpers import CAMERA, POSE, WALL, start
+from ros_helpers import CAMERA, POSE, start, WALL
 from std_srvs.srv import SetBool, Trigger
 
 from sharp_ros.ros import services, transforms
