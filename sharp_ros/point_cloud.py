@@ -96,16 +96,12 @@ def drop_flying_pixels(depth: np.ndarray, edge_ratio: float) -> np.ndarray:
     return _clean(depth, edge_ratio, 0.0, np.inf)
 
 
-def limit_range(depth: np.ndarray, min_range: float, max_range: float) -> np.ndarray:
-    """[H, W] -> [H, W] float32, metres: NaN where invalid or too near, inf beyond the range."""
-    return _clean(depth, 0.0, min_range, max_range)
-
-
 def clean_depth(depth: np.ndarray, config: PointCloudConfig) -> np.ndarray:
-    """`drop_flying_pixels`, then `limit_range`, in one pass.
+    """`drop_flying_pixels` and limit the range, in one pass.
 
-    An edge against something out of range is still recognised. What is beyond `max_range` becomes
-    +inf, "nothing in range" (REP-117): that a ray met nothing near is worth knowing.
+    An edge against something out of range is still recognised. As in REP-117, what is beyond
+    `max_range` becomes +inf, "nothing in range": that a ray met nothing near is worth knowing;
+    what is nearer than `min_range` becomes -inf, "too near".
     """
     return _clean(depth, config.edge_ratio, config.min_range, config.max_range)
 
@@ -182,15 +178,17 @@ def normals_from_depth(
     return _normal_kernel(inverse, left, right, top, bottom, k.fx, k.fy, k.cx, k.cy)
 
 
-def pixel_noise(depth: np.ndarray) -> float:  # [H, W]
+def pixel_noise(depth: np.ndarray, stride_u: int = 1, stride_v: int = 4) -> float:  # [H, W]
     """Standard deviation of depth between neighbouring pixels, as a share of it.
 
     Inverse depth is linear along an image of a plane, so its second difference is that of noise,
-    whose standard deviation it has times sqrt(6). The median leaves out edges.
+    whose standard deviation it has times sqrt(6). The median leaves out edges. Every `stride_u`th
+    pixel of every `stride_v`th row is looked at.
     """
+    width = depth.shape[1] - 2
     with np.errstate(all='ignore'):
-        inverse = 1 / depth[::4]
-        bend = np.abs((inverse[:, :-2] + inverse[:, 2:]) / inverse[:, 1:-1] - 2)
+        left, middle, right = (1 / depth[::stride_v, i : width + i : stride_u] for i in range(3))
+        bend = np.abs((left + right) / middle - 2)
     bend = bend[np.isfinite(bend)]
     return float(np.median(bend)) / (0.6745 * math.sqrt(6)) if bend.size else 0.0
 
@@ -312,10 +310,12 @@ def _clean_kernel(
 
 @numba.njit(cache=True, forceinline=True, error_model='numpy')
 def _limited(d: np.float32, near: np.float32, far: np.float32) -> np.float32:
-    """Depth in range, +inf beyond it, NaN for what is too near or no measurement."""
+    """Depth in range, +inf beyond it, -inf before it, NaN for no measurement."""
     if d > far:
         return np.float32(np.inf)
-    return d if (d > 0) & (d >= near) else np.float32(np.nan)
+    if d >= near:
+        return d if d > 0 else np.float32(np.nan)
+    return np.float32(-np.inf) if (d > 0) | (d == -np.inf) else np.float32(np.nan)
 
 
 @numba.njit(cache=True, nogil=True, error_model='numpy')

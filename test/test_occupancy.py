@@ -354,8 +354,9 @@ def test_depth_beyond_max_range_clears_up_to_there_and_marks_nothing(beyond):
 
 def test_depth_nearer_than_min_range_neither_marks_nor_clears():
     grid_map = OccupancyMap(OccupancyConfig())
-    grid_map.integrate(np.full((120, 160), 0.2, np.float32), SMALL, pose(0, 0, 1, 0))
-    assert not grid_map.log_odds().any()
+    for depth in (0.2, -np.inf):  # as it is, or told in the words of REP-117
+        grid_map.integrate(np.full((120, 160), depth, np.float32), SMALL, pose(0, 0, 1, 0))
+        assert not grid_map.log_odds().any()
 
 
 @pytest.mark.parametrize(

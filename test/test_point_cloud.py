@@ -15,7 +15,6 @@ from sharp_ros.point_cloud import (
     clean_depth,
     depth_from_gaussians,
     drop_flying_pixels,
-    limit_range,
     normals_from_depth,
     organised_cloud,
     pixel_noise,
@@ -93,8 +92,10 @@ def slow_clean(depth: np.ndarray, edge_ratio: float, near: float, far: float) ->
         for dv, du in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)):
             if 0 <= v + dv < height and 0 <= u + du < width:
                 out[v + dv, u + du] = NAN
-    keep = (out > 0) & (out >= np.float32(near))
-    return np.where(out > np.float32(far), np.inf, np.where(keep, out, NAN))
+    out[(out <= 0) & (out > -np.inf)] = NAN
+    out[out < np.float32(near)] = -np.inf
+    out[out > np.float32(far)] = np.inf
+    return out
 
 
 def slow_cloud(depth: np.ndarray, image: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
@@ -120,7 +121,6 @@ def test_clean_equals_its_slow_twin(edge_ratio):
     np.testing.assert_array_equal(
         drop_flying_pixels(depth, edge_ratio), slow_clean(depth, edge_ratio, 0, np.inf)
     )
-    np.testing.assert_array_equal(limit_range(depth, 0.9, 5), slow_clean(depth, 0, 0.9, 5))
 
 
 def test_cloud_equals_its_slow_twin_bit_for_bit_in_colour():
@@ -205,7 +205,7 @@ def test_upsampled_edge_of_a_coarse_grid_leaves_no_flying_points():
     ],
 )
 def test_slanted_planes_survive(normal, distance):
-    depth = limit_range(plane_depth(VGA, normal, distance), 0.1, 20.0)
+    depth = clean_depth(plane_depth(VGA, normal, distance), PointCloudConfig(edge_ratio=0.0))
     seen = np.isfinite(depth)
     assert seen.mean() > 0.2
     assert np.isfinite(drop_flying_pixels(depth, EDGE_RATIO)[seen]).mean() >= 0.99

@@ -27,6 +27,7 @@ from sharp_ros.camera import Intrinsics
 from sharp_ros.config import OccupancyConfig
 from sharp_ros.errors import InputError
 from sharp_ros.mapping.stored import bad_map, check_settings, settings_of, stored_array
+from sharp_ros.point_cloud import pixel_noise
 from sharp_ros.se3 import checked_pose
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100
@@ -179,7 +180,7 @@ class OccupancyMap:
         columns, rows = self._ring()
         depth = np.require(depth, np.float32, ['C', 'W'])
         strides = self._strides(intrinsics)
-        noise = _pixel_noise(depth, *strides)
+        noise = pixel_noise(depth, *strides)
         if noise * config.max_range > voxel:
             depth, camera = _pooled(depth, camera, *strides)
             noise /= math.sqrt(strides[0] * strides[1])
@@ -338,19 +339,6 @@ class OccupancyMap:
         low = np.clip(np.floor(reach.min(0)).astype(int) - 1, 0, self._side)
         high = np.clip(np.floor(reach.max(0)).astype(int) + 2, 0, self._side)
         return int(low[0]), int(high[0]), int(low[1]), int(high[1])
-
-
-def _pixel_noise(depth: np.ndarray, stride_u: int, stride_v: int) -> float:
-    """Standard deviation of depth between neighbouring pixels, as a share of it.
-
-    Inverse depth is linear along an image of a plane, so its second difference is that of noise,
-    whose standard deviation it has times sqrt(6). The median leaves out edges.
-    """
-    with np.errstate(all='ignore'):
-        inverse = [1 / depth[::stride_v, i : depth.shape[1] - 2 + i : stride_u] for i in range(3)]
-        bend = np.abs((inverse[0] + inverse[2]) / inverse[1] - 2)
-    bend = bend[np.isfinite(bend)]
-    return float(np.median(bend)) / (0.6745 * math.sqrt(6)) if bend.size else 0.0
 
 
 def _pooled(

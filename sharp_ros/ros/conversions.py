@@ -338,10 +338,11 @@ def image_to_msg(rgb: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
 def depth_to_msg(depth: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
     """[H, W] float32 z-depth in metres to a `32FC1` image as REP-118 wants it.
 
-    What is not positive becomes NaN, "no measurement"; +inf stays, "nothing in range" (REP-117).
+    What is not positive becomes NaN, "no measurement"; as in REP-117 +inf stays, "nothing in
+    range", and so does -inf, "too near".
     """
     depth = depth.astype(np.float32)  # a copy, which is cheaper than `np.where`
-    depth[~(depth > 0)] = np.nan
+    depth[(depth <= 0) & (depth > -np.inf)] = np.nan
     return _image_msg(depth, '32FC1', stamp_ns, frame_id)
 
 

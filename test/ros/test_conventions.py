@@ -226,14 +226,15 @@ def test_clouds_are_complete_rows_of_float32_and_dense_only_without_nan():
 
 
 def test_depth_is_that_of_rep_117_and_118():
-    depth = np.array([[0.5, math.inf, math.nan, 0.0, -1.0]], np.float32)
+    depth = np.array([[0.5, math.inf, -math.inf, math.nan, 0.0, -1.0]], np.float32)
     msg = conversions.depth_to_msg(depth, 1, CAMERA)
     assert msg.encoding == '32FC1'
-    assert (msg.step, msg.height, msg.width) == (20, 1, 5)
+    assert (msg.step, msg.height, msg.width) == (24, 1, 6)
     sent = np.frombuffer(msg.data, np.float32)
     assert sent[0] == 0.5
     assert sent[1] == math.inf
-    assert np.isnan(sent[2:]).all()
+    assert sent[2] == -math.inf
+    assert np.isnan(sent[3:]).all()
 
 
 def test_camera_info_of_an_output_is_that_of_a_rectified_image():
