@@ -414,6 +414,18 @@ def test_measured_depth_is_published_as_measured():
     assert np.isnan(result.cloud[:25, :, 2]).all()
 
 
+def test_numbers_that_are_no_depth_leave_the_rest_of_a_measured_frame_alone():
+    k = Intrinsics.from_hfov(1.2, 160, 120)
+    depth = np.full((120, 160), 2.0, np.float32)
+    depth[:2, :10] = [1e-45, 1e-30, 1e-4, 1e6, 3e38, -3e38, -1e-45, np.inf, -np.inf, np.nan]
+    gaussians = Engine(SensorPredictor(), ModelConfig()).predict(
+        np.zeros((120, 160, 3), np.uint8), k, depth
+    )
+    z = gaussians.means[:, 2].reshape(60, 80)
+    assert torch.isfinite(gaussians.means).all()
+    torch.testing.assert_close(z[1:], torch.full((59, 80), 2.0))
+
+
 def test_gaussians_of_measured_depth_lie_on_a_slanted_plane():
     k = Intrinsics.from_hfov(1.2, 161, 121)
     normal = np.array([0.3, 0.4, 1.0])

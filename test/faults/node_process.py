@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from pathlib import Path
 import subprocess
@@ -32,9 +31,7 @@ class NodeProcess:
 
     def __init__(self, peer, log, parameters=None, before='', whole=True):
         self.peer, self.log = peer, Path(log)
-        # A node of an earlier test, of which rclpy keeps the services until it is collected, would
-        # take the first request in place of this one.
-        gc.collect()
+        # a node of an earlier test would take the first request in place of this one
         peer.spin_until(lambda: '/sharp' not in self.others())
         flat = [part for k, v in (parameters or {}).items() for part in ('-p', f'{k}:={v}')]
         with self.log.open('wb') as output:
