@@ -11,9 +11,10 @@ import math
 
 import numpy as np
 
-from sharp_ros.training.scene import SceneBuilder, Vector
+from sharp_ros.training.scene import Material, SceneBuilder, Target, tilted, Vector
 
 Place = Callable[[float, float, float], Vector]
+Profile = list[tuple[float, float]]  # radius and height, see SceneBuilder.lathe
 
 
 def local_frame(x: float, y: float, yaw: float) -> Place:
@@ -31,15 +32,33 @@ def add_clutter(
     depth: float,
     yaw: float,
     count: int,
+    theme: str | None = None,
 ) -> None:
-    """Small things spread over a table top or a patch of floor at height `z`."""
+    """Small things beside each other on a table top or a patch of floor at height `z`.
+
+    `theme` is a key of `THEMES`, that of the scene if not given; fewer than `count` things are
+    put where there is no room for them.
+    """
     at = local_frame(x, y, yaw)
     rng = scene.rng
+    things = THEMES[theme or scene.theme]
+    there: list[tuple[float, float, float]] = []
     for _ in range(count):
-        u, v = rng.uniform(-0.45, 0.45) * width, rng.uniform(-0.45, 0.45) * depth
-        kind = rng.integers(0, len(SMALL_THINGS) + 1)  # one in nine places stays empty
-        if kind < len(SMALL_THINGS):
-            SMALL_THINGS[kind](scene, at(u, v, z), yaw)
+        add, radius = things[rng.integers(len(things))]
+        half_x, half_y = width / 2 - radius, depth / 2 - radius
+        if half_x < 0 or half_y < 0:
+            continue
+        for _ in range(5):
+            u, v = rng.uniform(-half_x, half_x), rng.uniform(-half_y, half_y)
+            if all(math.hypot(u - a, v - b) > radius + r for a, b, r in there):
+                there.append((u, v, radius))
+                add(scene, at(u, v, z), yaw)
+                break
+
+
+def how_much(scene: SceneBuilder, area: float) -> int:
+    """How many small things lie on so many square metres: some places are tidy, some are not."""
+    return int(scene.rng.choice([0, 5, 14, 30], p=[0.1, 0.3, 0.35, 0.25]) * area + 1.5)
 
 
 def add_table(
@@ -49,7 +68,12 @@ def add_table(
     rng = scene.rng
     at = local_frame(x, y, yaw)
     part = scene.new_part()
-    top = scene.material_of('wood', 'plain', 'marble', 'planks', p=[0.5, 0.35, 0.1, 0.05])
+    top = scene.material_of(
+        *('wood', 'plain', 'granite', 'planks', 'worn', 'fabric'),
+        p=[0.45, 0.25, 0.08, 0.05, 0.1, 0.07],
+        gloss=scene.sheen(0.3),
+        scale=rng.uniform(0.4, 1.0),
+    )
     legs = top if rng.uniform() < 0.5 else scene.material_of('metal', 'plain')
     thickness = rng.uniform(0.02, 0.05)
     if rng.uniform() < 0.2:
@@ -67,12 +91,14 @@ def add_table(
             for i in (-1, 1):
                 size = (0.38, depth * 0.95, height - thickness)
                 scene.box(size, at(i * (width / 2 - 0.2), 0, 0), yaw, legs, part)
-    add_clutter(scene, x, y, height, width, depth, yaw, rng.integers(0, 10))
-    scene.targets.append((x, y, height))
+    add_clutter(scene, x, y, height, width, depth, yaw, how_much(scene, width * depth))
+    for _ in range(2):
+        place = at(rng.uniform(-0.4, 0.4) * width, rng.uniform(-0.4, 0.4) * depth, height)
+        scene.targets.append(Target(place, None))
 
 
-def add_chair(scene: SceneBuilder, x: float, y: float, yaw: float) -> None:
-    """A chair on four legs or on a star base, with or without arm rests."""
+def add_chair(scene: SceneBuilder, x: float, y: float, yaw: float) -> float:
+    """A chair on four legs or on a star base, with or without arm rests; height of its seat."""
     rng = scene.rng
     at = local_frame(x, y, yaw)
     part = scene.new_part()
@@ -94,6 +120,120 @@ def add_chair(scene: SceneBuilder, x: float, y: float, yaw: float) -> None:
             for i in (-1, 1):
                 place = at(i * width / 2, 0, height + 0.2)
                 scene.box((0.05, 0.3, 0.03), place, yaw, frame, part)
+    return height
+
+
+def add_bench(
+    scene: SceneBuilder, x: float, y: float, width: float, depth: float, height: float, yaw: float
+) -> None:
+    """A work bench: stout legs, a board below, perhaps a wall of tools or a shelf at its back."""
+    rng = scene.rng
+    at = local_frame(x, y, yaw)
+    part = scene.new_part()
+    top = scene.material_of('wood', 'worn', 'plain', 'metal', gloss=scene.sheen(0.3))
+    frame = scene.material_of('metal', 'wood', 'worn')
+    scene.box((width, depth, 0.05), at(0, 0, height - 0.05), yaw, top, part)
+    for u in (-1, 1):
+        for v in (-1, 1):
+            place = at(u * (width / 2 - 0.05), v * (depth / 2 - 0.05), 0)
+            scene.box((0.08, 0.08, height - 0.05), place, yaw, frame, part)
+    if rng.uniform() < 0.6:
+        scene.box((width, depth * 0.8, 0.03), at(0, 0, 0.25), yaw, frame, part)
+        add_clutter(scene, *at(0, 0, 0.28), width * 0.9, depth * 0.6, yaw, 3, 'floor')
+    back = rng.uniform()
+    if back < 0.35:  # tools hang on a board
+        scene.box((width, 0.02, 0.8), at(0, depth / 2, height), yaw, frame, part)
+        metal = scene.material('metal')
+        for u in np.arange(-width / 2 + 0.1, width / 2 - 0.05, rng.uniform(0.08, 0.2)):
+            long, wide = rng.uniform(0.1, 0.3), rng.uniform(0.015, 0.06)
+            grip = scene.material('plain')
+            z = height + 0.72 - long
+            scene.box((wide, 0.02, long), at(u, depth / 2 - 0.02, z), yaw, metal, part)
+            scene.box((0.03, 0.03, long / 2), at(u, depth / 2 - 0.03, z - 0.02), yaw, grip, part)
+    elif back < 0.65:  # shelves
+        for z in (0.4, 0.75):
+            board = at(0, depth / 2 - 0.13, height + z)
+            scene.box((width, 0.26, 0.025), board, yaw, frame, part)
+            _fill_shelf(scene, at, width, 0.24, height + z + 0.025, 0.33, yaw)
+        for u in (-1, 1):
+            post = at(u * (width / 2 - 0.02), depth / 2 - 0.02, height)
+            scene.box((0.04, 0.04, 0.8), post, yaw, frame, part)
+    free = depth * (0.65 if back < 0.65 else 0.95)
+    place = at(0, (free - depth) / 2, height)
+    add_clutter(scene, *place, width, free, yaw, how_much(scene, width * free) + 3)
+    for u in (-0.25, 0.25):
+        scene.targets.append(Target(at(u * width, -0.1, height), yaw))
+
+
+def add_machine(
+    scene: SceneBuilder, x: float, y: float, width: float, depth: float, yaw: float
+) -> None:
+    """A machine or device: a case on a base, a panel with a screen, a door, a pipe."""
+    rng = scene.rng
+    at = local_frame(x, y, yaw)
+    part = scene.new_part()
+    height = rng.uniform(0.8, 1.9)
+    case = scene.material_of('plain', 'metal', 'worn', gloss=scene.sheen(0.4))
+    other = scene.material_of('plain', 'metal')
+    scene.box((width, depth, height * 0.55), at(0, 0, 0), yaw, case, part)
+    upper = (width * rng.uniform(0.5, 1), depth * rng.uniform(0.5, 0.95), height * 0.45)
+    scene.box(upper, at(0, 0, height * 0.55), yaw, other, part)
+    door = (width * 0.7, 0.02, height * 0.4)
+    scene.box(door, at(0, -depth / 2 - 0.008, height * 0.08), yaw, other, part)
+    screen = at(0, -upper[1] / 2 - 0.005, height * 0.7)
+    glow = rng.uniform(0, 1)
+    scene.panel(upper[0] * 0.5, height * 0.2, screen, yaw, 'screen', 0.01, glow, part=part)
+    if rng.uniform() < 0.5:
+        pipe = at(0.3 * width, 0.3 * depth, height * 0.5)
+        scene.cylinder(0.1, height * rng.uniform(0.5, 0.9), pipe, other, part, 10)
+    if rng.uniform() < 0.4:
+        disc = at(0, -depth / 2 - 0.015, height * 0.28)
+        turn = tilted(yaw, 1.57)
+        scene.cylinder(
+            min(width, height * 0.4) * 0.7,
+            0.03,
+            disc,
+            scene.material('metal'),
+            part,
+            16,
+            turn=turn,
+        )
+
+
+def add_rack(
+    scene: SceneBuilder, x: float, y: float, width: float, depth: float, height: float, yaw: float
+) -> None:
+    """Warehouse racking: posts, beams and loads of boxes."""
+    rng = scene.rng
+    at = local_frame(x, y, yaw)
+    part = scene.new_part()
+    colours = ([0.02, 0.08, 0.4], [0.7, 0.2, 0.02], [0.3, 0.3, 0.3], [0.6, 0.45, 0.03])
+    posts = scene.material('plain', np.array(colours[rng.integers(4)], np.float32))
+    beams = scene.material('plain', np.array(colours[rng.integers(4)], np.float32))
+    boards = scene.material_of('wood', 'metal', 'planks')
+    for u in (-1, 1):
+        for v in (-1, 1):
+            place = at(u * (width / 2 - 0.04), v * (depth / 2 - 0.04), 0)
+            scene.box((0.08, 0.08, height), place, yaw, posts, part)
+    levels = max(2, int(height / rng.uniform(0.6, 1.5)))
+    for i in range(levels):
+        z = 0.1 + i * height / levels
+        scene.box((width, depth * 0.95, 0.03), at(0, 0, z), yaw, boards, part)
+        for v in (-1, 1):
+            scene.box(
+                (width, 0.04, 0.1), at(0, v * (depth / 2 - 0.02), z - 0.08), yaw, beams, part
+            )
+        if z < 1.7:
+            scene.targets.append(Target(at(rng.uniform(-0.3, 0.3) * width, 0, z + 0.2), yaw))
+        u = -width / 2 + 0.06
+        while u < width / 2 - 0.25:
+            across = min(rng.uniform(0.2, 0.9), width / 2 - 0.06 - u)
+            tall = min(rng.uniform(0.15, 0.9), height / levels - 0.15)
+            if rng.uniform() < 0.8 and tall > 0.05:
+                size = (across * 0.95, depth * rng.uniform(0.5, 0.95), tall)
+                load = scene.material('cardboard' if rng.uniform() < 0.65 else None)
+                scene.box(size, at(u + across / 2, 0, z + 0.03), yaw, load)
+            u += across + rng.uniform(0, 0.1)
 
 
 def add_shelf(
@@ -117,6 +257,8 @@ def add_shelf(
         scene.box((width, depth, board), at(0, 0, z), yaw, material, part)
         if i < count and rng.uniform() < 0.85:
             _fill_shelf(scene, at, width, depth, z + board, gap, yaw)
+            if 0.2 < z < 1.7:
+                scene.targets.append(Target(at(rng.uniform(-0.4, 0.4) * width, 0, z + 0.1), yaw))
 
 
 def add_cabinet(
@@ -143,7 +285,8 @@ def add_cabinet(
                 place = at(u, -depth / 2 - 0.03, j * up + up * 0.8)
                 scene.box((0.1, 0.02, 0.015), place, yaw, metal, part)
     if height < 1.3:
-        add_clutter(scene, x, y, height, width, depth, yaw, rng.integers(0, 5))
+        add_clutter(scene, x, y, height, width, depth, yaw, how_much(scene, width * depth))
+        scene.targets.append(Target((x, y, height), yaw))
 
 
 def add_sofa(
@@ -199,8 +342,13 @@ def add_kitchen(scene: SceneBuilder, x: float, y: float, width: float, yaw: floa
     part = scene.new_part()
     height, depth = rng.uniform(0.84, 0.95), rng.uniform(0.55, 0.65)
     body = scene.material_of('plain', 'wood', p=[0.65, 0.35])
-    top = scene.material_of('marble', 'wood', 'terrazzo', 'plain', 'concrete')
-    metal = scene.material('metal')
+    top = scene.material_of(
+        *('granite', 'wood', 'marble', 'plain', 'concrete', 'terrazzo'),
+        p=[0.35, 0.25, 0.1, 0.15, 0.1, 0.05],
+        gloss=scene.sheen(0.6),
+        scale=rng.uniform(0.4, 1.0),
+    )
+    metal = scene.material('metal', gloss=0.5)
     plinth = at(0, 0.03, 0)
     scene.box((width, depth - 0.05, 0.1), plinth, yaw, scene.material('plain'), part)
     scene.box((width, depth, height - 0.14), at(0, 0, 0.1), yaw, body, part)
@@ -231,65 +379,127 @@ def add_kitchen(scene: SceneBuilder, x: float, y: float, width: float, yaw: floa
             if rng.uniform() < 0.85:
                 u = -width / 2 + width / count * (i + 0.5)
                 scene.box(size, at(u, depth / 2 - 0.17, height + gap), yaw, body)
-    things = rng.integers(2, 4 + int(4 * width))
-    add_clutter(scene, x, y, height, width * 0.95, depth * 0.7, yaw, things)
-    scene.targets.append((x, y, height))
+    black = scene.material('plain', np.full(3, 0.02, np.float32), gloss=1.0)
+    if width > 1.8:  # hob above an oven, sink with a tap
+        u = rng.uniform(-0.3, -0.1) * width
+        scene.box((0.56, 0.48, 0.008), at(u, 0, height), yaw, black, part)
+        scene.box((0.55, 0.03, 0.42), at(u, -depth / 2 - 0.012, 0.3), yaw, black, part)
+        for v in (-0.12, 0.12):
+            for w in (-0.14, 0.14):
+                place = at(u + w, v, height + 0.008)
+                scene.cylinder(rng.uniform(0.12, 0.2), 0.004, place, metal, part)
+        u = rng.uniform(0.15, 0.3) * width
+        scene.box((0.5, 0.4, 0.006), at(u, 0, height), yaw, metal, part)
+        scene.cylinder(0.03, 0.25, at(u, 0.2, height), metal, part, 6)
+        scene.box((0.025, 0.2, 0.025), at(u, 0.1, height + 0.25), yaw, metal, part)
+    things = how_much(scene, width * depth) + 2
+    add_clutter(
+        scene, *at(0, 0, height + 0.008), width * 0.95, depth * 0.8, yaw, things, 'kitchen'
+    )
+    for _ in range(1 + int(width)):
+        place = at(rng.uniform(-0.4, 0.4) * width, -0.1, height)
+        scene.targets.append(Target(place, yaw))
 
 
-def add_person(scene: SceneBuilder, x: float, y: float, yaw: float) -> None:
-    """A standing or walking person."""
+def add_person(
+    scene: SceneBuilder, x: float, y: float, yaw: float, seat: float | None = None
+) -> None:
+    """A person, standing or walking, or sitting on a seat of this height."""
     rng = scene.rng
     part = scene.new_part()
     k = rng.uniform(1.5, 1.95) / 1.75  # size relative to the one the numbers below are for
+    if rng.uniform() < 0.1:
+        k *= rng.uniform(0.6, 0.85)
     flat = local_frame(x, y, yaw)
+    hip = 0.85 * k if seat is None else seat + 0.09
 
-    def at(u: float, v: float, z: float) -> Vector:
-        return flat(u, v, z * k)
+    def at(u: float, v: float, above_hip: float) -> Vector:
+        return flat(u * k, v * k, hip + above_hip * k)
 
     skin = np.array([0.75, 0.5, 0.38], np.float32) * rng.uniform(0.25, 1.1)
     skin = scene.material('plain', skin)
-    shirt = scene.material_of('fabric', 'plain', 'stripes')
+    shirt = scene.material_of('fabric', 'plain', 'stripes', scale=0.5)
     trousers = scene.material_of('fabric', 'plain')
-    stride = rng.uniform(0, 0.25)
+    shoes = scene.material('plain')
+    stride = rng.normal(0, 0.2) if seat is None else 0.0
     for side in (-1, 1):
-        leg, arm = side * stride * 0.5, side * -stride * 0.4
-        scene.cylinder(0.16 * k, 0.85 * k, at(side * 0.1, leg, 0), trousers, part, 10)
-        shoe = at(side * 0.1, leg - 0.05, 0)
-        scene.box((0.1, 0.27, 0.09), shoe, yaw, scene.material('plain'), part)
-        scene.cylinder(0.1 * k, 0.6 * k, at(side * 0.24, arm, 0.82), shirt, part, 10)
-        scene.sphere((0.1, 0.1, 0.12), at(side * 0.24, arm, 0.75), skin, part)
-    scene.cylinder(0.36 * k, 0.62 * k, at(0, 0, 0.82), shirt, part, 16, 0.24 * k)
-    scene.cylinder(0.1, 0.12, at(0, 0, 1.42), skin, part, 10)
-    scene.sphere((0.17 * k, 0.2 * k, 0.25 * k), at(0, 0, 1.5), skin, part)
+        u, swing = side * 0.1, side * stride
+        if seat is None:
+            turn = tilted(yaw, swing)
+            foot = (0.0, 0.85 * math.sin(swing))
+            ground = 0.85 * k * (1 - math.cos(swing))
+            x_, y_, _ = at(u, foot[1], 0)
+            scene.cylinder(0.15 * k, 0.87 * k, (x_, y_, ground), trousers, part, 10, turn=turn)
+        else:
+            knee = at(u * 1.4, -0.42, -0.04)
+            scene.cylinder(0.15 * k, 0.45 * k, knee, trousers, part, 10, turn=tilted(yaw, -1.57))
+            x_, y_, _ = at(u * 1.4, -0.42, 0)
+            scene.cylinder(0.12 * k, hip, (x_, y_, 0.0), trousers, part, 10)
+            ground = 0.0
+        c, s = math.cos(yaw), math.sin(yaw)
+        shoe = (x_ + s * 0.05, y_ - c * 0.05, ground)
+        scene.box((0.1, 0.27 * k, 0.09), shoe, yaw, shoes, part)
+        reach = rng.uniform(0.0, 0.5) if seat is None else rng.uniform(0.3, 0.9)
+        shoulder = np.array(at(side * 0.22, 0, 0.55))
+        for length, width, material, bend in (
+            (0.32, 0.1, shirt, reach - swing),
+            (0.28, 0.08, skin, reach * 2 - swing),
+        ):
+            turn = tilted(yaw, -bend)
+            end = shoulder - turn[:, 2] * length * k
+            scene.cylinder(width * k, length * k, tuple(end), material, part, 10, turn=turn)
+            shoulder = end
+        scene.sphere((0.1 * k,) * 3, tuple(shoulder - [0, 0, 0.08 * k]), skin, part)
+    scene.cylinder(0.36 * k, 0.62 * k, at(0, 0, -0.03), shirt, part, 16, 0.24 * k, turn=yaw)
+    scene.cylinder(0.1 * k, 0.12 * k, at(0, 0, 0.57), skin, part, 10)
+    scene.sphere((0.17 * k, 0.2 * k, 0.25 * k), at(0, 0, 0.65), skin, part)
     hair = scene.material('plain', scene.colour() * 0.3)
-    scene.sphere((0.19 * k, 0.21 * k, 0.14 * k), at(0, 0.02, 1.63), hair, part)
+    scene.sphere((0.19 * k, 0.21 * k, 0.14 * k), at(0, 0.02, 0.78), hair, part)
+
+
+def add_foliage(
+    scene: SceneBuilder, roots: np.ndarray, length: float, green: np.ndarray, part: int
+) -> None:
+    """Leaves of about this length that start at `roots` [N, 3] and point anywhere but down."""
+    rng = scene.rng
+    count = len(roots)
+    along = rng.normal(0, 1, (count, 3))
+    along[:, 2] = np.abs(along[:, 2]) * 0.5
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    across = np.cross(along, rng.normal(0, 1, (count, 3)))
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    reach = along * rng.uniform(0.6, 1.6, (count, 1)) * length
+    half = across * length * rng.uniform(0.15, 0.3)
+    middle = roots + reach * 0.5
+    vertices = np.stack([roots, middle + half, roots + reach, middle - half], 1)
+    first = np.arange(count)[:, None] * 4
+    faces = np.concatenate([first + np.array([0, 1, 2]), first + np.array([0, 2, 3])])
+    texture = scene.texture_of('plain')
+    uv = np.zeros((2 * count, 3, 2)) + rng.uniform(0, 1, (2 * count, 1, 1))
+    shade = np.tile(rng.uniform(0.5, 1.4, (count, 1)), (2, 1))
+    tint = scene.tint(texture, green) * shade
+    scene.triangles(vertices.reshape(-1, 3), faces, uv, texture, tint, part)
+
+
+def leaf_colour(scene: SceneBuilder) -> np.ndarray:  # -> [3]
+    """A linear green."""
+    green = np.array([0.13, 0.25, 0.06], np.float32) * scene.rng.uniform(0.5, 1.8)
+    return (green * np.exp(scene.rng.normal(0, 0.15, 3))).astype(np.float32)
 
 
 def add_plant(scene: SceneBuilder, x: float, y: float) -> None:
     """A pot with a cloud of leaves."""
     rng = scene.rng
     part = scene.new_part()
-    pot = rng.uniform(0.2, 0.45)
-    scene.cylinder(rng.uniform(0.2, 0.4), pot, (x, y, 0), scene.material(), part)
-    count = rng.integers(20, 90)
-    radius, height = rng.uniform(0.2, 0.6), rng.uniform(0.3, 1.3)
-    spread = rng.normal(0, 1, (count, 3)) * [radius * 0.4, radius * 0.4, height * 0.25]
-    root = np.array([x, y, 0 + pot]) + spread + [0, 0, height * 0.5]
-    along = rng.normal(0, 1, (count, 3))
-    along[:, 2] = np.abs(along[:, 2]) * 0.5
-    along /= np.linalg.norm(along, axis=1, keepdims=True)
-    across = np.cross(along, rng.normal(0, 1, (count, 3)))
-    across /= np.linalg.norm(across, axis=1, keepdims=True)
-    length = rng.uniform(0.1, 0.35, (count, 1))
-    middle, half = root + along * length * 0.5, across * length * 0.15
-    vertices = np.stack([root, middle + half, root + along * length, middle - half], 1)
-    first = np.arange(count)[:, None] * 4
-    faces = np.concatenate([first + np.array([0, 1, 2]), first + np.array([0, 2, 3])])
-    texture = scene.texture_of('plain')
-    uv = np.zeros((2 * count, 3, 2)) + rng.uniform(0, 1, (2 * count, 1, 1))
-    green = np.array([0.15, 0.35, 0.08], np.float32) * rng.uniform(0.5, 1.8)
-    tint = scene.tint(texture, green * rng.uniform(0.6, 1.2, 3))
-    scene.triangles(vertices.reshape(-1, 3), faces, uv, texture, tint, part)
+    pot, radius = rng.uniform(0.2, 0.45), rng.uniform(0.1, 0.2)
+    profile = [(0, 0), (radius * 0.75, 0), (radius, pot), (0, pot)]
+    scene.lathe(profile, (x, y, 0), scene.material(), part)
+    spread, height = rng.uniform(0.08, 0.24), rng.uniform(0.3, 1.3)
+    scatter = rng.normal(0, 1, (int(rng.integers(20, 90)), 3)) * [spread, spread, height * 0.2]
+    scatter[:, 2] = np.maximum(scatter[:, 2], -height * 0.45)
+    roots = np.array([x, y, pot + height * 0.5]) + scatter
+    scene.cylinder(0.03, height * 0.6, (x, y, pot), scene.material('wood'), part, 6)
+    add_foliage(scene, roots, rng.uniform(0.1, 0.3), leaf_colour(scene), part)
 
 
 def add_pile(scene: SceneBuilder, x: float, y: float, width: float) -> None:
@@ -301,12 +511,7 @@ def add_pile(scene: SceneBuilder, x: float, y: float, width: float) -> None:
         size = (width * rng.uniform(0.5, 1), width * rng.uniform(0.5, 1), height)
         place = (x + rng.normal(0, 0.04), y + rng.normal(0, 0.04), z)
         yaw = rng.uniform(0, 6)
-        if rng.uniform() < 0.6:
-            card = np.array([0.5, 0.35, 0.2], np.float32) * rng.uniform(0.7, 1.3)
-            material = scene.material('plain', card)
-        else:
-            material = scene.material()
-        scene.box(size, place, yaw, material)
+        scene.box(size, place, yaw, scene.material('cardboard' if rng.uniform() < 0.7 else None))
         z += height
 
 
@@ -315,9 +520,20 @@ def _fill_shelf(
 ) -> None:
     """Things side by side on one board at height `z`, at most `gap` high."""
     rng = scene.rng
+    if rng.uniform() < 0.4 and gap > 0.25:
+        low = [thing for thing in THEMES[scene.theme] if thing in LOW_THINGS]
+        u = -width / 2
+        for _ in range(int(width / 0.1)):
+            add, radius = low[rng.integers(len(low))] if low else LOW_THINGS[0]
+            u += radius + rng.uniform(0.0, 0.06)
+            if u > width / 2 - radius or radius > depth / 2:
+                break
+            add(scene, at(u, rng.uniform(-0.3, 0.1) * (depth - 2 * radius), z), yaw)
+            u += radius
+        return
     u = -width / 2 + 0.04
     while u < width / 2 - 0.1:
-        kind = rng.integers(0, 5)
+        kind = rng.integers(0, 6)
         across = min(rng.uniform(0.06, 0.45), width / 2 - u - 0.02)
         height = gap * rng.uniform(0.3, 0.88)
         if kind == 0:  # nothing here
@@ -326,13 +542,23 @@ def _fill_shelf(
         if kind <= 2:
             size = (across, depth * rng.uniform(0.4, 0.85), height)
             place = at(u + across / 2, depth * rng.uniform(-0.1, 0.1), z)
-            scene.box(size, place, yaw, scene.material('spines' if kind == 1 else None))
+            made_of = ('spines', None, 'cardboard')[kind - rng.integers(0, 2)]
+            scene.box(size, place, yaw, scene.material(made_of))
         elif kind == 3:
             place = at(u + across / 2, 0, z)
             scene.cylinder(min(across, 0.25, depth), height, place, scene.material())
-        else:
+        elif kind == 4:
             size = (across, depth * 0.7, height * 0.5)
             scene.box(size, at(u + across / 2, 0, z), yaw, scene.material('plain'))
+        else:  # books one by one, the last leaning
+            end, up = u + across, min(gap * 0.85, 0.3)
+            while u < end:
+                thick, tall = rng.uniform(0.012, 0.05), up * rng.uniform(0.6, 1)
+                lean = tilted(yaw, 0, -0.15) if u + thick > end - 0.05 else yaw
+                book = scene.material('spines' if rng.uniform() < 0.3 else 'plain')
+                scene.box((thick, depth * 0.6, tall), at(u + thick / 2, 0, z), lean, book)
+                u += thick + 0.002
+            across = 0.03
         u += across + rng.uniform(0, 0.08)
 
 
@@ -340,13 +566,364 @@ def _parcel(scene: SceneBuilder, place: Vector, yaw: float) -> None:
     rng = scene.rng
     size = (rng.uniform(0.1, 0.35), rng.uniform(0.1, 0.3), rng.uniform(0.02, 0.3))
     turned = rng.uniform(0, 6)
-    scene.box(size, place, turned, scene.material_of('plain', 'poster', 'picture'))
+    scene.box(size, place, turned, scene.material_of('plain', 'cardboard', 'picture'))
+
+
+def _hollow(radius: float, height: float, flare: float = 1.0, wall: float = 0.004) -> Profile:
+    """A cup: up outside from a foot of this radius, down inside."""
+    top = radius * flare
+    return [
+        *((0.0, 0.0), (radius, 0.0), (top, height), (top - wall, height)),
+        *((radius - wall, wall * 2), (0.0, wall * 2)),
+    ]
+
+
+def _glaze(scene: SceneBuilder) -> Material:
+    """Paint, china, plastic or enamel; glossy more often than not."""
+    return scene.material('plain', gloss=scene.sheen(0.6))
 
 
 def _cup(scene: SceneBuilder, place: Vector, yaw: float) -> None:
     rng = scene.rng
-    diameter, height = rng.uniform(0.05, 0.12), rng.uniform(0.06, 0.3)
-    scene.cylinder(diameter, height, place, scene.material())
+    part = scene.new_part()
+    radius, height = rng.uniform(0.03, 0.045), rng.uniform(0.07, 0.12)
+    glaze = _glaze(scene)
+    scene.lathe(_hollow(radius, height, rng.uniform(0.9, 1.25)), place, glaze, part)
+    if rng.uniform() < 0.7:
+        yaw = rng.uniform(0, 6.28)
+        x, y, z = local_frame(*place[:2], yaw)(radius + 0.012, 0, place[2] + height * 0.25)
+        scene.box((0.03, 0.01, height * 0.5), (x, y, z), yaw, glaze, part)
+
+
+def _bottle(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    rng = scene.rng
+    part = scene.new_part()
+    r, h = rng.uniform(0.028, 0.045), rng.uniform(0.17, 0.33)
+    neck, shoulder = r * rng.uniform(0.3, 0.6), h * rng.uniform(0.55, 0.75)
+    profile = [(0, 0), (r, 0), (r, shoulder), (neck, shoulder + h * 0.15), (neck, h), (0, h)]
+    x, y, z = place
+    if rng.uniform() < 0.08:  # lies
+        turn = tilted(rng.uniform(0, 6.28), 1.57)
+        scene.lathe(profile, (x, y, z + r), _glaze(scene), part, turn)
+        return
+    scene.lathe(profile, place, _glaze(scene), part)
+    if rng.uniform() < 0.6:
+        label = scene.material('poster', scale=0.3)
+        scene.cylinder(
+            2.06 * r, h * rng.uniform(0.15, 0.35), (x, y, z + h * 0.12), label, part, 16
+        )
+
+
+def _can(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    rng = scene.rng
+    r, h = rng.choice([(0.033, 0.115), (0.037, 0.11), (0.05, 0.12), (0.075, 0.19)])
+    part = scene.new_part()
+    metal = scene.material('metal', gloss=0.5)
+    scene.cylinder(2 * r, h, place, scene.material_of('poster', 'plain', scale=0.3), part, 16)
+    lid = (place[0], place[1], place[2] + h)
+    scene.lathe(_hollow(r * 0.96, 0.004, 1, 0.003), lid, metal, part)
+    if rng.uniform() < 0.15:
+        scene.cylinder(2 * r, h, (place[0], place[1], place[2] + h + 0.004), metal, None, 16)
+
+
+def _plate(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    rng = scene.rng
+    r, rise = rng.uniform(0.09, 0.14), rng.uniform(0.012, 0.03)
+    glaze = _glaze(scene)
+    x, y, z = place
+    for _ in range(int(rng.choice([1, 1, 1, 4]))):
+        scene.lathe(_hollow(r * 0.6, rise, 1.65, 0.005), (x, y, z), glaze)
+        z += 0.009
+
+
+def _bowl(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    rng = scene.rng
+    part = scene.new_part()
+    r, h = rng.uniform(0.04, 0.065), rng.uniform(0.05, 0.09)
+    scene.lathe(_hollow(r, h, 1.9, 0.006), place, _glaze(scene), part)
+    if rng.uniform() < 0.5:
+        for angle in np.arange(3) * 2.1 + rng.uniform(0, 2):
+            x, y = place[0] + math.cos(angle) * 0.042, place[1] + math.sin(angle) * 0.042
+            _one_fruit(scene, (x, y, place[2] + h * 0.5))
+
+
+def _fruit(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    for angle in np.arange(scene.rng.integers(1, 4)) * 2.1 + scene.rng.uniform(0, 2):
+        x, y = place[0] + math.cos(angle) * 0.045, place[1] + math.sin(angle) * 0.045
+        _one_fruit(scene, (x, y, place[2]))
+
+
+def _one_fruit(scene: SceneBuilder, place: Vector) -> None:
+    rng = scene.rng
+    colours = ([0.6, 0.05, 0.03], [0.3, 0.5, 0.05], [0.85, 0.35, 0.02], [0.85, 0.7, 0.05])
+    colour = np.array(colours[rng.integers(4)], np.float32) * rng.uniform(0.6, 1.1)
+    d = rng.uniform(0.05, 0.085)
+    peel = scene.material('plain', colour, gloss=0.4)
+    scene.sphere((d, d, d * rng.uniform(0.85, 1.1)), place, peel)
+
+
+def _pot(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    """A pot with two handles, or a pan with a long one."""
+    rng = scene.rng
+    part = scene.new_part()
+    pan = rng.uniform() < 0.5
+    r, h = rng.uniform(0.08, 0.13), rng.uniform(0.03, 0.055) if pan else rng.uniform(0.09, 0.2)
+    metal = scene.material_of('metal', 'plain', gloss=scene.sheen(0.7))
+    scene.lathe(_hollow(r, h, 1.05), place, metal, part)
+    yaw = rng.uniform(0, 6.28)
+    at = local_frame(*place[:2], yaw)
+    dark = scene.material('plain', np.full(3, 0.03, np.float32))
+    for side, length in ((1, 0.19),) if pan else ((-1, 0.04), (1, 0.04)):
+        middle = at(side * (r * 1.05 + length / 2), 0, place[2] + h * 0.75)
+        scene.box((length, 0.025, 0.015), middle, yaw, dark, part)
+    if not pan and rng.uniform() < 0.4:
+        lid = (place[0], place[1], place[2] + h)
+        profile = [(0, 0), (r * 1.07, 0), (r * 0.9, 0.02), (0.015, 0.03), (0.015, 0.05), (0, 0.05)]
+        scene.lathe(profile, lid, metal, part)
+
+
+def _kettle(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    rng = scene.rng
+    part = scene.new_part()
+    h, yaw = rng.uniform(0.18, 0.25), rng.uniform(0, 6.28)
+    at = local_frame(*place[:2], yaw)
+    body = scene.material_of('metal', 'plain', gloss=scene.sheen(0.7))
+    profile = [
+        (0, 0),
+        (0.085, 0),
+        (0.08, 0.03),
+        (0.06, h),
+        (0.015, h),
+        (0.015, h + 0.02),
+        (0, h + 0.02),
+    ]
+    scene.lathe(profile, place, body, part)
+    dark = scene.material('plain', np.full(3, 0.03, np.float32))
+    scene.box((0.02, 0.025, h * 0.8), at(0.11, 0, place[2] + h * 0.12), yaw, dark, part)
+    scene.box((0.06, 0.025, 0.02), at(0.09, 0, place[2] + h * 0.85), yaw, dark, part)
+
+
+def _appliance(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    """A microwave, toaster or coffee machine."""
+    rng = scene.rng
+    part = scene.new_part()
+    width, depth, height = [(0.46, 0.32, 0.27), (0.3, 0.17, 0.19), (0.22, 0.32, 0.33)][
+        rng.integers(3)
+    ]
+    at = local_frame(*place[:2], yaw)
+    body = scene.material_of('plain', 'metal', gloss=scene.sheen(0.6))
+    dark = scene.material('plain', np.full(3, 0.03, np.float32), gloss=0.8)
+    scene.box((width, depth, height), place, yaw, body, part)
+    front = (width * 0.65, 0.01, height * 0.7)
+    scene.box(
+        front, at(-width * 0.1, -depth / 2 - 0.004, place[2] + height * 0.15), yaw, dark, part
+    )
+    for z in (0.3, 0.6):
+        knob = at(width * 0.36, -depth / 2 - 0.008, place[2] + height * z)
+        scene.box((0.03, 0.02, 0.03), knob, yaw, dark, part)
+
+
+def _carton(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    """A packet: cereals, milk, tea."""
+    rng = scene.rng
+    sizes = ((0.19, 0.06, 0.28), (0.095, 0.065, 0.2), (0.13, 0.07, 0.07), (0.07, 0.07, 0.24))
+    size = np.array(sizes[rng.integers(4)]) * rng.uniform(0.85, 1.15)
+    print_ = scene.material_of('poster', 'photo', 'sign', scale=rng.uniform(0.3, 0.6))
+    scene.box(tuple(size), place, yaw + rng.normal(0, 0.6), print_)
+
+
+def _chopping_board(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    rng = scene.rng
+    part = scene.new_part()
+    yaw = yaw + rng.normal(0, 0.4)
+    at = local_frame(*place[:2], yaw)
+    scene.box((0.34, 0.22, 0.02), place, yaw, scene.material('wood', scale=0.5), part)
+    scene.box(
+        (0.18, 0.03, 0.003), at(0.03, 0, place[2] + 0.02), yaw, scene.material('metal'), part
+    )
+    dark = scene.material('plain', np.full(3, 0.03, np.float32))
+    scene.box((0.11, 0.025, 0.018), at(-0.11, 0, place[2] + 0.02), yaw, dark, part)
+
+
+def _cutlery(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    """Thin long metal things, such as spoons, tweezers and spanners."""
+    rng = scene.rng
+    metal = scene.material('metal', gloss=0.6)
+    yaw = yaw + rng.normal(0, 0.5)
+    at = local_frame(*place[:2], yaw)
+    for i in range(rng.integers(1, 4)):
+        part = scene.new_part()
+        length = rng.uniform(0.14, 0.22)
+        turned = yaw + rng.normal(0, 0.15)
+        scene.box((0.012, length, 0.006), at(i * 0.03 - 0.03, 0, place[2]), turned, metal, part)
+        head = at(i * 0.03 - 0.03, -length / 2, place[2])
+        scene.box((0.026, 0.04, 0.008), head, turned, metal, part)
+
+
+def _screwdriver(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    rng = scene.rng
+    part = scene.new_part()
+    turn = tilted(rng.uniform(0, 6.28), -1.57)
+    x, y, z = place
+    grip, blade = rng.uniform(0.08, 0.12), rng.uniform(0.06, 0.15)
+    colour = scene.material('plain', scene.colour(0.4) ** 2 * 1.2, gloss=0.4)
+    scene.cylinder(0.03, grip, (x, y, z + 0.015), colour, part, 6, turn=turn)
+    end = (x - turn[0, 2] * blade, y - turn[1, 2] * blade, z + 0.015)
+    scene.cylinder(0.007, blade, end, scene.material('metal', gloss=0.6), part, 6, turn=turn)
+
+
+def _hammer(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    part = scene.new_part()
+    yaw = scene.rng.uniform(0, 6.28)
+    at = local_frame(*place[:2], yaw)
+    scene.box((0.26, 0.028, 0.022), place, yaw, scene.material('wood', scale=0.4), part)
+    scene.box((0.028, 0.11, 0.028), at(0.13, 0, place[2]), yaw, scene.material('metal'), part)
+
+
+def _drill(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    rng = scene.rng
+    part = scene.new_part()
+    yaw = rng.uniform(0, 6.28)
+    at = local_frame(*place[:2], yaw)
+    case = scene.material('plain', scene.colour(0.3), gloss=0.3)
+    dark = scene.material('plain', np.full(3, 0.03, np.float32))
+    z = place[2]
+    scene.box((0.11, 0.07, 0.05), at(0, 0, z), yaw, dark, part)
+    scene.box((0.04, 0.035, 0.12), at(0, 0, z + 0.05), yaw, case, part)
+    scene.box((0.17, 0.06, 0.07), at(0.02, 0, z + 0.15), yaw, case, part)
+    chuck = tilted(yaw - math.pi / 2, -1.57)
+    scene.cylinder(0.035, 0.07, at(0.1, 0, z + 0.185), dark, part, 10, turn=chuck)
+
+
+def _tape(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    """A ring: adhesive tape or coiled cable."""
+    rng = scene.rng
+    outer, height = rng.uniform(0.04, 0.11), rng.uniform(0.015, 0.05)
+    inner = outer * rng.uniform(0.5, 0.8)
+    profile = [(inner, 0), (outer, 0), (outer, height), (inner, height), (inner, 0)]
+    scene.lathe(profile, place, _glaze(scene))
+
+
+def _crate(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    """An open box with a few things in it."""
+    rng = scene.rng
+    part = scene.new_part()
+    width, depth, height = rng.uniform(0.25, 0.4), rng.uniform(0.2, 0.3), rng.uniform(0.1, 0.22)
+    yaw = yaw + rng.normal(0, 0.2)
+    at = local_frame(*place[:2], yaw)
+    side = scene.material_of('plain', 'cardboard', 'wood', scale=0.7)
+    z = place[2]
+    scene.box((width, depth, 0.008), place, yaw, side, part)
+    for i in (-1, 1):
+        scene.box((width, 0.008, height), at(0, i * depth / 2, z), yaw, side, part)
+        scene.box((0.008, depth, height), at(i * width / 2, 0, z), yaw, side, part)
+    for _ in range(rng.integers(0, 6)):
+        u, v = rng.uniform(-0.3, 0.3) * width, rng.uniform(-0.3, 0.3) * depth
+        size = (rng.uniform(0.03, 0.1), rng.uniform(0.03, 0.08), height * rng.uniform(0.3, 1.1))
+        scene.box(size, at(u, v, z + 0.008), yaw + rng.uniform(0, 3), scene.material(scale=0.3))
+
+
+def _flask(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    rng = scene.rng
+    r, h = rng.uniform(0.03, 0.06), rng.uniform(0.1, 0.2)
+    lip, neck = (r * 0.4, h * 0.96), r * 0.35
+    cone = [
+        (0, 0),
+        (r, 0),
+        (r, h * 0.08),
+        (neck, h * 0.7),
+        (neck, h * 0.95),
+        lip,
+        (neck, h),
+        (0, h),
+    ]
+    tall = _hollow(r * 0.6, h * 1.3, 1.0, 0.003)
+    scene.lathe(cone if rng.uniform() < 0.5 else tall, place, _glaze(scene))
+
+
+def _tubes(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    """A rack with two rows of tubes, or a cup with pens."""
+    rng = scene.rng
+    part = scene.new_part()
+    yaw = yaw + rng.normal(0, 0.3)
+    at = local_frame(*place[:2], yaw)
+    scene.box((0.2, 0.06, 0.06), place, yaw, _glaze(scene), part)
+    caps = _glaze(scene)
+    for u in np.linspace(-0.08, 0.08, 6):
+        for v in (-0.015, 0.015):
+            if rng.uniform() < 0.7:
+                scene.cylinder(0.018, 0.05, at(u, v, place[2] + 0.06), caps, part, 6)
+
+
+def _meter(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    """An instrument with a screen and knobs."""
+    rng = scene.rng
+    part = scene.new_part()
+    width, depth, height = rng.uniform(0.15, 0.35), 0.2, rng.uniform(0.08, 0.2)
+    yaw = yaw + rng.normal(0, 0.25)
+    at = local_frame(*place[:2], yaw)
+    scene.box((width, depth, height), place, yaw, scene.material_of('plain', 'metal'), part)
+    screen = at(-width * 0.2, -depth / 2 - 0.004, place[2] + height * 0.25)
+    glow = rng.uniform(0, 0.8)
+    scene.panel(width * 0.45, height * 0.55, screen, yaw, 'screen', 0.01, glow, part=part)
+    knob = scene.material('plain')
+    for u in (0.15, 0.35):
+        for z in (0.25, 0.6):
+            where = at(u * width, -depth / 2 - 0.01, place[2] + z * height)
+            scene.box((0.022, 0.02, 0.022), where, yaw, knob, part)
+
+
+def _laptop(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    rng = scene.rng
+    part = scene.new_part()
+    yaw = yaw + rng.normal(0, 0.4)
+    x, y, z = place
+    at = local_frame(x, y, yaw)
+    width = rng.uniform(0.28, 0.38)
+    depth, case = width * 0.68, scene.material('plain', scene.colour() * 0.5)
+    scene.box((width, depth, 0.018), place, yaw, case, part)
+    keys = scene.material('keys')
+    scene.box((width * 0.88, depth * 0.45, 0.003), at(0, depth * 0.15, z + 0.018), yaw, keys, part)
+    lid = tilted(yaw, -rng.uniform(0.05, 0.6))
+    hinge = at(0, depth / 2, z + 0.018)
+    scene.box((width, 0.008, depth), hinge, lid, case, part)
+    front = tuple(np.array(hinge) + lid @ np.array([0, -0.005, depth * 0.06]))
+    kind = rng.choice(['screen', 'photo'])
+    glow = rng.choice([0, rng.uniform(0.2, 1)])
+    scene.panel(width * 0.92, depth * 0.86, front, lid, kind, 0.004, glow, 0.5, part)
+
+
+def _mouse(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    scene.sphere((0.06, 0.1, 0.035), place, _glaze(scene))
+
+
+def _phone(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    turned = scene.rng.uniform(0, 6.28)
+    size = (0.072, 0.15, 0.009)
+    black = scene.material('plain', np.full(3, 0.02, np.float32), gloss=1.0)
+    scene.box(size, place, turned, black)
+
+
+def _shoes(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    rng = scene.rng
+    leather = scene.material_of('fabric', 'plain', scale=0.4)
+    turned = rng.uniform(0, 6.28)
+    at = local_frame(*place[:2], turned)
+    for side in (-1, 1):
+        part, yaw = scene.new_part(), turned + rng.normal(0, 0.15)
+        scene.box((0.095, 0.28, 0.06), at(side * 0.07, 0, place[2]), yaw, leather, part)
+        scene.sphere((0.095, 0.15, 0.12), at(side * 0.07, 0.06, place[2]), leather, part)
+
+
+def _bag(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+    rng = scene.rng
+    part = scene.new_part()
+    cloth = scene.material_of('fabric', 'plain')
+    size = (rng.uniform(0.25, 0.4), rng.uniform(0.15, 0.25), rng.uniform(0.3, 0.5))
+    turned = rng.uniform(0, 6.28)
+    scene.box(size, place, turned, cloth, part)
+    top = (place[0], place[1], place[2] + size[2] * 0.7)
+    scene.sphere((size[1], size[1], size[2] * 0.6), top, cloth, part)
 
 
 def _books(scene: SceneBuilder, place: Vector, yaw: float) -> None:
@@ -379,9 +956,8 @@ def _monitor(scene: SceneBuilder, place: Vector, yaw: float) -> None:
 
 def _keyboard(scene: SceneBuilder, place: Vector, yaw: float) -> None:
     rng = scene.rng
-    size = (rng.uniform(0.3, 0.5), 0.14, 0.025)
     turned = yaw + rng.normal(0, 0.2)
-    scene.box(size, place, turned, scene.material('plain'))
+    scene.box((rng.uniform(0.3, 0.46), 0.14, 0.025), place, turned, scene.material('keys'))
 
 
 def _ball(scene: SceneBuilder, place: Vector, yaw: float) -> None:
@@ -408,4 +984,40 @@ def _paper(scene: SceneBuilder, place: Vector, yaw: float) -> None:
     scene.box((0.22, 0.3, 0.004), place, turned, scene.material_of('plain', 'poster'))
 
 
-SMALL_THINGS = (_parcel, _cup, _books, _monitor, _keyboard, _ball, _lamp, _paper)
+# What adds a thing, and the radius of its footprint.
+KITCHEN = (
+    *((_cup, 0.06), (_cup, 0.06), (_bottle, 0.05), (_bottle, 0.05), (_can, 0.06), (_plate, 0.14)),
+    *((_bowl, 0.12), (_fruit, 0.09), (_pot, 0.24), (_kettle, 0.13), (_appliance, 0.24)),
+    *((_carton, 0.1), (_carton, 0.1), (_chopping_board, 0.18), (_cutlery, 0.1), (_paper, 0.15)),
+)
+DESK = (
+    *((_monitor, 0.25), (_keyboard, 0.2), (_laptop, 0.24), (_mouse, 0.05), (_phone, 0.08)),
+    *((_books, 0.15), (_books, 0.15), (_paper, 0.16), (_paper, 0.16), (_cup, 0.06), (_cup, 0.06)),
+    *((_lamp, 0.12), (_bottle, 0.05), (_carton, 0.1), (_parcel, 0.17), (_tape, 0.1), (_bag, 0.2)),
+)
+WORKSHOP = (
+    *((_screwdriver, 0.12), (_screwdriver, 0.12), (_hammer, 0.15), (_drill, 0.14), (_tape, 0.1)),
+    *((_can, 0.07), (_crate, 0.22), (_crate, 0.22), (_parcel, 0.17), (_cutlery, 0.1)),
+    *((_bottle, 0.05), (_meter, 0.18), (_cup, 0.06), (_paper, 0.16), (_carton, 0.1)),
+)
+LABORATORY = (
+    *((_flask, 0.06), (_flask, 0.06), (_flask, 0.06), (_tubes, 0.11), (_meter, 0.2)),
+    *((_meter, 0.2), (_bottle, 0.05), (_laptop, 0.24), (_paper, 0.16), (_tape, 0.1)),
+    *((_carton, 0.1), (_monitor, 0.25), (_crate, 0.22), (_cutlery, 0.1)),
+)
+FLOOR = (
+    *((_parcel, 0.18), (_ball, 0.12), (_shoes, 0.17), (_crate, 0.22), (_bag, 0.22)),
+    *((_bottle, 0.05), (_carton, 0.1), (_lamp, 0.12), (_books, 0.15), (_tape, 0.1)),
+)
+THEMES = {
+    'kitchen': KITCHEN,
+    'desk': DESK,
+    'workshop': WORKSHOP,
+    'laboratory': LABORATORY,
+    'floor': FLOOR,
+    'any': (*KITCHEN, *DESK, *FLOOR),
+}
+LOW_THINGS = (  # that fit between two boards
+    *((_can, 0.06), (_cup, 0.06), (_carton, 0.1), (_flask, 0.06), (_bowl, 0.12), (_tape, 0.1)),
+    *((_can, 0.07), (_crate, 0.22), (_tubes, 0.11), (_books, 0.15), (_plate, 0.14)),
+)

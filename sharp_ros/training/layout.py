@@ -1,7 +1,7 @@
 """Random floor plans with walls, doors, windows and lights, furnished.
 
-Homes, offices, corridors with side rooms, warehouses and tight rooms. Lengths in metres; a seed
-stands for a scene.
+Homes, kitchens, offices, corridors with side rooms, workshops, laboratories, warehouses and tight
+rooms. Lengths in metres, the floor is z = 0; a seed stands for a scene.
 """
 
 from __future__ import annotations
@@ -15,27 +15,74 @@ import numpy as np
 
 from sharp_ros.training.furniture import (
     add_bed,
+    add_bench,
     add_cabinet,
     add_chair,
     add_clutter,
     add_kitchen,
+    add_machine,
     add_person,
     add_pile,
     add_plant,
+    add_rack,
     add_shelf,
     add_sofa,
     add_table,
 )
-from sharp_ros.training.scene import Light, Material, Scene, SceneBuilder, Vector
+from sharp_ros.training.scene import Light, Material, Scene, SceneBuilder, Target, Vector
 from sharp_ros.training.textures import Textures
 
-STYLES = {'home': 0.34, 'office': 0.28, 'corridor': 0.12, 'warehouse': 0.08, 'tight': 0.18}
-FURNITURE_DENSITY = {  # pieces per square metre
-    'home': 0.55,
-    'office': 0.55,
-    'corridor': 0.35,
-    'warehouse': 0.25,
-    'tight': 1.2,
+STYLES = {  # share of the scenes
+    'home': 0.26,
+    'kitchen': 0.14,
+    'office': 0.18,
+    'corridor': 0.08,
+    'workshop': 0.1,
+    'laboratory': 0.07,
+    'warehouse': 0.07,
+    'tight': 0.1,
+}
+FURNITURE_DENSITY = {'corridor': 0.35, 'warehouse': 0.3, 'tight': 1.2}  # per m2, others 0.6
+THEME = {  # of the small things lying about, see furniture.THEMES; others 'any'
+    'kitchen': 'kitchen',
+    'office': 'desk',
+    'workshop': 'workshop',
+    'laboratory': 'laboratory',
+    'warehouse': 'workshop',
+}
+PIECES = {  # how often each piece of furniture is tried
+    'low_cabinet': 25.0,
+    'table': 16.0,
+    'chair': 7.0,
+    'shelf': 11.0,
+    'tall_cabinet': 9.0,
+    'kitchen': 2.0,
+    'sofa': 4.0,
+    'bed': 1.5,
+    'person': 5.0,
+    'plant': 4.0,
+    'pile': 5.0,
+    'drum': 3.0,
+    'pillar': 2.0,
+    'bench': 1.0,
+    'machine': 1.0,
+    'rack': 0.0,
+    'things_on_floor': 6.0,
+}
+EMPHASIS = {  # where that differs by style
+    'home': {'sofa': 8.0, 'bed': 3.0, 'kitchen': 3.0},
+    'kitchen': {'kitchen': 45.0, 'table': 20.0, 'chair': 10.0, 'low_cabinet': 12.0, 'bed': 0.0},
+    'office': {'table': 25.0, 'chair': 12.0, 'bed': 0.0},
+    'workshop': {
+        'bench': 25.0,
+        'machine': 10.0,
+        'rack': 5.0,
+        'pile': 10.0,
+        'bed': 0.0,
+        'sofa': 0.0,
+    },
+    'laboratory': {'bench': 35.0, 'machine': 10.0, 'bed': 0.0, 'sofa': 0.0},
+    'warehouse': {'rack': 45.0, 'pile': 20.0, 'machine': 5.0, 'bed': 0.0, 'sofa': 0.0},
 }
 WALL = 0.12  # thickness
 MAX_PIECES = 26  # of furniture in a room
@@ -91,11 +138,11 @@ class Opening(NamedTuple):
         return self.start + self.width
 
 
-def build_scene(seed: int, textures: Textures) -> tuple[Scene, list[Room]]:
-    """A furnished storey and its rooms; the same seed and textures give the same scene."""
-    rng = np.random.default_rng(seed)
+def build_storey(rng: np.random.Generator, textures: Textures) -> tuple[Scene, list[Room]]:
+    """A furnished storey and its rooms; the same state of `rng` gives the same scene."""
     builder = SceneBuilder(rng, textures)
     style = str(rng.choice(list(STYLES), p=list(STYLES.values())))
+    builder.theme = THEME.get(style, 'any')
     width, length, height = _storey_size(rng, style)
     rooms, inner_walls = _partition(rng, style, width, length, height)
     main_wall = _wall_material(builder)
@@ -109,22 +156,28 @@ def build_scene(seed: int, textures: Textures) -> tuple[Scene, list[Room]]:
         (Wall(1, 0, length, width + WALL / 2), -1),
     ):
         _add_outer_wall(builder, wall, inwards, height, main_wall)
-    density = FURNITURE_DENSITY[style] * rng.uniform(0.5, 1.5)
+    density = FURNITURE_DENSITY.get(style, 0.6) * rng.uniform(0.5, 1.5)
+    lamps = rng.choice([rng.uniform(0.02, 0.2), 1.0], p=[0.2, 0.8])  # off or dimmed
     for room in rooms:
-        Furnisher(builder, room, main_wall).furnish(density)
+        Furnisher(builder, room, main_wall, style).furnish(density)
         _add_wall_pieces(builder, room)
-        _add_lights(builder, room, style)
+        _add_lights(builder, room, style, lamps)
         _add_ducts(builder, room, style)
-    return builder.finish(height), rooms
+    ambient = np.exp(rng.normal(0, 0.06, 3)) * rng.uniform(0.25, 0.9) * lamps**0.5
+    return builder.finish(ambient.astype(np.float32)), rooms
 
 
 def _storey_size(rng: np.random.Generator, style: str) -> tuple[float, float, float]:
     """Width, length and height."""
-    height = float(np.clip(rng.normal(2.6, 0.2), 2.2, 3.4))
+    height = float(np.clip(rng.normal(2.6, 0.25), 2.05, 3.6))
     if style == 'home':
         return rng.uniform(4, 10), rng.uniform(3.5, 9), height
-    if style == 'office':
+    if style == 'kitchen':
+        return rng.uniform(2.4, 6), rng.uniform(2.4, 6), height
+    if style in ('office', 'laboratory'):
         return rng.uniform(4, 14), rng.uniform(4, 12), height + 0.2
+    if style == 'workshop':
+        return rng.uniform(3.5, 12), rng.uniform(3.5, 10), height + rng.uniform(0, 1.5)
     if style == 'corridor':
         return rng.uniform(6, 22), rng.uniform(4, 8), height
     if style == 'tight':
@@ -156,7 +209,8 @@ def _partition(
             split(x0, y0 + cut + WALL / 2, x1, y1, depth - 1)
 
     if style != 'corridor':
-        split(0, 0, width, length, 0 if style in ('tight', 'warehouse') else rng.integers(0, 4))
+        whole = style in ('tight', 'warehouse', 'workshop')
+        split(0, 0, width, length, 0 if whole else rng.integers(0, 4))
         return rooms, walls
     across = rng.uniform(1.1, 2.6)
     start = rng.uniform(0.3, 0.7) * (length - across)
@@ -181,9 +235,9 @@ def _wall_material(builder: SceneBuilder) -> Material:
         'concrete',
         'planks',
         'stripes',
-        'fabric',
+        'worn',
         'wood',
-        p=[0.22, 0.2, 0.25, 0.1, 0.1, 0.05, 0.08],
+        p=[0.2, 0.18, 0.2, 0.1, 0.08, 0.16, 0.08],
     )
 
 
@@ -195,8 +249,8 @@ def _add_floors_and_ceiling(
     for room in rooms:
         if floor is None or rng.uniform() < 0.5:
             kind = rng.choice(
-                ['planks', 'tile', 'carpet', 'concrete', 'marble', 'terrazzo', 'wood', 'plain'],
-                p=[0.27, 0.22, 0.22, 0.09, 0.05, 0.05, 0.04, 0.06],
+                ['planks', 'tile', 'carpet', 'concrete', 'granite', 'terrazzo', 'worn', 'plain'],
+                p=[0.27, 0.22, 0.2, 0.09, 0.05, 0.05, 0.06, 0.06],
             )
             gloss = float(rng.choice([0, rng.uniform(0.2, 1.0)], p=[0.55, 0.45]))
             floor = builder.material(kind, gloss=gloss)
@@ -286,15 +340,16 @@ def _add_window(builder: SceneBuilder, wall: Wall, inwards: int, opening: Openin
     rng = builder.rng
     start, width, bottom, top = opening
     rise = top - bottom
-    daylight = rng.uniform(0.6, 4.0) if rng.uniform() < 0.8 else 0.05
+    daylight = rng.choice([0.05, rng.uniform(0.6, 4.0), rng.uniform(4.0, 12.0)], p=[0.2, 0.6, 0.2])
     middle = start + width / 2
     if wall.axis == 0:
         yaw = 0 if inwards < 0 else math.pi
     else:
         yaw = -math.pi / 2 if inwards < 0 else math.pi / 2
-    outside = wall.point(middle, wall.offset + 0.08 * inwards * -1, bottom)
-    kind = 'picture' if rng.uniform() < 0.6 else 'plain'
-    builder.panel(width, rise, outside, yaw, kind, emission=daylight)
+    lap = 0.06  # so that nobody sees past its edge
+    outside = wall.point(middle, wall.offset - 0.08 * inwards, bottom - lap)
+    kind = str(rng.choice(['photo', 'overcast', 'plain'], p=[0.5, 0.25, 0.25]))
+    builder.panel(width + 2 * lap, rise + 2 * lap, outside, yaw, kind, emission=daylight)
     frame = builder.material('plain', builder.colour(0.7))
     bar = rng.uniform(0.03, 0.07)
     for along in np.linspace(start, start + width, rng.integers(2, 4)):
@@ -308,6 +363,16 @@ def _add_window(builder: SceneBuilder, wall: Wall, inwards: int, opening: Openin
         place = wall.point(middle, inside, top - drop)
         blind = builder.material_of('slats', 'fabric')
         builder.box(wall.point(width, 0.02, drop), place, 0, blind)
+    elif rng.uniform() < 0.4:
+        curtain = builder.material('folds')
+        for along in (start, start + width):
+            side = rng.uniform(0.15, 0.45) * width
+            place = wall.point(along, inside, 0.02 if bottom < 0.5 else bottom - 0.15)
+            builder.box(wall.point(side, 0.05, top - place[2] + 0.1), place, 0, curtain)
+    if bottom > 0.6 and rng.uniform() < 0.4:
+        radiator = builder.material('slats', builder.colour(0.7))
+        place = wall.point(middle, wall.offset + inwards * (WALL / 2 + 0.08), 0.12)
+        builder.box(wall.point(width * 0.8, 0.1, bottom - 0.3), place, 0, radiator)
     across = np.array(wall.point(width, 0, 0.0))
     power = np.array([0.85, 0.95, 1.1]) * daylight * width * rise * rng.uniform(0.6, 1.6)
     builder.lights.append(
@@ -350,41 +415,28 @@ class Furnisher:
         builder: of the scene.
         room: to furnish.
         wall: material of pillars.
+        style: key of `EMPHASIS`, if it has one.
     """
 
-    def __init__(self, builder: SceneBuilder, room: Room, wall: Material) -> None:
+    def __init__(self, builder: SceneBuilder, room: Room, wall: Material, style: str = '') -> None:
         self._builder, self._room, self._wall = builder, room, wall
         self._rng = builder.rng
         x0, y0, x1, y1 = room.bounds
         self._width, self._length = x1 - x0, y1 - y0
-        # Probability and function, in the order in which one random number is compared to them.
-        self._pieces: tuple[tuple[float, Callable[[], None]], ...] = (
-            (0.27, self._low_cabinet),
-            (0.40, self._table),
-            (0.47, self._chair),
-            (0.57, self._shelf),
-            (0.68, self._tall_cabinet),
-            (0.70, self._kitchen),
-            (0.74, self._sofa),
-            (0.755, self._bed),
-            (0.80, self._person),
-            (0.84, self._plant),
-            (0.89, self._pile),
-            (0.93, self._drum),
-            (0.95, self._pillar),
-            (1.0, self._things_on_floor),
-        )
+        self._weights = PIECES | EMPHASIS.get(style, {})
 
     def furnish(self, density: float) -> None:
         """Add about `density` pieces per square metre."""
         rng = self._rng
         area = self._width * self._length
         count = int(area * density * rng.uniform(0.5, 1.3)) + rng.integers(0, 3)
-        for _ in range(min(count, MAX_PIECES)):
-            chance = rng.uniform()
-            next(add for limit, add in self._pieces if chance < limit)()
+        share = np.array(list(self._weights.values()))
+        for piece in rng.choice(
+            list(self._weights), min(count, MAX_PIECES), p=share / share.sum()
+        ):
+            getattr(self, f'_{piece}')()
 
-    def _along_wall(self, width: float, depth: float, add: AddAt) -> bool:
+    def along_wall(self, width: float, depth: float, add: AddAt) -> bool:
         """Put a piece with its back to a wall; False if no place was found."""
         rng = self._rng
         x0, y0, x1, y1 = self._room.bounds
@@ -409,7 +461,7 @@ class Furnisher:
                 return True
         return False
 
-    def _anywhere(self, width: float, depth: float, add: AddAt) -> bool:
+    def anywhere(self, width: float, depth: float, add: AddAt) -> bool:
         """Put a piece on the free floor, turned; False if no place was found."""
         rng = self._rng
         x0, y0, x1, y1 = self._room.bounds
@@ -434,11 +486,11 @@ class Furnisher:
 
     def _mostly_along_wall(self, chance: float, width: float, depth: float, add: AddAt) -> bool:
         """Along a wall with this chance, otherwise anywhere."""
-        place = self._along_wall if self._rng.uniform() < chance else self._anywhere
+        place = self.along_wall if self._rng.uniform() < chance else self.anywhere
         return place(width, depth, add)
 
     def _cabinet(self, width: float, depth: float, height: float) -> None:
-        self._along_wall(
+        self.along_wall(
             width,
             depth,
             lambda x, y, yaw: add_cabinet(self._builder, x, y, width, depth, height, yaw),
@@ -474,13 +526,15 @@ class Furnisher:
             v = y + math.sin(angle) * ((bottom - top) / 2 + 0.2)
             if x0 + 0.3 < u < x1 - 0.3 and y0 + 0.3 < v < y1 - 0.3:
                 yaw = math.atan2(v - y, u - x) - math.pi / 2 + rng.normal(0, 0.4)
-                add_chair(builder, u, v, yaw)
+                seat = add_chair(builder, u, v, yaw)
+                if rng.uniform() < 0.15:
+                    add_person(builder, u, v, yaw, seat)
 
     def _chair(self) -> None:
         def add(x: float, y: float, yaw: float) -> None:
             add_chair(self._builder, x, y, self._rng.uniform(0, 6.28))
 
-        self._anywhere(0.5, 0.5, add)
+        self.anywhere(0.5, 0.5, add)
 
     def _shelf(self) -> None:
         rng = self._rng
@@ -493,7 +547,7 @@ class Furnisher:
 
     def _kitchen(self) -> None:
         width = self._rng.uniform(1.2, 3.6)
-        self._along_wall(
+        self.along_wall(
             width, 0.66, lambda x, y, yaw: add_kitchen(self._builder, x, y, width, yaw)
         )
 
@@ -507,21 +561,18 @@ class Furnisher:
 
     def _bed(self) -> None:
         width, depth = self._rng.uniform(0.9, 1.9), 2.05
-        self._along_wall(
+        self.along_wall(
             width, depth, lambda x, y, yaw: add_bed(self._builder, x, y, width, depth, yaw)
         )
 
     def _person(self) -> None:
-        rng = self._rng
-        rng.uniform()  # once chose between kinds of people; keeps the scenes of old seeds
-
         def add(x: float, y: float, yaw: float) -> None:
-            add_person(self._builder, x, y, rng.uniform(0, 6.28))
+            add_person(self._builder, x, y, self._rng.uniform(0, 6.28))
 
-        self._anywhere(0.5, 0.4, add)
+        self.anywhere(0.5, 0.4, add)
 
     def _plant(self) -> None:
-        self._anywhere(0.5, 0.5, lambda x, y, yaw: add_plant(self._builder, x, y))
+        self.anywhere(0.5, 0.5, lambda x, y, yaw: add_plant(self._builder, x, y))
 
     def _pile(self) -> None:
         width = self._rng.uniform(0.3, 0.8)
@@ -535,20 +586,56 @@ class Furnisher:
         def add(x: float, y: float, yaw: float) -> None:
             self._builder.cylinder(diameter, height, (x, y, 0), self._builder.material())
 
-        self._anywhere(diameter, diameter, add)
+        self.anywhere(diameter, diameter, add)
 
     def _pillar(self) -> None:
         side = self._rng.uniform(0.2, 0.5)
         size = (side, side, self._room.height)
-        self._along_wall(
+        self.along_wall(
             side, side, lambda x, y, yaw: self._builder.box(size, (x, y, 0), yaw, self._wall)
         )
 
+    def _bench(self) -> None:
+        rng = self._rng
+        width, depth, height = (
+            rng.uniform(1.0, 3.0),
+            rng.uniform(0.55, 0.85),
+            rng.uniform(0.8, 1.0),
+        )
+
+        def add(x: float, y: float, yaw: float) -> None:
+            add_bench(self._builder, x, y, width, depth, height, yaw)
+
+        self._mostly_along_wall(0.8, width, depth, add)
+
+    def _machine(self) -> None:
+        width, depth = self._rng.uniform(0.4, 1.5), self._rng.uniform(0.4, 0.9)
+
+        def add(x: float, y: float, yaw: float) -> None:
+            add_machine(self._builder, x, y, width, depth, yaw)
+
+        self._mostly_along_wall(0.6, width, depth, add)
+
+    def _rack(self) -> None:
+        rng = self._rng
+        width, depth = rng.uniform(1.2, 3.2), rng.uniform(0.5, 1.1)
+        height = min(rng.uniform(1.8, 5.0), self._room.height - 0.1)
+
+        def add(x: float, y: float, yaw: float) -> None:
+            add_rack(self._builder, x, y, width, depth, height, yaw)
+
+        self._mostly_along_wall(0.5, width, depth, add)
+
     def _things_on_floor(self) -> None:
         rng = self._rng
-        x0, y0, x1, y1 = self._room.bounds
-        x, y = rng.uniform(x0 + 0.2, x1 - 0.2), rng.uniform(y0 + 0.2, y1 - 0.2)
-        add_clutter(self._builder, x, y, 0, 0.8, 0.8, 0, rng.integers(1, 4))
+        width, depth = rng.uniform(0.4, 1.2), rng.uniform(0.4, 1.2)
+
+        def add(x: float, y: float, yaw: float) -> None:
+            count = rng.integers(1, 2 + int(8 * width * depth))
+            add_clutter(self._builder, x, y, 0, width, depth, yaw, count, 'floor')
+            self._builder.targets.append(Target((x, y, 0.05), None))
+
+        self.anywhere(width, depth, add)
 
 
 def _add_wall_pieces(builder: SceneBuilder, room: Room) -> None:
@@ -559,7 +646,7 @@ def _add_wall_pieces(builder: SceneBuilder, room: Room) -> None:
     if rng.uniform() < 0.3:
         size = (width * rng.uniform(0.3, 0.7), length * rng.uniform(0.3, 0.7), 0.012)
         place = ((x0 + x1) / 2 + rng.normal(0, 0.2), (y0 + y1) / 2 + rng.normal(0, 0.2), 0)
-        builder.box(size, place, 0, builder.material_of('carpet', 'fabric', 'picture'))
+        builder.box(size, place, 0, builder.material_of('carpet', 'fabric', 'rug', 'rug'))
     for _ in range(rng.integers(0, 9)):
         side = rng.integers(4)
         along = rng.uniform(0.3, max(0.31, (width if side < 2 else length) - 0.3))
@@ -590,7 +677,9 @@ def _add_hanging(builder: SceneBuilder, room: Room, x: float, y: float, yaw: flo
     chance = rng.uniform()
     if chance < 0.5:
         width, height, z = rng.uniform(0.2, 1.2), rng.uniform(0.2, 0.9), rng.uniform(0.9, 1.7)
-        builder.panel(width, height, (x, y, z), yaw, thickness=rng.uniform(0.01, 0.05))
+        kind = rng.choice(['picture', 'poster', 'sign'], p=[0.6, 0.25, 0.15])
+        thickness = rng.uniform(0.01, 0.05)
+        builder.panel(width, height, (x, y, z), yaw, kind, thickness, gloss=builder.sheen(0.4))
     elif chance < 0.6:
         size = (rng.uniform(0.6, 2.2), 0.03, rng.uniform(0.5, 1.1))
         black_or_white = np.full(3, rng.choice([0.03, 0.85]), np.float32)
@@ -604,23 +693,30 @@ def _add_hanging(builder: SceneBuilder, room: Room, x: float, y: float, yaw: flo
         size = (rng.uniform(0.5, 1.8), depth, 0.03)
         x, y = x + s * depth / 2, y - c * depth / 2
         builder.box(size, (x, y, 1.5), yaw, builder.material('wood'))
-        add_clutter(builder, x, y, 1.53, 0.8, 0.15, yaw, 3)
-    elif chance < 0.92:
+        add_clutter(builder, x, y, 1.53, size[0] * 0.9, depth, yaw, 6)
+    elif chance < 0.87:  # a closed door that leads elsewhere
+        leaf = builder.material_of('wood', 'plain', 'worn')
+        part = builder.new_part()
+        builder.box((1.0, 0.05, 2.05), (x, y, 0), yaw, builder.material('plain'), part)
+        builder.box((0.86, 0.07, 1.98), (x, y, 0), yaw, leaf, part)
+        handle = (x + c * 0.35 + s * 0.06, y + s * 0.35 - c * 0.06, 1.02)
+        builder.box((0.12, 0.05, 0.02), handle, yaw, builder.material('metal'), part)
+    elif chance < 0.94:
         depth = 0.35
         size = (rng.uniform(0.5, 1.8), depth, 0.7)
         place = (x + s * depth / 2, y - c * depth / 2, 1.45)
         builder.box(size, place, yaw, builder.material_of('wood', 'plain'))
 
 
-def _add_lights(builder: SceneBuilder, room: Room, style: str) -> None:
-    """Ceiling lights, and now and then a lamp at the height of furniture."""
+def _add_lights(builder: SceneBuilder, room: Room, style: str, share: float) -> None:
+    """Ceiling lights at a share of their power, perhaps a lamp at the height of furniture."""
     rng = builder.rng
     x0, y0, x1, y1 = room.bounds
     width, length = x1 - x0, y1 - y0
     area = width * length
     coolness = rng.uniform(0, 1)
     colour = np.array([1, 0.75 + 0.25 * coolness, 0.5 + 0.55 * coolness], np.float32)
-    power = area * rng.uniform(1.5, 4.0)
+    power = area * rng.uniform(1.5, 4.0) * share
     count = 1 if area < 10 else (2 if area < 25 else min(4, int(area / 10)))
     if rng.uniform() < 0.12:
         power *= 0.1
@@ -637,14 +733,14 @@ def _add_lights(builder: SceneBuilder, room: Room, style: str) -> None:
             yaw = rng.choice([0, math.pi / 2])
             size, place = (size_x, size_y, 0.06), (x, y, room.height - 0.06)
             material = builder.material('plain', colour * 0.9)
-            builder.box(size, place, yaw, material, emission=rng.uniform(2, 8))
+            builder.box(size, place, yaw, material, emission=rng.uniform(2, 8) * share)
             z = room.height - 0.1
         else:
             size_x = size_y = rng.uniform(0.1, 0.4)
             z = room.height - rng.uniform(0.1, 0.7)
             material = builder.material('plain', colour * 0.9)
             size = (size_x, size_x, size_x * 0.6)
-            builder.sphere(size, (x, y, z), material, emission=rng.uniform(1, 6))
+            builder.sphere(size, (x, y, z), material, emission=rng.uniform(1, 6) * share)
             z -= 0.05
         builder.lights.append(
             Light(

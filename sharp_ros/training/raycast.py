@@ -12,17 +12,18 @@ import cv2
 import numpy as np
 import open3d as o3d
 
-from sharp_ros.training.scene import Light, Scene
+from sharp_ros.training.scene import Light, Scene, Sky
 from sharp_ros.training.textures import LEVEL_OFFSET, LEVELS, LINEAR, SIZE, Textures
 
 SUPERSAMPLING = 2  # albedo samples per pixel, along each side
 GATHER_RAYS = 8  # per shaded pixel
 MAX_LIGHTS = 3  # that are sampled directly
 MISS_DEPTH = 50.0  # metres given to the rare ray that slips out between two walls
+SKY_DISTANCE = 300.0  # metres at which sky stands in for a surface until its depth becomes inf
 
 
 class Rendering(NamedTuple):
-    """What a camera sees: linear colour [H, W, 3] and depths [H, W] in metres."""
+    """What a camera sees: linear colour [H, W, 3] and depths [H, W] in metres, inf for sky."""
 
     colour: np.ndarray
     depth: np.ndarray
@@ -68,18 +69,16 @@ def render(
     T_world_camera: np.ndarray,
     focal: float,
     size: tuple[int, int],
-    ambient: np.ndarray,
     rng: np.random.Generator,
 ) -> Rendering | None:
-    """Render one view; None if it sees out of the scene.
+    """Render one view; None if it sees out of a scene without sky.
 
     Args:
-        scene: closed on all sides.
+        scene: what is to be seen.
         textures: those its materials refer to.
         T_world_camera: [4, 4] pose of the optical frame.
         focal: pixels; the principal point is the centre of the image.
         size: width and height, both even.
-        ambient: [3] light that arrives from everywhere.
         rng: of the sampling noise.
     """
     width, height = size
@@ -89,9 +88,9 @@ def render(
     hits = cast(scene, np.broadcast_to(origin, rays.shape), rays)
     depth = hits['t_hit']
     seen = np.isfinite(depth)
-    if seen.mean() < 0.999:
+    if scene.sky is None and seen.mean() < 0.999:
         return None
-    depth = np.where(seen, depth, MISS_DEPTH)
+    depth = np.where(seen, depth, MISS_DEPTH if scene.sky is None else SKY_DISTANCE)
     triangle, normal = hits['primitive_ids'], hits['primitive_normals']
     normal = np.where((normal * rays).sum(1, keepdims=True) > 0, -normal, normal)
     slant = np.abs((normal * rays).sum(1)) / np.linalg.norm(rays, axis=1)
@@ -103,15 +102,40 @@ def render(
         return values.reshape(blocks)
 
     emission = scene.emission[triangle]
-    reflected = fold(albedo * (emission <= 0)[:, None]).mean((1, 3))
-    emitted = fold(albedo * emission[:, None]).mean((1, 3))
-    depth, normal, ray, triangle = (fold(v)[:, 0, :, 0] for v in (depth, normal, rays, triangle))
-    position = origin + ray * depth[..., None]
-    surface = Surface(position, normal, triangle, depth, ray)
-    light = _light(scene, surface, ambient, rng)
+    emitted = albedo * emission[:, None]
+    if scene.sky is not None:
+        emitted[~seen] = _sky(scene.sky, textures, rays[~seen])
+    reflected = fold(albedo * (seen & (emission <= 0))[:, None]).mean((1, 3))
+    emitted = fold(emitted).mean((1, 3))
+    depth, normal, first, triangle, seen = (
+        fold(v)[:, 0, :, 0] for v in (depth, normal, rays, triangle, seen)
+    )
+    # From the first sample to the middle of the pixel, along the plane of the surface.
+    ray = fold(rays).mean((1, 3))
+    moved = (normal * first).sum(-1) / np.minimum((normal * ray).sum(-1), -1e-6)
+    depth = depth * np.where(seen, np.clip(moved, 0.97, 1.03), 1)
+    surface = Surface(origin + ray * depth[..., None], normal, triangle, depth, ray)
+    light = _light(scene, surface, rng)
     colour = reflected * light + emitted
-    colour = _add_reflections(scene, surface, colour, ambient, rng)
-    return Rendering(colour, depth, _second_depth(scene, surface, origin))
+    colour = _add_reflections(scene, textures, surface, colour, rng)
+    second = _second_depth(scene, surface, origin)
+    if scene.sky is not None:
+        depth, second = (np.where(seen, d, np.inf) for d in (depth, second))
+    return Rendering(colour, depth, second)
+
+
+def _sky(sky: Sky, textures: Textures, rays: np.ndarray) -> np.ndarray:  # [N, 3] -> [N, 3]
+    """Colour of the sky: a gradient, and clouds on a plane above."""
+    up = np.maximum(rays[:, 2] / np.linalg.norm(rays, axis=1), 0.0)[:, None]
+    clear = sky.horizon + (sky.zenith - sky.horizon) * up**0.6
+    plane = rays[:, :2] / (
+        np.maximum(rays[:, 2:], 0) + 0.2 * np.linalg.norm(rays, axis=1)[:, None]
+    )
+    texel = np.floor(plane * 0.3 * SIZE).astype(np.int64) % SIZE
+    density = LINEAR[textures.mips[sky.texture, texel[:, 1] * SIZE + texel[:, 0], :1]]
+    share = np.clip((density - 1 + sky.cover) * 3, 0, 1) * np.clip(up * 6, 0.2, 1)
+    white = (sky.horizon.mean() * 0.5 + 0.5) * (0.6 + 0.5 * density)
+    return clear * (1 - share) + white * share
 
 
 def _albedo(
@@ -143,16 +167,14 @@ def _albedo(
     return np.clip(LINEAR[encoded] * scene.tint[triangle], 0, 1.2)
 
 
-def _light(
-    scene: Scene, surface: Surface, ambient: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:  # -> [H, W, 3]
+def _light(scene: Scene, surface: Surface, rng: np.random.Generator) -> np.ndarray:  # -> [H, W, 3]
     """Light arriving at every pixel, from samples at every second row and column."""
     half = np.s_[1::2, 1::2]
     position, normal, depth = surface.position[half], surface.normal[half], surface.depth[half]
     rows, columns = depth.shape
     points, normals = position.reshape(-1, 3), normal.reshape(-1, 3)
     above = points + normals * 4e-3  # a little off the surface, so that it does not shade itself
-    light = _gathered(scene, above, normals, ambient, rng)
+    light = _gathered(scene, above, normals, rng)
     everything = surface.position
     middle = everything[everything.shape[0] // 2, everything.shape[1] // 2] * 0.5
     middle = middle + everything[::8, ::8].reshape(-1, 3).mean(0) * 0.5
@@ -172,7 +194,6 @@ def _gathered(
     scene: Scene,
     points: np.ndarray,
     normals: np.ndarray,
-    ambient: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:  # -> [N, 3]
     """One diffuse bounce: mean colour of what a few random rays hit, darker in narrow corners."""
@@ -182,9 +203,9 @@ def _gathered(
     rays = rays * 0.98 + normals[:, None]  # cosine-weighted, kept off the horizon
     hits = cast(scene, np.repeat(points, GATHER_RAYS, 0), rays.reshape(-1, 3))
     triangle, distance = hits['primitive_ids'], hits['t_hit']
-    arriving = ambient + np.minimum(scene.emission[triangle], 4.0)[:, None]
+    arriving = scene.ambient + np.minimum(scene.emission[triangle], 4.0)[:, None]
     radiance = scene.mean_albedo[triangle] * arriving
-    radiance[~np.isfinite(distance)] = ambient
+    radiance[~np.isfinite(distance)] = scene.ambient
     near = np.clip(distance / 0.25, 0, 1)[:, None]
     radiance = radiance * (0.35 + 0.65 * near)
     return radiance.reshape(count, GATHER_RAYS, 3).mean(1)
@@ -297,13 +318,13 @@ def _double(values: np.ndarray) -> np.ndarray:
 
 def _add_reflections(
     scene: Scene,
+    textures: Textures,
     surface: Surface,
     colour: np.ndarray,
-    ambient: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Mirror images in glossy floors (Schlick's Fresnel term, 1994)."""
-    gloss = scene.gloss[surface.triangle]
+    """Mirror images in glossy surfaces (Schlick's Fresnel term, 1994)."""
+    gloss = scene.gloss[surface.triangle] * (surface.depth < SKY_DISTANCE)
     if (gloss > 0).mean() <= 0.01:
         return colour
     height, width = gloss.shape
@@ -316,9 +337,13 @@ def _add_reflections(
     triangle = hits['primitive_ids']
     slant = np.abs((ray * normal).sum(1)) / np.linalg.norm(ray, axis=1)
     fresnel = (0.04 + 0.96 * (1 - np.clip(slant, 0, 1)) ** 5) * gloss.ravel()[glossy]
-    arriving = ambient * 1.3 + np.minimum(scene.emission[triangle], 5.0)[:, None]
+    arriving = scene.ambient * 1.3 + np.minimum(scene.emission[triangle], 5.0)[:, None]
+    radiance = scene.mean_albedo[triangle] * arriving
+    if scene.sky is not None:
+        missed = ~np.isfinite(hits['t_hit'])
+        radiance[missed] = _sky(scene.sky, textures, mirrored[missed])
     image = np.zeros((height * width, 3), np.float32)
-    image[glossy] = scene.mean_albedo[triangle] * arriving * fresnel[:, None]
+    image[glossy] = radiance * fresnel[:, None]
     return colour + cv2.blur(image.reshape(height, width, 3), (3, 3))
 
 

@@ -1,11 +1,12 @@
-"""Generate training images: pairs of near views of random furnished rooms, with exact depth.
+"""Generate training images: pairs of near views of rooms, streets and yards, with exact depth.
 
     python -m sharp_ros.training.rooms --out DIR --seed S --scenes N --processes P
 
 Shards of 40 scenes hold `rgb` uint8 [N, H, W, 3], `d` and `d2` float16 [N, H, W] (metres of the
-first and second surface), `f` [N] (focal length in pixels, principal point in the centre), `pose`
-[N, 4, 4] (`T_world_camera`) and `scene` [N] (seed); rows 2i and 2i + 1 are a pair. A shard that
-is there already is not made again.
+first and second surface; both inf where there is nothing but sky), `f` [N] (focal length in
+pixels, principal point in the centre), `pose` [N, 4, 4] (`T_world_camera`; z is up and the floor
+is z = 0) and `scene` [N] (seed); rows 2i and 2i + 1 are a pair. A shard that is there already is
+not made again.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from typing import NamedTuple
 import numpy as np
 
 from sharp_ros.files import replacing
-from sharp_ros.training.layout import build_scene, Room
+from sharp_ros.training.layout import build_storey, Room
+from sharp_ros.training.outdoor import build_outdoors
 from sharp_ros.training.raycast import camera_rays, cast, render, Rendering
-from sharp_ros.training.scene import Scene
+from sharp_ros.training.scene import Scene, Target
 from sharp_ros.training.textures import make_textures, Textures
 
 IMAGE_SIZE = (256, 192)  # width, height
 PAIRS = 3  # per scene
 SCENES_PER_SHARD = 40
+OUTDOORS = 0.15  # share of the scenes
+FIELD_OF_VIEW = (45.0, 110.0)  # horizontal, degrees
 VIEW_SEED = 10**6  # added to a scene's seed for its cameras and sampling noise
 
 
@@ -88,12 +92,11 @@ def scene_views(
     """
     scene, rooms = build_scene(seed, textures)
     rng = np.random.default_rng(VIEW_SEED + seed)
-    ambient = np.array([1, 1, 1], np.float32) * rng.uniform(0.25, 0.9)
     views: list[View] = []
     for _ in range(14 * pairs):
         if len(views) >= 2 * pairs:
             break
-        views += _pair(scene, rooms, textures, size, ambient, rng)
+        views += _pair(scene, rooms, textures, size, rng)
     return views
 
 
@@ -102,14 +105,13 @@ def _pair(
     rooms: list[Room],
     textures: Textures,
     size: tuple[int, int],
-    ambient: np.ndarray,
     rng: np.random.Generator,
 ) -> list[View]:
     """Two views a little apart, or nothing if the place drawn is a bad one."""
     camera = _draw_camera(scene, rooms, rng)
     if camera is None:
         return []
-    focal = size[0] / 2 / math.tan(math.radians(rng.uniform(50, 100) / 2))
+    focal = size[0] / 2 / math.tan(math.radians(rng.uniform(*FIELD_OF_VIEW) / 2))
     if not _worth_rendering(scene, camera, focal, size, rng):
         return []
     second = _second_camera(scene, camera, rng)
@@ -118,15 +120,13 @@ def _pair(
     poses = camera.pose(), second.pose()
     renderings: list[Rendering] = []
     for pose in poses:
-        rendering = render(scene, textures, pose, focal, size, ambient, rng)
+        rendering = render(scene, textures, pose, focal, size, rng)
         if rendering is None:
             return []
         renderings.append(rendering)
-    if np.percentile(renderings[1].depth, 3) < 0.15:
+    if np.percentile(renderings[1].depth, 2) < 0.12:
         return []
-    # Both views of a pair are exposed alike, for the first.
-    luminance = np.percentile(renderings[0].colour.mean(-1), rng.uniform(70, 95))
-    exposure = rng.uniform(0.45, 1.05) / max(luminance, 1e-3)
+    exposure = _metered(renderings[0].colour, rng)  # both views of a pair alike, for the first
     return [
         View(
             _expose(rendering.colour, exposure),
@@ -139,27 +139,29 @@ def _pair(
     ]
 
 
+def build_scene(seed: int, textures: Textures) -> tuple[Scene, list[Room]]:
+    """The scene a seed stands for, and the places in it where a camera may be."""
+    rng = np.random.default_rng(seed)
+    outdoors = rng.uniform() > 1 - OUTDOORS
+    return (build_outdoors if outdoors else build_storey)(rng, textures)
+
+
 def _draw_camera(scene: Scene, rooms: list[Room], rng: np.random.Generator) -> Camera | None:
-    """A viewpoint: bent over a table now and then, otherwise anywhere at 0.2 to 1.7 m."""
+    """A viewpoint: often close to a table top or shelf, otherwise anywhere at 0.2 to 1.8 m."""
+    roll = math.radians(rng.normal(0, 3) if rng.uniform() < 0.75 else rng.uniform(-25, 25))
+    if scene.targets and rng.uniform() < 0.22:
+        return _close_camera(scene.targets[rng.integers(len(scene.targets))], roll, rng)
     areas = np.array([(r.bounds[2] - r.bounds[0]) * (r.bounds[3] - r.bounds[1]) for r in rooms])
     room = rooms[rng.choice(len(areas), p=areas**0.6 / np.sum(areas**0.6))]
     x0, y0, x1, y1 = room.bounds
-    if min(x1 - x0, y1 - y0) < 0.9:
+    if min(x1 - x0, y1 - y0) < 0.6:
         return None
-    roll = math.radians(rng.normal(0, 3) if rng.uniform() < 0.8 else rng.uniform(-18, 18))
-    if scene.targets and rng.uniform() < 0.22:
-        x, y, height = scene.targets[rng.integers(len(scene.targets))]
-        angle, distance = rng.uniform(0, 6.28), rng.uniform(0.5, 1.8)
-        z = min(height + rng.uniform(0.2, 0.9), scene.height - 0.3)
-        position = np.array([x + math.cos(angle) * distance, y + math.sin(angle) * distance, z])
-        yaw = angle + math.pi + rng.normal(0, 0.25)
-        pitch = math.atan2(height - position[2], distance) + rng.normal(0.1, 0.15)
-        return Camera(yaw, pitch, roll, position)
+    low, high = ((0.2, 0.5), (0.5, 1.0), (1.0, 1.8))[rng.choice(3, p=[0.25, 0.25, 0.5])]
     position = np.array(
         [
-            rng.uniform(x0 + 0.25, x1 - 0.25),
-            rng.uniform(y0 + 0.25, y1 - 0.25),
-            rng.uniform(0.2, 1.7) if rng.uniform() < 0.6 else rng.uniform(0.9, 1.7),
+            rng.uniform(x0 + 0.2, x1 - 0.2),
+            rng.uniform(y0 + 0.2, y1 - 0.2),
+            rng.uniform(low, high),
         ]
     )
     inside = any(
@@ -169,11 +171,31 @@ def _draw_camera(scene: Scene, rooms: list[Room], rng: np.random.Generator) -> C
     if inside and rng.uniform() < 0.8:
         return None
     middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
-    if rng.uniform() < 0.5:
-        yaw = math.atan2(middle[1] - position[1], middle[0] - position[0]) + rng.normal(0, 1.0)
+    if rng.uniform() < 0.65:
+        yaw = math.atan2(middle[1] - position[1], middle[0] - position[0]) + rng.normal(0, 0.9)
     else:
         yaw = rng.uniform(0, 6.28)
-    pitch = math.radians(rng.normal(-4 - 10 * max(0, position[2] - 0.4), 11))
+    if rng.uniform() < 0.1 and position[2] > 0.4:  # at the floor
+        pitch = math.radians(rng.uniform(-75, -30))
+    else:
+        pitch = math.radians(rng.normal(-3 - 10 * max(0, position[2] - 0.4), 13))
+    return Camera(yaw, pitch, roll, position)
+
+
+def _close_camera(target: Target, roll: float, rng: np.random.Generator) -> Camera:
+    """A viewpoint 0.3 to 2 m away, as of a gripper or of somebody at a counter."""
+    angle = rng.uniform(0, 6.28)
+    if target.yaw is not None:
+        angle = target.yaw - math.pi / 2 + rng.uniform(-1.1, 1.1)
+    reach = math.exp(rng.uniform(math.log(0.3), math.log(2.0)))
+    down = math.radians(rng.uniform(-5, 75))
+    x, y, height = target.position
+    away = math.cos(down) * reach
+    z = float(np.clip(height + math.sin(down) * reach, 0.15, 1.9))
+    position = np.array([x + math.cos(angle) * away, y + math.sin(angle) * away, z])
+    # The target is not always in the middle of the image.
+    yaw = angle + math.pi + rng.normal(0, 0.2)
+    pitch = math.atan2(height - z, away) + rng.normal(0.03, 0.15)
     return Camera(yaw, pitch, roll, position)
 
 
@@ -190,27 +212,42 @@ def _worth_rendering(
     rays = rays @ camera.pose()[:3, :3].T
     hits = cast(scene, np.broadcast_to(camera.position, rays.shape), rays)
     depth = hits['t_hit']
-    if not np.isfinite(depth).all() or np.percentile(depth, 5) < 0.25 or np.median(depth) < 0.55:
+    seen = np.isfinite(depth)
+    if seen.mean() < (1 if scene.sky is None else 0.35):
         return False
-    objects = len(np.unique(scene.part[hits['primitive_ids']]))
+    if np.percentile(depth, 5) < 0.18 or np.median(depth) < 0.28:
+        return False
+    from_inside = (hits['primitive_normals'] * rays).sum(1)[seen] > 0
+    if from_inside.mean() > 0.15:  # in a piece of furniture or a wall; leaves have two sides
+        return False
+    objects = len(np.unique(scene.part[hits['primitive_ids'][seen]]))
     return objects >= 4 or rng.uniform() >= 0.85
 
 
 def _second_camera(scene: Scene, camera: Camera, rng: np.random.Generator) -> Camera | None:
-    """A viewpoint 0.1 to 0.5 m away that looks almost the same way; None if something is there."""
+    """A viewpoint 0.05 to 0.5 m away, almost the same way; None if something is there."""
     step = rng.normal(0, 1, 3)
     step[2] *= 0.4
-    step = step / np.linalg.norm(step) * rng.uniform(0.1, 0.5)
+    step = step / np.linalg.norm(step) * rng.uniform(0.05, 0.5)
     position = camera.position + step
     reach = cast(scene, camera.position[None], step[None])['t_hit'][0]
-    if reach < 1.5 or position[2] < 0.12:
+    if reach < 1.3 or position[2] < 0.12:
         return None
     yaw, pitch = camera.yaw + rng.normal(0, 0.06), camera.pitch + rng.normal(0, 0.04)
     return Camera(yaw, pitch, camera.roll + math.radians(rng.normal(0, 1)), position)
 
 
-def _expose(colour: np.ndarray, exposure: float) -> np.ndarray:
-    """Linear colour to 8 bits: gain, a soft shoulder, gamma."""
+def _metered(colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # -> [3]
+    """Gains of an automatic camera: brightness within limits, white balance towards grey."""
+    luminance = np.percentile(colour.mean(-1), rng.uniform(60, 95))
+    key = rng.choice([rng.uniform(0.4, 0.95), math.exp(rng.uniform(-2.0, 0.4))], p=[0.7, 0.3])
+    mean = colour.reshape(-1, 3).mean(0)
+    balance = (mean.mean() / np.maximum(mean, 1e-4)) ** rng.uniform(0.0, 0.6)
+    return (key / max(luminance, 1e-3)) * np.clip(balance, 0.4, 2.5)
+
+
+def _expose(colour: np.ndarray, exposure: np.ndarray) -> np.ndarray:
+    """Linear colour to 8 bits: gains, a soft shoulder, gamma."""
     x = colour * exposure
     x = x / (1 + np.maximum(x - 0.8, 0))
     return (np.clip(x, 0, 1) ** (1 / 2.2) * 255 + 0.5).astype(np.uint8)

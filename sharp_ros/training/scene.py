@@ -1,4 +1,4 @@
-"""Textured triangle scenes: boxes, cylinders, spheres and panels, collected and made castable.
+"""Textured triangle scenes: boxes, cylinders, turned shapes and panels, collected, made castable.
 
 Lengths in metres, z up. Random numbers are drawn from one generator in a fixed order, so that a
 seed stands for a scene.
@@ -6,6 +6,7 @@ seed stands for a scene.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import colorsys
 from dataclasses import dataclass
 import math
@@ -17,6 +18,7 @@ import open3d as o3d
 from sharp_ros.training.textures import SIZE, Textures
 
 Vector = tuple[float, float, float]
+Turn = float | np.ndarray  # yaw in radians, or a rotation matrix [3, 3]
 
 # Side of one repeat of a texture, metres; 0.7 where not named.
 REPEAT = {
@@ -32,7 +34,22 @@ REPEAT = {
     'poster': 0.5,
     'picture': 1.0,
     'spines': 0.6,
+    'cardboard': 0.5,
+    'granite': 0.5,
+    'worn': 1.2,
+    'rug': 1.2,
+    'sign': 0.5,
+    'photo': 0.5,
+    'keys': 0.45,
+    'folds': 1.0,
+    'asphalt': 1.5,
+    'paving': 1.5,
+    'grass': 0.8,
+    'leaves': 0.6,
 }
+
+# Stone, soil and leaves keep the colours that they were drawn with.
+UNPAINTED = ('asphalt', 'paving', 'grass', 'leaves', 'granite', 'cardboard')
 
 
 class Material(NamedTuple):
@@ -54,6 +71,22 @@ class Light(NamedTuple):
     power: np.ndarray
 
 
+class Target(NamedTuple):
+    """Something to look at closely: from the side its front `yaw` (as of furniture) looks to."""
+
+    position: Vector
+    yaw: float | None  # None: from everywhere
+
+
+class Sky(NamedTuple):
+    """Linear colours of the sky; `cover` in 0..1 is the share of a texture's bright parts."""
+
+    zenith: np.ndarray
+    horizon: np.ndarray
+    texture: int
+    cover: float
+
+
 @dataclass(frozen=True)
 class Scene:
     """Triangles with everything rendering needs, per triangle.
@@ -69,8 +102,9 @@ class Scene:
         gloss: [F] mirror share.
         texel: [F] metres per texture pixel.
         lights: area lights.
-        height: of the ceiling.
-        targets: table tops worth looking at.
+        ambient: [3] light that arrives from everywhere.
+        sky: what rays see that hit nothing; None where walls and ceiling stop all.
+        targets: table tops and shelves worth looking at.
     """
 
     caster: o3d.t.geometry.RaycastingScene
@@ -83,8 +117,9 @@ class Scene:
     gloss: np.ndarray
     texel: np.ndarray
     lights: list[Light]
-    height: float
-    targets: list[Vector]
+    ambient: np.ndarray
+    sky: Sky | None
+    targets: list[Target]
 
 
 class SceneBuilder:
@@ -98,7 +133,8 @@ class SceneBuilder:
     def __init__(self, rng: np.random.Generator, textures: Textures) -> None:
         self.rng = rng
         self.lights: list[Light] = []
-        self.targets: list[Vector] = []
+        self.targets: list[Target] = []
+        self.theme = 'any'  # of the small things that lie about, see furniture.THEMES
         self._textures = textures
         self._parts: list[tuple[np.ndarray, ...]] = []
         self._vertex_count = 0
@@ -122,20 +158,32 @@ class SceneBuilder:
         return np.array(colorsys.hls_to_rgb(hue, lightness, saturation), np.float32) ** 1.3
 
     def material(
-        self, kind: str | None = None, colour: np.ndarray | None = None, gloss: float = 0.0
+        self,
+        kind: str | None = None,
+        colour: np.ndarray | None = None,
+        gloss: float = 0.0,
+        scale: float = 1.0,
     ) -> Material:
-        """A random material of a texture kind, or of any kind that furniture is made of."""
+        """A random material of a texture kind, or of any kind that furniture is made of.
+
+        Args:
+            kind: of texture.
+            colour: mean linear colour; random if not given.
+            gloss: mirror share.
+            scale: factor on the size of the texture, below 1 for small things.
+        """
         rng = self.rng
         kind = str(
             kind
             or rng.choice(
-                ['plain', 'wood', 'fabric', 'metal', 'planks', 'concrete', 'stripes', 'poster'],
-                p=[0.45, 0.2, 0.1, 0.08, 0.05, 0.06, 0.03, 0.03],
+                ['plain', 'wood', 'fabric', 'metal', 'planks', 'worn', 'stripes', 'poster'],
+                p=[0.4, 0.2, 0.1, 0.08, 0.05, 0.11, 0.03, 0.03],
             )
         )
         texture = int(rng.choice(self._textures.of_kind[kind]))
-        repeat = REPEAT.get(kind, 0.7) * math.exp(rng.normal(0, 0.35))
-        if colour is None and (kind == 'plain' or rng.uniform() < 0.3):
+        repeat = scale * REPEAT.get(kind, 0.7) * math.exp(rng.normal(0, 0.35))
+        painted = kind == 'plain' or (kind not in UNPAINTED and rng.uniform() < 0.3)
+        if colour is None and painted:
             colour = self.colour()
         if colour is None:
             tint = np.ones(3, np.float32) * rng.uniform(0.7, 1.05)
@@ -143,9 +191,15 @@ class SceneBuilder:
             tint = self.tint(texture, colour)
         return Material(texture, tint.astype(np.float32), repeat, gloss)
 
-    def material_of(self, *kinds: str, p: list[float] | None = None) -> Material:
+    def material_of(
+        self, *kinds: str, p: list[float] | None = None, gloss: float = 0.0, scale: float = 1.0
+    ) -> Material:
         """A random material of one of several kinds, with probabilities `p`."""
-        return self.material(self.rng.choice(kinds, p=p))
+        return self.material(self.rng.choice(kinds, p=p), gloss=gloss, scale=scale)
+
+    def sheen(self, chance: float) -> float:
+        """Gloss of something that shines with this chance."""
+        return self.rng.uniform(0.2, 1.0) if self.rng.uniform() < chance else 0.0
 
     def tint(self, texture: int, colour: np.ndarray) -> np.ndarray:  # -> [3]
         """Factor that gives a texture this mean linear colour."""
@@ -159,13 +213,13 @@ class SceneBuilder:
         self,
         size: Vector,
         position: Vector,
-        yaw: float,
+        turn: Turn,
         material: Material,
         part: int | None = None,
         emission: float = 0.0,
     ) -> None:
         """A box standing on `position`, the centre of its bottom."""
-        self._primitive(BOX, size, position, yaw, material, part, emission)
+        self._primitive(BOX, size, position, turn, material, part, emission)
 
     def cylinder(
         self,
@@ -176,11 +230,25 @@ class SceneBuilder:
         part: int | None = None,
         sides: int | None = None,
         other_diameter: float | None = None,
+        turn: Turn = 0.0,
     ) -> None:
-        """An upright cylinder, elliptic if `other_diameter` (along y) is given."""
+        """An upright cylinder, elliptic if `other_diameter` (along y) is given, then turned."""
         shape = CYLINDERS[sides or int(self.rng.choice([10, 16]))]
         size = (diameter, other_diameter or diameter, height)
-        self._primitive(shape, size, position, 0, material, part, 0.0)
+        self._primitive(shape, size, position, turn, material, part, 0.0)
+
+    def lathe(
+        self,
+        profile: Sequence[tuple[float, float]],
+        position: Vector,
+        material: Material,
+        part: int | None = None,
+        turn: Turn = 0.0,
+        sides: int = 14,
+    ) -> None:
+        """A solid of revolution about z; `profile` is (radius, z) upwards along its outside."""
+        shape = _revolved(np.asarray(profile, np.float32), sides)
+        self.solid(shape, position, turn, material, part)
 
     def sphere(
         self,
@@ -198,10 +266,12 @@ class SceneBuilder:
         width: float,
         height: float,
         position: Vector,
-        yaw: float,
+        turn: Turn,
         kind: str | None = None,
         thickness: float = 0.02,
         emission: float = 0.0,
+        gloss: float = 0.0,
+        part: int | None = None,
     ) -> None:
         """A flat box whose front, towards -y before turning, shows one whole texture."""
         texture = self.texture_of(kind or self.rng.choice(['picture', 'poster']))
@@ -211,8 +281,9 @@ class SceneBuilder:
         uv = uv + np.array([0.5, 0], np.float32)
         uv[:, :, 1] = 1 - uv[:, :, 1]
         uv = np.clip(uv, 0.004, 0.996)
-        vertices = vertices @ _turn(yaw).T + np.asarray(position, np.float32)
-        self.triangles(vertices, BOX[1], uv, texture, np.ones(3, np.float32), None, emission)
+        vertices = vertices @ _rotation(turn).T + np.asarray(position, np.float32)
+        tint = np.ones(3, np.float32)
+        self.triangles(vertices, BOX[1], uv, texture, tint, part, emission, gloss)
 
     def triangles(
         self,
@@ -241,8 +312,8 @@ class SceneBuilder:
         )
         self._vertex_count += len(vertices)
 
-    def finish(self, height: float) -> Scene:
-        """Everything collected so far as one scene with a ceiling at `height`."""
+    def finish(self, ambient: np.ndarray, sky: Sky | None = None) -> Scene:
+        """Everything collected so far as one scene, see there."""
         columns = (np.concatenate(column) for column in zip(*self._parts, strict=True))
         vertices, faces, uv, texture, tint, part, emission, gloss = columns
         faces = faces.astype(np.uint32)
@@ -259,16 +330,28 @@ class SceneBuilder:
             gloss=gloss,
             texel=_metres_per_texel(vertices[faces], uv),
             lights=self.lights,
-            height=height,
+            ambient=ambient,
+            sky=sky,
             targets=self.targets,
         )
+
+    def solid(
+        self,
+        shape: tuple[np.ndarray, np.ndarray],
+        position: Vector,
+        turn: Turn,
+        material: Material,
+        part: int | None = None,
+    ) -> None:
+        """Vertices [V, 3] and faces [F, 3], anticlockwise from outside, turned and moved."""
+        self._primitive(shape, (1, 1, 1), position, turn, material, part, 0.0)
 
     def _primitive(
         self,
         shape: tuple[np.ndarray, np.ndarray],
         size: Vector,
         position: Vector,
-        yaw: float,
+        turn: Turn,
         material: Material,
         part: int | None,
         emission: float,
@@ -283,13 +366,24 @@ class SceneBuilder:
         for along, plane in enumerate(([1, 2], [0, 2], [0, 1])):
             uv[axis == along] = corners[axis == along][:, :, plane]
         uv = uv / material.repeat + self.rng.uniform(0, 1, 2)
-        vertices = vertices @ _turn(yaw).T + np.asarray(position, np.float32)
+        vertices = vertices @ _rotation(turn).T + np.asarray(position, np.float32)
         texture, tint, _, gloss = material
         self.triangles(vertices, faces, uv, texture, tint, part, emission, gloss)
 
 
-def _turn(yaw: float) -> np.ndarray:  # -> [3, 3]
-    c, s = math.cos(yaw), math.sin(yaw)
+def tilted(yaw: float, pitch: float, roll: float = 0.0) -> np.ndarray:  # -> [3, 3]
+    """Rotation by `roll` about y, then `pitch` about x, then `yaw` about z."""
+    c, s = math.cos(pitch), math.sin(pitch)
+    about_x = np.array([[1, 0, 0], [0, c, -s], [0, s, c]], np.float32)
+    c, s = math.cos(roll), math.sin(roll)
+    about_y = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], np.float32)
+    return _rotation(yaw) @ about_x @ about_y
+
+
+def _rotation(turn: Turn) -> np.ndarray:  # -> [3, 3]
+    if isinstance(turn, np.ndarray):
+        return turn
+    c, s = math.cos(turn), math.sin(turn)
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], np.float32)
 
 
@@ -326,6 +420,20 @@ def _unit_cylinder(sides: int) -> tuple[np.ndarray, np.ndarray]:
         faces += [(i, j, sides + j), (i, sides + j, sides + i)]
         faces += [(2 * sides, j, i), (2 * sides + 1, sides + i, sides + j)]
     return vertices, np.array(faces)
+
+
+def _revolved(profile: np.ndarray, sides: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and outward faces of a profile [K, 2] turned about z; no faces on the axis."""
+    angle = np.arange(sides) / sides * 2 * np.pi
+    radius, z = profile[:, :1], np.repeat(profile[:, 1:], sides, 1)
+    vertices = np.stack([radius * np.cos(angle), radius * np.sin(angle), z], -1)
+    ring, i = np.meshgrid(np.arange(len(profile) - 1) * sides, np.arange(sides), indexing='ij')
+    j = (i + 1) % sides
+    a, b, c, d = ring + i, ring + j, ring + sides + j, ring + sides + i
+    lower = np.stack([a, b, c], -1)[profile[:-1, 0] > 0]
+    upper = np.stack([a, c, d], -1)[profile[1:, 0] > 0]
+    faces = np.concatenate([lower.reshape(-1, 3), upper.reshape(-1, 3)])
+    return vertices.reshape(-1, 3).astype(np.float32), faces
 
 
 def _unit_sphere(around: int = 12, down: int = 8) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Procedural textures: walls, floors, fabrics, posters and screens from random numbers alone.
+"""Procedural textures: walls, floors, fabrics, posters, streets and sky from random numbers.
 
 No photograph goes in, so images rendered with them carry no licence but ours.
 """
@@ -50,7 +50,7 @@ def make_textures(counts: Mapping[str, int] | None = None, seed: int = 0) -> Tex
     mips = _mip_pyramid(np.stack(level))
     means = (mips[:, -1, :].astype(np.float32) / 255.0) ** 2.2
     of_kind = {kind: np.nonzero(np.array(kinds) == kind)[0] for kind in set(kinds)}
-    of_kind['picture'] = of_kind['poster']  # the same, at the size of a picture on a wall
+    of_kind['picture'] = np.concatenate([of_kind['poster'], of_kind['photo']])
     return Textures(mips, np.maximum(means, 0.02).astype(np.float32), of_kind)
 
 
@@ -258,6 +258,186 @@ def _metal(rng: np.random.Generator) -> np.ndarray:
     return base * (1 + 0.06 * _clouds(rng, base=16, stretch=(1, 0.03), octaves=4)[..., None])
 
 
+def _cardboard(rng: np.random.Generator) -> np.ndarray:
+    base = np.array([0.72, 0.56, 0.38], np.float32) * rng.uniform(0.75, 1.15)
+    out = np.ascontiguousarray(base * (1 + 0.04 * _clouds(rng, base=4, octaves=7)[..., None]))
+    tape = int(rng.integers(0, SIZE))
+    out[:, tape : tape + int(rng.integers(10, 30))] *= rng.uniform(0.8, 1.2)
+    for _ in range(rng.integers(0, 3)):
+        x, y, w, h = (int(v) for v in rng.integers(20, 110, 4))
+        cv2.rectangle(out, (x, y), (x + w, y + h // 2), _scalar(_colour(rng, 0.9, 0.05)), -1)
+        for row in range(y + 6, y + h // 2 - 4, 9):
+            end = x + 6 + int(rng.integers(5, max(6, w - 6)))
+            cv2.line(out, (x + 6, row), (end, row), (0.1, 0.1, 0.1), 2)
+    return out
+
+
+def _granite(rng: np.random.Generator) -> np.ndarray:
+    """Stone of counters: specks of three colours in several sizes."""
+    base = _colour(rng, rng.uniform(0.1, 0.85), 0.1)
+    out = np.ones((SIZE, SIZE, 3), np.float32) * base
+    for scale in (12, 30, 64):
+        specks = _clouds(rng, octaves=3, base=scale, persistence=0.8)
+        share = np.clip((specks - rng.uniform(0.2, 1.4)) * 3, 0, 1)
+        out = _mix(share, np.asarray(_colour(rng, rng.uniform(0.05, 0.95), 0.15)), out)
+    return out
+
+
+def _worn(rng: np.random.Generator) -> np.ndarray:
+    """Paint with stains, scratches and places where it came off."""
+    paint = _colour(rng, rng.uniform(0.3, 0.9), rng.beta(1.2, 2.5))
+    out = np.ascontiguousarray(paint * (1 + 0.08 * _clouds(rng, octaves=7)[..., None]))
+    off = np.clip((_clouds(rng, octaves=7, persistence=0.7) - rng.uniform(1.0, 2.6)) * 6, 0, 1)
+    out = np.ascontiguousarray(_mix(off, _colour(rng, rng.uniform(0.2, 0.6), 0.15), out))
+    out = out.astype(np.float32)
+    for _ in range(rng.integers(0, 25)):
+        x, y, dx, dy = (int(v) for v in (*rng.integers(0, SIZE, 2), *rng.integers(-40, 40, 2)))
+        cv2.line(out, (x, y), (x + dx, y + dy), _scalar(paint * rng.uniform(0.5, 1.3)), 1)
+    return out
+
+
+def _rug(rng: np.random.Generator) -> np.ndarray:
+    """A few colours in a pattern that mirrors itself, with pile."""
+    field = _clouds(rng, octaves=int(rng.integers(2, 5)), base=int(rng.integers(3, 9)))
+    field = field + field[::-1]
+    field = field + field[:, ::-1]
+    if rng.uniform() < 0.5:
+        field = field + field.T
+    colours = np.stack([_colour(rng, rng.uniform(0.1, 0.85)) for _ in range(rng.integers(2, 6))])
+    band = np.floor((field - field.min()) * rng.uniform(0.6, 2.0)).astype(int) % len(colours)
+    return colours[band] * (1 + 0.08 * rng.standard_normal((SIZE, SIZE, 1)))
+
+
+def _photo(rng: np.random.Generator) -> np.ndarray:
+    """What looks like a photograph from afar: sky, ridges, blurred things, a frame."""
+    fade = np.linspace(0, 1, SIZE)[:, None] * np.ones((1, SIZE))
+    out = _mix(fade, _colour(rng, rng.uniform(0.5, 0.95)), _colour(rng, rng.uniform(0.3, 0.8)))
+    rows = np.arange(SIZE)[:, None]
+    for level in np.sort(rng.uniform(60, 220, rng.integers(1, 5))):
+        ridge = level + rng.uniform(4, 30) * _clouds(rng, octaves=5)[:1]
+        ground = _colour(rng, rng.uniform(0.1, 0.6)) * (1 + 0.2 * _clouds(rng, base=8)[..., None])
+        out = np.where((rows > ridge)[..., None], ground, out)
+    out = np.ascontiguousarray(out, np.float32)
+    for _ in range(rng.integers(0, 12)):
+        centre = tuple(int(v) for v in rng.integers(20, SIZE - 20, 2))
+        axes = tuple(int(v) for v in rng.integers(4, 60, 2))
+        angle = float(rng.uniform(0, 180))
+        cv2.ellipse(out, centre, axes, angle, 0, 360, _scalar(_colour(rng)), -1)
+    out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.5, 3))
+    out *= 1 + 0.06 * _clouds(rng, base=8, octaves=5)[..., None]
+    edge = int(rng.integers(0, 16))
+    cv2.rectangle(out, (0, 0), (SIZE - 1, SIZE - 1), _scalar(_colour(rng)), 2 * edge + 1)
+    return out
+
+
+def _sign(rng: np.random.Generator) -> np.ndarray:
+    """One strong colour with a border, a symbol and large letters."""
+    colour, dark = _colour(rng, 0.45, 0.9) * 255, rng.uniform() < 0.5
+    ink = (10.0, 10.0, 10.0) if dark else (245.0, 245.0, 245.0)
+    out = np.ascontiguousarray(np.ones((SIZE, SIZE, 3)) * colour).astype(np.uint8)
+    cv2.rectangle(out, (8, 8), (SIZE - 9, SIZE - 9), ink, int(rng.integers(2, 14)))
+    if rng.uniform() < 0.5:
+        corners = rng.integers(50, SIZE - 50, (int(rng.integers(3, 6)), 2)).astype(np.int32)
+        cv2.fillPoly(out, [corners], ink)
+    else:
+        text = ''.join(chr(rng.integers(65, 91)) for _ in range(rng.integers(2, 6)))
+        cv2.putText(out, text, (24, int(rng.integers(110, 190))), 2, 2.2, ink, 8, cv2.LINE_AA)
+    return out.astype(np.float32) / 255
+
+
+def _keys(rng: np.random.Generator) -> np.ndarray:
+    """Keys of a keyboard."""
+    lightness = rng.choice([0.08, 0.15, 0.85])
+    out = np.ones((SIZE, SIZE, 3), np.float32) * _colour(rng, lightness * 0.6, 0.05)
+    rows, columns = 12, 16
+    for i in range(rows):
+        for j in range(columns):
+            top, left = i * SIZE // rows, j * SIZE // columns
+            key = np.s_[top + 3 : top + SIZE // rows - 1, left + 2 : left + SIZE // columns - 1]
+            out[key] = lightness * rng.uniform(0.9, 1.2)
+            out[top + 9 : top + 13, left + 6 : left + 10] = 1 - lightness
+    return out
+
+
+def _folds(rng: np.random.Generator) -> np.ndarray:
+    """A hanging cloth."""
+    phase = np.arange(SIZE)[None] / SIZE * 2 * np.pi * rng.integers(4, 14)
+    wave = np.sin(phase + 0.8 * _clouds(rng, octaves=2)) * 0.5 + 0.5
+    base = _colour(rng, rng.uniform(0.3, 0.95), rng.beta(1.2, 3))
+    return base * (0.55 + 0.45 * wave[..., None])
+
+
+def _asphalt(rng: np.random.Generator) -> np.ndarray:
+    base = np.ones(3, np.float32) * rng.uniform(0.2, 0.55)
+    grain = rng.standard_normal((SIZE, SIZE, 1)).astype(np.float32) * rng.uniform(0.05, 0.2)
+    patches = 0.07 * _clouds(rng, octaves=7)[..., None]
+    cracks = np.abs(_clouds(rng, octaves=6)) < rng.uniform(0, 0.03)
+    return base * (1 + grain + patches) * np.where(cracks, 0.5, 1)[..., None]
+
+
+def _paving(rng: np.random.Generator) -> np.ndarray:
+    """Slabs or setts, joined like bricks."""
+    rows = int(rng.choice([2, 4, 8, 12]))
+    columns, gap = rows // 2 if rng.uniform() < 0.4 else rows, int(rng.integers(1, 4))
+    stone = _colour(rng, rng.uniform(0.35, 0.75), 0.1)
+    out = np.ones((SIZE, SIZE, 3), np.float32) * stone * rng.uniform(0.4, 0.8)
+    height, width = SIZE / rows, SIZE / columns
+    stagger = rng.choice([0, 0.5])
+    for i in range(rows):
+        for j in range(-1, columns + 1):
+            left, top = int((j + (i % 2) * stagger) * width), int(i * height)
+            across = slice(max(0, left + gap), max(0, int(left + width)))
+            out[top + gap : int(top + height), across] = stone * rng.uniform(0.85, 1.15)
+    return out * (1 + 0.08 * _clouds(rng, octaves=7, base=4, persistence=0.8)[..., None])
+
+
+def _grass(rng: np.random.Generator) -> np.ndarray:
+    green = np.array([0.35, 0.45, 0.18], np.float32) * rng.uniform(0.6, 1.2)
+    dry = np.array([0.55, 0.5, 0.3], np.float32) * rng.uniform(0.6, 1.2)
+    blades = cv2.GaussianBlur(rng.standard_normal((SIZE, SIZE)), (1, 5), 1.5)
+    patches = _clouds(rng, octaves=4) * 0.3 + rng.uniform(0, 0.6)
+    return _mix(patches, dry, green) * (1 + 0.5 * blades[..., None])
+
+
+def _leaves(rng: np.random.Generator) -> np.ndarray:
+    """Foliage: leaf over leaf, dark between them."""
+    green = np.array([0.25, 0.4, 0.13], np.float32) * rng.uniform(0.6, 1.5)
+    green = green * np.exp(rng.normal(0, 0.15, 3)).astype(np.float32)
+    out = np.ascontiguousarray(np.ones((SIZE, SIZE, 3), np.float32) * green * 0.25)
+    for shade in np.linspace(0.35, 1.3, 900):
+        centre = tuple(int(v) for v in rng.integers(0, SIZE, 2))
+        axes = (int(rng.integers(4, 10)), int(rng.integers(2, 5)))
+        colour = _scalar(green * shade * rng.uniform(0.8, 1.2))
+        cv2.ellipse(out, centre, axes, float(rng.uniform(0, 180)), 0, 360, colour, -1)
+    return out
+
+
+def _window(rng: np.random.Generator) -> np.ndarray:
+    """A window from outside: frame, dark or curtained panes, a reflection of the sky."""
+    out = np.ascontiguousarray(np.ones((SIZE, SIZE, 3), np.float32))
+    fade = np.linspace(rng.uniform(0.1, 0.6), 0.05, SIZE)[:, None, None]
+    out *= fade * np.array([0.85, 0.95, 1.1], np.float32)
+    if rng.uniform() < 0.4:
+        side = int(rng.integers(30, 110))
+        cloth = _folds(rng)
+        out[:, :side], out[:, -side:] = cloth[:, :side] * 0.7, cloth[:, -side:] * 0.7
+    frame = _scalar(_colour(rng, rng.choice([0.1, 0.4, 0.9]), 0.1))
+    width = int(rng.integers(10, 26))
+    cv2.rectangle(out, (0, 0), (SIZE - 1, SIZE - 1), frame, 2 * width)
+    for x in np.linspace(0, SIZE, int(rng.integers(2, 5)))[1:-1]:
+        cv2.line(out, (int(x), 0), (int(x), SIZE), frame, width)
+    if rng.uniform() < 0.5:
+        row = int(rng.integers(60, 200))
+        cv2.line(out, (0, row), (SIZE, row), frame, width // 2)
+    return out
+
+
+def _overcast(rng: np.random.Generator) -> np.ndarray:
+    """Density of clouds in the sky, grey."""
+    density = _clouds(rng, octaves=6, base=int(rng.integers(2, 5)))
+    return np.repeat((0.5 + 0.22 * density)[..., None], 3, 2)
+
+
 def _clouds(
     rng: np.random.Generator,
     octaves: int = 6,
@@ -341,6 +521,20 @@ PAINTERS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     'stripes': _stripes,
     'slats': _slats,
     'metal': _metal,
+    'cardboard': _cardboard,
+    'granite': _granite,
+    'worn': _worn,
+    'rug': _rug,
+    'photo': _photo,
+    'sign': _sign,
+    'keys': _keys,
+    'folds': _folds,
+    'asphalt': _asphalt,
+    'paving': _paving,
+    'grass': _grass,
+    'leaves': _leaves,
+    'window': _window,
+    'overcast': _overcast,
 }
 COUNTS = {
     'plain': 70,
@@ -359,4 +553,18 @@ COUNTS = {
     'stripes': 12,
     'slats': 8,
     'metal': 14,
+    'cardboard': 12,
+    'granite': 18,
+    'worn': 24,
+    'rug': 20,
+    'photo': 40,
+    'sign': 16,
+    'keys': 4,
+    'folds': 10,
+    'asphalt': 8,
+    'paving': 16,
+    'grass': 8,
+    'leaves': 10,
+    'window': 16,
+    'overcast': 8,
 }
