@@ -16,10 +16,11 @@ from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.network.composer import gaussians_from_depth, NdcGaussians
-from sharp_ros.network.nano import NanoNetwork
+from sharp_ros.network.nano import gaussians_from_prediction, NanoNetwork
 from sharp_ros.network.sharp import SharpNetwork
 from sharp_ros.network.unprojection import unproject
 
+_PLAUSIBLE = 1e-3, 1e5  # metres between which a number in a depth image is one
 _SAME_SURFACE = 1.25  # ratio of depths within a block of pixels up to which they are of one
 _CPU_BATCH = 5  # windows whose activations stay in the caches
 
@@ -122,7 +123,7 @@ class NanoPredictor(NetworkPredictor):
         return torch.from_numpy(small), corner
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Log depth of two layers and log spread [3, rows, columns], and the image as floats."""
+        """The prediction [C, rows, columns] of the network, and the image as floats."""
         small, corner = inputs
         rgb = small.permute(2, 0, 1).float() / 255
         dtype = next(self.network.parameters()).dtype
@@ -134,10 +135,8 @@ class NanoPredictor(NetworkPredictor):
     ) -> Gaussians:
         """See `NetworkPredictor`; covariances cost nothing here."""
         out, rgb = outputs
-        # a Laplace distribution of scale b has standard deviation sqrt(2) b
-        log_depth_std = out[2].exp() * 2**0.5
         k = intrinsics.resized(rgb.shape[2], rgb.shape[1])
-        return gaussians_from_depth(out[:2].exp(), rgb, k, log_depth_std)
+        return gaussians_from_prediction(out, rgb, k)
 
     def _size(self, intrinsics: Intrinsics) -> tuple[int, int]:
         aspect = intrinsics.width / intrinsics.height
@@ -253,8 +252,9 @@ def _block_depth(depth: np.ndarray, stride: int) -> np.ndarray:
     Inverse depth is averaged, which is exact on planes, over the nearest surface of the block: a
     mean over an edge would be a surface that does not exist.
     """
-    with np.errstate(divide='ignore', invalid='ignore'):
-        inverse = np.where((depth > 0) & (depth < np.inf), 1 / depth, 0).astype(np.float32)
+    usable = (depth > _PLAUSIBLE[0]) & (depth < _PLAUSIBLE[1])
+    with np.errstate(all='ignore'):
+        inverse = np.where(usable, 1 / depth, 0).astype(np.float32)
     parts = [inverse[v::stride, u::stride] for v in range(stride) for u in range(stride)]
     least = np.maximum.reduce(parts) * np.float32(1 / _SAME_SURFACE)
     total, count = np.zeros_like(least), np.zeros_like(least)

@@ -1,15 +1,52 @@
-"""Training losses on log depth; each returns one value per image, averaged over valid pixels.
+"""Training losses; each returns one value per image, averaged over the pixels that count.
 
-All take [B, H, W] tensors: `error` is predicted minus true log depth, already zero where `valid`
-(0 or 1) is zero.
+`error` [B, H, W] is predicted minus true log depth, already zero where `valid` (0 or 1) is zero.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-MIN_DEPTH, MAX_DEPTH = 0.15, 24.0  # metres between which the truth is trusted
+from sharp_ros.camera import Intrinsics
+from sharp_ros.network.nano import (
+    gaussians_from_prediction,
+    Lite0Encoder,
+    LOG_SCALE,
+    LOG_Z1,
+    LOG_Z2,
+    NONE,
+    OPACITIES,
+    WIDTHS,
+)
+from sharp_ros.rasterizer import rasterize, reference
+
+if TYPE_CHECKING:
+    from sharp_ros.training.dataset import Batch
+
+MIN_DEPTH, MAX_DEPTH = 0.15, 40.0  # metres between which the truth is trusted
+EDGE = 0.1  # log depth; a larger step between neighbours is an occlusion
+RENDER_SHRINK = 4  # the second view is compared at a quarter of the sides: a CPU renders it, too
+COVERED = 0.5  # alpha from which a rendered pixel is compared
+
+WEIGHTS = {
+    'l1': 1.0,
+    'scale_invariant': 0.7,
+    'gradient': 0.5,
+    'edge': 0.25,
+    'normals': 0.1,
+    'second_layer': 0.25,
+    'laplace': 0.25,
+    'none': 0.25,
+    'photometric': 0.5,
+    'perceptual': 0.1,
+    'widths': 0.01,
+    'opacities': 0.01,
+}
 
 
 def masked_mean(values: Tensor, weight: Tensor) -> Tensor:  # [B, H, W], [B, H, W] -> [B]
@@ -17,8 +54,14 @@ def masked_mean(values: Tensor, weight: Tensor) -> Tensor:  # [B, H, W], [B, H, 
     return (values * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
 
 
+# --- depth --------------------------------------------------------------------------------------
+
+
 def log_depth_l1(error: Tensor, valid: Tensor) -> Tensor:
-    """Mean absolute difference of log depths: the relative error in metres."""
+    """Mean absolute difference of log depths: the relative error in metres.
+
+    L1 instead of L2 as of Carvalho et al., On Regression Losses for Deep Depth Estimation (2018).
+    """
     return masked_mean(error.abs(), valid)
 
 
@@ -29,59 +72,260 @@ def scale_invariant_log(error: Tensor, valid: Tensor, balance: float = 0.85) -> 
     """
     mean_square = masked_mean(error.square(), valid)
     mean = masked_mean(error, valid)
-    return (mean_square - balance * mean.square() + 1e-5).clamp(min=1e-5).sqrt()
+    return (mean_square - balance * mean.square() + 1e-5).clamp(min=1e-5).sqrt() - 1e-5**0.5
 
 
 def multi_scale_gradient(error: Tensor, valid: Tensor, scales: int = 4) -> Tensor:
-    """Li & Snavely, MegaDepth (2018): differences between neighbours, at steps of 1, 2, 4, ..."""
+    """Differences between neighbours at steps of 1, 2, 4, ...
+
+    Li & Snavely, MegaDepth (2018); Ranftl et al., MiDaS (2020).
+    """
     total = torch.zeros_like(error[:, 0, 0])
     for _ in range(scales):
-        across = (error[:, :, 1:] - error[:, :, :-1]).abs() * valid[:, :, 1:] * valid[:, :, :-1]
-        down = (error[:, 1:] - error[:, :-1]).abs() * valid[:, 1:] * valid[:, :-1]
+        across, down = (step.abs() * both for step, both in _steps(error, valid))
         count = valid.sum((1, 2)).clamp(min=1)
         total = total + (across.sum((1, 2)) + down.sum((1, 2))) / count
         error, valid = error[:, ::2, ::2], valid[:, ::2, ::2]
     return total
 
 
+def edge_gradient(error: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Differences between neighbours on the two sides of a true occlusion only.
+
+    Few pixels, which vanish among all others, decide whether outlines are sharp: Hu et al.,
+    Revisiting Single Image Depth Estimation (2019); sampled along edges as in Xian et al.,
+    Structure-Guided Ranking Loss (2020).
+
+    Args:
+        error: [B, H, W].
+        target: [B, H, W] true log depth, finite.
+        valid: [B, H, W].
+    """
+    total, count = torch.zeros_like(error[:, 0, 0]), torch.zeros_like(error[:, 0, 0])
+    for (step, both), (true, _) in zip(_steps(error, valid), _steps(target, valid), strict=True):
+        occlusion = both * (true.abs() > EDGE)
+        total = total + (step.abs() * occlusion).sum((1, 2))
+        count = count + occlusion.sum((1, 2))
+    return total / count.clamp(min=1)
+
+
+def surface_normals(
+    log_depth: Tensor, target: Tensor, valid: Tensor, intrinsics: Tensor
+) -> Tensor:
+    """One minus the cosine between predicted and true normals, on one surface.
+
+    Hu et al. (2019); Yin et al., Enforcing Geometric Constraints of Virtual Normal (2019). The
+    normal is the cross product of the steps to the right and to the lower neighbour.
+
+    Args:
+        log_depth: [B, H, W] predicted.
+        target: [B, H, W] true log depth, finite.
+        valid: [B, H, W].
+        intrinsics: [B, 4] fx, fy, cx, cy, counted from the corner.
+    """
+    (across, _), (down, _) = _steps(target, valid)
+    smooth = (across.abs() < EDGE)[:, :-1] & (down.abs() < EDGE)[:, :, :-1]
+    counts = valid[:, :-1, :-1] * valid[:, :-1, 1:] * valid[:, 1:, :-1] * smooth
+    cosine = (_normals(log_depth, intrinsics) * _normals(target, intrinsics)).sum(-1)
+    return masked_mean(1 - cosine, counts)
+
+
 def laplace_nll(error: Tensor, log_scale: Tensor, valid: Tensor) -> Tensor:
     """Kendall & Gal, What Uncertainties Do We Need (2017); Laplace density, constant dropped.
 
-    `error` is not differentiated: the spread learns from the error and leaves the depth alone.
+    `error` is not differentiated: the spread learns from the error and leaves the depth alone. It
+    is least where the scale is the mean absolute error of pixels that look alike.
     """
     return masked_mean(error.detach().abs() * torch.exp(-log_scale) + log_scale, valid)
 
 
-def depth_loss(prediction: Tensor, depth: Tensor, second_depth: Tensor) -> dict[str, Tensor]:
+def nothing_there(logit: Tensor, depth: Tensor) -> Tensor:
+    """Binary cross entropy of "there is nothing", like the sky mask of Wang et al., MoGe (2025).
+
+    Args:
+        logit: [B, H, W].
+        depth: [B, H, W] true; infinite where nothing is, not counted where not positive or NaN.
+    """
+    known = (depth > 0).float()
+    return masked_mean(
+        F.binary_cross_entropy_with_logits(logit, (depth == torch.inf).float(), reduction='none'),
+        known,
+    )
+
+
+# --- second view --------------------------------------------------------------------------------
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:  # [B, 3, H, W], [B, 3, H, W] -> [B, H, W]
+    """Structural similarity of Wang et al. (2004), mean over colours, in windows of 3x3 pixels.
+
+    With the small flat windows of Godard et al., Monodepth (2017); 1 where both are the same.
+    """
+
+    def mean(x: Tensor) -> Tensor:
+        return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode='reflect'), 3, 1)
+
+    mean_a, mean_b = mean(a), mean(b)
+    var_a, var_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
+    cov = mean(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return (luminance * (2 * cov + c2) / (var_a + var_b + c2)).mean(1)
+
+
+def photometric(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+    """0.85 structural dissimilarity and 0.15 L1, as Godard et al., Monodepth (2017).
+
+    Args:
+        a: [B, 3, H, W] in 0..1.
+        b: [B, 3, H, W].
+        weight: [B, H, W].
+    """
+    difference = 0.85 * (1 - ssim(a, b)) / 2 + 0.15 * (a - b).abs().mean(1)
+    return masked_mean(difference, weight)
+
+
+def perceptual(a: Tensor, b: Tensor, weight: Tensor, encoder: Lite0Encoder) -> Tensor:
+    """Distance of unit features at strides 2 and 4 of an encoder that stays as it is.
+
+    Johnson et al., Perceptual Losses (2016); unit features as in Zhang et al., LPIPS (2018),
+    before its weights are learnt. The encoder is EfficientNet-Lite0 with its ImageNet weights.
+
+    Args:
+        a: [B, 3, H, W] in 0..1.
+        b: [B, 3, H, W].
+        weight: [B, H, W].
+        encoder: takes no gradient; the one that is trained would learn to see nothing.
+    """
+    total = torch.zeros_like(weight[:, 0, 0])
+    with torch.no_grad():
+        targets = encoder(b, 2)
+    for seen, target in zip(encoder(a, 2), targets, strict=True):
+        distance = (F.normalize(seen, dim=1) - F.normalize(target, dim=1)).square().sum(1)
+        size = (int(distance.shape[1]), int(distance.shape[2]))
+        total = total + masked_mean(distance, F.adaptive_avg_pool2d(weight, size))
+    return total
+
+
+def render_second_view(prediction: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """What the second camera would see of the predicted Gaussians, beside what it saw.
+
+    Kerbl et al., 3D Gaussian Splatting (2023), trained from one image as in Szymanowicz et al.,
+    Splatter Image (2024). Images whose second pose is unknown are left out.
+
+    Args:
+        prediction: [B, C, H, W].
+        batch: with a second view.
+
+    Returns:
+        Rendered and true image [P, 3, H / 4, W / 4], P <= B, and [P, H / 4, W / 4] alpha, or 0
+        where too little is there to be compared.
+    """
+    assert batch.rgb2 is not None
+    assert batch.intrinsics2 is not None
+    assert batch.T_2_1 is not None
+    image = batch.rgb if batch.clean is None else batch.clean
+    height, width = (side // RENDER_SHRINK for side in image.shape[2:])
+    first, second = (F.adaptive_avg_pool2d(x, (height, width)) for x in (image, batch.rgb2))
+    # the depth of one pixel near the middle: a mean across an edge lies on no surface
+    middle = slice(RENDER_SHRINK // 2, None, RENDER_SHRINK)
+    picked = prediction[:, :, middle, middle][:, :, :height, :width]
+    render = rasterize if prediction.is_cuda else reference.rasterize
+    colors, alphas = [], []
+    chosen = [i for i, T in enumerate(batch.T_2_1) if bool(torch.isfinite(T).all())]
+    for i in chosen:
+        full = int(image.shape[3]), int(image.shape[2])
+        cameras = (_intrinsics(k[i], *full) for k in (batch.intrinsics, batch.intrinsics2))
+        camera, camera2 = (k.resized(width, height) for k in cameras)
+        gaussians = gaussians_from_prediction(picked[i], first[i], camera)
+        T = batch.T_2_1[i].double().cpu().numpy()
+        rendering = render(gaussians, camera2, T, (0.0, 0.0, 0.0), near=0.05)
+        colors.append(rendering.color.permute(2, 0, 1))
+        alphas.append(rendering.alpha.detach())
+    if not chosen:
+        nothing = first[:0]
+        return nothing, nothing, nothing[:, 0]
+    alpha = torch.stack(alphas)
+    return torch.stack(colors), second[chosen], alpha * (alpha > COVERED)
+
+
+# --- all ----------------------------------------------------------------------------------------
+
+
+def depth_loss(
+    prediction: Tensor, batch: Batch, encoder: Lite0Encoder | None = None
+) -> dict[str, Tensor]:
     """All terms of one batch, and their weighted sum under `total`.
 
     Args:
-        prediction: [B, 3, H, W] log z1, log z2, log Laplace scale.
-        depth: [B, H, W] metres of the first surface; outside the trusted range it is ignored.
-        second_depth: [B, H, W] metres of the surface behind; equal to `depth` where there is none.
+        prediction: [B, C, H, W] as `NanoNetwork` gives it.
+        batch: with `rgb2` the terms on the second view are added, which cost a rendering.
+        encoder: for the perceptual term on the second view; None leaves it out.
+
+    Returns:
+        Scalars by the names of `WEIGHTS`, of what there is.
     """
-    valid = ((depth > MIN_DEPTH) & (depth < MAX_DEPTH)).float()
-    target = depth.clamp(MIN_DEPTH, MAX_DEPTH).log()
-    second_target = second_depth.clamp(MIN_DEPTH, MAX_DEPTH).log()
-    error = (prediction[:, 0] - target) * valid
+    depth = batch.depth
+    valid = (depth > MIN_DEPTH) & (depth < MAX_DEPTH)
+    # what is not valid is replaced before anything is computed: 0 times infinity would be NaN
+    target = torch.where(valid, depth, torch.ones_like(depth)).log()
+    behind = (batch.second_depth > depth) & (batch.second_depth < MAX_DEPTH) & valid
+    second_target = torch.where(behind, batch.second_depth, target.exp()).log()
+    weight = valid.float()
+    error = (prediction[:, LOG_Z1] - target) * weight
     # Most pixels have nothing behind them; those that do count four times as much.
-    behind = valid * (0.3 + (second_target - target > 0.03).float())
+    second_weight = weight * (0.3 + (second_target - target > 0.03).float())
     terms = {
-        'l1': log_depth_l1(error, valid),
-        'scale_invariant': scale_invariant_log(error, valid),
-        'gradient': multi_scale_gradient(error, valid),
-        'second_layer': log_depth_l1(prediction[:, 1] - second_target, behind),
-        'laplace': laplace_nll(error, prediction[:, 2], valid),
+        'l1': log_depth_l1(error, weight),
+        'scale_invariant': scale_invariant_log(error, weight),
+        'gradient': multi_scale_gradient(error, weight),
+        'edge': edge_gradient(error, target, weight),
+        'normals': surface_normals(prediction[:, LOG_Z1], target, weight, batch.intrinsics),
+        'second_layer': log_depth_l1(prediction[:, LOG_Z2] - second_target, second_weight),
+        'laplace': laplace_nll(error, prediction[:, LOG_SCALE], weight),
+        'none': nothing_there(prediction[:, NONE], depth),
     }
-    means = {name: term.mean() for name, term in terms.items()}
-    means['total'] = sum((WEIGHTS[name] * mean for name, mean in means.items()), torch.tensor(0.0))
+    if batch.rgb2 is not None:
+        rendered, seen, alpha = render_second_view(prediction, batch)
+        terms['photometric'] = photometric(rendered, seen, alpha)
+        if encoder is not None:
+            terms['perceptual'] = perceptual(rendered, seen, alpha, encoder)
+        # A prior as in Kheradmand et al., 3DGS as MCMC (2024), here around what the depth says
+        # by itself: corrections without use for any view stay away.
+        if prediction.shape[1] > NONE + 1:
+            terms['widths'] = prediction[:, WIDTHS].square().mean((1, 2, 3))
+            terms['opacities'] = prediction[:, OPACITIES].square().mean((1, 2, 3))
+    means = {name: term.mean() for name, term in terms.items() if len(term)}
+    means['total'] = torch.stack([WEIGHTS[name] * mean for name, mean in means.items()]).sum()
     return means
 
 
-WEIGHTS = {
-    'l1': 1.0,
-    'scale_invariant': 0.7,
-    'gradient': 0.5,
-    'second_layer': 0.25,
-    'laplace': 0.25,
-}
+def _steps(x: Tensor, valid: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
+    """Differences of neighbours across and down, and where both of them are valid."""
+    return (
+        (x[:, :, 1:] - x[:, :, :-1], valid[:, :, 1:] * valid[:, :, :-1]),
+        (x[:, 1:] - x[:, :-1], valid[:, 1:] * valid[:, :-1]),
+    )
+
+
+def _normals(log_depth: Tensor, intrinsics: Tensor) -> Tensor:  # -> [B, H - 1, W - 1, 3]
+    """Unit normals towards the camera; scaling all depths changes none of them."""
+    height, width = log_depth.shape[1:]
+    fx, fy, cx, cy = (intrinsics[:, i, None, None] for i in range(4))
+    u = torch.arange(width, device=log_depth.device).to(log_depth)[None, None] + 0.5
+    v = torch.arange(height, device=log_depth.device).to(log_depth)[None, :, None] + 0.5
+    x, y = ((u - cx) / fx).expand_as(log_depth), ((v - cy) / fy).expand_as(log_depth)
+    # every pixel divided by its own depth: float32 then knows only steps, near and far alike
+    rays = torch.stack([x, y, torch.ones_like(x)], -1)
+    here = log_depth[:, :-1, :-1, None]
+    right = rays[:, :-1, 1:] * torch.exp(log_depth[:, :-1, 1:, None] - here)
+    below = rays[:, 1:, :-1] * torch.exp(log_depth[:, 1:, :-1, None] - here)
+    normal = torch.linalg.cross(below - rays[:, :-1, :-1], right - rays[:, :-1, :-1])
+    # scaled up first: F.normalize keeps lengths below 1e-12 as they are
+    return F.normalize(normal * (fx * fy)[..., None], dim=-1)
+
+
+def _intrinsics(corner: Tensor, width: int, height: int) -> Intrinsics:
+    """Intrinsics of a camera given as [4] fx, fy, cx, cy from the image corner."""
+    fx, fy, cx, cy = corner.tolist()
+    return Intrinsics(fx, fy, cx - 0.5, cy - 0.5, width, height)
