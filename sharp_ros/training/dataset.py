@@ -1,7 +1,11 @@
-"""Rendered rooms from `.npz` shards: crops that change the focal length, and camera-like damage.
+"""Training images from `.npz` shards: crops that change the focal length, camera-like damage.
 
 A shard holds `rgb` uint8 [N, H, W, 3], `d` and `d2` float16 [N, H, W] (metres of the first and
-second surface) and `f` float32 [N] (focal length in pixels, principal point in the centre).
+second surface; infinite: nothing there, 0 or NaN: unknown), and `f` float32 [N] (focal length in
+pixels, principal point in the centre) or `k` float32 [N, 4] (fx fy cx cy from the corner). With
+`pose` float32 [N, 4, 4] (`T_world_camera`, NaN if unknown) rows 2i and 2i + 1 are a pair of views
+of one scene, whose world, beside `f`, has z up and the floor at 0. Shards stay on disk, mapped
+into memory: a set may be larger than it.
 """
 
 from __future__ import annotations
@@ -20,124 +24,216 @@ from sharp_ros.errors import InputError
 
 cv2.setNumThreads(1)  # the training threads prepare their samples themselves
 
+GEOMETRY_UNKNOWN = 0.5  # share of the samples that tell the network nothing of gravity and floor
+GRAVITY_NOISE = 0.015  # of the direction, radians, as of an accelerometer and a loose mount
+HEIGHT_NOISE = 0.03  # of the camera over the floor, relative
+MIN_HEIGHT = 0.05  # metres over the floor; a camera below is on stairs or in a pit
+
 
 class Batch(NamedTuple):
-    """Tensors of B samples."""
+    """Tensors of B samples; the last four, about the second view of each, only on demand."""
 
     rgb: Tensor  # [B, 3, h, w] 0..1
     intrinsics: Tensor  # [B, 4] fx fy cx cy in pixels, counted from the image corner
-    depth: Tensor  # [B, h, w] metres
-    second_depth: Tensor  # [B, h, w] metres
+    depth: Tensor  # [B, h, w] metres; infinite: nothing there, 0 or NaN: unknown
+    second_depth: Tensor  # [B, h, w] likewise
+    geometry: Tensor | None = None  # [B, 5] as `NanoNetwork.forward` takes it
+    clean: Tensor | None = None  # [B, 3, h, w] `rgb` before a camera damaged it
+    rgb2: Tensor | None = None  # [B, 3, h, w], undamaged
+    intrinsics2: Tensor | None = None  # [B, 4]
+    T_2_1: Tensor | None = None  # [B, 4, 4], NaN if unknown
 
 
-class Rooms:
-    """All images of some shards, in memory.
+class View(NamedTuple):
+    """One image of a shard."""
+
+    rgb: np.ndarray  # [H, W, 3] uint8
+    depth: np.ndarray  # [H, W]
+    second_depth: np.ndarray  # [H, W]
+    intrinsics: np.ndarray  # [4] fx fy cx cy, counted from the corner
+    T_world_camera: np.ndarray  # [4, 4], NaN if unknown
+    level: bool  # the world has z up and the floor at 0
+
+
+class Shards:
+    """All images of some files.
 
     Raises:
         InputError: if there is no shard or one cannot be read.
     """
 
     def __init__(self, files: Iterable[str | Path]) -> None:
-        self._shards = [_read_shard(file) for file in files]
+        self._shards = [_open_shard(Path(file)) for file in files]
         if not self._shards:
             raise InputError('no .npz shards; generate some with sharp_ros.training.rooms')
-        self._index = [(k, i) for k, s in enumerate(self._shards) for i in range(len(s[3]))]
+        self._starts = np.cumsum([0, *(len(shard['rgb']) for shard in self._shards)])
 
     def __len__(self) -> int:
-        return len(self._index)
+        return int(self._starts[-1])
 
-    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """Image [H, W, 3], both depths [H, W], focal length in pixels."""
-        shard, row = self._index[i]
-        rgb, depth, second_depth, focal = self._shards[shard]
-        return rgb[row], depth[row], second_depth[row], float(focal[row])
+    def __getitem__(self, i: int) -> View:
+        """One image; its arrays are read when they are used."""
+        shard, row = self._place(i)
+        return _view(shard, row)
+
+    def partner(self, i: int) -> View:
+        """The other image of the pair; the image itself where it has none."""
+        shard, row = self._place(i)
+        other = row ^ 1
+        return _view(shard, other if 'pose' in shard and other < len(shard['rgb']) else row)
 
     def batch(
-        self, ids: Sequence[int], height: int, width: int, rng: np.random.Generator | None
+        self,
+        ids: Sequence[int],
+        height: int,
+        width: int,
+        rng: np.random.Generator | None,
+        second_view: bool = False,
     ) -> Batch:
         """Samples at one size; without `rng` whole images, undamaged."""
-        columns = zip(*(sample(*self[i], height, width, rng) for i in ids), strict=True)
+        samples = [
+            sample(self[i], height, width, rng, self.partner(i) if second_view else None)
+            for i in ids
+        ]
+        columns = zip(*samples, strict=True)
         return Batch(*(torch.from_numpy(np.stack(column)) for column in columns))
+
+    def _place(self, i: int) -> tuple[dict[str, np.ndarray], int]:
+        k = int(np.searchsorted(self._starts, i, 'right')) - 1
+        return self._shards[k], i - int(self._starts[k])
 
 
 def sample(
-    image: np.ndarray,
-    depth: np.ndarray,
-    second_depth: np.ndarray,
-    focal: float,
+    view: View,
     height: int,
     width: int,
     rng: np.random.Generator | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    second: View | None = None,
+) -> tuple[np.ndarray, ...]:
     """Crop, resize and flip one image together with its truth and intrinsics.
 
     Args:
-        image: [H, W, 3] uint8.
-        depth: [H, W] metres.
-        second_depth: [H, W] metres.
-        focal: of `image`, pixels.
+        view: the image.
         height: of the result, pixels.
         width: of the result, pixels.
-        rng: source of the augmentation; None takes the whole image as it is.
+        rng: source of the augmentation; None takes the whole image as it is, with its geometry.
+        second: another view of the scene: flipped alike, not cropped.
 
     Returns:
-        rgb [3, h, w] float32 in 0..1, intrinsics [4] (corner-counted), both depths [h, w].
+        The fields of `Batch` without their first axis, the last four only with `second`.
     """
-    x, y, columns, rows = 0, 0, image.shape[1], image.shape[0]
-    flip = False
+    rows, columns = view.rgb.shape[:2]
+    window, flip = (0, 0, columns, rows), False
     if rng is not None:
-        x, y, columns, rows = _random_window(image.shape[:2], height, width, rng)
-        flip = rng.uniform() < 0.5
-    window = np.s_[y : y + rows, x : x + columns]
-    sx, sy = width / columns, height / rows
-    centre_x, centre_y = (image.shape[1] / 2 - x) * sx, (image.shape[0] / 2 - y) * sy
-    shrinks = columns >= width and rows >= height
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    rgb = cv2.resize(image[window], (width, height), interpolation=method)
+        window, flip = _random_window((rows, columns), height, width, rng), rng.uniform() < 0.5
+    clean, intrinsics = _resampled(view, window, height, width, flip)
+    rgb = clean.astype(np.float32) / 255 if rng is None else photograph(clean, rng)
     # The depth of the nearest pixel, never a mean across an edge.
-    pick_y = ((np.arange(height) + 0.5) / sy).astype(int)
-    pick_x = ((np.arange(width) + 0.5) / sx).astype(int)
-    depth = depth[window][pick_y][:, pick_x].astype(np.float32)
-    second_depth = second_depth[window][pick_y][:, pick_x].astype(np.float32)
-    if flip:
-        rgb, depth, second_depth = rgb[:, ::-1], depth[:, ::-1], second_depth[:, ::-1]
-        centre_x = width - centre_x
-    if rng is None:
-        rgb = rgb.astype(np.float32) / 255
-    else:
-        rgb = photograph(np.ascontiguousarray(rgb), rng)
-    intrinsics = np.array([focal * sx, focal * sy, centre_x, centre_y], np.float32)
-    return (
-        np.ascontiguousarray(rgb.transpose(2, 0, 1)),
-        intrinsics,
-        np.ascontiguousarray(depth),
-        np.ascontiguousarray(second_depth),
+    x, y, columns, rows = window
+    pick_y = y + ((np.arange(height) + 0.5) * rows / height).astype(int)
+    pick_x = x + ((np.arange(width) + 0.5) * columns / width).astype(int)
+    pick = np.ix_(pick_y, pick_x[::-1] if flip else pick_x)
+    depths = (np.ascontiguousarray(d[pick], np.float32) for d in (view.depth, view.second_depth))
+    result = (_planes(rgb), intrinsics, *depths, _geometry(view, flip, rng))
+    if second is None:
+        return result
+    whole = (0, 0, second.rgb.shape[1], second.rgb.shape[0])
+    rgb2, intrinsics2 = _resampled(second, whole, height, width, flip)
+    T_2_1 = np.linalg.inv(second.T_world_camera.astype(np.float64)) @ view.T_world_camera
+    if flip:  # the mirrored world: x changes its sign in both cameras
+        mirror = np.diag([-1.0, 1, 1, 1])
+        T_2_1 = mirror @ T_2_1 @ mirror
+    others = (_planes(image.astype(np.float32) / 255) for image in (clean, rgb2))
+    return (*result, *others, intrinsics2, T_2_1.astype(np.float32))
+
+
+def _resampled(
+    view: View, window: Sequence[int], height: int, width: int, flip: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image [h, w, 3] uint8 and intrinsics [4] of a window (x, y, columns, rows) of a view."""
+    x, y, columns, rows = window
+    sx, sy = width / columns, height / rows
+    method = cv2.INTER_AREA if sx <= 1 and sy <= 1 else cv2.INTER_LINEAR
+    image = cv2.resize(
+        view.rgb[y : y + rows, x : x + columns], (width, height), interpolation=method
     )
+    fx, fy, cx, cy = view.intrinsics
+    cx, cy = (cx - x) * sx, (cy - y) * sy
+    if flip:
+        image, cx = np.ascontiguousarray(image[:, ::-1]), width - cx
+    return image, np.array([fx * sx, fy * sy, cx, cy], np.float32)
 
 
-def photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a cheap camera makes of a clean picture: [H, W, 3] uint8 to float32 in 0..1."""
-    x = _sharpness(image, rng).astype(np.float32) / 255
-    if rng.uniform() < 0.9:
-        x = _colour(x, rng)
-    x = np.clip(_shading(x, rng), 0, 1).astype(np.float32)
-    if rng.uniform() < 0.6:
-        x = np.clip(x + _noise(x.shape, rng), 0, 1)
-    if rng.uniform() < 0.35:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 95))]
-        encoded = cv2.imencode('.jpg', (x * 255).astype(np.uint8), quality)[1]
-        x = cv2.imdecode(encoded, cv2.IMREAD_COLOR).astype(np.float32) / 255
-    return x.astype(np.float32)
+def _geometry(view: View, flip: bool, rng: np.random.Generator | None) -> np.ndarray:  # -> [5]
+    """What is known of gravity and floor: nothing, or as much as a robot would know."""
+    known = np.zeros(5, np.float32)
+    if not view.level or (rng is not None and rng.uniform() < GEOMETRY_UNKNOWN):
+        return known
+    up, height = view.T_world_camera[2, :3].astype(np.float64), float(view.T_world_camera[2, 3])
+    if rng is not None:
+        up += rng.normal(0, GRAVITY_NOISE, 3)
+        height *= np.exp(rng.normal(0, HEIGHT_NOISE))
+    if height > MIN_HEIGHT:
+        known[:] = (*(up / np.linalg.norm(up)), np.log(height), 1)
+        known[0] *= -1 if flip else 1
+    return known
 
 
-def _read_shard(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _planes(image: np.ndarray) -> np.ndarray:  # [H, W, 3] -> [3, H, W]
+    return np.ascontiguousarray(image.transpose(2, 0, 1))
+
+
+def _view(shard: dict[str, np.ndarray], row: int) -> View:
+    rgb = shard['rgb'][row]
+    if 'k' in shard:
+        intrinsics = np.asarray(shard['k'][row])
+    else:
+        focal = shard['f'][row]
+        intrinsics = np.array([focal, focal, rgb.shape[1] / 2, rgb.shape[0] / 2], np.float32)
+    pose = np.asarray(shard['pose'][row]) if 'pose' in shard else np.full((4, 4), np.nan)
+    level = 'k' not in shard and 'pose' in shard
+    return View(rgb, shard['d'][row], shard['d2'][row], intrinsics, pose, level)
+
+
+def _open_shard(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of an uncompressed .npz file, mapped: only what is used is ever read."""
+    arrays: dict[str, np.ndarray] = {}
     try:
-        with np.load(path) as shard:
-            return shard['rgb'], shard['d'], shard['d2'], shard['f']
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(path) as archive, path.open('rb') as file:
+            for info in archive.infolist():
+                with archive.open(info) as member:
+                    np.lib.format.read_magic(member)
+                    shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
+                    header = member.tell()
+                if info.compress_type != zipfile.ZIP_STORED or fortran:
+                    raise ValueError('it is compressed or in Fortran order')
+                # A member starts behind its local header of 30 bytes, its name and extra field.
+                file.seek(info.header_offset + 26)
+                lengths = np.frombuffer(file.read(4), '<u2')
+                start = info.header_offset + 30 + int(lengths.sum()) + header
+                name = info.filename.removesuffix('.npy')
+                arrays[name] = np.memmap(path, dtype, 'r', start, shape)
+        count = len(arrays['rgb'])
+        wanted = ('d', 'd2', 'k' if 'k' in arrays else 'f')
+        if not count or any(len(arrays[name]) != count for name in wanted):
+            raise ValueError('its arrays differ in length')
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f'cannot read shard {path} ({error}); delete it or generate it again'
         ) from error
+    return arrays
+
+
+def photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What a camera makes of a clean picture: [H, W, 3] uint8 to float32 in 0..1.
+
+    Lens, exposure, sensor and processing follow each other as in a camera. Their strength is drawn
+    without regard to zoom and distance, so that sharpness says nothing about metres.
+    """
+    x = _lens(image, rng).astype(np.float32) / 255
+    x = _shading(_exposure(x, rng), rng)
+    x = _processing(_sensor(x, rng), rng)
+    return x.astype(np.float32) / 255
 
 
 def _random_window(
@@ -159,23 +255,39 @@ def _random_window(
     return x, y, columns, rows
 
 
-def _sharpness(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Lens and motion blur, a coarse sensor, a camera's sharpening; independent of the zoom."""
-    kind = rng.uniform()
+def _lens(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Defocus, motion blur, a coarse sensor, and chromatic aberration; [H, W, 3] uint8."""
     height, width = x.shape[:2]
-    if kind < 0.2:
+    kind = rng.uniform()
+    if kind < 0.15:
         x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.3, 1.8))
-    elif kind < 0.3:
+    elif kind < 0.22:
+        x = cv2.filter2D(x, -1, _disc(rng.uniform(0.8, 2.5)))
+    elif kind < 0.32:
         x = cv2.filter2D(x, -1, _motion_kernel(int(rng.integers(3, 8)), rng.uniform(0, np.pi)))
     elif kind < 0.45:
         share = rng.uniform(0.35, 0.9)
         size = (int(width * share), int(height * share))
         small = cv2.resize(x, size, interpolation=cv2.INTER_AREA)
         x = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
-    if rng.uniform() < 0.3:
-        amount, radius = rng.uniform(0.3, 1.8), rng.uniform(0.6, 1.6)
-        x = cv2.addWeighted(x, 1 + amount, cv2.GaussianBlur(x, (0, 0), radius), -amount, 0)
+    if rng.uniform() < 0.2:  # red and blue are magnified a little differently from green
+        channels = list(cv2.split(x))
+        for channel in (0, 2):
+            zoom = 1 + rng.normal(0, 0.003)
+            shift = (1 - zoom) / 2
+            warp = np.array([[zoom, 0, shift * width], [0, zoom, shift * height]])
+            channels[channel] = cv2.warpAffine(
+                channels[channel], warp, (width, height), borderMode=cv2.BORDER_REPLICATE
+            )
+        x = cv2.merge(channels)
     return x
+
+
+def _disc(radius: float) -> np.ndarray:
+    """Image of a point out of focus."""
+    side = np.arange(-3, 4)
+    kernel = np.clip(radius + 0.5 - np.hypot(side[:, None], side[None]), 0, 1)
+    return (kernel / kernel.sum()).astype(np.float32)
 
 
 def _motion_kernel(length: int, angle: float) -> np.ndarray:
@@ -185,42 +297,98 @@ def _motion_kernel(length: int, angle: float) -> np.ndarray:
     return kernel / kernel.sum()
 
 
-def _colour(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Exposure, white balance, tone curve, saturation, hue and contrast."""
+def _exposure(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Exposure, white balance, tone curve, saturation, hue and contrast; float32."""
+    if rng.uniform() < 0.1:
+        return x
     gain = np.exp(rng.normal(-0.04, 0.16)) * np.exp(rng.normal(0, 0.07, 3))
-    x = np.power(x + 1e-4, np.exp(rng.normal(0, 0.25))) * gain.astype(np.float32)
+    x = cv2.pow(x + np.float32(1e-4), float(np.exp(rng.normal(0, 0.25)))) * gain.astype(np.float32)
     if rng.uniform() < 0.15:  # over-exposed: lights and windows clip, as in a small sensor
-        x = np.minimum(x * rng.uniform(1.05, 1.4), 1)
-    saturation = rng.uniform(0, 1) if rng.uniform() < 0.35 else rng.uniform(0.7, 1.6)
-    grey = x.mean(-1, keepdims=True)
-    x = grey + (x - grey) * saturation
+        x = np.minimum(x * np.float32(rng.uniform(1.05, 1.4)), 1)
+    colour = np.eye(3)
     if rng.uniform() < 0.2:
-        mix = np.eye(3) + rng.normal(0, 0.3, (3, 3))
-        x = x @ (mix / mix.sum(1, keepdims=True)).T.astype(np.float32)
-    mean = x.mean()
-    return (x - mean) * np.exp(rng.normal(0, 0.16)) + mean + rng.normal(-0.01, 0.05)
+        colour += rng.normal(0, 0.3, (3, 3))
+        colour /= colour.sum(1, keepdims=True)
+    kind = rng.uniform()  # grey cameras, pale ones, and all others
+    saturation = 0 if kind < 0.06 else rng.uniform(0, 1) if kind < 0.35 else rng.uniform(0.7, 1.6)
+    colour = (saturation * np.eye(3) + (1 - saturation) / 3) @ colour
+    contrast, mean = np.exp(rng.normal(0, 0.16)), float(x.mean())
+    offset = np.full((3, 1), mean * (1 - contrast) + rng.normal(-0.01, 0.05))
+    return cv2.transform(x, np.hstack([colour * contrast, offset]).astype(np.float32))
 
 
 def _shading(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Vignetting, and a soft-edged band of light or shadow."""
+    """Vignetting, a soft-edged band of light or shadow, and the bands of flickering lamps."""
     rows, columns = x.shape[:2]
     v = (np.arange(rows, dtype=np.float32) / rows - 0.5)[:, None]
     u = (np.arange(columns, dtype=np.float32) / columns - 0.5)[None]
+    light = np.ones((rows, columns), np.float32)
     if rng.uniform() < 0.3:
-        x = x * (1 - rng.uniform(0, 1.2) * (u * u + v * v))[..., None]
+        light *= 1 - np.float32(rng.uniform(0, 1.2)) * (u * u + v * v)
     if rng.uniform() < 0.15:
         angle = rng.uniform(0, 2 * np.pi)
-        side = u * np.cos(angle) + v * np.sin(angle) - rng.uniform(-0.3, 0.3)
-        x = x * (1 + rng.uniform(-0.5, 0.6) / (1 + np.exp(-side * rng.uniform(5, 60))))[..., None]
+        side = u * np.float32(np.cos(angle)) + v * np.float32(np.sin(angle))
+        steepness, amount = rng.uniform(5, 60), np.float32(rng.uniform(-0.5, 0.6))
+        side = (side - np.float32(rng.uniform(-0.3, 0.3))) * np.float32(steepness)
+        light *= 1 + amount / (1 + np.exp(-side))
+    if rng.uniform() < 0.08:  # rows of a rolling shutter are exposed one after the other
+        wave = np.sin(2 * np.pi * (v * rng.uniform(0.5, 4) + rng.uniform()))
+        light *= 1 + (rng.uniform(0, 0.15) * wave).astype(np.float32)
+    return x * light[..., None]
+
+
+def _sensor(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Noise, colour filter, and smoothing against both; float32 to uint8."""
+    noise = None
+    if rng.uniform() < 0.6:
+        noise = rng.standard_normal(x.shape, dtype=np.float32)
+        noise *= np.float32(rng.uniform(0, 0.05))
+        if rng.uniform() < 0.5:  # photons: brighter is noisier, but less so relatively
+            noise *= 0.4 + cv2.sqrt(np.maximum(x, 0))
+    mosaic = rng.uniform() < 0.3
+    if noise is not None and not mosaic and rng.uniform() < 0.4:  # coarse, as after compression
+        noise = 2 * cv2.GaussianBlur(noise, (0, 0), 0.8)
+    y = _to_bytes(x if noise is None else x + noise)
+    if mosaic:
+        y = _demosaiced(y, *(int(i) for i in rng.integers(0, 2, 2)))
+    kind = rng.uniform()
+    if kind < 0.06:
+        y = cv2.medianBlur(y, 3)
+    elif kind < 0.16:  # fine texture is smeared, edges remain
+        y = cv2.bilateralFilter(y, 5, rng.uniform(10, 50), rng.uniform(1, 2.5))
+    return y
+
+
+def _demosaiced(x: np.ndarray, row: int, column: int) -> np.ndarray:
+    """Keep one colour per pixel, as behind a Bayer filter with its red at (row, column) of 2 x 2.
+
+    The others are interpolated from the neighbours.
+    """
+    raw = x[..., 1].copy()
+    raw[row::2, column::2] = x[row::2, column::2, 0]
+    raw[1 - row :: 2, 1 - column :: 2] = x[1 - row :: 2, 1 - column :: 2, 2]
+    return cv2.cvtColor(raw, _BAYER[row, column])
+
+
+# OpenCV names a pattern by the second row's second and third pixel.
+_BAYER = {
+    (0, 0): cv2.COLOR_BayerBG2RGB,
+    (0, 1): cv2.COLOR_BayerGB2RGB,
+    (1, 0): cv2.COLOR_BayerGR2RGB,
+    (1, 1): cv2.COLOR_BayerRG2RGB,
+}
+
+
+def _processing(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Sharpening and compression; uint8."""
+    if rng.uniform() < 0.3:
+        amount, radius = rng.uniform(0.3, 1.8), rng.uniform(0.6, 1.6)
+        x = cv2.addWeighted(x, 1 + amount, cv2.GaussianBlur(x, (0, 0), radius), -amount, 0)
+    if rng.uniform() < 0.4:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 95))]
+        x = cv2.imdecode(cv2.imencode('.jpg', x, quality)[1], cv2.IMREAD_COLOR)
     return x
 
 
-def _noise(shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
-    """Sensor noise, half of the time coarse as after demosaicing and denoising."""
-    rows, columns = shape[:2]
-    if rng.uniform() < 0.5:
-        noise = rng.standard_normal((rows, columns, 3), dtype=np.float32)
-    else:
-        coarse = rng.standard_normal((rows // 2, columns // 2, 3), dtype=np.float32)
-        noise = cv2.resize(coarse, (columns, rows))
-    return noise * np.float32(rng.uniform(0, 0.05))
+def _to_bytes(x: np.ndarray) -> np.ndarray:
+    return (np.clip(x, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)

@@ -1,178 +1,200 @@
-"""Train nano on rendered rooms for a given time; survives being killed and started again.
+"""Train nano for a given time or number of steps; survives being killed and started again.
 
-    python -m sharp_ros.training.trainer --data DIR --minutes N --out FOLDER
+    images ── loader threads ── parts of a batch ──> one network per part ──> mean gradient
+                                                      all with the same weights      │
+    checkpoint.pt, log.jsonl, validation_*.png, curve.png, nano.safetensors <──── weights
 
-`FOLDER` receives `checkpoint.pt` (everything needed to go on), `log.jsonl` (losses and held-out
-metrics over time) and, at the end, `nano.safetensors`.
+On a CPU every thread computes one part; a GPU takes all parts as one while the threads prepare the
+next ones. The rest is the same.
 """
 
 from __future__ import annotations
 
-import argparse
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 import copy
-from dataclasses import dataclass, fields
 import importlib.util
+from itertools import pairwise
 import json
 import math
 from pathlib import Path
-import sys
 import time
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn, Tensor
 
-from sharp_ros.config import option
-from sharp_ros.errors import CheckpointError, InputError, SharpError
-from sharp_ros.files import replacing
+from sharp_ros.errors import CheckpointError, InputError
+from sharp_ros.files import replacing, write_atomically
 from sharp_ros.metrics import depth_metrics, mean_metrics
-from sharp_ros.network.nano import NanoNetwork, save_weights
-from sharp_ros.training.dataset import Rooms
+from sharp_ros.network.nano import Lite0Encoder, load_weights, NanoNetwork, save_weights, WIDTHS
+from sharp_ros.training.dataset import Batch, Shards
 from sharp_ros.training.losses import depth_loss
+from sharp_ros.training.pictures import training_curve, validation_grid
+from sharp_ros.training.settings import TrainingConfig
 
 VALIDATION_SIZE = (192, 256)  # rows, columns; the resolution nano is meant for
-WARM_UP = 0.03  # share of the time over which the learning rate rises
-EMA_DECAY = 0.998
+WARM_UP = 0.03  # share of the run over which the learning rate rises
 FROZEN_BLOCKS = 3  # up to stride 4: ImageNet's edges and textures serve as they are
+LOG_SECONDS = 20.0  # between rows of losses in the log
+GRID_ROWS = 5  # images in a validation picture
+PREFETCH = 2  # batches prepared ahead where another device computes
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Everything a run depends on besides its images."""
-
-    data: str = option('', 'folder with the .npz shards of sharp_ros.training.rooms')
-    out: str = option('', 'folder for checkpoint, log and weights; a run found there is resumed')
-    minutes: float = option(55.0, 'wall-clock time to train for, over all resumptions')
-    held_out: int = option(2, 'how many shards, last by name, are kept for validation')
-    imagenet: str = option('', 'encoder checkpoint; empty: the one of the installed package')
-    version: str = option('1', 'written into the weights')
-    learning_rate: float = option(1.2e-3, 'of the decoder, at its peak')
-    encoder_learning_rate: float = option(2e-4, 'of the encoder, at its peak')
-    low_resolution: float = option(0.4, 'share of the time spent on small images first')
-    batch_pixels: int = option(512 * 1024, 'pixels in a batch, whatever the image size')
-    precision: str = option(
-        'auto',
-        'of the forward and backward pass; auto: bfloat16 where the CPU computes in it',
-        choices=('auto', 'float32', 'bfloat16'),
-    )
-    threads: int = option(2, 'CPU threads')
-    seed: int = option(0, 'of initialisation, order and augmentation')
-    checkpoint_seconds: float = option(120.0, 'time between checkpoints')
-    validation_images: int = option(96, 'held-out images measured during training; all at the end')
-    max_steps: int = option(0, 'stop after this many steps; 0: only the time counts')
-
-
-def train(config: TrainingConfig) -> dict[str, float]:
+def train(
+    config: TrainingConfig, report: Callable[[Run], None] = lambda run: None
+) -> dict[str, float]:
     """Train, or go on training, and write the weights.
+
+    Args:
+        config: of the run.
+        report: called after every step.
 
     Returns:
         Metrics of the averaged weights on all held-out images, see `validate`.
 
     Raises:
         InputError: if the data cannot be used.
-        CheckpointError: if the ImageNet weights or a checkpoint found cannot be used.
+        CheckpointError: if weights to start from or a checkpoint found cannot be used.
     """
-    torch.manual_seed(config.seed)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    files = sorted(Path(config.data).glob('*.npz'))
-    if len(files) <= config.held_out or config.held_out < 1:
-        raise InputError(
-            f'{len(files)} shards in {config.data!r}, of which {config.held_out} are to be held '
-            'out; at least one must remain on either side'
-        )
-    rooms, held_out = Rooms(files[: -config.held_out]), Rooms(files[-config.held_out :])
-    run = Run(config, rooms)
-    run.resume(out / 'checkpoint.pt')
+    checkpoint, log = out / 'checkpoint.pt', Log(out / 'log.jsonl')
+    images, rendered, held_out = open_data(config, out / 'held_out.json')
+    run = Run(config, images, rendered)
+    run.resume(checkpoint)
+    log.forget_after(run.step)
     with _single_threaded_operators(), ThreadPoolExecutor(config.threads) as pool:
-        with _progress(config.minutes) as report:
-            _loop(run, held_out, pool, report, out)
+        try:
+            _loop(run, held_out, pool, report, out, log)
+        finally:
+            run.save(checkpoint)
         metrics = validate(run.averaged, held_out, len(held_out), pool)
-    run.save(out / 'checkpoint.pt')
-    _log(out, {'step': run.step, 'seen': run.seen, 'final': metrics})
+    log.append({'step': run.step, 'seen': run.seen, 'final': metrics})
+    write_atomically(out / 'curve.png', training_curve(log.rows()))
     metadata = {
         'name': 'nano',
         'version': config.version,
         'licence': 'Apache-2.0',
         'encoder': 'EfficientNet-Lite0, ImageNet weights (Apache-2.0)',
-        'data': f'{len(rooms)} images rendered by sharp_ros.training.rooms',
+        'data': f'{rendered} images rendered by sharp_ros.training.rooms, '
+        f'{len(images) - rendered} of own recordings',
         'input_size': f'{VALIDATION_SIZE[1]}x{VALIDATION_SIZE[0]}',
         'samples': str(run.seen),
         'outputs': 'log z1, log z2, log Laplace scale; metres',
     }
-    save_weights(run.averaged, out / 'nano.safetensors', metadata)
+    save_weights(run.averaged.cpu(), out / 'nano.safetensors', metadata)
     return metrics
 
 
 class Run:
-    """Network, its moving average, optimiser and clock: what a checkpoint holds."""
+    """Network, its moving average, optimiser and clock: what a checkpoint holds.
 
-    def __init__(self, config: TrainingConfig, rooms: Rooms) -> None:
+    Args:
+        config: of the run.
+        images: to train on.
+        rendered: how many of them, from the first on, are rendered; the rest are recorded.
+        replicas: networks that compute parts of a batch at the same time; 0: one for each thread
+            on a CPU, one elsewhere.
+        prefetch: batches prepared ahead; None: as the device needs it.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        images: Shards,
+        rendered: int,
+        replicas: int = 0,
+        prefetch: int | None = None,
+    ) -> None:
         self.config = config
         self.step = 0
         self.seen = 0
         self.elapsed = 0.0  # seconds of training, over all resumptions
-        self._rooms = rooms
+        self.losses: dict[str, float] = {}  # smoothed
+        self.validation: dict[str, float] = {}  # the latest
+        self.device = torch.device(_device(config.device))
+        on_cpu = self.device.type == 'cpu'
+        self._images, self._rendered = images, rendered
         self._bfloat16 = config.precision == 'bfloat16' or (
-            config.precision == 'auto' and _cpu_computes_bfloat16()
+            config.precision == 'auto' and (not on_cpu or _cpu_computes_bfloat16())
         )
-        network = NanoNetwork(FROZEN_BLOCKS)
-        network.encoder.load_imagenet(config.imagenet or imagenet_weights())
-        _freeze(network)
+        torch.manual_seed(config.seed)
+        network = _initial_network(config).to(self.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.network).eval()
-        # One network per thread, with the same parameters but its own batch norm statistics.
+        # All with the same parameters but their own batch norm statistics.
         shared = {id(parameter): parameter for parameter in self.network.parameters()}
-        others = [copy.deepcopy(self.network, dict(shared)) for _ in range(config.threads - 1)]
+        count = replicas or (config.threads if on_cpu else 1)
+        others = [copy.deepcopy(self.network, dict(shared)) for _ in range(count - 1)]
         self._replicas = [self.network, *others]
         self.optimizer = _optimizer(self.network, config)
+        self._perceptual: Lite0Encoder | None = None
+        if config.second_view:
+            if network.layout.channels <= WIDTHS.start:
+                raise InputError(
+                    f'{config.init} knows no Gaussians to render a second view from; set '
+                    'second_view: 0 or start from imagenet'
+                )
+            self._perceptual = Lite0Encoder(0).requires_grad_(False).to(self.device)
+            self._perceptual.load_imagenet(imagenet_weights())
+        self._prefetch = (0 if on_cpu else PREFETCH) if prefetch is None else prefetch
+        self._queue: deque[list[Future[Batch]]] = deque()
+        self._planned = (0, 0)  # step and position of the next batch to prepare
 
     @property
     def progress(self) -> float:
         """Share of the run that is done, from 0 to 1 and beyond."""
-        by_time = self.elapsed / (self.config.minutes * 60)
-        by_steps = self.step / self.config.max_steps if self.config.max_steps else 0.0
-        return max(by_time, by_steps)
+        if self.config.steps:
+            return self.step / self.config.steps
+        return self.elapsed / max(self.config.minutes * 60, 1e-9)
 
-    def plan(self) -> tuple[list[int], int, int]:
-        """Images, height and width of the next batch: a function of step, position, progress."""
-        rng = np.random.default_rng((self.config.seed, self.step))
-        small = self.progress < self.config.low_resolution
+    def plan(self, step: int, position: int) -> tuple[list[int], int, int]:
+        """Images, height and width of a batch: a function of step, position and progress."""
+        rng = np.random.default_rng((self.config.seed, step))
+        progress = step / self.config.steps if self.config.steps else self.progress
+        small = progress < self.config.low_resolution
         width = int(rng.choice([128, 144, 160, 192] if small else [160, 192, 224, 256, 256, 288]))
-        aspect = rng.choice([4 / 3, 4 / 3, 3 / 2, 16 / 10])
+        aspect = rng.choice([4 / 3, 4 / 3, 3 / 2, 16 / 10, 16 / 9])
         height = round(width / aspect / 8) * 8
-        threads = len(self._replicas)
+        threads = self.config.threads
         count = max(2, round(self.config.batch_pixels / (height * width * threads))) * threads
-        ids = shuffled(len(self._rooms), self.seen, count, self.config.seed)
-        return ids, height, width
+        sizes = self._rendered, len(self._images) - self._rendered
+        share = self.config.synthetic_share
+        return mixed(sizes, share, position, count, self.config.seed), height, width
 
     def advance(self, pool: ThreadPoolExecutor) -> dict[str, float]:
-        """One optimiser step, each thread working on a part of the batch; returns the loss terms.
+        """One optimiser step; returns the loss terms.
 
         Threads that compute whole parts wait for each other once a step; operators spread over
         threads wait thousands of times, which on shared cores costs several times the work.
         """
-        ids, height, width = self.plan()
-        threads = len(self._replicas)
-        jobs = [(k, ids[k::threads], height, width) for k in range(threads)]
+        while len(self._queue) <= self._prefetch:
+            self._queue.append(self._prepare_next(pool))
+        parts, count = self._queue.popleft(), len(self._replicas)
+        jobs = [(replica, parts[k::count]) for k, replica in enumerate(self._replicas)]
         results = list(pool.map(lambda job: self._gradients(*job), jobs))
         rate = _schedule(self.progress)
         for group in self.optimizer.param_groups:
             group['lr'] = group['peak'] * rate
-        for parameters in zip(self._trained(), *(r[0] for r in results), strict=True):
+        trained = self._trained()
+        for parameters in zip(trained, *(r[0] for r in results), strict=True):
             parameters[0].grad = torch.stack(parameters[1:]).mean(0)
-        nn.utils.clip_grad_norm_(self._trained(), 3.0)
+        nn.utils.clip_grad_norm_(trained, 3.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        self.seen += len(ids)
+        self.seen += sum(r[2] for r in results)
         self._share_statistics()
-        self._average(min(EMA_DECAY, self.step / (self.step + 20)))
-        return {name: sum(r[1][name] for r in results) / threads for name in results[0][1]}
+        self._average(min(self.config.averaging, self.step / (self.step + 20)))
+        names = dict.fromkeys(name for r in results for name in r[1])
+        terms = {n: float(np.mean([r[1][n] for r in results if n in r[1]])) for n in names}
+        for name, value in terms.items():
+            self.losses[name] = 0.97 * self.losses.get(name, value) + 0.03 * value
+        return terms
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, replaced as a whole: a kill leaves the old or the new one."""
@@ -180,6 +202,8 @@ class Run:
             'step': self.step,
             'seen': self.seen,
             'elapsed': self.elapsed,
+            'losses': self.losses,
+            'validation': self.validation,
             'network': self.network.state_dict(),
             'averaged': self.averaged.state_dict(),
             'optimizer': self.optimizer.state_dict(),
@@ -196,31 +220,54 @@ class Run:
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location='cpu', weights_only=True)
+            state = torch.load(path, map_location=self.device, weights_only=True)
             for replica in self._replicas:
                 replica.load_state_dict(state['network'])
             self.averaged.load_state_dict(state['averaged'])
             self.optimizer.load_state_dict(state['optimizer'])
-            self.step, self.seen, self.elapsed = state['step'], state['seen'], state['elapsed']
+            for name in ('step', 'seen', 'elapsed', 'losses', 'validation'):
+                setattr(self, name, state[name])
         except Exception as error:  # torch raises many types for files that are no checkpoint
             raise CheckpointError(
                 f'cannot resume from {path} ({error}); remove it to start anew'
             ) from error
+        self._planned = self.step, self.seen
+        # Settings of the run that is, not of the one that was, hold from here on.
+        for group, fresh in zip(
+            self.optimizer.param_groups,
+            _optimizer(self.network, self.config).param_groups,
+            strict=True,
+        ):
+            group['peak'] = fresh['peak']
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group['params']]
 
+    def _prepare_next(self, pool: ThreadPoolExecutor) -> list[Future[Batch]]:
+        """Let the threads load one part each of the next batch."""
+        step, position = self._planned
+        ids, height, width = self.plan(step, position)
+        self._planned = step + 1, position + len(ids)
+        seed, threads = self.config.seed, self.config.threads
+        pairs = np.random.default_rng((seed, step, 1)).uniform() < self.config.second_view
+
+        def load(part: int) -> Batch:
+            rng = np.random.default_rng((seed, step, 2, part))
+            return self._images.batch(ids[part::threads], height, width, rng, pairs)
+
+        return [pool.submit(load, part) for part in range(threads)]
+
     def _gradients(
-        self, thread: int, ids: list[int], height: int, width: int
-    ) -> tuple[tuple[Tensor, ...], dict[str, float]]:
-        rng = np.random.default_rng((self.config.seed, self.step, thread))
-        batch = self._rooms.batch(ids, height, width, rng)
-        rgb = batch.rgb.contiguous(memory_format=torch.channels_last)
-        with torch.autocast('cpu', torch.bfloat16, enabled=self._bfloat16):
-            prediction = self._replicas[thread].train()(rgb, batch.intrinsics)
-        terms = depth_loss(prediction, batch.depth, batch.second_depth)
+        self, network: nn.Module, parts: Sequence[Future[Batch]]
+    ) -> tuple[tuple[Tensor, ...], dict[str, float], int]:
+        """Gradients, loss terms and number of images of some parts of a batch."""
+        batch = on_device([part.result() for part in parts], self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+            prediction = network.train()(batch.rgb, batch.intrinsics, batch.geometry)
+        terms = depth_loss(prediction, batch, self._perceptual)
         gradients = torch.autograd.grad(terms['total'], self._trained())
-        return gradients, {name: float(term.detach()) for name, term in terms.items()}
+        values = torch.stack([term.detach() for term in terms.values()]).tolist()
+        return gradients, dict(zip(terms, values, strict=True)), len(batch.rgb)
 
     @torch.no_grad()
     def _share_statistics(self) -> None:
@@ -243,7 +290,32 @@ class Run:
                 mean.copy_(value)
 
 
-Report = Callable[[Run, 'dict[str, float]', Path], None]
+class Log:
+    """Rows of JSON, one a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row."""
+        with self._path.open('a', encoding='utf-8') as file:
+            file.write(json.dumps(row) + '\n')
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows; a kill may have cut the last one short, which is then left out."""
+        rows = []
+        for line in self._path.read_text(encoding='utf-8').splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+    def forget_after(self, step: int) -> None:
+        """Drop what a run did after its last checkpoint, since it is done again."""
+        if self._path.exists():
+            kept = [json.dumps(row) + '\n' for row in self.rows() if row['step'] <= step]
+            write_atomically(self._path, ''.join(kept))
 
 
 def shuffled(length: int, start: int, count: int, seed: int) -> list[int]:
@@ -260,27 +332,83 @@ def shuffled(length: int, start: int, count: int, seed: int) -> list[int]:
     return np.concatenate(passes)[start - first * length :][:count].tolist()
 
 
+def mixed(sizes: tuple[int, int], share: float, start: int, count: int, seed: int) -> list[int]:
+    """As `shuffled`, of two sets of which the second one's indices follow the first one's.
+
+    Args:
+        sizes: of the sets; an empty one is left out.
+        share: of the first one in the result, evenly spread.
+        start: position in the sequence.
+        count: of positions.
+        seed: of the order.
+    """
+    share = float(sizes[0] > 0) if 0 in sizes else share
+    before = [math.floor(p * share) for p in range(start, start + count + 1)]  # from the first set
+    from_first = before[-1] - before[0]
+    first = iter(shuffled(sizes[0], before[0], from_first, seed) if from_first else ())
+    others = count - from_first
+    second = iter(shuffled(sizes[1], start - before[0], others, seed) if others else ())
+    return [next(first) if b > a else sizes[0] + next(second) for a, b in pairwise(before)]
+
+
+def on_device(parts: Sequence[Batch], device: torch.device) -> Batch:
+    """One batch of several, on a device."""
+
+    def move(*tensors: Tensor | None) -> Tensor | None:
+        given = [tensor for tensor in tensors if tensor is not None]
+        if not given:
+            return None
+        whole = torch.cat(given) if len(given) > 1 else given[0]
+        if device.type == 'cuda':  # from pinned memory the copy does not wait
+            whole = whole.pin_memory()
+        whole = whole.to(device, non_blocking=True)
+        image = whole.ndim == 4 and whole.shape[1] == 3
+        return whole.contiguous(memory_format=torch.channels_last) if image else whole
+
+    return Batch(*(move(*column) for column in zip(*parts, strict=True)))  # type: ignore[arg-type]
+
+
 def validate(
-    network: NanoNetwork, rooms: Rooms, count: int, pool: ThreadPoolExecutor
+    network: NanoNetwork, images: Shards, count: int, pool: ThreadPoolExecutor
 ) -> dict[str, float]:
     """Accuracy on evenly chosen whole images, each frame on its own, means over frames.
 
     Returns:
-        `mean_metrics` of the frames, and their number as `frames`.
+        `mean_metrics` of the frames that have depth, their number as `frames`, and the mean
+        `loss`, all from the image alone; `abs_rel_with_geometry` is given gravity and height, too.
     """
+    device = next(network.parameters()).device
 
     def measure(ids: list[int]) -> list[dict[str, float]]:
-        batch = rooms.batch(ids, *VALIDATION_SIZE, None)
-        rgb = batch.rgb.contiguous(memory_format=torch.channels_last)
+        batch = on_device([images.batch(ids, *VALIDATION_SIZE, None)], device)
         with torch.no_grad():
-            predicted = network(rgb, batch.intrinsics)[:, 0].exp()
-        pairs = zip(predicted.numpy(), batch.depth.numpy(), strict=True)
-        return [depth_metrics(p, t) for p, t in pairs]
+            prediction = network(batch.rgb, batch.intrinsics)
+            loss = float(depth_loss(prediction, batch)['total'])
+            informed = prediction
+            if batch.geometry is not None and batch.geometry.any():
+                informed = network(batch.rgb, batch.intrinsics, batch.geometry)
+        depths = (prediction[:, 0].exp(), informed[:, 0].exp(), batch.depth)
+        rows = []
+        for p, q, t in zip(*(depth.cpu().numpy() for depth in depths), strict=True):
+            try:
+                informed_error = depth_metrics(q, t)['abs_rel']
+                rows.append({**depth_metrics(p, t), 'loss': loss, 'informed': informed_error})
+            except InputError as error:  # an image of nothing but sky, or without measurements
+                if error.reason != 'no_truth':
+                    raise
+        return rows
 
-    ids = np.linspace(0, len(rooms) - 1, min(count, len(rooms))).astype(int).tolist()
+    ids = _evenly(len(images), count)
     chunks = [ids[start : start + 4] for start in range(0, len(ids), 4)]
     rows = [row for part in pool.map(measure, chunks) for row in part]
-    return {**mean_metrics(rows), 'frames': float(len(rows))}
+    if not rows:
+        raise InputError('no held-out image has depth to compare with', 'no_truth')
+    return {
+        **mean_metrics(rows),
+        'abs_rel_with_geometry': float(np.mean([row['informed'] for row in rows])),
+        'loss': float(np.mean([row['loss'] for row in rows])),
+        'frames': float(len(rows)),
+    }
 
 
 def imagenet_weights() -> Path:
@@ -299,25 +427,92 @@ def imagenet_weights() -> Path:
     return files[0]
 
 
-def _loop(run: Run, held_out: Rooms, pool: ThreadPoolExecutor, report: Report, out: Path) -> None:
-    """Steps until the time is over, with checkpoints and validation in between."""
-    smooth: dict[str, float] = {}
-    last = saved = time.monotonic()
-    next_validation = math.floor(run.progress * 10 + 1) / 10
+def open_data(config: TrainingConfig, record: Path) -> tuple[Shards, int, Shards]:
+    """Images to train on, how many of them are rendered, and held-out ones.
+
+    Which files are held out is recorded, so that shards that come later change nothing about it.
+
+    Args:
+        config: of the run.
+        record: file with the names of those held out; written unless it is there.
+
+    Raises:
+        InputError: if nothing would be left to train on, or to hold out.
+    """
+    rendered = _shards_in(config.data)
+    recorded = _shards_in((config.recording,)) if config.recording else []
+    judged = recorded or rendered
+    if record.exists():
+        held_out = [path for path in judged if str(path) in json.loads(record.read_text())]
+    else:
+        count = max(1, len(recorded) // 10) if recorded else config.held_out
+        held_out = judged[:count]
+    if not held_out or len(held_out) == len(judged):
+        raise InputError(
+            f'{len(judged)} shards in {config.recording or ", ".join(config.data)}, of which '
+            f'{len(held_out)} are to be held out; at least one must remain on either side'
+        )
+    write_atomically(record, json.dumps([str(path) for path in held_out], indent=1))
+    rendered, recorded = ([p for p in part if p not in held_out] for part in (rendered, recorded))
+    count = len(Shards(rendered)) if rendered else 0
+    return Shards([*rendered, *recorded]), count, Shards(held_out)
+
+
+def _shards_in(folders: Sequence[str]) -> list[Path]:
+    """By name, whatever the folder."""
+    files = [path.resolve() for folder in folders for path in Path(folder).glob('*.npz')]
+    return sorted(files, key=lambda path: (path.name, path))
+
+
+def _loop(
+    run: Run,
+    held_out: Shards,
+    pool: ThreadPoolExecutor,
+    report: Callable[[Run], None],
+    out: Path,
+    log: Log,
+) -> None:
+    """Steps until the run is over, with checkpoints and validation in between."""
+    last = saved = logged = time.monotonic()
+    count = run.config.validations
+    next_validation = math.floor(run.progress * count + 1) / count
     while run.progress < 1:
-        for name, value in run.advance(pool).items():
-            smooth[name] = 0.97 * smooth.get(name, value) + 0.03 * value
+        run.advance(pool)
         now = time.monotonic()
         run.elapsed += now - last
         last = now
-        report(run, smooth, out)
-        if now - saved > run.config.checkpoint_seconds:
+        report(run)
+        if now - logged > LOG_SECONDS or run.progress >= next_validation:
+            logged = now
+            log.append({**_place(run), **run.losses})
+        if run.progress >= next_validation:
+            next_validation = math.floor(run.progress * count + 1) / count
+            run.validation = validate(run.averaged, held_out, run.config.validation_images, pool)
+            log.append({**_place(run), 'validation': run.validation})
+            write_atomically(out / f'validation_{run.step:07d}.png', _picture(run, held_out))
+            write_atomically(out / 'curve.png', training_curve(log.rows()))
+            report(run)
+            last = time.monotonic()  # looking is no training
+        if now - saved >= run.config.checkpoint_seconds:
             run.save(out / 'checkpoint.pt')
             saved = now
-        if run.progress >= next_validation:
-            next_validation += 0.1
-            metrics = validate(run.averaged, held_out, run.config.validation_images, pool)
-            _log(out, {'step': run.step, 'seen': run.seen, 'validation': metrics})
+
+
+def _place(run: Run) -> dict[str, float]:
+    return {'step': run.step, 'seen': run.seen, 'minutes': run.elapsed / 60}
+
+
+def _picture(run: Run, images: Shards) -> bytes:
+    """Some held-out images as the averaged weights see them now."""
+    batch = images.batch(_evenly(len(images), GRID_ROWS), *VALIDATION_SIZE, None)
+    moved = on_device([batch], run.device)
+    with torch.no_grad():
+        predicted = run.averaged(moved.rgb, moved.intrinsics)[:, 0].exp().cpu().numpy()
+    return validation_grid(batch.rgb.permute(0, 2, 3, 1).numpy(), batch.depth.numpy(), predicted)
+
+
+def _evenly(length: int, count: int) -> list[int]:
+    return np.linspace(0, length - 1, min(count, length)).astype(int).tolist()
 
 
 @contextmanager
@@ -330,15 +525,27 @@ def _single_threaded_operators() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _freeze(network: NanoNetwork) -> None:
-    """Keep the first blocks and every depthwise filter as ImageNet left them.
+def _device(name: str) -> str:
+    available = torch.cuda.is_available()
+    if name == 'cuda' and not available:
+        raise InputError('torch sees no CUDA device; train with device: cpu', 'no_device')
+    return ('cuda' if available else 'cpu') if name == 'auto' else name
 
-    On a CPU the gradient of the depthwise filters takes half of a step.
-    """
+
+def _initial_network(config: TrainingConfig) -> NanoNetwork:
+    """As the run starts with it; parts that stay as they are take no gradient."""
+    if config.init == 'imagenet':
+        network = NanoNetwork(FROZEN_BLOCKS)
+        network.encoder.load_imagenet(imagenet_weights())
+    else:
+        network = load_weights(config.init).requires_grad_(True)
+        network.encoder.frozen_blocks = FROZEN_BLOCKS
+    # On a CPU the gradient of the depthwise filters takes half of a step.
     network.encoder.stem.requires_grad_(False)
     for i, block in enumerate(network.encoder.blocks):
         block.requires_grad_(i >= FROZEN_BLOCKS)
         block.depthwise.requires_grad_(False)
+    return network
 
 
 def _optimizer(network: NanoNetwork, config: TrainingConfig) -> torch.optim.AdamW:
@@ -376,74 +583,3 @@ def _cpu_computes_bfloat16() -> bool:
     except OSError:
         return False
     return 'avx512_bf16' in flags or 'amx_bf16' in flags
-
-
-def _log(out: Path, row: dict[str, Any]) -> None:
-    with (out / 'log.jsonl').open('a', encoding='utf-8') as file:
-        file.write(json.dumps(row) + '\n')
-
-
-@contextmanager
-def _progress(minutes: float) -> Iterator[Report]:
-    """A rich progress bar on a terminal, otherwise a line every minute; both also log."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    live = console.is_terminal
-    bar = Progress(
-        TextColumn('{task.description}'), BarColumn(), TimeElapsedColumn(), console=console
-    )
-    task = bar.add_task('training', total=1.0) if live else None
-    began: list[float] = []
-    reported = [time.monotonic()]
-
-    def report(run: Run, smooth: dict[str, float], out: Path) -> None:
-        if not began:
-            began.extend((run.elapsed, run.seen))
-        rate = (run.seen - began[1]) / max(run.elapsed - began[0], 1e-9)
-        text = (
-            f'step {run.step} seen {run.seen} {rate:.1f} samples/s '
-            f'{run.elapsed / 60:.1f} of {minutes:g} min loss {smooth["total"]:.3f} '
-            f'l1 {smooth["l1"]:.3f}'
-        )
-        if task is not None:
-            bar.update(task, completed=run.progress, description=text)
-        if time.monotonic() - reported[0] > 60:
-            reported[0] = time.monotonic()
-            if task is None:
-                sys.stderr.write(text + '\n')
-                sys.stderr.flush()
-            _log(out, {'step': run.step, 'seen': run.seen, 'minutes': run.elapsed / 60, **smooth})
-
-    if live:
-        with bar:
-            yield report
-    else:
-        yield report
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: every field of `TrainingConfig` is an option."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    hints = get_type_hints(TrainingConfig)
-    for field in fields(TrainingConfig):
-        parser.add_argument(
-            f'--{field.name.replace("_", "-")}',
-            type=hints[field.name],
-            default=field.default,
-            required=field.name in ('data', 'out'),
-            choices=field.metadata['choices'],
-            help=f'{field.metadata["help"]} (default: {field.default})',
-        )
-    try:
-        metrics = train(TrainingConfig(**vars(parser.parse_args(arguments))))
-    except SharpError as error:
-        sys.stderr.write(f'{error}\n')
-        return 1
-    print(json.dumps(metrics))
-    return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

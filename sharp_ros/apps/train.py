@@ -1,0 +1,151 @@
+"""`sharp-ros train`: train nano on rendered rooms, or fine-tune it on a recording."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+import json
+from pathlib import Path
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from sharp_ros.errors import InputError
+from sharp_ros.training.settings import load_yaml, TrainingConfig
+
+if TYPE_CHECKING:
+    from sharp_ros.apps.base_source import SourceFrame
+    from sharp_ros.training.trainer import Run
+
+WEIGHTS = Path(__file__).parents[1] / 'weights' / 'nano.safetensors'
+FINE_TUNING = 0.1  # times the learning rates
+_INTERVAL_NS = 200_000_000  # between images of a recording; nearer ones are almost the same
+_LINE_SECONDS = 60.0  # between lines of progress where there is no terminal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sharp-ros train`; those that name a setting overrule the file."""
+    parser.add_argument('config', type=Path, help='settings, such as config/train_nano.yaml')
+    parser.add_argument('--data', nargs='+', metavar='FOLDER', help='folders with rendered shards')
+    parser.add_argument('--out', help='folder of the run, which is resumed if there is one')
+    parser.add_argument('--minutes', type=float, help='to train for, over all resumptions')
+    parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), help='that computes')
+    parser.add_argument('--init', help='imagenet, or weights of nano to start from')
+    parser.add_argument(
+        '--finetune',
+        type=Path,
+        metavar='FOLDER',
+        help='go on from the weights of nano, at low learning rates, with a recording of your '
+        'camera: RGB-D in TUM layout, a bag with depth, or rectified stereo pairs (left/, right/, '
+        'camera.yaml), mixed with rendered images where --data holds any',
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, resuming what is there, and print the accuracy on held-out images.
+
+    Raises:
+        ConfigError: if a setting is unknown or wrong.
+        InputError: if the data cannot be used.
+        CheckpointError: if weights or the checkpoint cannot be used.
+    """
+    names = ('data', 'out', 'minutes', 'device', 'init')
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if 'data' in given:
+        given['data'] = tuple(given['data'])
+    config = replace(load_yaml(args.config), **given)
+    if args.finetune is not None:
+        if args.out is None:  # where the run on rendered images may be
+            config = replace(config, out=str(Path(config.out) / 'finetuned'))
+        config = _for_recording(config, args.finetune)
+
+    from sharp_ros.training.trainer import train
+
+    with _progress(config) as report:
+        metrics = train(config, report)
+    print(json.dumps({name: round(value, 4) for name, value in metrics.items()}))
+    print(f'weights, curve and validation pictures are in {config.out}')
+    return 0
+
+
+def _for_recording(config: TrainingConfig, folder: Path) -> TrainingConfig:
+    """Settings to fine-tune with a recording, whose shards are made unless they are there."""
+    from sharp_ros.training.recordings import is_stereo, stereo_views, write_recording
+
+    shards = Path(config.out) / 'recording'
+    if not shards.exists():
+        images = stereo_views(folder) if is_stereo(folder) else _frames(folder)
+        print(f'{write_recording(images, shards)} images of {folder} with depth', file=sys.stderr)
+    return replace(
+        config,
+        recording=str(shards),
+        init=str(WEIGHTS) if config.init == 'imagenet' else config.init,
+        learning_rate=config.learning_rate * FINE_TUNING,
+        encoder_learning_rate=config.encoder_learning_rate * FINE_TUNING,
+        low_resolution=0.0,
+    )
+
+
+def _frames(folder: Path) -> Iterable[SourceFrame]:
+    """Frames of a recording with depth, at most five a second."""
+    from sharp_ros.apps.sources import open_source
+
+    last = first = None
+    for frame in open_source(str(folder)).frames():
+        if first is None and frame.depth is None:
+            poses = 'poses but ' if frame.T_world_camera is not None else ''
+            raise InputError(
+                f'{folder} has {poses}no depth, which training needs; give an RGB-D '
+                'folder (rgb.txt, depth.txt), a bag with depth, or rectified stereo pairs (left/, '
+                'right/)',
+                'no_depth',
+            )
+        first = frame
+        if last is None or frame.stamp_ns - last >= _INTERVAL_NS:
+            last = frame.stamp_ns
+            yield frame
+
+
+@contextmanager
+def _progress(config: TrainingConfig) -> Iterator[Callable[[Run], None]]:
+    """A bar on a terminal, otherwise a line a minute."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    console = Console(stderr=True)
+    bar = Progress(
+        BarColumn(20), TaskProgressColumn(), TextColumn('{task.description}'), console=console
+    )
+    task = bar.add_task('loading', total=1.0)
+    begun: tuple[float, int, float] | None = None
+    last_line = time.monotonic()
+
+    def report(run: Run) -> None:
+        nonlocal begun, last_line
+        begun = begun or (run.elapsed, run.seen, run.progress)
+        elapsed, done = run.elapsed - begun[0], run.progress - begun[2]
+        rate = (run.seen - begun[1]) / max(elapsed, 1e-9)
+        left = elapsed / done * max(1 - run.progress, 0) / 60 if done > 0 else 0.0
+        text = (
+            f'step {run.step}, {run.seen} images, {rate:.1f}/s, {left:.1f} min left, '
+            f'loss {run.losses["total"]:.3f}'
+        )
+        if run.validation:
+            text += (
+                f'; held out: loss {run.validation["loss"]:.3f}, '
+                f'AbsRel {run.validation["abs_rel"]:.3f}, '
+                f'scaled {run.validation["abs_rel_median_scaled"]:.3f}'
+            )
+        if console.is_terminal:
+            bar.update(task, completed=min(run.progress, 1.0), description=text)
+        elif time.monotonic() - last_line > _LINE_SECONDS:
+            last_line = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
+    if console.is_terminal:
+        with bar:
+            yield report
+    else:
+        yield report

@@ -1,0 +1,215 @@
+"""Recordings of a user's own camera as training shards: RGB-D frames, rectified stereo pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import yaml
+
+from sharp_ros.camera import Intrinsics, read_image
+from sharp_ros.errors import InputError
+from sharp_ros.files import new_folder
+
+LONGEST_SIDE = 384  # pixels of a stored image; leaves crops something to be cut from
+IMAGES_PER_SHARD = 8  # even, for pairs
+MIN_KNOWN = 0.1  # share of an image that must have depth
+NEAREST = 0.3  # share of the image's width: the largest disparity looked for
+_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+
+
+class RecordedImage(Protocol):
+    """An image with what its recording knows; `apps.base_source.SourceFrame` is one.
+
+    Attributes:
+        image: [H, W, 3] uint8 RGB, rectified.
+        intrinsics: of that image.
+        depth: [H, W] metres along the optical axis, 0 or non-finite: not measured; None: no depth.
+        T_world_camera: [4, 4], or None if unknown.
+    """
+
+    @property
+    def image(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def intrinsics(self) -> Intrinsics: ...  # noqa: D102
+    @property
+    def depth(self) -> np.ndarray | None: ...  # noqa: D102
+    @property
+    def T_world_camera(self) -> np.ndarray | None: ...  # noqa: D102
+
+
+class StereoView(NamedTuple):
+    """One image of a stereo pair, a `RecordedImage`."""
+
+    image: np.ndarray
+    intrinsics: Intrinsics
+    depth: np.ndarray
+    T_world_camera: np.ndarray
+
+
+def write_recording(images: Iterable[RecordedImage], folder: str | Path) -> int:
+    """Write shards, see `dataset`, of the images that have depth; returns their number.
+
+    Args:
+        images: those with too little depth are left out; all of one size.
+        folder: which does not exist, or is empty.
+
+    Raises:
+        InputError: `recording_too_short` if there are not two shards, one to train on and one to
+            hold out; `size_mismatch`.
+    """
+    usable = (image for image in images if _has_depth(image.depth))
+    Path(folder).parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with new_folder(folder) as target:
+        while block := list(islice(usable, IMAGES_PER_SHARD)):
+            rows = [_row(image) for image in block]
+            if len({row[0].shape for row in rows}) > 1:
+                raise InputError('images of the recording differ in size', 'size_mismatch')
+            rgb, depth, k, pose = (np.stack(column) for column in zip(*rows, strict=True))
+            arrays = {'rgb': rgb, 'd': depth, 'd2': np.zeros_like(depth), 'k': k, 'pose': pose}
+            np.savez(target / f'recording_{count:06d}.npz', **arrays)
+            count += len(block)
+        if count <= IMAGES_PER_SHARD:
+            raise InputError(
+                f'{count} images of the recording have depth, but {IMAGES_PER_SHARD + 1} are '
+                'needed to train on some and hold others out; record more, with depth or as '
+                'stereo pairs',
+                'recording_too_short',
+            )
+    return count
+
+
+def is_stereo(folder: str | Path) -> bool:
+    """Whether a folder looks like one of `stereo_views`."""
+    return all((Path(folder) / side).is_dir() for side in ('left', 'right'))
+
+
+def stereo_views(folder: str | Path) -> Iterator[StereoView]:
+    """Both images of rectified pairs, left first, with depth from their disparity.
+
+    Args:
+        folder: holds `left/` and `right/` with images of equal names, and `camera.yaml` with
+            fx, fy, cx, cy, width, height of the left ones and `baseline` in metres; `cx_right`
+            where it differs from cx.
+
+    Raises:
+        InputError: `bad_camera_yaml`, `size_mismatch`, or `no_images` if no name is on both sides.
+    """
+    folder = Path(folder)
+    k, right_k, baseline = _read_camera(folder / 'camera.yaml')
+    names = sorted(
+        path.name
+        for path in (folder / 'left').iterdir()
+        if path.suffix.lower() in _SUFFIXES and (folder / 'right' / path.name).is_file()
+    )
+    if not names:
+        raise InputError(f'no image of {folder}/left is in {folder}/right, too', 'no_images')
+    T_world_right = np.eye(4)
+    T_world_right[0, 3] = baseline
+    for name in names:
+        left, right = (read_image(folder / side / name)[0] for side in ('left', 'right'))
+        if not left.shape == right.shape == (k.height, k.width, 3):
+            raise InputError(
+                f'pair {name} is {left.shape[1]}x{left.shape[0]} and {right.shape[1]}x'
+                f'{right.shape[0]}, camera.yaml says {k.width}x{k.height}; correct camera.yaml',
+                'size_mismatch',
+            )
+        shift = right_k.cx - k.cx  # of what is infinitely far
+        depths = [
+            np.where(d + shift > 0.5, k.fx * baseline / np.maximum(d + shift, 0.5), 0)
+            for d in _disparities(left, right)
+        ]
+        if all(map(_has_depth, depths)):
+            yield StereoView(left, k, depths[0], np.eye(4))
+            yield StereoView(right, right_k, depths[1], T_world_right)
+
+
+def _disparities(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of both images, [H, W] pixels, -inf where they contradict each other.
+
+    Hirschmueller, Stereo Processing by Semiglobal Matching (2008), as OpenCV has it.
+    """
+    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (left, right)]
+    width = left.shape[1]
+    count = max(16, round(width * NEAREST / 16) * 16)
+    matcher = cv2.StereoSGBM_create(
+        0,
+        count,
+        5,
+        P1=8 * 25,
+        P2=32 * 25,
+        uniquenessRatio=8,
+        speckleWindowSize=80,
+        speckleRange=2,
+        mode=cv2.STEREO_SGBM_MODE_SGBM_3WAY,
+    )
+
+    def match(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        # The matcher says nothing about the columns whose partners might be outside.
+        padded = [
+            cv2.copyMakeBorder(x, 0, 0, count, 0, cv2.BORDER_REPLICATE) for x in (first, second)
+        ]
+        return matcher.compute(*padded)[:, count:].astype(np.float32) / 16
+
+    of_left = match(grey[0], grey[1])
+    mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in grey]
+    of_right = match(mirrored[1], mirrored[0])[:, ::-1]
+    column = np.arange(width)[None]
+
+    def agreed(disparity: np.ndarray, other: np.ndarray, sign: int) -> np.ndarray:
+        partner = np.rint(column - sign * disparity).astype(int)
+        inside = (partner >= 0) & (partner < width) & (disparity > 0)
+        back = np.take_along_axis(other, partner.clip(0, width - 1), 1)
+        return np.where(inside & (np.abs(back - disparity) <= 1), disparity, -np.inf)
+
+    return agreed(of_left, of_right, 1), agreed(of_right, of_left, -1)
+
+
+def _read_camera(path: Path) -> tuple[Intrinsics, Intrinsics, float]:
+    """Intrinsics of both sides, and their distance in metres."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding='utf-8'))
+        size = int(values['width']), int(values['height'])
+        fx, fy, cx, cy = (float(values[name]) for name in ('fx', 'fy', 'cx', 'cy'))
+        right_cx, baseline = float(values.get('cx_right', cx)), float(values['baseline'])
+        if not 0 < baseline < 10:
+            raise ValueError(f'baseline is {baseline}')
+        return Intrinsics(fx, fy, cx, cy, *size), Intrinsics(fx, fy, right_cx, cy, *size), baseline
+    except (
+        OSError,
+        yaml.YAMLError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        InputError,
+    ) as e:
+        raise InputError(
+            f'{path} cannot be used ({e}); expected numbers width, height, fx, fy, cx, cy of the '
+            'left images and the baseline in metres',
+            'bad_camera_yaml',
+        ) from e
+
+
+def _has_depth(depth: np.ndarray | None) -> bool:
+    return depth is not None and bool(np.mean(np.isfinite(depth) & (depth > 0)) >= MIN_KNOWN)
+
+
+def _row(image: RecordedImage) -> tuple[np.ndarray, ...]:
+    """Image, depth, intrinsics counted from the corner, and pose, as a shard holds them."""
+    k, depth = image.intrinsics, image.depth
+    assert depth is not None
+    scale = min(1.0, LONGEST_SIDE / max(k.width, k.height))
+    k = k.resized(round(k.width * scale), round(k.height * scale))
+    rgb = cv2.resize(image.image, (k.width, k.height), interpolation=cv2.INTER_AREA)
+    depth = np.where(np.isfinite(depth), depth, 0).astype(np.float32)  # not measured: unknown
+    depth = cv2.resize(depth, (k.width, k.height), interpolation=cv2.INTER_NEAREST_EXACT)
+    pose = image.T_world_camera
+    pose = np.full((4, 4), np.nan) if pose is None else pose
+    intrinsics = np.array([k.fx, k.fy, k.cx + 0.5, k.cy + 0.5], np.float32)
+    return rgb, depth.astype(np.float16), intrinsics, pose.astype(np.float32)

@@ -1,0 +1,131 @@
+"""What a training run depends on, as `config/train_nano.yaml` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from sharp_ros.config import option
+from sharp_ros.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything a run depends on besides its images.
+
+    Raises:
+        ConfigError: if a value is of the wrong type or out of range.
+    """
+
+    data: tuple[str, ...] = option(
+        ('out/nano/data',), 'folders with the .npz shards of sharp_ros.training.rooms'
+    )
+    out: str = option(
+        'out/nano/run', 'folder for checkpoint, log, pictures, weights; a run there is resumed'
+    )
+    recording: str = option(
+        '', 'folder with the shards that --finetune makes; the run is then validated on them'
+    )
+    synthetic_share: float = option(
+        0.5, 'of the images, where there is a recording; the rest are its', minimum=0, maximum=1
+    )
+    init: str = option(
+        'imagenet', 'imagenet: encoder as published; or weights of nano to go on from'
+    )
+    version: str = option('2', 'written into the weights')
+    minutes: float = option(60.0, 'to train for, over all resumptions', minimum=0)
+    steps: int = option(0, 'to train for instead, the same on any machine; 0: by time', minimum=0)
+    learning_rate: float = option(1.2e-3, 'of the decoder, at its peak', minimum=0)
+    encoder_learning_rate: float = option(2e-4, 'of the encoder, at its peak', minimum=0)
+    averaging: float = option(
+        0.998,
+        'of the weights that are measured and kept: share of the old mean in the new',
+        minimum=0,
+        maximum=1,
+    )
+    low_resolution: float = option(
+        0.4, 'share of the run spent on small images first', minimum=0, maximum=1
+    )
+    batch_pixels: int = option(512 * 1024, 'in a batch, whatever the image size', minimum=1)
+    second_view: float = option(
+        0.0,
+        'share of the steps that also compare the other view of each pair with a rendering',
+        minimum=0,
+        maximum=1,
+    )
+    held_out: int = option(
+        2, 'shards, first by name, kept for validation; a resumed run keeps its own', minimum=1
+    )
+    validations: int = option(10, 'on held-out images over the run, with pictures', minimum=1)
+    validation_images: int = option(96, 'measured each time; all of them at the end', minimum=1)
+    checkpoint_seconds: float = option(120.0, 'between checkpoints', minimum=0)
+    device: str = option('auto', 'auto: cuda where there is one', choices=('auto', 'cpu', 'cuda'))
+    precision: str = option(
+        'auto',
+        'of forward and backward pass; auto: bfloat16 where the device computes in it',
+        choices=('auto', 'float32', 'bfloat16'),
+    )
+    threads: int = option(2, 'CPU threads, all there will be', minimum=1)
+    seed: int = option(0, 'of initialisation, order and augmentation', minimum=0)
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _check(field.name, getattr(self, field.name), field.default, field.metadata)
+
+
+def load_yaml(path: str | Path) -> TrainingConfig:
+    """Read a file of `to_yaml`; what is missing keeps its default.
+
+    Raises:
+        ConfigError: if it is missing, no mapping, or holds an unknown or invalid setting.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding='utf-8')) or {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f'cannot read {path}: {error}') from error
+    if not isinstance(values, dict):
+        raise ConfigError(f'{path}: expected settings "key: value"')
+    defaults = {field.name: field.default for field in fields(TrainingConfig)}
+    for key, value in values.items():
+        if key not in defaults:
+            raise ConfigError(f'{path}: unknown setting {key!r}; known are {", ".join(defaults)}')
+        if isinstance(value, list):
+            values[key] = tuple(value)
+        elif isinstance(defaults[key], float) and isinstance(value, (int, str)):
+            with suppress(ValueError):  # YAML 1.1 takes 3 for an integer and 1e-4 for a text
+                values[key] = float(value)
+    return TrainingConfig(**values)
+
+
+def to_yaml(config: TrainingConfig | None = None) -> str:
+    """The text of `config/train_nano.yaml`: every setting with its value and one comment."""
+    config = config or TrainingConfig()
+    lines = ['# sharp-ros train config/train_nano.yaml']
+    for field in fields(config):
+        value, meta = getattr(config, field.name), field.metadata
+        text = repr(value) if isinstance(value, float) else json.dumps(value)  # JSON is YAML
+        choices = f' [{" | ".join(meta["choices"])}]' if meta['choices'] else ''
+        lines.append(f'{field.name}: {text}  # {meta["help"]}{choices}')
+    return '\n'.join(lines) + '\n'
+
+
+def _check(key: str, value: Any, default: Any, meta: Mapping[str, Any]) -> None:
+    if type(value) is not type(default) or (
+        isinstance(value, tuple) and not all(isinstance(item, str) for item in value)
+    ):
+        expected = 'a list of str' if isinstance(default, tuple) else type(default).__name__
+        raise ConfigError(f'{key} must be {expected}, got {value!r}')
+    low, high = meta['minimum'], meta['maximum']
+    if isinstance(value, (int, float)) and not (
+        math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
+    ):
+        raise ConfigError(f'{key} must lie within {low} .. {high}, got {value}')
+    if meta['choices'] and value not in meta['choices']:
+        raise ConfigError(f'{key} must be one of {", ".join(meta["choices"])}, got {value!r}')
