@@ -38,7 +38,9 @@ class ModelConfig:
     """Which network runs, and where."""
 
     name: str = option(
-        'nano', 'nano, sensor, sharp, or the path of weights of nano (.safetensors) or SHARP'
+        'nano',
+        'nano, sensor, sharp, the path of weights of nano (.safetensors, .onnx) or SHARP, or the '
+        'path or name of the description (.yaml) of a depth network in ONNX',
     )
     device: str = option('auto', 'where inference runs', choices=('auto', 'cpu', 'cuda', 'mps'))
     precision: str = option(
@@ -49,8 +51,8 @@ class ModelConfig:
     execution: str = option(
         'auto',
         'eager; graph: replay a CUDA graph; compile: torch.compile first, minutes at the first '
-        'start; auto: graph on cuda, else eager',
-        choices=('auto', 'eager', 'graph', 'compile'),
+        'start; onnx: nano by ONNX Runtime; auto: graph on cuda, else onnx for nano, else eager',
+        choices=('auto', 'eager', 'graph', 'compile', 'onnx'),
     )
     patch_batch: int = option(
         0, 'windows that sharp encodes at a time, fewer need less memory; 0: chosen', minimum=0

@@ -22,6 +22,7 @@ from sharp_ros.config import ModelConfig
 from sharp_ros.errors import ConfigError, EngineError, InputError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.inference_queue import CudaQueue, DirectQueue, Forward, InferenceQueue
+from sharp_ros.network.onnx_predictor import digest, OnnxPredictor
 from sharp_ros.network.predictor import NetworkPredictor, Predictor
 
 _Result = TypeVar('_Result')
@@ -84,6 +85,11 @@ def choose_execution(execution: str, device: str) -> str:
     Raises:
         ConfigError: if the device has no such way.
     """
+    if execution == 'onnx':
+        raise ConfigError(
+            'model.execution: onnx needs nano, or the path of an .onnx file or of a description '
+            '(.yaml); set it to auto'
+        )
     if execution == 'auto':
         return 'graph' if device == 'cuda' else 'eager'
     if execution == 'graph' and device != 'cuda':
@@ -129,8 +135,8 @@ class Engine:
         config: precision, way of running, threads.
 
     Attributes:
-        precision: as chosen: fp32, tf32, fp16 or bf16.
-        execution: as chosen: eager, graph or compile.
+        precision: as chosen: fp32, tf32, fp16 or bf16; of networks in ONNX what they say.
+        execution: as chosen: eager, graph or compile; of networks in ONNX the provider.
         timings_ms: of the last frame, by stage: `input`, `forward`, `gaussians`.
         check_error: what the self-check found, None where nothing had to be compared.
 
@@ -144,8 +150,13 @@ class Engine:
         self._network = predictor if isinstance(predictor, NetworkPredictor) else None
         self._device = self._network.device if self._network else torch.device('cpu')
         large = self._network is not None and self._network.large
-        self.precision = choose_precision(config.precision, self._device.type, large=large)
-        self.execution = choose_execution(config.execution, self._device.type)
+        if isinstance(predictor, OnnxPredictor):
+            _check_free(config, predictor)
+            self.precision = predictor.precision
+            self.execution = f'onnx ({predictor.session.provider})'
+        else:
+            self.precision = choose_precision(config.precision, self._device.type, large=large)
+            self.execution = choose_execution(config.execution, self._device.type)
         self.timings_ms: dict[str, float] = {}
         self.check_error: float | None = None
         self._queue: InferenceQueue | None = None
@@ -175,6 +186,9 @@ class Engine:
             raise
 
     def _made_ready(self, network: NetworkPredictor) -> InferenceQueue:
+        if isinstance(network, OnnxPredictor):
+            self.check_error = checked(network)
+            return DirectQueue(network.forward, self._device)
         way = f'{self.precision} ({self.execution})'
         changed = (self.precision, self.execution) != ('fp32', 'eager')
         key = self_check.key(network.network, self.precision, self.execution) if changed else ''
@@ -326,6 +340,53 @@ class Engine:
                     f'({cause}); close other programs or choose model.name: nano'
                 )
             _log.warning('out of memory on %s: working in smaller parts', self._device)
+
+
+def checked(network: OnnxPredictor) -> float | None:
+    """How far a network in ONNX is from what it should give, once per weights and machine.
+
+    Nano brings the answer of torch along, which it is compared with at every start. Others are
+    compared with ONNX Runtime's own CPU provider, if something else runs them.
+
+    Raises:
+        EngineError: if that is too far.
+    """
+    session = network.session
+    if not network.reference and session.provider == 'CPU':
+        return None
+    inputs = network.inputs(*self_check.check_image())
+    key, error = '', None
+    if not network.reference:
+        facts = (digest(session.path), session.version)
+        key = self_check.key(network.network, 'onnx', session.provider, *facts)
+        error = self_check.remembered(key)
+    if error is None:
+        with torch.inference_mode():
+            outputs = network.forward(*inputs)
+            if network.reference:
+                error = self_check.difference_from_stored(outputs, network.reference)
+            else:
+                _log.warning('comparing %s with CPU, once for %s', session.provider, session.path)
+                error = self_check.difference(outputs, network.on_cpu().forward(*inputs))
+    if not error <= self_check.TOLERANCE:
+        raise EngineError(
+            f'self-check failed: {session.path} on {session.provider} differs from its reference '
+            f'by {error:.3g}, at most {self_check.TOLERANCE:g} is allowed; the file is damaged or '
+            'the provider does not suit it: export it again, or set model.device to cpu'
+        )
+    if key:
+        self_check.remember(key, error)
+    return error
+
+
+def _check_free(config: ModelConfig, network: OnnxPredictor) -> None:
+    if config.precision not in ('auto', network.precision) or config.execution not in (
+        'auto',
+        'onnx',
+    ):
+        raise ConfigError(
+            'model.precision and model.execution: a network in ONNX brings both; set both to auto'
+        )
 
 
 def _check_finite(gaussians: Gaussians) -> None:

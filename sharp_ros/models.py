@@ -1,9 +1,12 @@
-"""The one place a model is chosen: a table of names, and loading what a name stands for."""
+"""The one place a model is chosen: a table of names, and loading what a name stands for.
+
+Beside the table there are the descriptions of other people's networks, `weights/*.yaml`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +14,8 @@ from sharp_ros.errors import CheckpointError, ConfigError
 from sharp_ros.files import CACHE_FOLDER
 
 if TYPE_CHECKING:
+    from sharp_ros.network.description import DepthDescription
+    from sharp_ros.network.onnx_predictor import OnnxNanoPredictor
     from sharp_ros.network.predictor import Predictor
 
 WEIGHTS_FOLDER = Path(__file__).parent / 'weights'
@@ -27,6 +32,7 @@ class Download:
         terms: what the licence means, in plain words.
         check: raises `CheckpointError` for a file that is not these weights.
         sha256: of the file, hexadecimal, where one is published.
+        name: of the file here, where it is not the publisher's.
     """
 
     url: str
@@ -34,11 +40,12 @@ class Download:
     terms: str
     check: Callable[[Path], object]
     sha256: str | None = None
+    name: str = ''
 
     @property
     def file_name(self) -> str:
-        """The publisher's name of the file, which is also ours."""
-        return self.url.rpartition('/')[2]
+        """Our name of the file."""
+        return self.name or self.url.rpartition('/')[2]
 
 
 @dataclass(frozen=True)
@@ -100,25 +107,65 @@ def model_names() -> list[str]:
     return list(MODELS)
 
 
+def described_names() -> list[str]:
+    """Names of descriptions that come with this package."""
+    return sorted(path.stem for path in WEIGHTS_FOLDER.glob('*.yaml'))
+
+
+def described_info(name: str) -> ModelInfo:
+    """What a description that comes with this package says.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    from sharp_ros.network.description import load_description
+
+    return _described(load_description(WEIGHTS_FOLDER / f'{name}.yaml'))
+
+
+def by_hand(name: str) -> str:
+    """How to come by the file of a description that names no address."""
+    from sharp_ros.network.description import load_description
+
+    told = load_description(WEIGHTS_FOLDER / f'{name}.yaml')
+    return (
+        f'{name} cannot be fetched: {told.by_hand} Licence: {told.licence}. '
+        f'Put it at {CACHE_FOLDER / told.file}'
+    )
+
+
 def load_predictor(
-    name_or_path: str, device: str = 'cpu', patch_batch: int = 0
+    name_or_path: str,
+    device: str = 'cpu',
+    patch_batch: int = 0,
+    *,
+    threads: int = 0,
+    onnx: bool = False,
+    relative: bool = False,
 ) -> tuple[Predictor, ModelInfo]:
     """Load a model by its name or from a file of weights.
 
     Args:
-        name_or_path: `nano`, `sensor`, `sharp`, or the path of a `.safetensors` file of nano or
-            of a checkpoint of SHARP with any other ending.
+        name_or_path: `nano`, `sensor`, `sharp`, the name of a description, or the path of a
+            `.safetensors` or `.onnx` file of nano, of a description (`.yaml`), or of a checkpoint
+            of SHARP with any other ending.
         device: torch device the weights go to.
         patch_batch: see `SharpPredictor`; the other models have no use for it.
+        threads: of networks in ONNX on a CPU; 0: as many as torch takes.
+        onnx: whether ONNX Runtime shall run `nano`.
+        relative: whether a model will do that knows depth up to an affine map only.
 
     Raises:
-        ConfigError: if the name is neither known nor a file.
+        ConfigError: if the name is neither known nor a file, ONNX Runtime is needed and missing,
+            or the model is relative and must not be.
         CheckpointError: if the weights are missing, corrupt or of another network.
     """
     from sharp_ros.network.predictor import SensorPredictor
 
     if name_or_path == _SENSOR.name:
         return SensorPredictor(), _SENSOR
+    if name_or_path == _NANO.name and onnx:
+        return _load_onnx(WEIGHTS_FOLDER / 'nano.onnx', device, threads), _NANO
     if name_or_path == _NANO.name:
         path = WEIGHTS_FOLDER / 'nano.safetensors'
         if not path.is_file():
@@ -134,14 +181,66 @@ def load_predictor(
             )
         return _load_sharp(path, device, patch_batch), _SHARP
     path = Path(name_or_path).expanduser()
+    if name_or_path in described_names():
+        path = WEIGHTS_FOLDER / f'{name_or_path}.yaml'
+    if path.is_file() and path.suffix in ('.yaml', '.yml'):
+        return _load_described(path, device, threads, relative=relative)
+    if path.is_file() and path.suffix == '.onnx':
+        predictor = _load_onnx(path, device, threads)
+        licence = predictor.session.metadata.get('licence', 'unknown')
+        text = 'nano network in ONNX with weights of yours'
+        return predictor, ModelInfo(str(path), text, licence, metric=True)
     if path.is_file() and path.suffix != '.safetensors':
         return _load_sharp(path, device, patch_batch), _SHARP
     if path.is_file():
         info = ModelInfo(str(path), 'nano network with weights of yours', 'unknown', metric=True)
         return _load_nano(path, device), info
     raise ConfigError(
-        f'model.name {name_or_path!r} is neither one of {", ".join(model_names())} nor a file'
+        f'model.name {name_or_path!r} is neither one of '
+        f'{", ".join((*model_names(), *described_names()))} nor a file'
     )
+
+
+def _described(told: DepthDescription) -> ModelInfo:
+    from sharp_ros.network.onnx_predictor import open_described
+
+    def check(path: Path) -> None:
+        open_described(replace(told, path=path, file=path.name))
+
+    download = None
+    if told.url:
+        download = Download(
+            told.url,
+            told.sizes,
+            told.text + (f'\n{told.source}' if told.source else ''),
+            check=check,
+            sha256=told.sha256 or None,
+            name=told.file,
+        )
+    metric = told.kind != 'relative'
+    return ModelInfo(told.path.stem, told.text, told.licence, metric=metric, download=download)
+
+
+def _load_described(
+    path: Path, device: str, threads: int, *, relative: bool
+) -> tuple[Predictor, ModelInfo]:
+    from sharp_ros.network.description import load_description
+    from sharp_ros.network.onnx_predictor import open_described
+
+    told = load_description(path)
+    info = _described(told)
+    if not (info.metric or relative):
+        raise ConfigError(
+            f'{info.name} gives relative depth, without a scale, which only the node can use '
+            '(~/relative_depth/image); choose a metric model'
+        )
+    return open_described(told, device, threads), info
+
+
+def _load_onnx(path: Path, device: str, threads: int) -> OnnxNanoPredictor:
+    from sharp_ros.network.onnx_predictor import OnnxNanoPredictor, OnnxSession
+
+    return OnnxNanoPredictor(OnnxSession(path, device, threads))
 
 
 def _load_nano(path: Path, device: str) -> Predictor:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics
-from sharp_ros.config import SharpConfig
+from sharp_ros.config import ModelConfig, SharpConfig
 from sharp_ros.engine import choose_device, Engine, Pending
-from sharp_ros.errors import InputError, PoseUnavailableError
+from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError, SharpError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.keyframes import Keyframes
@@ -51,7 +51,8 @@ class FrameResult:
         frame: what went in, rectified.
         gaussians: in the optical frame of the camera, metres; points only where neither they nor
             a view were asked for.
-        depth: [H, W] float32 z-depth of the visible surface, metres; NaN where there is none.
+        depth: [H, W] float32 z-depth of the visible surface, metres; NaN where there is none, and
+            everywhere if the model is a relative one.
         cloud: [H, W, 4] float32 x, y, z and packed RGB in the optical frame.
         views: by name, those too that their configuration withholds.
         unplaced: views that could not be rendered, and why.
@@ -64,6 +65,7 @@ class FrameResult:
         restarted: whether the maps started over with this frame.
         timings_ms: duration of each step; those of the engine, `network.*`, are part of `network`,
             which also holds what was done for the next frame meanwhile.
+        relative_depth: [H, W] float32 of a relative model, see `OnnxDepthPredictor`.
     """
 
     frame: Frame
@@ -80,6 +82,7 @@ class FrameResult:
     motion: Motion | None = None
     restarted: bool = False
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    relative_depth: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -136,17 +139,20 @@ class Pipeline:
         self._placed = (-(1 << 62), np.eye(4))  # the newest pose from elsewhere, and its stamp
 
     @classmethod
-    def from_config(cls, config: SharpConfig) -> Pipeline:
+    def from_config(cls, config: SharpConfig, *, relative: bool = False) -> Pipeline:
         """Build every part, loading the weights.
 
+        Args:
+            config: all settings.
+            relative: whether a model without metres will do.
+
         Raises:
-            ConfigError: if the model or the device does not exist.
+            ConfigError: if the model or the device does not exist, or has no metres.
             CheckpointError: if the weights cannot be loaded.
         """
         device = choose_device(config.model.device)
-        model = config.model
-        predictor, info = load_predictor(model.name, device, model.patch_batch)
-        return cls(Engine(predictor, model), info, config, device)
+        engine, info = load_engine(config.model, device, relative=relative)
+        return cls(engine, info, config, device)
 
     def warm_up(self, intrinsics: Intrinsics) -> None:
         """Run every step once on a grey image, so that the first real frame is not the slow one.
@@ -253,6 +259,12 @@ class Pipeline:
         gaussians = begun.pending.result(covariances=shapes)
         clock.lap('network')
         size = frame.intrinsics
+        if not self.info.metric:  # all that follows is made of metres
+            none = np.full((size.height, size.width), np.nan, np.float32)
+            relative = depth_from_gaussians(gaussians, size.width, size.height)
+            points = replace(gaussians, quats=None, scales=None)
+            laps = clock.laps
+            return FrameResult(frame, points, none, timings_ms=laps, relative_depth=relative)
         if self.info.needs_depth and frame.depth is not None:
             depth = frame.depth  # as measured, at full resolution
         else:
@@ -414,7 +426,9 @@ class Pipeline:
 
         Raises:
             InputError: `bad_map` if the map does not fit the configuration; then nothing changed.
+                `relative_model` if this model makes no maps.
         """
+        self._require_metres()
         config = self.config
         occupancy, odometry = OccupancyMap(config.occupancy), VisualOdometry(config.odometry)
         occupancy.restore(state.occupancy)
@@ -438,7 +452,12 @@ class Pipeline:
         self._world_frame, self._visual = state.world_frame, state.visual
 
     def begin_snapshot(self) -> None:
-        """Collect the next frames for a snapshot, in place of one under way."""
+        """Collect the next frames for a snapshot, in place of one under way.
+
+        Raises:
+            InputError: `relative_model` if this model sees no metres.
+        """
+        self._require_metres()
         self._snapshot, self._snapshot_complete = Snapshot(self.config.snapshot), False
 
     @property
@@ -450,6 +469,14 @@ class Pipeline:
         """The frames since `begin_snapshot`; no more are added, so any thread may join them."""
         self._snapshot_complete = True
         return self._snapshot
+
+    def _require_metres(self) -> None:
+        if not self.info.metric:
+            raise InputError(
+                f'{self.info.name} gives relative depth, of which nothing can be made but '
+                '~/relative_depth/image; choose a metric model',
+                'relative_model',
+            )
 
     def _integrate(self, frame: Frame, depth: np.ndarray, *, visual: bool) -> None:
         if self._world_frame and (frame.world_frame, visual) != (self._world_frame, self._visual):
@@ -648,6 +675,47 @@ class Pipeline:
             return False
         self._due_ns[output] = max(due_ns + period_ns, stamp_ns)
         return True
+
+
+def load_engine(
+    model: ModelConfig, device: str, *, relative: bool = False
+) -> tuple[Engine, ModelInfo]:
+    """The model of a configuration, ready to run in the fastest way that passes the self-check.
+
+    On a CPU ONNX Runtime runs nano, unless it is not installed or something else is asked for.
+
+    Args:
+        model: what is wanted.
+        device: from `choose_device`.
+        relative: whether a model without metres will do.
+
+    Raises:
+        ConfigError: if there is no such model, or it cannot run as configured.
+        CheckpointError: if its weights cannot be loaded.
+    """
+
+    def load(*, onnx: bool) -> tuple[Engine, ModelInfo]:
+        predictor, info = load_predictor(
+            model.name,
+            device,
+            model.patch_batch,
+            threads=model.threads,
+            onnx=onnx,
+            relative=relative,
+        )
+        return Engine(predictor, model), info
+
+    free = model.execution == 'auto' and model.precision in ('auto', 'fp32') and device == 'cpu'
+    if free and model.name == 'nano':
+        try:
+            engine, info = load(onnx=True)
+            engine.prepare()
+        except SharpError as error:
+            level = logging.INFO if isinstance(error, ConfigError) else logging.WARNING
+            _log.log(level, 'torch runs nano, which is slower: %s', error)
+        else:
+            return engine, info
+    return load(onnx=model.execution == 'onnx')
 
 
 class Stopwatch:

@@ -3,10 +3,14 @@
 A precision, a compiler or a library can silently change what a network says. The first time that
 weights meet a machine in some precision, one image goes through them in plain float32 and through
 what was made of them; the result is kept in the user's cache until anything of that changes.
+
+A network that left torch brings along what float32 gave there, a few values of each output
+(`stored`); it is compared with those whenever it is loaded.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 import hashlib
 import json
@@ -27,6 +31,7 @@ from sharp_ros.files import CACHE_FOLDER, write_atomically
 TOLERANCE = 0.05  # of `difference`: 10 cm in a scene 2 m away
 _QUANTILE = 0.95
 _FILE = 'self_check.json'
+_STORED = 1021  # values of an output, which is enough for a quantile of their errors
 _log = logging.getLogger(__name__)
 
 
@@ -41,8 +46,8 @@ def check_image() -> tuple[np.ndarray, Intrinsics]:
     return image.astype(np.uint8), Intrinsics.from_hfov(1.1, 640, 480)
 
 
-def key(network: nn.Module, precision: str, execution: str) -> str:
-    """A digest of all that a result depends on: weights, device, versions, way of running."""
+def key(network: nn.Module, precision: str, execution: str, *more: str) -> str:
+    """A digest of all that a result depends on: weights, device, versions, way, and more."""
     checksum = 0
     for parameter in network.parameters():
         data = parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy()
@@ -58,6 +63,7 @@ def key(network: nn.Module, precision: str, execution: str) -> str:
         __version__,
         precision,
         execution,
+        *more,
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -81,6 +87,31 @@ def difference(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         value = float(error.kthvalue(rank).values / size.clamp(min=1e-12))
         worst = max(worst, value if bool(torch.isfinite(error).all()) else math.inf)
     return worst
+
+
+def stored(outputs: Sequence[Tensor]) -> str:
+    """Values spread over the outputs for `check_image`, as text to keep with a network."""
+    values = [_spread(output).numpy().astype('<f4').tobytes() for output in outputs]
+    return json.dumps([base64.b64encode(value).decode() for value in values])
+
+
+def difference_from_stored(outputs: Sequence[Tensor], text: str) -> float:
+    """See `difference`; infinite too if the text is not of such outputs."""
+    try:
+        values = [np.frombuffer(base64.b64decode(part), '<f4') for part in json.loads(text)]
+        expected = [torch.from_numpy(value.copy()) for value in values]
+        found = [_spread(output) for output in outputs]
+        if [v.shape for v in found] != [v.shape for v in expected]:
+            return math.inf
+    except (ValueError, TypeError):
+        return math.inf
+    return difference(found, expected)
+
+
+def _spread(output: Tensor) -> Tensor:
+    """At most `_STORED` values, evenly over all of them."""
+    flat = output.detach().cpu().float().flatten()
+    return flat[torch.linspace(0, len(flat) - 1, min(_STORED, len(flat))).long()]
 
 
 def remembered(key: str) -> float | None:

@@ -19,6 +19,8 @@ COMMANDS = {
     'eval': ('sharp_ros.apps.evaluate', 'accuracy of depth and of views against the truth'),
     'demo': ('sharp_ros.ros.demo', 'camera source and node over ROS 2 with a live table'),
     'bench': ('sharp_ros.apps.bench', 'speed and memory on this machine'),
+    'export': ('sharp_ros.apps.export', 'a network as ONNX, for other programs and for speed'),
+    'train': ('sharp_ros.apps.train', 'train nano on rendered rooms or on your recordings'),
     'fetch': ('sharp_ros.apps.fetch', 'download weights that cannot be shipped'),
     'params': ('sharp_ros.apps.params', 'every parameter of the node with its meaning'),
     'doctor': ('sharp_ros.apps.doctor', 'check this machine and say what to do'),

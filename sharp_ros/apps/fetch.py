@@ -37,6 +37,7 @@ _THIS_MACHINE = ('localhost', '127.0.0.1', '::1')
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sharp-ros fetch`."""
     names = [name for name, info in models.MODELS.items() if info.download]
+    names += models.described_names()
     parser.add_argument('model', choices=names, help='whose weights to download')
     parser.add_argument(
         '--accept-licence', action='store_true', help='accept their licence without being asked'
@@ -57,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: if the licence is not accepted, or another download is going on.
         CheckpointError: if the file cannot be had, kept, or is not what it should be.
     """
-    info: ModelInfo = models.MODELS[args.model]
-    assert info.download is not None
+    info = models.MODELS.get(args.model) or models.described_info(args.model)
+    if info.download is None:
+        raise ConfigError(models.by_hand(args.model))
     folder = args.output.expanduser().absolute()
     target = folder / info.download.file_name
     try:
@@ -75,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     print(f'{target} {state}: {target.stat().st_size:,} bytes, SHA-256 {digest}')
     if folder != models.CACHE_FOLDER.expanduser():
-        print(f'use it as --model {target}, or as model.name of the node')
+        name = target if info.name in models.MODELS else f'a copy of {info.name}.yaml beside it'
+        print(f'use {name} as --model, or as model.name of the node')
     return 0
 
 

@@ -77,8 +77,10 @@ _MAP = QoSProfile(
 # Odometry is small and needed without gaps, but its publishers may be of either reliability.
 _ODOMETRY = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 IMAGE, SNAPSHOT = 'image_rect', 'snapshot/points'
+DEPTH, RELATIVE = 'depth', 'relative_depth'  # each with an image and its camera_info
 _KEPT = (OCCUPANCY,)  # for late subscribers, made whoever listens
 _WARM_UP_SIZE = (640, 480)
+_from_config = partial(Pipeline.from_config, relative=True)
 _THROTTLE = 5.0  # seconds between two log lines of the same kind
 
 
@@ -92,7 +94,7 @@ class SharpNode(LifecycleNode):
 
     def __init__(
         self,
-        make_pipeline: Callable[[SharpConfig], Pipeline] = Pipeline.from_config,
+        make_pipeline: Callable[[SharpConfig], Pipeline] = _from_config,
         **kwargs: Any,
     ) -> None:
         super().__init__('sharp', **kwargs)
@@ -142,7 +144,7 @@ class SharpNode(LifecycleNode):
         frames = {*pipeline.view_frames.values(), config.pose.base_frame, config.scale.floor_frame}
         if frames - {CAMERA, WORLD, ''} or config.pose.publish_tf:
             self._transforms.listen()
-        self._create_outputs(config)
+        self._create_outputs(config, metric=pipeline.info.metric)
         info = pipeline.info
         kind = 'metric' if info.metric else 'relative'
         self.get_logger().info(
@@ -220,24 +222,28 @@ class SharpNode(LifecycleNode):
         self._pipeline = self._worker = self._info = None
         release_memory()
 
-    def _create_outputs(self, config: SharpConfig) -> None:
+    def _create_outputs(self, config: SharpConfig, *, metric: bool) -> None:
+        depth = DEPTH if metric else RELATIVE
         topics: dict[str, tuple[type, QoSProfile]] = {
-            'depth/image': (Image, _OUTPUT),
-            'depth/camera_info': (CameraInfo, _OUTPUT),
+            f'{depth}/image': (Image, _OUTPUT),
+            f'{depth}/camera_info': (CameraInfo, _OUTPUT),
+            IMAGE: (Image, _OUTPUT),
+        }
+        made_of_metres: dict[str, tuple[type, QoSProfile]] = {
             POINTS: (PointCloud2, _OUTPUT),
             GAUSSIANS: (PointCloud2, _OUTPUT),
             OCCUPANCY: (OccupancyGrid, _MAP),
             MAP_POINTS: (PointCloud2, _MAP),
             CLEARING: (PointCloud2, _OUTPUT),
-            IMAGE: (Image, _OUTPUT),
             'odometry': (Odometry, _OUTPUT),
             'scale': (Vector3Stamped, _OUTPUT),
             SNAPSHOT: (PointCloud2, _MAP),
         }
         for name in config.views:
-            topics[f'{VIEW}{name}/image'] = (Image, _OUTPUT)
-            topics[f'{VIEW}{name}/camera_info'] = (CameraInfo, _OUTPUT)
-            topics[f'{VIEW}{name}{VIEW_DEPTH}'] = (Image, _OUTPUT)
+            made_of_metres[f'{VIEW}{name}/image'] = (Image, _OUTPUT)
+            made_of_metres[f'{VIEW}{name}/camera_info'] = (CameraInfo, _OUTPUT)
+            made_of_metres[f'{VIEW}{name}{VIEW_DEPTH}'] = (Image, _OUTPUT)
+        topics |= made_of_metres if metric else {}
         for topic, (kind, qos) in topics.items():
             self._outputs[topic] = self.create_lifecycle_publisher(
                 kind,
@@ -344,7 +350,8 @@ class SharpNode(LifecycleNode):
         pipeline, worker = self._pipeline, self._worker
         assert pipeline is not None
         wanted = self._wanted()
-        maps = self._config.pose.source != 'none'
+        metric = pipeline.info.metric
+        maps = metric and self._config.pose.source != 'none'
         if maps:  # kept for late subscribers, so it is made whoever listens
             wanted.add(OCCUPANCY)
         elif not wanted and pipeline.snapshot_is_complete:
@@ -352,14 +359,8 @@ class SharpNode(LifecycleNode):
         clock = Stopwatch()
         frame = self._decoder.decode(raw)
         clock.lap('decode')
-        try:
-            T_world_camera, world_frame = self._poses.lookup(frame.stamp_ns, frame.frame_id)
-            frame = frame.placed(T_world_camera, world_frame)
-        except PoseUnavailableError as error:
-            self._health.unmapped(error.reason)
-            if maps:
-                self._warn('Mapping', f'not mapped: {error}')
-        frame = self._with_transforms(frame, wanted)
+        if metric:  # else there is nothing to place
+            frame = self._placed(frame, wanted, maps=maps)
         clock.lap('pose')
         begun = pipeline.begin(frame, wanted)
         if begun.pending.wait is not None:
@@ -372,6 +373,17 @@ class SharpNode(LifecycleNode):
         clock.lap('publish')
         age_ms = (self.get_clock().now().nanoseconds - frame.stamp_ns) / 1e6
         self._health.frame_done(age_ms, {**clock.laps, **result.timings_ms}, result.mapped)
+
+    def _placed(self, frame: Frame, wanted: set[str], *, maps: bool) -> Frame:
+        """The frame with its pose and the transforms it needs, as far as they are known."""
+        try:
+            T_world_camera, world_frame = self._poses.lookup(frame.stamp_ns, frame.frame_id)
+            frame = frame.placed(T_world_camera, world_frame)
+        except PoseUnavailableError as error:
+            self._health.unmapped(error.reason)
+            if maps:
+                self._warn('Mapping', f'not mapped: {error}')
+        return self._with_transforms(frame, wanted)
 
     def _wanted(self) -> set[str]:
         """Outputs with a subscriber, named as in `pipeline`."""
@@ -424,11 +436,15 @@ class SharpNode(LifecycleNode):
         if result.restarted and result.grid is None:
             self.publish_map()  # the old one must not stand
         self._send(IMAGE, partial(image_to_msg, frame.image, stamp_ns, frame_id))
-        self._send('depth/image', lambda: depth_to_msg(result.depth, stamp_ns, frame_id))
+        relative = result.relative_depth
+        topic, depth = (DEPTH, result.depth) if relative is None else (RELATIVE, relative)
+        self._send(f'{topic}/image', lambda: depth_to_msg(depth, stamp_ns, frame_id))
         self._send(
-            'depth/camera_info',
+            f'{topic}/camera_info',
             lambda: camera_info_to_msg(frame.intrinsics, stamp_ns, frame_id),
         )
+        if relative is not None:
+            return
         if result.cloud is not None:
             cloud = result.cloud
             self._send(POINTS, lambda: cloud_to_msg(cloud, stamp_ns, frame_id))

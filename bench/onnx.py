@@ -1,0 +1,101 @@
+"""nano by torch, by ONNX Runtime and in 8 bits, on the same frames in one run, as JSON.
+
+    python bench/onnx.py FILE [--frames N]
+
+The ways take turns frame by frame, so that what else the machine does meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import islice
+import json
+from pathlib import Path
+import platform
+import sys
+import tempfile
+import time
+from typing import Any
+
+root = str(Path(__file__).resolve().parents[1])
+sys.path[0] = root  # instead of this folder, whose file onnx.py would hide the package
+
+import numpy as np  # noqa: E402
+import onnxruntime  # noqa: E402
+from onnxruntime import quantization  # noqa: E402
+import torch  # noqa: E402
+
+from sharp_ros import self_check  # noqa: E402
+from sharp_ros.apps.evaluate import motorcycle_frames  # noqa: E402
+from sharp_ros.apps.export import export_nano  # noqa: E402
+from sharp_ros.apps.sources import open_source  # noqa: E402
+from sharp_ros.files import write_atomically  # noqa: E402
+from sharp_ros.models import load_predictor  # noqa: E402
+from sharp_ros.network.onnx_predictor import OnnxNanoPredictor, OnnxSession  # noqa: E402
+
+
+class Samples(quantization.CalibrationDataReader):
+    """Inputs that the ranges of 8-bit values are chosen by."""
+
+    def __init__(self, names: list[str], inputs: list[Any]) -> None:
+        self._feeds = iter([dict(zip(names, (t.numpy() for t in i), strict=True)) for i in inputs])
+
+    def get_next(self) -> Any:
+        """The next input, or None."""
+        return next(self._feeds, None)
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('file', type=Path)
+    parser.add_argument('--frames', type=int, default=12, help='rendered ones')
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    plain: Any = load_predictor('nano')[0]
+    rendered = list(islice(open_source('synthetic').frames(), 0, 4 * args.frames, 4))
+    frames = [*rendered, *motorcycle_frames()]
+    inputs = [plain.inputs(f.image, f.intrinsics) for f in frames]
+    calibration = [i for i in inputs if i[0].shape == inputs[0][0].shape][::2]
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        path = {n: Path(folder) / f'{n}.onnx' for n in ('fp32', 'ready', 'dynamic', 'static')}
+        export_nano(plain, path['fp32'], {})
+        quantization.quant_pre_process(str(path['fp32']), str(path['ready']))
+        quantization.quantize_dynamic(path['ready'], path['dynamic'])
+        names = list(OnnxSession(path['fp32']).inputs)
+        quantization.quantize_static(
+            path['ready'], path['static'], Samples(names, calibration), per_channel=True
+        )
+        ways = {'torch fp32': plain.forward}
+        for name in ('fp32', 'dynamic', 'static'):
+            ways[f'onnx {name}'] = OnnxNanoPredictor(OnnxSession(path[name], threads=2)).forward
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        ratios: dict[str, list[float]] = {name: [] for name in ways}
+        for i in inputs:
+            truth = plain.forward(*i)[0][0]
+            for name, forward in ways.items():
+                start = time.perf_counter()
+                outputs = forward(*i)
+                times[name].append((time.perf_counter() - start) * 1e3)
+                ratios[name].append(float((outputs[0][0] - truth).abs().mean()))
+        check = plain.inputs(*self_check.check_image())
+        expected = plain.forward(*check)
+        report = {
+            name: {
+                'ms_median': round(float(np.median(times[name])), 1),
+                'ms_least': round(min(times[name]), 1),
+                'log_depth_error_mean': round(float(np.mean(ratios[name])), 5),
+                'self_check': round(self_check.difference(forward(*check), expected), 5),
+            }
+            for name, forward in ways.items()
+        }
+        sizes = {name: p.stat().st_size for name, p in path.items()}
+    versions = {'torch': torch.__version__, 'onnxruntime': onnxruntime.__version__}
+    facts = {'machine': platform.processor() or platform.machine(), 'threads': 2, **versions}
+    result = {**facts, 'frames': len(frames), 'ways': report, 'bytes': sizes}
+    write_atomically(args.file, json.dumps(result, indent=1) + '\n')
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,371 @@
+"""Networks that ONNX Runtime runs: nano as `sharp-ros export` writes it, and described ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import nn, Tensor
+
+from sharp_ros.camera import Intrinsics
+from sharp_ros.errors import CheckpointError, ConfigError, InputError
+from sharp_ros.files import CACHE_FOLDER
+from sharp_ros.gaussians import Gaussians
+from sharp_ros.network.composer import gaussians_from_depth
+from sharp_ros.network.description import DepthDescription
+from sharp_ros.network.predictor import NanoPredictor, NetworkPredictor
+
+_PROVIDERS = {
+    'cuda': ('TensorrtExecutionProvider', 'CUDAExecutionProvider', 'CPUExecutionProvider'),
+    'mps': ('CoreMLExecutionProvider', 'CPUExecutionProvider'),
+    'cpu': ('CPUExecutionProvider',),
+}
+_TYPES: dict[str, Any] = {
+    'tensor(float)': np.float32,
+    'tensor(float16)': np.float16,
+    'tensor(double)': np.float64,
+    'tensor(int64)': np.int64,
+    'tensor(int32)': np.int32,
+    'tensor(uint8)': np.uint8,
+}
+
+
+class OnnxSession:
+    """A network file, opened.
+
+    Args:
+        path: of the file.
+        device: cpu, cuda or mps; the fastest provider that this ONNX Runtime has for it works.
+        threads: of the CPU; 0: as many as torch takes.
+
+    Attributes:
+        path: of the file.
+        provider: what runs it, for people to read: CPU, CUDA, Tensorrt or CoreML.
+        version: of ONNX Runtime.
+        metadata: what the exporter wrote into it.
+        inputs: by name, in the order of the file: type and shape, whose free sizes are no numbers.
+        outputs: likewise.
+
+    Raises:
+        ConfigError: if ONNX Runtime is not installed.
+        CheckpointError: if it cannot load the file.
+    """
+
+    def __init__(self, path: Path, device: str = 'cpu', threads: int = 0) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ConfigError(
+                f'{path} needs ONNX Runtime, which is not installed: pip install onnxruntime '
+                '(or onnxruntime-gpu)'
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; what can be done about a warning is done here
+        # asked for, since the default pins threads, which containers forbid
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        # threads that wait in a loop for the next frame would starve what follows the network
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        available = onnxruntime.get_available_providers()
+        names = [name for name in _PROVIDERS[device] if name in available]
+        cache = {'trt_engine_cache_enable': '1', 'trt_engine_cache_path': str(_engines())}
+        settings = [cache if name.startswith('Tensorrt') else {} for name in names]
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=names, provider_options=settings
+            )
+        except Exception as error:  # its exceptions have no common base
+            cause = str(error).partition('\n')[0]
+            raise CheckpointError(
+                f'{path} is no network that ONNX Runtime {onnxruntime.__version__} can load: '
+                f'{cause}'
+            ) from error
+        self.path = path
+        self.provider = self._session.get_providers()[0].removesuffix('ExecutionProvider')
+        self.version = onnxruntime.__version__
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        self.inputs = {i.name: (i.type, tuple(i.shape)) for i in self._session.get_inputs()}
+        self.outputs = {o.name: (o.type, tuple(o.shape)) for o in self._session.get_outputs()}
+
+    def run(self, names: Sequence[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Outputs by their names.
+
+        Raises:
+            RuntimeError: as ONNX Runtime says it, also for lack of memory.
+        """
+        return self._session.run(list(names), feeds)
+
+
+class OnnxPredictor(NetworkPredictor):
+    """What networks in ONNX have in common: no weights of torch, and results on the CPU.
+
+    Args:
+        session: opened.
+
+    Attributes:
+        session: as given.
+        reference: outputs for the image of the self-check as the exporter stored them, or ''.
+    """
+
+    def __init__(self, session: OnnxSession) -> None:
+        super().__init__(_StandIn())
+        self.session = session
+        self.reference = session.metadata.get('reference', '')
+
+    @property
+    def precision(self) -> str:
+        """Of its arithmetic, as the exporter wrote it."""
+        return self.session.metadata.get('precision', 'as exported')
+
+    def on_cpu(self) -> OnnxPredictor:
+        """The same, run by ONNX Runtime's own CPU provider."""
+        twin = copy(self)
+        twin.session = OnnxSession(self.session.path)
+        return twin
+
+
+class _StandIn(nn.Module):
+    """In place of a network of torch: says that tensors are float32 and on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = nn.Parameter(torch.zeros(1), requires_grad=False)
+
+
+class OnnxNanoPredictor(OnnxPredictor, NanoPredictor):
+    """Nano, its network in ONNX: what precedes and follows it is that of `NanoPredictor`.
+
+    Raises:
+        CheckpointError: if the file holds another network.
+    """
+
+    def __init__(self, session: OnnxSession) -> None:
+        super().__init__(session)
+        if session.metadata.get('model') != 'nano':
+            raise CheckpointError(
+                f'{session.path} was not written by `sharp-ros export --model nano`; for another '
+                'depth network give the path of its description (docs/onnx.md)'
+            )
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """See `NanoPredictor`."""
+        feeds = dict(zip(self.session.inputs, (t.numpy() for t in inputs), strict=True))
+        outputs = self.session.run(list(self.session.outputs), feeds)
+        return tuple(torch.from_numpy(output) for output in outputs)
+
+
+class OnnxDepthPredictor(OnnxPredictor):
+    """Somebody else's monocular depth network; one layer of Gaussians, one a pixel.
+
+    Those of a relative network lie between 1 at its nearest pixel and 2 at its farthest: no unit,
+    and nothing but the order and the ratios of differences means anything, of inverse depth where
+    the network says that larger is nearer.
+
+    Args:
+        description: of the network.
+        session: of its file.
+
+    Raises:
+        CheckpointError: if file and description do not fit each other.
+    """
+
+    def __init__(self, description: DepthDescription, session: OnnxSession) -> None:
+        super().__init__(session)
+        self.description = description
+        try:
+            _check_fit(description, session)
+        except ValueError as error:
+            raise CheckpointError(
+                f'{description.path} does not fit {session.path}: {error}'
+            ) from error
+
+    def inputs(self, image: np.ndarray, intrinsics: Intrinsics) -> tuple[Tensor, ...]:
+        """The image [rows, columns, 3] uint8 the network sees, and its focal length [1]."""
+        columns, rows = self.description.image_size(intrinsics.width, intrinsics.height)
+        shrinks = columns * rows < intrinsics.width * intrinsics.height
+        way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        k = intrinsics.resized(columns, rows)
+        focal = torch.tensor([(k.fx * k.fy) ** 0.5], dtype=torch.float32)
+        return torch.from_numpy(cv2.resize(image, (columns, rows), interpolation=way)), focal
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Depth [rows', columns'], 0 or not finite where there is none, and the image in 0..1.
+
+        Raises:
+            InputError: `bad_output` if an output has another shape than described.
+        """
+        told, session = self.description, self.session
+        small, focal = inputs
+        rgb = small.permute(2, 0, 1).float() / 255
+        feeds = {name: self._fed(name, value) for name, value in told.constants.items()}
+        if told.focal is not None and told.focal[0] == 'input':
+            feeds[told.focal[1]] = self._fed(told.focal[1], float(focal))
+        feeds[told.image] = self._image(small, rgb)
+        names = [told.depth]
+        if told.sky is not None:
+            names.append(told.sky[0])
+        if told.focal is not None and told.focal[0] == 'output':
+            names.append(told.focal[1])
+        found = dict(zip(names, session.run(names, feeds), strict=True))
+        factor = 1.0
+        if told.focal is not None and told.focal[0] != 'input':
+            way, value = told.focal
+            factor = float(focal) / (value if way == 'canonical' else float(found[value].item()))
+        depth = _depth(told, _plane(found[told.depth], told.channel), factor)
+        if told.sky is not None:
+            name, bound, above = told.sky
+            sky = _plane(found[name], None)
+            if sky.shape != depth.shape:
+                raise InputError(
+                    f'output {name} is {sky.shape}, but {told.depth} is {depth.shape}',
+                    'bad_output',
+                )
+            depth[(sky > bound) if above else (sky < bound)] = np.inf
+        return torch.from_numpy(depth), rgb
+
+    def gaussians(
+        self, outputs: Sequence[Tensor], intrinsics: Intrinsics, *, covariances: bool = True
+    ) -> Gaussians:
+        """See `NetworkPredictor`; covariances cost nothing here."""
+        depth, rgb = outputs
+        rows, columns = depth.shape
+        if rgb.shape[1:] != depth.shape:
+            image = cv2.resize(rgb.permute(1, 2, 0).numpy(), (columns, rows))
+            rgb = torch.from_numpy(image).permute(2, 0, 1)
+        return gaussians_from_depth(depth[None], rgb, intrinsics.resized(columns, rows))
+
+    def _image(self, small: Tensor, rgb: Tensor) -> np.ndarray:
+        told = self.description
+        kind = _TYPES[self.session.inputs[told.image][0]]
+        if kind is np.uint8:
+            image = small.permute(2, 0, 1).numpy()
+        else:
+            mean, std = (torch.tensor(v)[:, None, None] for v in (told.mean, told.std))
+            image = ((rgb - mean) / std).numpy().astype(kind)
+        image = image if told.layout == 'NCHW' else image.transpose(1, 2, 0)
+        return np.ascontiguousarray(image[None])
+
+    def _fed(self, name: str, value: float) -> np.ndarray:
+        """A number as an input wants it."""
+        kind, shape = self.session.inputs[name]
+        return np.full([1] * len(shape), value, _TYPES[kind])
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open('rb') as file:
+        sha256 = hashlib.sha256()
+        while block := file.read(1 << 20):
+            sha256.update(block)
+    return sha256.hexdigest()
+
+
+def open_described(
+    description: DepthDescription, device: str = 'cpu', threads: int = 0
+) -> OnnxDepthPredictor:
+    """The predictor of a description.
+
+    Raises:
+        ConfigError: if ONNX Runtime is not installed.
+        CheckpointError: if the file is missing, another one, or does not fit the description.
+    """
+    path = description.network
+    if not path.is_file():
+        name = description.path.stem
+        way = f'run `sharp-ros fetch {name}`' if description.url else description.by_hand
+        raise CheckpointError(
+            f'{description.file} lies neither beside {description.path} nor in '
+            f'{path.parent}: {way or "put it there"}'
+        )
+    if description.sha256 and digest(path) != description.sha256:
+        raise CheckpointError(f'{path} is not the file of {description.path}: its SHA-256 differs')
+    return OnnxDepthPredictor(description, OnnxSession(path, device, threads))
+
+
+def _engines() -> str:
+    """Where TensorRT keeps what it builds, which takes minutes."""
+    return os.fspath(CACHE_FOLDER.expanduser() / 'tensorrt')
+
+
+def _check_fit(told: DepthDescription, session: OnnxSession) -> None:
+    """Compare names, types and shapes.
+
+    Raises:
+        ValueError: saying what differs.
+    """
+    given = {told.image, *told.constants}
+    wanted = {told.depth, *([told.sky[0]] if told.sky else [])}
+    if told.focal is not None and told.focal[0] != 'canonical':
+        (given if told.focal[0] == 'input' else wanted).add(told.focal[1])
+    inputs, outputs = set(session.inputs), set(session.outputs)
+    if given != inputs:
+        raise ValueError(f'the network takes {_listed(inputs)}, described are {_listed(given)}')
+    if wanted - outputs:
+        raise ValueError(f'the network gives {_listed(outputs)}, described are {_listed(wanted)}')
+    for name in given:
+        kind = session.inputs[name][0]
+        if kind not in _TYPES:
+            raise ValueError(f'input {name} is {kind}, which no image can be')
+    kind, shape = session.inputs[told.image]
+    if kind in ('tensor(int64)', 'tensor(int32)'):
+        raise ValueError(f'input {told.image} is {kind}, which no image is')
+    if kind == 'tensor(uint8)' and (any(told.mean) or set(told.std) != {1.0}):
+        raise ValueError(f'input {told.image} takes bytes, so that mean and std mean nothing')
+    if len(shape) != 4:
+        raise ValueError(f'input {told.image} is {shape}, not an image in a batch')
+    order = ('batch', 'channels', 'height', 'width')
+    order = order if told.layout == 'NCHW' else ('batch', 'height', 'width', 'channels')
+    sizes = dict(zip(order, shape, strict=True))
+    expected: dict[str, int | None] = {'batch': 1, 'channels': 3, 'height': None, 'width': None}
+    if isinstance(told.size, tuple):
+        expected |= {'width': told.size[0], 'height': told.size[1]}
+    for axis, size in sizes.items():
+        if isinstance(size, int) and size > 0 and size != expected[axis]:
+            advice = '' if expected[axis] else '; give input.size as [width, height]'
+            raise ValueError(
+                f'input {told.image} has {axis} {size} in {shape} ({told.layout}), described is '
+                f'{expected[axis] or told.size}{advice}'
+            )
+
+
+def _listed(names: set[str]) -> str:
+    return ', '.join(sorted(names))
+
+
+def _plane(output: np.ndarray, channel: int | None) -> np.ndarray:  # -> [rows, columns] float32
+    """An output without its axes of size 1.
+
+    Raises:
+        InputError: `bad_output` if it is no image.
+    """
+    try:
+        picked = output if channel is None else output[..., channel]
+        plane = picked.reshape([n for n in picked.shape if n != 1])
+        if plane.ndim != 2:
+            raise IndexError
+    except IndexError as error:
+        raise InputError(
+            f'an output of shape {output.shape} is no image of one channel; see output.channel',
+            'bad_output',
+        ) from error
+    return plane.astype(np.float32)  # a copy, to be written to
+
+
+def _depth(told: DepthDescription, value: np.ndarray, factor: float) -> np.ndarray:
+    if told.kind == 'metric':
+        return value * np.float32(factor)
+    if told.kind == 'disparity':
+        with np.errstate(divide='ignore', invalid='ignore'):
+            return np.where(value > 0, np.float32(factor) / value, np.float32(np.inf))
+    finite = np.isfinite(value)
+    if not finite.any():
+        return value
+    low, high = value[finite].min(), value[finite].max()
+    share = (value - low) / max(high - low, np.finfo(np.float32).tiny)
+    return 2 - share if told.nearer_is_larger else 1 + share
