@@ -146,12 +146,15 @@ def test_visual_odometry_finds_the_way_of_a_camera_upside_down(tour):
 # --- nothing to see ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('depth', [np.nan, -np.inf, 0.0, -1.0, 1e-9])
-def test_what_is_no_depth_neither_marks_nor_clears(depth):
+@pytest.mark.parametrize(
+    ('depth', 'told'),
+    [(np.nan, np.nan), (-np.inf, -np.inf), (0.0, np.nan), (-1.0, np.nan), (1e-9, -np.inf)],
+)
+def test_what_is_no_depth_neither_marks_nor_clears(depth, told):
     pipeline = make_pipeline(**all_maps())
     for i in range(3):
         result = pipeline.process(frame(depth, SECOND + i * SECOND), WANTED)
-        assert np.isnan(result.depth).all()
+        np.testing.assert_array_equal(result.depth, np.full_like(result.depth, told))
         assert np.isnan(result.cloud[..., :3]).all()
         assert not len(result.map_points)
         assert not len(result.clearing_points)
