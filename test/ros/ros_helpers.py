@@ -109,7 +109,6 @@ def make_node(context, executor):
     for node in nodes:
         executor.remove_node(node)
         node.destroy_node()
-        node._state_machine.destroy_when_not_in_use()  # rclpy leaves that to the collector
 
 
 class Peer:
