@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -204,10 +203,6 @@ class SharpNode(LifecycleNode):
         self._requests.stop()
         self._stop()
         super().destroy_node()
-        with suppress(AttributeError):  # a private part of rclpy
-            # else the services of the transitions stay in the graph, and take requests in the
-            # place of another node of this name, until the garbage collector comes
-            self._state_machine.destroy_when_not_in_use()
 
     def _stop(self) -> bool:
         for subscriber in self._subscribers:
