@@ -362,6 +362,7 @@ def _undistortion_maps(
     return initialise(matrix, np.array(model.D), np.eye(3), matrix, size, cv2.CV_16SC2)
 
 
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 MAX_IMAGE_PIXELS = 200_000_000  # of a file; as many as SHARP's own tool takes
 MAX_MESSAGE_PIXELS = 64_000_000  # of a compressed message
 DEFAULT_FOCAL_35MM = 30.0  # a phone's main camera, about; SHARP's own tool assumes the same

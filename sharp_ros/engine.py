@@ -20,9 +20,10 @@ from sharp_ros import self_check
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
 from sharp_ros.errors import ConfigError, EngineError, InputError
+from sharp_ros.files import sha256_of
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.inference_queue import CudaQueue, DirectQueue, Forward, InferenceQueue
-from sharp_ros.network.onnx_predictor import digest, OnnxPredictor
+from sharp_ros.network.onnx_predictor import OnnxPredictor
 from sharp_ros.network.predictor import NetworkPredictor, Predictor
 
 _Result = TypeVar('_Result')
@@ -357,7 +358,7 @@ def checked(network: OnnxPredictor) -> float | None:
     inputs = network.inputs(*self_check.check_image())
     key, error = '', None
     if not network.reference:
-        facts = (digest(session.path), session.version)
+        facts = (sha256_of(session.path), session.version)
         key = self_check.key(network.network, 'onnx', session.provider, *facts)
         error = self_check.remembered(key)
     if error is None:

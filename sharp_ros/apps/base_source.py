@@ -15,7 +15,6 @@ from sharp_ros.mapping.gravity import level_from_depth
 from sharp_ros.se3 import inverse, PoseBuffer
 
 DEFAULT_HFOV = math.radians(60)  # a phone's main camera, about
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 MAX_STAMP_DIFFERENCE_NS = 20_000_000  # of a depth image or an end of the trajectory
 _MAX_POSE_GAP = 0.25  # seconds interpolated over
 _MAX_TILT = math.radians(60)  # of a camera whose world is taken to have z up

@@ -11,7 +11,6 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 import fcntl
-import hashlib
 from http.client import HTTPException, HTTPResponse
 import json
 import os
@@ -26,7 +25,7 @@ import zipfile
 
 from sharp_ros import __version__, models
 from sharp_ros.errors import CheckpointError, ConfigError
-from sharp_ros.files import write_atomically
+from sharp_ros.files import sha256_of, write_atomically
 from sharp_ros.models import Download, ModelInfo
 
 _BLOCK = 1 << 20  # bytes
@@ -129,11 +128,7 @@ def verify(download: Download, path: Path) -> str:
     size, (least, greatest) = path.stat().st_size, download.sizes
     if not least <= size <= greatest:
         raise CheckpointError(f'{path} has {size:,} bytes, not {least:,} to {greatest:,}')
-    sha256 = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(_BLOCK):
-            sha256.update(block)
-    digest = sha256.hexdigest()
+    digest = sha256_of(path)
     if download.sha256 not in (None, digest):
         raise CheckpointError(f'the SHA-256 of {path} is {digest}, not {download.sha256}')
     download.check(path)

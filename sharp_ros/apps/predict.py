@@ -130,7 +130,7 @@ def find_images(paths: Sequence[Path]) -> dict[Path, Path]:
     Raises:
         ConfigError: if a path does not exist or no image is found.
     """
-    from sharp_ros.apps.base_source import IMAGE_SUFFIXES
+    from sharp_ros.camera import IMAGE_SUFFIXES
 
     suffixes = (*IMAGE_SUFFIXES, *_MORE_SUFFIXES)
     found: dict[Path, Path] = {}

@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 
 from sharp_ros.apps.bag_source import BagSource
-from sharp_ros.apps.base_source import assumed_hfov, IMAGE_SUFFIXES, Source, SourceFrame
+from sharp_ros.apps.base_source import assumed_hfov, Source, SourceFrame
 from sharp_ros.apps.tum_source import TumSource
-from sharp_ros.camera import Intrinsics, read_image
+from sharp_ros.camera import IMAGE_SUFFIXES, Intrinsics, read_image
 from sharp_ros.errors import InputError
 
 _BAG_SUFFIXES = ('.mcap', '.db3', '.bag')

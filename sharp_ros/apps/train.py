@@ -13,13 +13,13 @@ import time
 from typing import TYPE_CHECKING
 
 from sharp_ros.errors import InputError
+from sharp_ros.models import WEIGHTS_FOLDER
 from sharp_ros.training.settings import load_yaml, TrainingConfig
 
 if TYPE_CHECKING:
     from sharp_ros.apps.base_source import SourceFrame
     from sharp_ros.training.trainer import Run
 
-WEIGHTS = Path(__file__).parents[1] / 'weights' / 'nano.safetensors'
 FINE_TUNING = 0.1  # times the learning rates
 _INTERVAL_NS = 200_000_000  # between images of a recording; nearer ones are almost the same
 _LINE_SECONDS = 60.0  # between lines of progress where there is no terminal
@@ -81,7 +81,9 @@ def _for_recording(config: TrainingConfig, folder: Path) -> TrainingConfig:
     return replace(
         config,
         recording=str(shards),
-        init=str(WEIGHTS) if config.init == 'imagenet' else config.init,
+        init=str(WEIGHTS_FOLDER / 'nano.safetensors')
+        if config.init == 'imagenet'
+        else config.init,
         learning_rate=config.learning_rate * FINE_TUNING,
         encoder_learning_rate=config.encoder_learning_rate * FINE_TUNING,
         low_resolution=0.0,

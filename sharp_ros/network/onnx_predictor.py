@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import nn, Tensor
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
-from sharp_ros.files import CACHE_FOLDER
+from sharp_ros.files import CACHE_FOLDER, sha256_of
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.network.composer import gaussians_from_depth
 from sharp_ros.network.description import DepthDescription
@@ -257,15 +256,6 @@ class OnnxDepthPredictor(OnnxPredictor):
         return np.full([1] * len(shape), value, _TYPES[kind])
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open('rb') as file:
-        sha256 = hashlib.sha256()
-        while block := file.read(1 << 20):
-            sha256.update(block)
-    return sha256.hexdigest()
-
-
 def open_described(
     description: DepthDescription, device: str = 'cpu', threads: int = 0
 ) -> OnnxDepthPredictor:
@@ -283,7 +273,7 @@ def open_described(
             f'{description.file} lies neither beside {description.path} nor in '
             f'{path.parent}: {way or "put it there"}'
         )
-    if description.sha256 and digest(path) != description.sha256:
+    if description.sha256 and sha256_of(path) != description.sha256:
         raise CheckpointError(f'{path} is not the file of {description.path}: its SHA-256 differs')
     return OnnxDepthPredictor(description, OnnxSession(path, device, threads))
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import yaml
 
-from sharp_ros.camera import Intrinsics, read_image
+from sharp_ros.camera import IMAGE_SUFFIXES, Intrinsics, read_image
 from sharp_ros.errors import InputError
 from sharp_ros.files import new_folder
 
@@ -19,7 +19,6 @@ LONGEST_SIDE = 384  # pixels of a stored image; leaves crops something to be cut
 IMAGES_PER_SHARD = 8  # even, for pairs
 MIN_KNOWN = 0.1  # share of an image that must have depth
 NEAREST = 0.3  # share of the image's width: the largest disparity looked for
-_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 
 
 class RecordedImage(Protocol):
@@ -105,7 +104,7 @@ def stereo_views(folder: str | Path) -> Iterator[StereoView]:
     names = sorted(
         path.name
         for path in (folder / 'left').iterdir()
-        if path.suffix.lower() in _SUFFIXES and (folder / 'right' / path.name).is_file()
+        if path.suffix.lower() in IMAGE_SUFFIXES and (folder / 'right' / path.name).is_file()
     )
     if not names:
         raise InputError(f'no image of {folder}/left is in {folder}/right, too', 'no_images')

@@ -450,7 +450,8 @@ def open_data(config: TrainingConfig, record: Path) -> tuple[Shards, int, Shards
     if not held_out or len(held_out) == len(judged):
         raise InputError(
             f'{len(judged)} shards in {config.recording or ", ".join(config.data)}, of which '
-            f'{len(held_out)} are to be held out; at least one must remain on either side'
+            f'{len(held_out)} are to be held out; at least one must remain on either side. Draw '
+            'images first: python -m sharp_ros.training.rooms --out FOLDER'
         )
     write_atomically(record, json.dumps([str(path) for path in held_out], indent=1))
     rendered, recorded = ([p for p in part if p not in held_out] for part in (rendered, recorded))
