@@ -58,6 +58,11 @@ class ModelConfig:
         0, 'windows that sharp encodes at a time, fewer need less memory; 0: chosen', minimum=0
     )
     threads: int = option(0, 'CPU threads for inference; 0 leaves the choice to torch', minimum=0)
+    release_when_inactive: bool = option(
+        False,
+        'whether deactivate frees the memory of the GPU; activate then brings the network back',
+        live=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,7 @@ class Engine:
         self.timings_ms: dict[str, float] = {}
         self.check_error: float | None = None
         self._queue: InferenceQueue | None = None
+        self._made = False  # cast and compared, wherever the weights are now
         self._failure: Exception | None = None
         self._threads = config.threads
 
@@ -179,12 +180,24 @@ class Engine:
             return
         if self._failure is not None:
             raise self._failure
+        if self._made:
+            self._network.move(self._device)
+            self._queue = self._made_queue(self._network.forward)
+            return
         try:
             self._queue = self._made_ready(self._network)
+            self._made = True
         except Exception as error:
             # the weights may be cast by now, and would pass a comparison with themselves
             self._failure = error
             raise
+
+    def release(self) -> None:
+        """Free the memory of the device; the next frame, or `prepare`, takes it again."""
+        if self._network is not None and self._queue is not None:
+            self._queue = None
+            self._network.move(torch.device('cpu'))
+            release_memory()
 
     def _made_ready(self, network: NetworkPredictor) -> InferenceQueue:
         if isinstance(network, OnnxPredictor):
@@ -237,7 +250,7 @@ class Engine:
         """Memory of the process, and what tensors hold on the device where that is a GPU."""
         pages = int(Path('/proc/self/statm').read_text().split()[1])
         memory = {'memory_mb': pages * os.sysconf('SC_PAGE_SIZE') >> 20}
-        if self._device == 'cuda':
+        if self._device.type == 'cuda':
             memory['gpu_memory_mb'] = torch.cuda.memory_reserved() >> 20
         return memory
 

@@ -93,5 +93,8 @@ class FakeCuda:
     def synchronize(self):
         pass
 
+    def is_initialized(self):
+        return True
+
     def empty_cache(self):
         pass

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 import json
+import weakref
 
 from fake_cuda import FakeCuda
 import numpy as np
@@ -67,6 +68,7 @@ class Doubling(NetworkPredictor):
     def __init__(self, *, corrupt=False, parts=1, needs=1):
         super().__init__(nn.Linear(1, 1))
         self.corrupt, self.parts, self.needs, self.runs = corrupt, parts, needs, 0
+        self.moves = []
 
     def inputs(self, image, intrinsics):
         return (torch.from_numpy(image),)
@@ -83,6 +85,10 @@ class Doubling(NetworkPredictor):
         return gaussians_from_depth(
             outputs[0][None], torch.zeros(3, *outputs[0].shape), intrinsics
         )
+
+    def move(self, device):
+        super().move(device)
+        self.moves.append(device)
 
     def shrink(self):
         self.parts -= 1
@@ -155,6 +161,28 @@ def test_a_known_result_spares_the_comparison():
     engine.prepare()
     assert engine.check_error == 0
     assert (first.runs, again.runs) == (2, 0)
+
+
+def test_a_released_engine_holds_no_device_and_comes_back_the_same_without_a_comparison(
+    monkeypatch, cuda
+):
+    made = lambda self, forward: CudaQueue(forward, captured=True)  # noqa: E731
+    monkeypatch.setattr(Engine, '_made_queue', made)
+    predictor = Doubling()
+    engine = Engine(predictor, ModelConfig(precision='bf16'))
+    before = engine.predict(image(), CAMERA)
+    graphs = [weakref.ref(graph) for graph in cuda.graphs]
+    cuda.graphs.clear()
+    monkeypatch.setattr(self_check, 'remembered', None)  # nobody shall ask
+    host = torch.device('cpu')
+    engine.release()
+    assert predictor.moves == [host]
+    assert graphs
+    assert not any(graph() for graph in graphs)
+    engine.release()  # there is nothing more to free
+    after = engine.predict(image(), CAMERA)
+    assert predictor.moves == [host, predictor.device]
+    assert torch.equal(before.means, after.means)
 
 
 @pytest.mark.parametrize('change', ['weights', 'precision', 'version'])

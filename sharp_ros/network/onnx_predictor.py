@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
+from functools import partial
 import os
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,15 @@ class OnnxSession:
         names = [name for name in _PROVIDERS[device] if name in available]
         cache = {'trt_engine_cache_enable': '1', 'trt_engine_cache_path': str(_engines())}
         settings = [cache if name.startswith('Tensorrt') else {} for name in names]
+        self._open: Callable[[], Any] = partial(
+            onnxruntime.InferenceSession,
+            str(path),
+            options,
+            providers=names,
+            provider_options=settings,
+        )
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=names, provider_options=settings
-            )
+            session = self._session = self._open()
         except Exception as error:  # its exceptions have no common base
             cause = str(error).partition('\n')[0]
             raise CheckpointError(
@@ -86,11 +92,11 @@ class OnnxSession:
                 f'{cause}'
             ) from error
         self.path = path
-        self.provider = self._session.get_providers()[0].removesuffix('ExecutionProvider')
+        self.provider = session.get_providers()[0].removesuffix('ExecutionProvider')
         self.version = onnxruntime.__version__
-        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        self.inputs = {i.name: (i.type, tuple(i.shape)) for i in self._session.get_inputs()}
-        self.outputs = {o.name: (o.type, tuple(o.shape)) for o in self._session.get_outputs()}
+        self.metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
+        self.inputs = {i.name: (i.type, tuple(i.shape)) for i in session.get_inputs()}
+        self.outputs = {o.name: (o.type, tuple(o.shape)) for o in session.get_outputs()}
 
     def run(self, names: Sequence[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Outputs by their names.
@@ -98,7 +104,13 @@ class OnnxSession:
         Raises:
             RuntimeError: as ONNX Runtime says it, also for lack of memory.
         """
+        if self._session is None:
+            self._session = self._open()
         return self._session.run(list(names), feeds)
+
+    def close(self) -> None:
+        """Let go of all memory; the next `run` opens the file again."""
+        self._session = None
 
 
 class OnnxPredictor(NetworkPredictor):
@@ -127,6 +139,11 @@ class OnnxPredictor(NetworkPredictor):
         twin = copy(self)
         twin.session = OnnxSession(self.session.path)
         return twin
+
+    def move(self, device: torch.device) -> None:
+        """See `NetworkPredictor`; the provider takes its device again when it is next run."""
+        if device.type == 'cpu' and self.session.provider != 'CPU':
+            self.session.close()
 
 
 class _StandIn(nn.Module):

@@ -95,6 +95,10 @@ class NetworkPredictor(ABC):
         """Bring the weights to a precision, in place."""
         self.network.to(dtype)
 
+    def move(self, device: torch.device) -> None:
+        """Bring the weights to a device, in place."""
+        self.network.to(device)
+
     def shrink(self) -> bool:
         """Need less memory from now on, at the price of time; False if that is not possible."""
         return False

@@ -158,6 +158,12 @@ class SharpNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker, then listen."""
+        assert self._pipeline is not None
+        try:
+            self._pipeline.engine.prepare()  # it may have been released
+        except Exception as error:  # the device may be full by now
+            self.get_logger().error(f'cannot activate: {type(error).__name__}: {error}')
+            return FAILURE
         result = super().on_activate(state)  # enables the publishers
         self._worker = Worker(self._process, self._on_error, name='sharp_worker')
         self._last_stamp_ns, self._request = 0, None
@@ -172,8 +178,11 @@ class SharpNode(LifecycleNode):
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop listening, finish the frame at work, keep the weights and the map."""
+        """Stop listening, finish the frame at work; keep the map and, unless told, the device."""
         stopped = self._stop()
+        assert self._pipeline is not None
+        if stopped and self._config.model.release_when_inactive:
+            self._pipeline.engine.release()
         self._label = 'inactive'
         self.publish_diagnostics()
         result = super().on_deactivate(state)

@@ -357,6 +357,44 @@ def test_deactivated_node_keeps_weights_and_starts_again(make_node, peer):
     peer.spin_until(lambda: peer.received['/sharp/depth/image'], each=peer.send)
 
 
+def test_deactivate_frees_the_device_only_if_told_to_and_activate_takes_it_again(
+    make_node, peer, monkeypatch
+):
+    calls = []
+    for name in ('release', 'prepare'):
+        method = getattr(Engine, name)
+        monkeypatch.setattr(
+            Engine, name, lambda self, n=name, m=method: (calls.append(n), m(self))[1]
+        )
+    peer.listen('/sharp/depth/image')
+    node = start(make_node())
+    node.trigger_deactivate()
+    assert 'release' not in calls
+    node.set_parameters([Parameter('model.release_when_inactive', value=True)])
+    node.trigger_activate()
+    node.trigger_deactivate()
+    assert calls.count('release') == 1
+    calls.clear()
+    assert node.trigger_activate() == SUCCESS
+    assert calls[0] == 'prepare'
+    peer.spin_until(lambda: peer.received['/sharp/depth/image'], each=peer.send)
+
+
+def test_a_device_that_is_full_at_activate_is_an_answer(make_node, monkeypatch, capfd):
+    node = make_node()
+    assert node.trigger_configure() == SUCCESS
+
+    def full(self):
+        raise RuntimeError('CUDA out of memory')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, 'prepare', full)
+        assert node.trigger_activate() == FAILURE
+    out, err = capfd.readouterr()
+    assert 'cannot activate: RuntimeError: CUDA out of memory' in out + err
+    assert node.trigger_activate() == SUCCESS
+
+
 @pytest.mark.parametrize(
     ('parameters', 'text'),
     [
