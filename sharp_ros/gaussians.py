@@ -35,6 +35,8 @@ class Gaussians:
             belongs to that cell of the image it was predicted from, layer 0 being the visible
             surface; None once the order is lost.
         log_depth_std: [N] standard deviation of the logarithm of the depth, or None if unknown.
+        empty: [N] bool, those that only say that their ray meets nothing, as in the sky; of
+            opacity 0. None if there are none.
     """
 
     means: Tensor
@@ -44,6 +46,7 @@ class Gaussians:
     colors: Tensor
     grid: tuple[int, int, int] | None = None
     log_depth_std: Tensor | None = None
+    empty: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = self.means.shape[0]
@@ -54,6 +57,7 @@ class Gaussians:
             'opacities': (n,),
             'colors': (n, 3),
             'log_depth_std': (n,),
+            'empty': (n,),
         }
         if (self.quats is None) != (self.scales is None):
             raise InputError('quats and scales describe one shape: give both, or None for both')

@@ -41,7 +41,8 @@ def depth_from_gaussians(gaussians: Gaussians, width: int, height: int) -> np.nd
         height: pixels of the result.
 
     Returns:
-        [height, width] float32 z-depth in metres, NaN where the network gave none.
+        [height, width] float32 z-depth in metres, NaN where the network gave none, inf where it
+        says that there is nothing.
 
     Raises:
         InputError: if the image order was lost or the size is not positive.
@@ -57,6 +58,8 @@ def depth_from_gaussians(gaussians: Gaussians, width: int, height: int) -> np.nd
     front = gaussians.layer(0)
     # an invisible Gaussian holds the place of a cell without depth
     z = front.means[:, 2].masked_fill(~(front.opacities > 0), float('nan'))
+    if front.empty is not None:
+        z = z.masked_fill(front.empty, float('inf'))
     z = z.detach().cpu().numpy().reshape(gaussians.grid[1:])
     return resize_depth(z, width, height)
 
@@ -65,7 +68,7 @@ def resize_depth(depth: np.ndarray, width: int, height: int) -> np.ndarray:
     """[H, W] -> [height, width] edge to edge, see `depth_from_gaussians`; invalid becomes NaN."""
     depth = np.require(depth, np.float32, ['C'])
     with np.errstate(divide='ignore', invalid='ignore'):
-        usable = np.isfinite(depth) & (depth > 0)
+        usable = depth > 0  # False for NaN; inf has the inverse depth 0
         inverse = np.where(usable, np.float32(1) / depth, np.float32(np.nan))
     if depth.shape == (height, width):
         return np.where(usable, depth, np.float32(np.nan))

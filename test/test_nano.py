@@ -207,12 +207,18 @@ def test_corrections_change_what_they_are_for() -> None:
     assert torch.equal(hidden.colors[:, 1:], plain.layer(1).colors[:, 1:])
 
 
-def test_where_nothing_is_no_gaussian_is_visible(network: NanoNetwork) -> None:
+def test_where_nothing_may_be_no_gaussian_is_visible_and_only_certainty_clears(
+    network: NanoNetwork,
+) -> None:
     predictor, camera = NanoPredictor(network), Intrinsics.from_hfov(1.0, 64, 48)
     out, image = torch.zeros(11, 48, 64), torch.rand(3, 48, 64)
     out[1], out[3] = 1.0, -0.1
     out[3, :10] = 0.1
-    visible = predictor.gaussians((out, image), camera).opacities.reshape(2, 48, 64) > 0
+    out[3, :5] = 3.1
+    gaussians = predictor.gaussians((out, image), camera)
+    visible, empty = gaussians.opacities.reshape(2, 48, 64) > 0, gaussians.empty.reshape(2, 48, 64)
+    assert empty[:, :5].all()
+    assert not empty[:, 5:].any()
     assert not visible[:, :10].any()
     assert visible[:, 10:].all()
 

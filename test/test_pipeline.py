@@ -29,7 +29,7 @@ from sharp_ros.pipeline import (
     VIEW,
     VIEW_DEPTH,
 )
-from sharp_ros.point_cloud import clean_depth
+from sharp_ros.point_cloud import clean_depth, depth_from_gaussians
 from sharp_ros.se3 import inverse, look_at
 from sharp_ros.synthetic import Room
 
@@ -498,6 +498,22 @@ def test_missing_depth_becomes_invisible_gaussians():
     gaussians = gaussians_from_depth(z, torch.zeros(3, 4, 4), Intrinsics.from_hfov(1.0, 4, 4))
     assert int((gaussians.opacities == 0).sum()) == 2
     assert torch.isfinite(gaussians.means).all()
+
+
+def test_where_a_network_sees_nothing_rays_clear_and_borders_invent_no_depth():
+    cells = torch.full((1, 6, 8), 3.0)
+    cells[0, :3], cells[0, 5] = torch.inf, torch.nan
+    camera = Intrinsics.from_hfov(1.0, 32, 24)
+    gaussians = gaussians_from_depth(cells, torch.rand(3, 6, 8), camera.resized(8, 6))
+    assert torch.equal(gaussians.empty.reshape(6, 8), cells[0] == torch.inf)
+    assert torch.isfinite(gaussians.means).all()
+    scaled = gaussians.scaled(1.5).transformed(np.eye(4))
+    depth = depth_from_gaussians(scaled, 32, 24)
+    assert (depth[:12] == np.inf).all()
+    np.testing.assert_allclose(depth[12:20], 4.5, rtol=1e-6)
+    assert np.isnan(depth[20:]).all()
+    assert (depth_from_gaussians(gaussians, 8, 6)[:3] == np.inf).all()
+    assert gaussians.select(slice(0, 10)).empty.all()
 
 
 def test_pixels_the_sensor_did_not_measure_stay_unknown():

@@ -65,7 +65,7 @@ def slow_resize(depth: np.ndarray, width: int, height: int) -> np.ndarray:
                 out[v, u] = 1 / np.dot(weights, 1 / cells)
             else:
                 nearest = cells[2 * (wy >= 0.5) + (wx >= 0.5)]
-                out[v, u] = nearest if np.isfinite(nearest) and nearest > 0 else NAN
+                out[v, u] = nearest if nearest > 0 else NAN
     return out
 
 

@@ -47,7 +47,8 @@ def gaussians_from_depth(
 
     Args:
         depth: z-depth of the surfaces met by each ray, front layer first, metres; cells that are
-            not finite or not positive become Gaussians of opacity 0 at 1 m.
+            not finite or not positive become Gaussians of opacity 0 at 1 m, and count as `empty`
+            where it is infinite.
         image: sRGB in 0..1 at the same resolution.
         intrinsics: of that resolution.
         log_depth_std: standard deviation of the logarithm of the depth.
@@ -90,6 +91,7 @@ def gaussians_from_depth(
         colors=colors.repeat(layers, 1),
         grid=(layers, rows, columns),
         log_depth_std=log_depth_std,
+        empty=torch.isposinf(depth).reshape(-1),
     )
 
 

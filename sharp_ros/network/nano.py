@@ -41,6 +41,7 @@ from sharp_ros.network.composer import gaussians_from_depth
 CANONICAL_FOCAL = 160.0  # pixels at the resolution the network is given
 LOG_SCALE_RANGE = (-4.0, 1.5)  # of the Laplace scale of the log depth
 NEVER = -20.0  # logit of "nothing there" from weights that do not know it
+SURELY = 3.0  # logit of "nothing there", 95 %, from which a ray is taken to be free
 FLOOR_RANGE = (0.1, 30.0)  # canonical metres within which the floor is shown to the network
 
 # Channels of a prediction.
@@ -191,11 +192,13 @@ def gaussians_from_prediction(
         intrinsics: of that size.
 
     Returns:
-        As `gaussians_from_depth`; where more likely than not nothing is there, of opacity 0.
+        As `gaussians_from_depth`; of opacity 0 where more likely than not nothing is there, and
+        `empty`, which clears maps, where that is as good as certain.
         Gradients flow from all but `log_depth_std` to the prediction.
     """
     depth = prediction[:LOG_SCALE].exp()
-    depth = depth.masked_fill(prediction[NONE] > 0, math.inf)
+    depth = depth.masked_fill(prediction[NONE] > 0, math.nan)
+    depth = depth.masked_fill(prediction[NONE] > SURELY, math.inf)
     # a Laplace distribution of scale b has standard deviation sqrt(2) b
     log_depth_std = prediction[LOG_SCALE].exp() * 2**0.5
     gaussians = gaussians_from_depth(depth, image, intrinsics, log_depth_std)
