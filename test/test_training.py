@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
-from sharp_ros.network.nano import load_weights
+from sharp_ros.network.nano import LAYOUTS, load_weights, NanoNetwork, save_weights
 from sharp_ros.training.dataset import photograph, sample, Shards
 from sharp_ros.training.dataset import View as Image
 from sharp_ros.training.pictures import training_curve, validation_grid
@@ -295,6 +295,20 @@ def test_resumed_run_takes_the_same_steps_as_one_never_stopped(
     halted.resume(path)
     assert (halted.step, halted.seen) == (1, 2)
     assert halted.advance(pool) == expected
+
+
+def test_weights_of_another_layout_lend_their_encoder(config: TrainingConfig, data: Path) -> None:
+    old = NanoNetwork(layout=LAYOUTS[1])
+    weights = data / 'old.safetensors'
+    save_weights(old, weights, {})
+    changed = replace(config, init=str(weights), layout=2)
+    network = Run(changed, Shards([data / 'b.npz']), 2).network
+    assert network.layout == LAYOUTS[2]
+    for name, tensor in network.encoder.state_dict().items():
+        torch.testing.assert_close(tensor, old.encoder.state_dict()[name], atol=1e-3, rtol=1e-3)
+    assert (
+        Run(replace(changed, layout=0), Shards([data / 'b.npz']), 2).network.layout == LAYOUTS[1]
+    )
 
 
 def test_a_run_goes_on_from_weights_it_was_given(

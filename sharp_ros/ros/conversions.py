@@ -341,8 +341,10 @@ def depth_to_msg(depth: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
     What is not positive becomes NaN, "no measurement"; as in REP-117 +inf stays, "nothing in
     range", and so does -inf, "too near".
     """
-    depth = depth.astype(np.float32)  # a copy, which is cheaper than `np.where`
-    depth[(depth <= 0) & (depth > -np.inf)] = np.nan
+    depth = depth.astype(np.float32, copy=False)
+    if not np.fmin.reduce(depth, axis=None, initial=np.inf) > 0:
+        depth = depth.copy()
+        depth[(depth <= 0) & (depth > -np.inf)] = np.nan
     return _image_msg(depth, '32FC1', stamp_ns, frame_id)
 
 

@@ -105,6 +105,7 @@ class SharpNode(LifecycleNode):
         self._label = 'unconfigured'
         self._subscribers: list[Any] = []
         self._outputs: dict[str, Any] = {}
+        self._heard: set[str] = set()  # outputs with a subscriber, when last asked
         self._info: CameraInfo | None = None
         self._last_stamp_ns = 0
         self._request: PoseStamped | None = None
@@ -396,12 +397,12 @@ class SharpNode(LifecycleNode):
 
     def _wanted(self) -> set[str]:
         """Outputs with a subscriber, named as in `pipeline`."""
-        wanted = set()
-        for topic, publisher in self._outputs.items():
-            if topic != SNAPSHOT and publisher.get_subscription_count():
-                wanted.add(topic.rpartition('/')[0] if topic.startswith(VIEW) else topic)
-                if topic.endswith(VIEW_DEPTH):
-                    wanted.add(topic)
+        outputs = self._outputs.items()
+        self._heard = {topic for topic, p in outputs if p.get_subscription_count()}
+        wanted = self._heard - {SNAPSHOT}
+        for topic in self._heard:
+            if topic.startswith(VIEW):
+                wanted.add(topic.rpartition('/')[0])
         return wanted
 
     def _with_transforms(self, frame: Frame, wanted: set[str]) -> Frame:
@@ -523,6 +524,7 @@ class SharpNode(LifecycleNode):
         assert self._pipeline is not None
         world = self._pipeline.world_frame or self._map_frame
         if world:  # else there never was a map
+            self._wanted()  # the last image may have been long ago
             pipeline = self._pipeline
             self._publish_map(pipeline.grid(), pipeline.map_points(), self._last_stamp_ns, world)
 
@@ -582,9 +584,8 @@ class SharpNode(LifecycleNode):
 
     def _send(self, topic: str, make: Callable[[], Any]) -> None:
         """Build and publish a message if somebody listens or it is kept for late listeners."""
-        publisher = self._outputs[topic]
-        if topic in _KEPT or publisher.get_subscription_count():
-            publisher.publish(make())
+        if topic in _KEPT or topic in self._heard:
+            self._outputs[topic].publish(make())
 
     def _on_error(self, error: Exception, reason: str) -> None:
         if reason in NORMAL_DROPS or not self.context.ok():  # at the end nothing can be sent

@@ -12,6 +12,7 @@ from typing import Any
 
 from sharp_ros.config import option
 from sharp_ros.errors import ConfigError
+from sharp_ros.network.nano import LAYOUTS
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,13 @@ class TrainingConfig:
     )
     init: str = option(
         'imagenet', 'imagenet: encoder as published; or weights of nano to go on from'
+    )
+    layout: int = option(
+        0,
+        'of the network, see LAYOUTS; of weights with another one the encoder alone is taken; '
+        '0: that of the weights, else the newest',
+        minimum=0,
+        maximum=max(LAYOUTS),
     )
     version: str = option('2', 'written into the weights')
     minutes: float = option(60.0, 'to train for, over all resumptions', minimum=0)

@@ -30,7 +30,14 @@ from torch import nn, Tensor
 from sharp_ros.errors import CheckpointError, InputError
 from sharp_ros.files import replacing, write_atomically
 from sharp_ros.metrics import depth_metrics, mean_metrics
-from sharp_ros.network.nano import Lite0Encoder, load_weights, NanoNetwork, save_weights, WIDTHS
+from sharp_ros.network.nano import (
+    LAYOUTS,
+    Lite0Encoder,
+    load_weights,
+    NanoNetwork,
+    save_weights,
+    WIDTHS,
+)
 from sharp_ros.training.dataset import Batch, Shards
 from sharp_ros.training.losses import depth_loss
 from sharp_ros.training.pictures import training_curve, validation_grid
@@ -535,12 +542,16 @@ def _device(name: str) -> str:
 
 def _initial_network(config: TrainingConfig) -> NanoNetwork:
     """As the run starts with it; parts that stay as they are take no gradient."""
+    network = NanoNetwork(FROZEN_BLOCKS, LAYOUTS[config.layout or max(LAYOUTS)])
     if config.init == 'imagenet':
-        network = NanoNetwork(FROZEN_BLOCKS)
         network.encoder.load_imagenet(imagenet_weights())
     else:
-        network = load_weights(config.init).requires_grad_(True)
-        network.encoder.frozen_blocks = FROZEN_BLOCKS
+        given = load_weights(config.init)
+        if config.layout and given.layout != network.layout:
+            network.encoder.load_state_dict(given.encoder.state_dict())
+        else:
+            network = given.requires_grad_(True)
+            network.encoder.frozen_blocks = FROZEN_BLOCKS
     # On a CPU the gradient of the depthwise filters takes half of a step.
     network.encoder.stem.requires_grad_(False)
     for i, block in enumerate(network.encoder.blocks):
