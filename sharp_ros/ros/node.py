@@ -97,13 +97,15 @@ class SharpNode(LifecycleNode):
         make_pipeline: Callable[[SharpConfig], Pipeline] = _from_config,
         **kwargs: Any,
     ) -> None:
+        # Ctrl-C has rclpy destroy the node even if it is made by half
+        self._requests: Services | None = None
+        self._worker: Worker[RawFrame] | None = None
+        self._subscribers: list[Any] = []
         super().__init__('sharp', **kwargs)
         self._make_pipeline = make_pipeline
         self._pipeline: Pipeline | None = None
-        self._worker: Worker[RawFrame] | None = None
         self._health = Health()
         self._label = 'unconfigured'
-        self._subscribers: list[Any] = []
         self._outputs: dict[str, Any] = {}
         self._heard: set[str] = set()  # outputs with a subscriber, when last asked
         self._info: CameraInfo | None = None
@@ -210,7 +212,8 @@ class SharpNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Stop the threads before the handles go."""
-        self._requests.stop()
+        if self._requests is not None:
+            self._requests.stop()
         self._stop()
         super().destroy_node()
 
@@ -476,6 +479,7 @@ class SharpNode(LifecycleNode):
             )
         self._publish_views(result.views, result.unplaced, stamp_ns)
         assert self._pipeline is not None
+        assert self._requests is not None
         if self._pipeline.snapshot_is_complete:
             self._requests.snapshot_is_complete()
 
