@@ -72,7 +72,7 @@ def test_damaged_weights_fail(weights):
 def test_loadable_weights_are_tried_out(weights):
     check = checks_of(doctor._nano)['nano weights']
     assert check.status == 'ok'
-    assert 'Gaussians' in check.value
+    assert 'Gaussians by eager' in check.value  # where no graph for ONNX Runtime lies beside them
 
 
 def test_without_ros_there_is_a_warning_only(monkeypatch):

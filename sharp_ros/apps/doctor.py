@@ -228,19 +228,19 @@ def _nano() -> Iterator[Check]:
 
     from sharp_ros.camera import Intrinsics
     from sharp_ros.config import ModelConfig
-    from sharp_ros.engine import Engine
-    from sharp_ros.models import load_predictor
+    from sharp_ros.engine import choose_device
+    from sharp_ros.pipeline import load_engine
 
     try:
-        predictor, info = load_predictor('nano')
-        engine = Engine(predictor, ModelConfig())
+        engine, info = load_engine(ModelConfig(), choose_device('auto'))
         intrinsics = Intrinsics.from_hfov(1.0, 64, 48)
         gaussians = engine.predict(np.full((48, 64, 3), 127, np.uint8), intrinsics)
     except SharpError as error:
         advice = 'install the package with its weights again, or train with scripts/train_nano.sh'
         yield Check('nano weights', 'fail', str(error), advice)
         return
-    value = f'{len(gaussians)} Gaussians in {engine.last_ms:.0f} ms at first use; {info.licence}'
+    way = f'{engine.execution} in {engine.last_ms:.0f} ms at first use'
+    value = f'{len(gaussians)} Gaussians by {way}; {info.licence}'
     yield Check('nano weights', 'ok', value)
 
 
