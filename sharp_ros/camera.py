@@ -103,6 +103,32 @@ class Intrinsics:
 
 
 @dataclass(frozen=True)
+class FloorGeometry:
+    """How a camera stands over the floor, known from elsewhere than from its images.
+
+    Attributes:
+        up: [3] upwards in the optical frame, against gravity; of any length but 0.
+        height: of the camera above the floor, metres.
+
+    Raises:
+        InputError: `bad_geometry` if a number is not finite, the height not positive, or `up` no
+            direction.
+    """
+
+    up: np.ndarray
+    height: float
+
+    def __post_init__(self) -> None:
+        length = float(np.linalg.norm(self.up)) if np.shape(self.up) == (3,) else 0.0
+        if not (0 < length < math.inf and 0 < self.height < math.inf):
+            raise InputError(
+                f'up must be a direction [3] and the height positive metres, got {self.up} and '
+                f'{self.height}',
+                'bad_geometry',
+            )
+
+
+@dataclass(frozen=True)
 class Frame:
     """One rectified camera image with all that is known about it at its stamp.
 

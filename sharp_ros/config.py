@@ -162,8 +162,8 @@ class ScaleConfig:
     )
     floor_frame: str = option(
         '',
-        'of tf, whose origin lies on the floor, for example base_footprint: gives the height of '
-        'the camera; empty: none',
+        'of tf, on the robot, whose origin lies on the floor, for example base_footprint: gives '
+        'gravity and the height of the camera; empty: none',
     )
     prior_std: float = option(
         0.3, 'how far the network may be off at the start, std of the log', minimum=0.01

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sharp_ros import self_check
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import FloorGeometry, Intrinsics
 from sharp_ros.config import ModelConfig
 from sharp_ros.errors import ConfigError, EngineError, InputError
 from sharp_ros.files import sha256_of
@@ -166,6 +166,11 @@ class Engine:
         self._threads = config.threads
 
     @property
+    def uses_geometry(self) -> bool:
+        """Whether gravity and the height of the camera change what the network says."""
+        return self._network is not None and self._network.uses_geometry
+
+    @property
     def last_ms(self) -> float:
         """Duration of the last frame, all stages."""
         return sum(self.timings_ms.values())
@@ -259,6 +264,7 @@ class Engine:
         image: np.ndarray,
         intrinsics: Intrinsics,
         depth: np.ndarray | None = None,
+        geometry: FloorGeometry | None = None,
         *,
         covariances: bool = True,
     ) -> Gaussians:
@@ -268,16 +274,21 @@ class Engine:
             image: [H, W, 3] uint8 RGB, rectified.
             intrinsics: of that image.
             depth: [H, W] float32 metres, for models that want it.
+            geometry: where the floor is, for models that use it, see `uses_geometry`.
             covariances: False if only points are needed.
 
         Raises:
             InputError: if the network returned values that are not finite.
             EngineError: if the network cannot be made ready, or memory is short.
         """
-        return self.submit(image, intrinsics, depth).result(covariances=covariances)
+        return self.submit(image, intrinsics, depth, geometry).result(covariances=covariances)
 
     def submit(
-        self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None = None
+        self,
+        image: np.ndarray,
+        intrinsics: Intrinsics,
+        depth: np.ndarray | None = None,
+        geometry: FloorGeometry | None = None,
     ) -> Pending:
         """Begin a prediction; on cuda the device works while the caller does other things.
 
@@ -294,7 +305,7 @@ class Engine:
         network, queue = self._network, self._queue
         if network is None or queue is None:
             return Pending(lambda _: self._called(image, intrinsics, depth))
-        inputs = network.inputs(image, intrinsics)
+        inputs = network.inputs(image, intrinsics, geometry)
         flight = self._sparing(lambda: queue.launch(inputs))
         input_ms = (time.perf_counter() - start) * 1e3
 

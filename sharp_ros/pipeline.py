@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 import logging
+import math
 import time
-from typing import Any
 
 import numpy as np
 
-from sharp_ros.camera import Frame, Intrinsics
+from sharp_ros.camera import FloorGeometry, Frame, Intrinsics
 from sharp_ros.config import ModelConfig, SharpConfig
 from sharp_ros.engine import choose_device, Engine, Pending
 from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError, SharpError
@@ -22,10 +22,11 @@ from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
 from sharp_ros.mapping.path import CameraPath
 from sharp_ros.mapping.surface_map import SurfaceMap
 from sharp_ros.models import load_predictor, ModelInfo
+from sharp_ros.network.nano import MIN_HEIGHT
 from sharp_ros.odometry import Motion, VisualOdometry
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
 from sharp_ros.rasterizer import backend
-from sharp_ros.scale import ScaleEstimate, ScaleFilter
+from sharp_ros.scale import ScaleEstimate, ScaleFilter, up_from_pose
 from sharp_ros.se3 import checked_pose, inverse, look_at
 from sharp_ros.snapshot import Snapshot
 from sharp_ros.viewpoints import locate, viewpoints
@@ -228,7 +229,8 @@ class Pipeline:
         clock = Stopwatch()
         if frame.T_world_camera is not None:
             checked_pose(frame.T_world_camera)  # nothing shall be learnt from such a frame
-        pending = self.engine.submit(frame.image, frame.intrinsics, frame.depth)
+        geometry = self._geometry(frame)
+        pending = self.engine.submit(frame.image, frame.intrinsics, frame.depth, geometry)
         return BegunFrame(frame, frozenset(wanted), pending, clock)
 
     def finish(self, begun: BegunFrame) -> FrameResult:
@@ -586,11 +588,7 @@ class Pipeline:
             T_keyframe_camera = inverse(T_world_keyframe) @ frame.T_world_camera
             known = tracks.keyframe_stamp_ns == stamp_ns
             tracks = replace(tracks, T_keyframe_camera=T_keyframe_camera) if known else None
-        T_camera_floor = frame.transforms.get(self.config.scale.floor_frame)
-        floor: dict[str, Any] = {}
-        if T_camera_floor is not None:
-            height = float(inverse(T_camera_floor)[2, 3])
-            floor = {'height': height, 'up': T_camera_floor[:3, 2]} if height > 0 else {}
+        floor = self._floor(frame)
         self._estimate = self._scale.update(
             frame.stamp_ns,
             depth,
@@ -599,8 +597,31 @@ class Pipeline:
             pose_is_metric=metric or not self._knows_metres(frame),
             tracks=tracks,
             sensor_depth=frame.depth,
-            **floor,
+            height=None if floor is None else floor.height,
+            up=None if floor is None else floor.up,
         )
+
+    def _floor(self, frame: Frame) -> FloorGeometry | None:
+        """What `scale.floor_frame` says, if it lies below the camera."""
+        T_camera_floor = frame.transforms.get(self.config.scale.floor_frame)
+        if T_camera_floor is None:
+            return None
+        height = float(inverse(T_camera_floor)[2, 3])
+        return FloorGeometry(T_camera_floor[:3, 2], height) if 0 < height < math.inf else None
+
+    def _geometry(self, frame: Frame) -> FloorGeometry | None:
+        """What the network is told: gravity and height, or nothing.
+
+        To be asked before visual odometry places the frame: what stems from predicted depth would
+        confirm itself. Where this comes and goes the metres of the network step; to `ScaleFilter`
+        that is an error of the frame, which with poses what was seen before corrects.
+        """
+        height, pose = self.config.scale.camera_height, frame.T_world_camera
+        floor = self._floor(frame)
+        if floor is None and height > 0 and pose is not None:
+            up = up_from_pose(pose)
+            floor = None if up is None else FloorGeometry(up, height)
+        return floor if floor is not None and floor.height >= MIN_HEIGHT else None
 
     def _may_fuse(self, frame: Frame) -> bool:
         """Whether a frame is due for fused Gaussians; what odometry has yet to place may be."""

@@ -286,6 +286,14 @@ def height_scale(
     return _agreement(np.full(len(floor), height), np.exp(floor), HEIGHT)
 
 
+def up_from_pose(T_world_camera: np.ndarray) -> np.ndarray | None:  # [4, 4] -> [3]
+    """Upwards in the optical frame of a camera in a world with z up.
+
+    None if it looks up, where no floor is in sight: such a pose, as the identity, is no real one.
+    """
+    return T_world_camera[2, :3] if T_world_camera[2, 2] < 0.9 else None
+
+
 class ScaleFilter:
     """Estimates the scale frame by frame; see the top of this module.
 
@@ -370,8 +378,8 @@ class ScaleFilter:
             )
             self._predict((stamp_ns - self._stamp_ns) * 1e-9, drift=not same)
         self._started, self._stamp_ns = True, stamp_ns
-        if up is None and pose is not None and pose[2, 2] < 0.9:
-            up = pose[2, :3]  # a camera that looks up sees no floor: such a pose is no real one
+        if up is None and pose is not None:
+            up = up_from_pose(pose)
         height = height or self.config.camera_height
         absolute = [
             parallax_scale(tracks, depth_pred, intrinsics)

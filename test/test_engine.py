@@ -70,7 +70,7 @@ class Doubling(NetworkPredictor):
         self.corrupt, self.parts, self.needs, self.runs = corrupt, parts, needs, 0
         self.moves = []
 
-    def inputs(self, image, intrinsics):
+    def inputs(self, image, intrinsics, geometry=None):
         return (torch.from_numpy(image),)
 
     def forward(self, *inputs):

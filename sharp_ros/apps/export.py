@@ -83,20 +83,24 @@ def export_nano(
         weights: file beside `output` that the weights stay in; None: the file holds them.
 
     Returns:
-        The largest difference of any value of the output, for two sizes of images.
+        The largest difference of any value of the output, for two sizes of images, of which one
+        comes with a known floor.
 
     Raises:
         ConfigError: if a package is missing.
         EngineError: if the file gives something else than torch.
     """
+    import numpy as np
     import torch
 
     from sharp_ros import self_check
+    from sharp_ros.camera import FloorGeometry
     from sharp_ros.network.onnx_predictor import OnnxNanoPredictor, OnnxSession
 
     image, intrinsics = self_check.check_image()
     inputs = predictor.inputs(image, intrinsics)
-    wide = predictor.inputs(image[:360], intrinsics.cropped(0, 0, 640, 360))
+    tilted = FloorGeometry(np.array([0.1, -0.9, -0.3]), 1.2)
+    wide = predictor.inputs(image[:360], intrinsics.cropped(0, 0, 640, 360), tilted)
     run_torch = torch.inference_mode()(predictor.forward)
     model = _translated(predictor, inputs)
     if weights is not None:
@@ -144,7 +148,7 @@ def _translated(predictor: NanoPredictor, inputs: tuple[Tensor, ...]) -> Any:
         def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
             return predictor.forward(*inputs)
 
-    names = [f'input_{i}' for i in range(len(inputs))]
+    names = ['input_0', 'input_1', 'geometry'][: len(inputs)]
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')  # that it is the older one, and what it takes for constant

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import FloorGeometry, Intrinsics
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.files import CACHE_FOLDER, sha256_of
 from sharp_ros.gaussians import Gaussians
@@ -169,6 +169,11 @@ class OnnxNanoPredictor(OnnxPredictor, NanoPredictor):
                 'depth network give the path of its description (docs/onnx.md)'
             )
 
+    @property
+    def uses_geometry(self) -> bool:
+        """See `NetworkPredictor`; the file tells by its inputs."""
+        return 'geometry' in self.session.inputs
+
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """See `NanoPredictor`."""
         feeds = dict(zip(self.session.inputs, (t.numpy() for t in inputs), strict=True))
@@ -201,7 +206,9 @@ class OnnxDepthPredictor(OnnxPredictor):
                 f'{description.path} does not fit {session.path}: {error}'
             ) from error
 
-    def inputs(self, image: np.ndarray, intrinsics: Intrinsics) -> tuple[Tensor, ...]:
+    def inputs(
+        self, image: np.ndarray, intrinsics: Intrinsics, geometry: FloorGeometry | None = None
+    ) -> tuple[Tensor, ...]:
         """The image [rows, columns, 3] uint8 the network sees, and its focal length [1]."""
         columns, rows = self.description.image_size(intrinsics.width, intrinsics.height)
         shrinks = columns * rows < intrinsics.width * intrinsics.height

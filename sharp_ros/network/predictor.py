@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+import math
 from typing import Protocol
 
 import cv2
@@ -12,7 +13,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import FloorGeometry, Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.network.composer import gaussians_from_depth, NdcGaussians
@@ -52,9 +53,11 @@ class NetworkPredictor(ABC):
 
     Attributes:
         large: whether the network is so large that half precision pays.
+        uses_geometry: whether gravity and the height of the camera change what it says.
     """
 
     large = False
+    uses_geometry = False
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
@@ -69,8 +72,16 @@ class NetworkPredictor(ABC):
             return self.gaussians(self.forward(*inputs), intrinsics)
 
     @abstractmethod
-    def inputs(self, image: np.ndarray, intrinsics: Intrinsics) -> tuple[Tensor, ...]:
-        """What `forward` takes, on the CPU; of the same shapes for images of the same shape."""
+    def inputs(
+        self, image: np.ndarray, intrinsics: Intrinsics, geometry: FloorGeometry | None = None
+    ) -> tuple[Tensor, ...]:
+        """What `forward` takes, on the CPU; of the same shapes for images of the same shape.
+
+        Args:
+            image: see `Predictor`.
+            intrinsics: of that image.
+            geometry: where the floor is, if that is known; most networks have no use for it.
+        """
 
     @abstractmethod
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -117,22 +128,34 @@ class NanoPredictor(NetworkPredictor):
         super().__init__(network)
         self._pixels = pixels
 
-    def inputs(self, image: np.ndarray, intrinsics: Intrinsics) -> tuple[Tensor, ...]:
-        """The small image [rows, columns, 3] uint8 and its intrinsics [1, 4]."""
+    @property
+    def uses_geometry(self) -> bool:
+        """See `NetworkPredictor`."""
+        return self.network.layout.planes > 2
+
+    def inputs(
+        self, image: np.ndarray, intrinsics: Intrinsics, geometry: FloorGeometry | None = None
+    ) -> tuple[Tensor, ...]:
+        """The small image [rows, columns, 3] uint8 and its intrinsics [1, 4].
+
+        For networks that use it also the geometry [1, 5] of `NanoNetwork.forward`, zero where it
+        is not known.
+        """
         columns, rows = self._size(intrinsics)
         small = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
         k = intrinsics.resized(columns, rows)
         # the network counts pixels from the image corner, `Intrinsics` from pixel centres
         corner = torch.tensor([[k.fx, k.fy, k.cx + 0.5, k.cy + 0.5]])
-        return torch.from_numpy(small), corner
+        inputs = torch.from_numpy(small), corner
+        return (*inputs, _geometry_tensor(geometry)) if self.uses_geometry else inputs
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The prediction [C, rows, columns] of the network, and the image as floats."""
-        small, corner = inputs
+        small, corner, *geometry = inputs
         rgb = small.permute(2, 0, 1).float() / 255
         dtype = next(self.network.parameters()).dtype
         batch = rgb[None].to(dtype).contiguous(memory_format=torch.channels_last)
-        return self.network(batch, corner)[0].float(), rgb
+        return self.network(batch, corner, *geometry)[0].float(), rgb
 
     def gaussians(
         self, outputs: Sequence[Tensor], intrinsics: Intrinsics, *, covariances: bool = True
@@ -147,6 +170,14 @@ class NanoPredictor(NetworkPredictor):
         columns = max(1, round((self._pixels * aspect) ** 0.5 / 32)) * 32
         rows = max(1, round((self._pixels / aspect) ** 0.5 / 32)) * 32
         return columns, rows
+
+
+def _geometry_tensor(geometry: FloorGeometry | None) -> Tensor:  # -> [1, 5]
+    """As `NanoNetwork.forward` wants it."""
+    if geometry is None:
+        return torch.zeros(1, 5)
+    up = geometry.up / np.linalg.norm(geometry.up)
+    return torch.tensor([[*up, math.log(geometry.height), 1.0]], dtype=torch.float32)
 
 
 class SharpPredictor(NetworkPredictor):
@@ -165,7 +196,9 @@ class SharpPredictor(NetworkPredictor):
         chosen = _CPU_BATCH if self.device.type == 'cpu' else network.config.windows
         self.patch_batch = patch_batch or chosen
 
-    def inputs(self, image: np.ndarray, intrinsics: Intrinsics) -> tuple[Tensor, ...]:
+    def inputs(
+        self, image: np.ndarray, intrinsics: Intrinsics, geometry: FloorGeometry | None = None
+    ) -> tuple[Tensor, ...]:
         """The image [H, W, 3] uint8, and horizontal focal length over width [1]."""
         # the network knows the horizontal focal length only; `unproject` uses both
         factor = torch.tensor([intrinsics.fx / intrinsics.width])
