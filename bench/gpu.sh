@@ -3,6 +3,7 @@
 # usage: bench/gpu.sh [FOLDER [OPTIONS OF gpu.py...]]
 #   bench/gpu.sh out/bench --dry-run                   the same steps, tiny, on the CPU
 #   bench/gpu.sh out/bench --only 'forward.*_compile'  some sections
+#   bench/gpu.sh out/bench --only 'training.*'         two minutes of training; weights in nano/
 # environment: PYTHON, COMMIT (where the checkout has no history), LIMIT (seconds, 480)
 set -u
 folder=$(realpath -m "${1:-${OUT:-out/bench}}")

@@ -44,6 +44,7 @@ def test_dry_run_measures_all_that_needs_no_gpu(
         *('forward.fp32_eager', 'forward.bf16_eager', 'nano.fp32_eager', 'nano.bf16_eager'),
         *('patch_batch.12', 'patch_batch.5', 'patch_batch.1', 'long_stream'),
         *('stages.bf16_eager', 'kernels.bf16_eager', 'rasterizer.reference_16x12'),
+        *('training.drawn', 'training.rate', 'training.nano'),
     }
     assert report['machine']['commit'] == '0123abc'
     assert report['parity.golden_tiny']['passed']
@@ -54,6 +55,12 @@ def test_dry_run_measures_all_that_needs_no_gpu(
     assert 0 < forward['self_check_difference'] < 0.1
     parts = report['stages.bf16_eager']['ms']
     assert 0 < parts['patch_encoder']['median_ms'] < parts['forward']['median_ms']
+    rates = report['training.drawn'], report['training.rate']
+    assert min(rates[0]['pairs_per_s'], rates[1]['learnt_per_s']) > 0
+    assert report['training.nano']['held_out']['abs_rel'] > 0
+    left = {path.suffix for path in (tmp_path / 'nano').iterdir()}
+    assert {'.safetensors', '.jsonl', '.png'} <= left
+    assert '.pt' not in left
     assert report['summary']['stage_tflops']['encoder'] > 0
     assert report['kernels.bf16_eager']['kernels'][0]['ms'] > 0
     assert report['summary']['times_fp32']['fp32_eager'] == 1

@@ -15,6 +15,7 @@ import torch
 
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.network.nano import LAYOUTS, load_weights, NanoNetwork, save_weights
+from sharp_ros.training import trainer
 from sharp_ros.training.dataset import photograph, sample, Shards
 from sharp_ros.training.dataset import View as Image
 from sharp_ros.training.pictures import training_curve, validation_grid
@@ -295,6 +296,53 @@ def test_resumed_run_takes_the_same_steps_as_one_never_stopped(
     halted.resume(path)
     assert (halted.step, halted.seen) == (1, 2)
     assert halted.advance(pool) == expected
+
+
+def test_a_run_that_draws_its_images_takes_the_same_steps_after_a_resumption(
+    config: TrainingConfig,
+    tmp_path: Path,
+    pool: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Run, 'plan', lambda run, step: (2, 32, 64))
+    config = replace(config, on_device=1.0)
+    whole = Run(config, None, 0, prefetch=1)
+    path = tmp_path / 'checkpoint.pt'
+    before = whole.advance(pool)
+    whole.save(path)
+    expected = whole.advance(pool)
+    assert expected != before
+    assert np.isfinite(list(expected.values())).all()
+    halted = Run(config, None, 0)
+    halted.resume(path)
+    assert halted.advance(pool) == expected
+
+
+def test_so_many_of_the_steps_draw_their_images(
+    config: TrainingConfig, data: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = []
+    monkeypatch.setattr(trainer, 'draw_batch', lambda key, *_: keys.append(key))
+    run = Run(replace(config, on_device=0.25), Shards([data / 'b.npz']), 2)
+    batches = [part.result() for _ in range(60) for part in run._prepare_next(pool)]
+    assert 6 <= len(keys) <= 24
+    assert len(set(keys)) == len(keys)
+    assert sum(batch is None for batch in batches) == len(keys)
+
+
+def test_without_any_data_a_run_trains_and_is_judged_on_what_it_draws(
+    config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, 'plan', lambda run, step: (2, 32, 64))
+    monkeypatch.setattr(trainer, 'VALIDATION_SIZE', (32, 64))
+    config = replace(config, data=(), on_device=1.0, steps=2, validation_images=2)
+    metrics = train(config)
+    assert metrics['frames'] == 2
+    assert np.isfinite(list(metrics.values())).all()
+    assert (Path(config.out) / 'nano.safetensors').exists()
+    assert (Path(config.out) / 'validation_0000002.png').exists()
+    with pytest.raises(InputError, match='on_device'):
+        train(replace(config, on_device=0.9, out=str(tmp_path / 'other')))
 
 
 def test_weights_of_another_layout_lend_their_encoder(config: TrainingConfig, data: Path) -> None:

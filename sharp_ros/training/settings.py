@@ -66,6 +66,12 @@ class TrainingConfig:
         minimum=0,
         maximum=1,
     )
+    on_device: float = option(
+        0.0,
+        'share of the steps whose images the device draws anew, for a GPU; 1: needs no data',
+        minimum=0,
+        maximum=1,
+    )
     held_out: int = option(
         2, 'shards, first by name, kept for validation; a resumed run keeps its own', minimum=1
     )

@@ -5,7 +5,7 @@
     checkpoint.pt, log.jsonl, validation_*.png, curve.png, nano.safetensors <──── weights
 
 On a CPU every thread computes one part; a GPU takes all parts as one while the threads prepare the
-next ones. The rest is the same.
+next ones. The rest is the same. Of some steps, the images are not loaded but drawn on the device.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from sharp_ros.network.nano import (
     WIDTHS,
 )
 from sharp_ros.training.dataset import Batch, Shards
+from sharp_ros.training.drawn import draw_batch, DrawnImages
 from sharp_ros.training.losses import depth_loss
 from sharp_ros.training.pictures import training_curve, validation_grid
 from sharp_ros.training.settings import TrainingConfig
@@ -70,10 +71,11 @@ def train(
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = out / 'checkpoint.pt', Log(out / 'log.jsonl')
-    images, rendered, held_out = open_data(config, out / 'held_out.json')
+    images, rendered, judged = open_data(config, out / 'held_out.json')
     run = Run(config, images, rendered)
     run.resume(checkpoint)
     log.forget_after(run.step)
+    held_out = judged or DrawnImages(config.validation_images, *VALIDATION_SIZE, run.device)
     with _single_threaded_operators(), ThreadPoolExecutor(config.threads) as pool:
         try:
             _loop(run, held_out, pool, report, out, log)
@@ -88,7 +90,8 @@ def train(
         'licence': 'Apache-2.0',
         'encoder': 'EfficientNet-Lite0, ImageNet weights (Apache-2.0)',
         'data': f'{rendered} images rendered by sharp_ros.training.rooms, '
-        f'{len(images) - rendered} of own recordings',
+        f'{len(images or ()) - rendered} of own recordings, '
+        f'{config.on_device:.0%} of the steps on new ones of sharp_ros.training.analytic',
         'input_size': f'{VALIDATION_SIZE[1]}x{VALIDATION_SIZE[0]}',
         'samples': str(run.seen),
         'outputs': 'log z1, log z2, log Laplace scale; metres',
@@ -102,7 +105,7 @@ class Run:
 
     Args:
         config: of the run.
-        images: to train on.
+        images: to train on; None where all are drawn on the device.
         rendered: how many of them, from the first on, are rendered; the rest are recorded.
         replicas: networks that compute parts of a batch at the same time; 0: one for each thread
             on a CPU, one elsewhere.
@@ -112,7 +115,7 @@ class Run:
     def __init__(
         self,
         config: TrainingConfig,
-        images: Shards,
+        images: Shards | None,
         rendered: int,
         replicas: int = 0,
         prefetch: int | None = None,
@@ -159,8 +162,8 @@ class Run:
             return self.step / self.config.steps
         return self.elapsed / max(self.config.minutes * 60, 1e-9)
 
-    def plan(self, step: int, position: int) -> tuple[list[int], int, int]:
-        """Images, height and width of a batch: a function of step, position and progress."""
+    def plan(self, step: int) -> tuple[int, int, int]:
+        """Number, height and width of the images of a batch: a function of step and progress."""
         rng = np.random.default_rng((self.config.seed, step))
         progress = step / self.config.steps if self.config.steps else self.progress
         small = progress < self.config.low_resolution
@@ -169,9 +172,7 @@ class Run:
         height = round(width / aspect / 8) * 8
         threads = self.config.threads
         count = max(2, round(self.config.batch_pixels / (height * width * threads))) * threads
-        sizes = self._rendered, len(self._images) - self._rendered
-        share = self.config.synthetic_share
-        return mixed(sizes, share, position, count, self.config.seed), height, width
+        return count, height, width
 
     def advance(self, pool: ThreadPoolExecutor) -> dict[str, float]:
         """One optimiser step; returns the loss terms.
@@ -251,18 +252,30 @@ class Run:
         return [p for group in self.optimizer.param_groups for p in group['params']]
 
     def _prepare_next(self, pool: ThreadPoolExecutor) -> list[Future[Batch]]:
-        """Let the threads load one part each of the next batch."""
+        """Let the threads load one part each of the next batch, or the device draw it."""
         step, position = self._planned
-        ids, height, width = self.plan(step, position)
-        self._planned = step + 1, position + len(ids)
-        seed, threads = self.config.seed, self.config.threads
-        pairs = np.random.default_rng((seed, step, 1)).uniform() < self.config.second_view
+        count, *size = self.plan(step)
+        self._planned = step + 1, position + count
+        seed, images = self.config.seed, self._images
+        chance, drawn = np.random.default_rng((seed, step, 1)).uniform(size=2)
+        pairs = bool(chance < self.config.second_view)
+        if images is None or drawn < self.config.on_device:
+            parts = len(self._replicas)
 
-        def load(part: int) -> Batch:
-            rng = np.random.default_rng((seed, step, 2, part))
-            return self._images.batch(ids[part::threads], height, width, rng, pairs)
+            def prepare(part: int) -> Batch:
+                share = len(range(part, count, parts))
+                return draw_batch((seed, step, 3, part), share, *size, self.device, pairs)
 
-        return [pool.submit(load, part) for part in range(threads)]
+        else:
+            parts = self.config.threads
+            sizes = self._rendered, len(images) - self._rendered
+            ids = mixed(sizes, self.config.synthetic_share, position, count, seed)
+
+            def prepare(part: int) -> Batch:
+                rng = np.random.default_rng((seed, step, 2, part))
+                return images.batch(ids[part::parts], *size, rng, pairs)
+
+        return [pool.submit(prepare, part) for part in range(parts)]
 
     def _gradients(
         self, network: nn.Module, parts: Sequence[Future[Batch]]
@@ -366,8 +379,8 @@ def on_device(parts: Sequence[Batch], device: torch.device) -> Batch:
         if not given:
             return None
         whole = torch.cat(given) if len(given) > 1 else given[0]
-        if device.type == 'cuda':  # from pinned memory the copy does not wait
-            whole = whole.pin_memory()
+        if device.type == 'cuda' and not whole.is_cuda:
+            whole = whole.pin_memory()  # from there the copy does not wait
         whole = whole.to(device, non_blocking=True)
         image = whole.ndim == 4 and whole.shape[1] == 3
         return whole.contiguous(memory_format=torch.channels_last) if image else whole
@@ -376,7 +389,7 @@ def on_device(parts: Sequence[Batch], device: torch.device) -> Batch:
 
 
 def validate(
-    network: NanoNetwork, images: Shards, count: int, pool: ThreadPoolExecutor
+    network: NanoNetwork, images: Shards | DrawnImages, count: int, pool: ThreadPoolExecutor
 ) -> dict[str, float]:
     """Accuracy on evenly chosen whole images, each frame on its own, means over frames.
 
@@ -434,10 +447,11 @@ def imagenet_weights() -> Path:
     return files[0]
 
 
-def open_data(config: TrainingConfig, record: Path) -> tuple[Shards, int, Shards]:
+def open_data(config: TrainingConfig, record: Path) -> tuple[Shards | None, int, Shards | None]:
     """Images to train on, how many of them are rendered, and held-out ones.
 
     Which files are held out is recorded, so that shards that come later change nothing about it.
+    A run that draws all of its images needs neither, but is judged by held-out ones if it can.
 
     Args:
         config: of the run.
@@ -454,16 +468,18 @@ def open_data(config: TrainingConfig, record: Path) -> tuple[Shards, int, Shards
     else:
         count = max(1, len(recorded) // 10) if recorded else config.held_out
         held_out = judged[:count]
-    if not held_out or len(held_out) == len(judged):
+    if config.on_device < 1 and (not held_out or len(held_out) == len(judged)):
         raise InputError(
             f'{len(judged)} shards in {config.recording or ", ".join(config.data)}, of which '
             f'{len(held_out)} are to be held out; at least one must remain on either side. Draw '
-            'images first: python -m sharp_ros.training.rooms --out FOLDER'
+            'images first: python -m sharp_ros.training.rooms --out FOLDER; or let the device '
+            'draw all of them: on_device: 1.0'
         )
     write_atomically(record, json.dumps([str(path) for path in held_out], indent=1))
     rendered, recorded = ([p for p in part if p not in held_out] for part in (rendered, recorded))
     count = len(Shards(rendered)) if rendered else 0
-    return Shards([*rendered, *recorded]), count, Shards(held_out)
+    images = [*rendered, *recorded]
+    return Shards(images) if images else None, count, Shards(held_out) if held_out else None
 
 
 def _shards_in(folders: Sequence[str]) -> list[Path]:
@@ -474,7 +490,7 @@ def _shards_in(folders: Sequence[str]) -> list[Path]:
 
 def _loop(
     run: Run,
-    held_out: Shards,
+    held_out: Shards | DrawnImages,
     pool: ThreadPoolExecutor,
     report: Callable[[Run], None],
     out: Path,
@@ -510,7 +526,7 @@ def _place(run: Run) -> dict[str, float]:
     return {'step': run.step, 'seen': run.seen, 'minutes': run.elapsed / 60}
 
 
-def _picture(run: Run, images: Shards) -> bytes:
+def _picture(run: Run, images: Shards | DrawnImages) -> bytes:
     """Some held-out images as the averaged weights see them now."""
     batch = images.batch(_evenly(len(images), GRID_ROWS), *VALIDATION_SIZE, None)
     moved = on_device([batch], run.device)
