@@ -79,6 +79,39 @@ def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     }
 
 
+def uncertainty_metrics(error: np.ndarray, std: np.ndarray) -> dict[str, float | list[float]]:
+    """Whether predicted uncertainty says how large errors are, and where.
+
+    A Laplace distribution of standard deviation s has the mean absolute value s / sqrt(2), and
+    holds 76 % of its values within s, 94 % within 2 s.
+
+    Args:
+        error: [N] logarithm of prediction over truth.
+        std: [N] predicted standard deviation of it.
+
+    Returns:
+        `expected` and `measured` mean absolute errors, and the same `by_decile` of the
+        uncertainty, from the surest tenth on (`expected_by_decile`, `measured_by_decile`);
+        `within_1` and `within_2`, the shares of pixels within so many standard deviations;
+        `surest_half`, the AbsRel of the surer half of the pixels over that of all (1: it says
+        nothing), NaN where there is no error.
+    """
+    order = np.argsort(std, kind='stable')
+    size, expected = np.abs(error[order]), std[order] / math.sqrt(2)
+    relative = np.abs(np.expm1(error[order]))
+    total = float(relative.mean())
+    tenths = np.array_split(np.arange(len(size)), 10)
+    return {
+        'expected': float(expected.mean()),
+        'measured': float(size.mean()),
+        'expected_by_decile': [float(expected[tenth].mean()) for tenth in tenths],
+        'measured_by_decile': [float(size[tenth].mean()) for tenth in tenths],
+        'within_1': float(np.mean(size <= std[order])),
+        'within_2': float(np.mean(size <= 2 * std[order])),
+        'surest_half': float(relative[: len(relative) // 2].mean()) / total if total else math.nan,
+    }
+
+
 def trajectory_metrics(
     stamps_ns: np.ndarray, estimate: np.ndarray, truth: np.ndarray
 ) -> dict[str, float | None]:

@@ -271,7 +271,7 @@ def test_report_of_a_recording_is_complete(knowing_model, tum_folder, tmp_path, 
     assert report['licence'] == 'CC0-1.0'
     assert set(report) >= SUMMARY | {'latency_ms', 'machine', 'baselines', 'source', 'device'}
     assert report['commit']
-    assert set(report['baselines']) == {'constant', 'training_mean'}
+    assert set(report['baselines']) == {'constant', 'training_mean', 'floor_plane'}
     table = capsys.readouterr().out
     assert 'oracle' in table
     assert 'room mean' in table

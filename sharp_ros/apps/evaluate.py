@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 import json
 import math
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _Item = TypeVar('_Item')
 TRAINING_MEAN = Path(__file__).parents[1] / 'weights' / 'training_mean_depth.npz'
 _AS_PREDICTED = PointCloudConfig(min_range=0.0, max_range=1e6, edge_ratio=0.0)
+_FAR = 2.0  # times the constant: as far as an empty room goes
 _PATIENCE = 30  # frames without any depth after which a source is taken to have none
 
 
@@ -49,16 +51,20 @@ def evaluate(
     Returns:
         `frames`, `frames_without_truth`, the means of the metrics, `coverage`, `scale_median`,
         `scale_std` (of the logarithm over frames), `latency_ms` (`p50`, `p95` of
-        `Engine.predict`), and `baselines` with the same keys.
+        `Engine.predict`), and with the same keys `baselines`, of which that of the floor is told
+        gravity and the height of the camera (`Level`), and `with_geometry`, of models that use
+        both, when told.
 
     Raises:
         InputError: `no_truth` if no frame could be compared.
     """
-    from sharp_ros.camera import Frame
+    from sharp_ros.camera import FloorGeometry, Frame
+    from sharp_ros.network.nano import MIN_HEIGHT
     from sharp_ros.pipeline import Pipeline
     from sharp_ros.point_cloud import depth_from_gaussians
 
-    model, scaled, constant, mean = _Tally(), _Tally(), _Tally(), _Tally()
+    model, scaled, informed, constant, mean, floor = (_Tally() for _ in range(6))
+    level = Level()
     pipeline = None
     if info is not None and not info.needs_depth:
         pipeline = Pipeline(engine, info, SharpConfig(point_cloud=_AS_PREDICTED, views={}))
@@ -97,6 +103,15 @@ def evaluate(
             scaled.add(steady, frame.depth)
         constant.add(np.full(frame.depth.shape, median_depth, np.float32), frame.depth)
         mean.add(training_mean_depth(mean_log_depth, k), frame.depth)
+        T_level_camera = level.pose(frame)
+        floor.add(floor_depth(k, T_level_camera, _FAR * median_depth), frame.depth)
+        if engine.uses_geometry and T_level_camera[2, 3] >= MIN_HEIGHT:
+            geometry = FloorGeometry(T_level_camera[2, :3], float(T_level_camera[2, 3]))
+            gaussians = engine.predict(
+                frame.image, k, frame.depth, covariances=False, geometry=geometry
+            )
+            predicted = depth_from_gaussians(gaussians, k.width, k.height)
+            informed.add(predicted, frame.depth)
     if not model:
         raise InputError(
             'the source has no true depth to compare with; give an RGB-D folder (rgb.txt, '
@@ -108,6 +123,7 @@ def evaluate(
         'frames_without_truth': without_truth,
         **model.summary(),
         **({'one_scale': scaled.summary()} if scaled else {}),
+        **({'with_geometry': informed.summary()} if informed else {}),
         'latency_ms': {
             'p50': round(float(np.percentile(latencies, 50)), 2),
             'p95': round(float(np.percentile(latencies, 95)), 2),
@@ -115,6 +131,7 @@ def evaluate(
         'baselines': {
             'constant': {'depth': round(median_depth, 4), **constant.summary()},
             'training_mean': mean.summary(),
+            'floor_plane': floor.summary(),
         },
     }
 
@@ -170,6 +187,42 @@ def training_mean_depth(mean_log_depth: np.ndarray, intrinsics: Intrinsics) -> n
 
     size = (intrinsics.width, intrinsics.height)
     return np.exp(cv2.resize(mean_log_depth, size, interpolation=cv2.INTER_LINEAR))
+
+
+class Level:
+    """Where a camera is over the floor: from poses, or else from true depth."""
+
+    def __init__(self) -> None:
+        self._T_level_world: np.ndarray | None = None
+
+    def pose(self, frame: SourceFrame) -> np.ndarray:  # -> [4, 4]
+        """Pose of the camera in a world with z up and the floor at 0.
+
+        The first frame with a pose decides for all; one without is judged by its own depth.
+        """
+        from sharp_ros.apps.base_source import level_world
+
+        if frame.T_world_camera is None:
+            return level_world(replace(frame, T_world_camera=np.eye(4)))
+        if self._T_level_world is None:
+            self._T_level_world = level_world(frame)
+        return self._T_level_world @ frame.T_world_camera
+
+
+def floor_depth(
+    intrinsics: Intrinsics, T_level_camera: np.ndarray, farthest: float
+) -> np.ndarray:  # -> [H, W]
+    """The depth of an empty floor, metres.
+
+    Args:
+        intrinsics: of the image.
+        T_level_camera: [4, 4] pose in a world with z up and the floor at 0.
+        farthest: metres, for where the floor is farther than that, or not in sight.
+    """
+    rays, up, height = intrinsics.rays(), T_level_camera[2, :3], float(T_level_camera[2, 3])
+    rise = rays @ up[:2].astype(np.float32) + np.float32(up[2])
+    least = max(height, MIN_TRUTH) / farthest  # of the fall of a ray, to be counted
+    return (max(height, MIN_TRUTH) / np.maximum(-rise, least)).astype(np.float32)
 
 
 def motorcycle_frames() -> Iterator[SourceFrame]:
@@ -369,8 +422,10 @@ def _tables(report: Mapping[str, Any]) -> Iterator[Any]:
     rows = {
         Path(report['model']).stem: report,
         **({'one scale': report['one_scale']} if 'one_scale' in report else {}),
+        **({'height known': report['with_geometry']} if 'with_geometry' in report else {}),
         f'all {baselines["constant"]["depth"]:.2f} m': baselines['constant'],
         'room mean': baselines['training_mean'],
+        'floor plane': baselines['floor_plane'],
     }
     keys = (*METRICS, *(f'{name}_median_scaled' for name in METRICS))
     for name, row in rows.items():
@@ -379,7 +434,9 @@ def _tables(report: Mapping[str, Any]) -> Iterator[Any]:
     latency = report['latency_ms']
     table.caption = (
         'RMSE in metres; one scale: as the node finds it over known poses; '
-        'room mean: of the training rooms, pixel by pixel. * every frame '
+        'height known: told gravity and the height of the camera; room mean: of the training '
+        'rooms, pixel by pixel; floor plane: an empty floor where gravity and height put it, '
+        'nothing farther than twice the constant. * every frame '
         'multiplied by its median ratio to the truth (scale: median of the ratios, spread: std '
         f'of their logarithm). Network: {latency["p50"]:.0f} ms (median), '
         f'{latency["p95"]:.0f} ms (p95). Licence of the weights: {report["licence"]}'
