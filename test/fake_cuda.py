@@ -98,3 +98,19 @@ class FakeCuda:
 
     def empty_cache(self):
         pass
+
+
+def installed(monkeypatch):
+    """In place of the real one until the end of the test; CudaQueue then runs on the CPU."""
+    import torch._dynamo  # asks the real one what it is
+
+    fake, to = FakeCuda(), torch.Tensor.to
+    monkeypatch.setattr(torch, 'cuda', fake)
+    monkeypatch.setattr(torch.Tensor, 'pin_memory', torch.Tensor.clone)
+    monkeypatch.setattr(torch.Tensor, 'record_stream', lambda self, stream: None)
+    monkeypatch.setattr(
+        torch.Tensor,
+        'to',
+        lambda self, *args, **kw: self.clone() if args == ('cuda',) else to(self, *args, **kw),
+    )
+    return fake

@@ -5,7 +5,7 @@ from itertools import pairwise
 import json
 import weakref
 
-from fake_cuda import FakeCuda
+import fake_cuda
 import numpy as np
 import pytest
 from seeded_sharp import filled_network
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sharp_ros import engine as engine_module
-from sharp_ros import inference_queue, self_check
+from sharp_ros import self_check
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
 from sharp_ros.engine import choose_execution, choose_precision, Engine
@@ -46,18 +46,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """A fake device: CudaQueue runs on the CPU, step by step as it would on a GPU."""
-    fake = FakeCuda()
-    to = torch.Tensor.to
-    monkeypatch.setattr(inference_queue.torch, 'cuda', fake)
-    monkeypatch.setattr(torch.Tensor, 'pin_memory', torch.Tensor.clone)
-    monkeypatch.setattr(torch.Tensor, 'record_stream', lambda self, stream: None)
-    monkeypatch.setattr(
-        torch.Tensor,
-        'to',
-        lambda self, *args, **kw: self.clone() if args == ('cuda',) else to(self, *args, **kw),
-    )
-    return fake
+    return fake_cuda.installed(monkeypatch)
 
 
 class Doubling(NetworkPredictor):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from fake_cuda import FakeCuda
+import fake_cuda
 import numpy as np
 import pytest
 import torch
 
-from sharp_ros import inference_queue
 from sharp_ros.apps import export
 from sharp_ros.camera import FloorGeometry, Frame, Intrinsics
 from sharp_ros.config import ModelConfig, ScaleConfig, SharpConfig
@@ -59,19 +58,8 @@ def exported(predictor: NanoPredictor, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    import torch._dynamo
-
-    fake, to = FakeCuda(), torch.Tensor.to
-    monkeypatch.setattr(inference_queue.torch, 'cuda', fake)
-    monkeypatch.setattr(torch.Tensor, 'pin_memory', torch.Tensor.clone)
-    monkeypatch.setattr(torch.Tensor, 'record_stream', lambda self, stream: None)
-    monkeypatch.setattr(
-        torch.Tensor,
-        'to',
-        lambda self, *args, **kw: self.clone() if args == ('cuda',) else to(self, *args, **kw),
-    )
-    return fake
+def cuda(monkeypatch):
+    return fake_cuda.installed(monkeypatch)
 
 
 @torch.inference_mode()
