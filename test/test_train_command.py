@@ -189,7 +189,7 @@ def test_a_stereo_camera_that_does_not_fit_is_refused(stereo: Path, tmp_path: Pa
         next(stereo_views(tmp_path))
 
 
-def tum_folder(folder: Path, depth: bool = True) -> Path:
+def tum_folder(folder: Path) -> Path:
     """A wall at 3 m, seen while walking along it."""
     (folder / 'rgb').mkdir(parents=True)
     (folder / 'camera.yaml').write_text(
@@ -206,14 +206,15 @@ def tum_folder(folder: Path, depth: bool = True) -> Path:
         lists['depth'].append(f'{i * 0.25} {i:02d}d.png')
         lists['groundtruth'].append(f'{i * 0.25} {i * 0.05} 0 0 0 0 0 1')
     for name, lines in lists.items():
-        if depth or name != 'depth':
-            (folder / f'{name}.txt').write_text('\n'.join(lines))
+        (folder / f'{name}.txt').write_text('\n'.join(lines))
     return folder
 
 
 def test_fine_tuning_learns_the_recording(config: TrainingConfig, tmp_path: Path) -> None:
     file = settings(tmp_path / 'a.yaml', replace(config, steps=10, validations=10, data=()))
     folder = tum_folder(tmp_path / 'tum')
+    depths = (folder / 'depth.txt').read_text().splitlines()
+    (folder / 'depth.txt').write_text('\n'.join(depths[1:]))  # as where one sensor starts later
     assert main(['train', file, '--finetune', str(folder)]) == 0
     out = Path(config.out) / 'finetuned'
     errors = [row['validation']['abs_rel'] for row in log(out) if 'validation' in row]
@@ -221,10 +222,12 @@ def test_fine_tuning_learns_the_recording(config: TrainingConfig, tmp_path: Path
     assert len(list((out / 'recording').iterdir())) == 3
 
 
-def test_a_recording_without_depth_is_refused(
+def test_a_recording_without_depth_and_poses_is_refused(
     config: TrainingConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = settings(tmp_path / 'a.yaml', config)
-    folder = tum_folder(tmp_path / 'tum', depth=False)
+    folder = tum_folder(tmp_path / 'tum')
+    for name in ('depth.txt', 'groundtruth.txt'):
+        (folder / name).unlink()
     assert main(['train', file, '--finetune', str(folder)]) == 1
-    assert 'poses but no depth' in capsys.readouterr().err
+    assert 'neither depth nor poses' in capsys.readouterr().err

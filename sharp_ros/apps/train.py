@@ -6,22 +6,24 @@ import argparse
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain, islice
 import json
 from pathlib import Path
 import sys
 import time
 from typing import TYPE_CHECKING
 
-from sharp_ros.errors import InputError
 from sharp_ros.models import WEIGHTS_FOLDER
 from sharp_ros.training.settings import load_yaml, TrainingConfig
 
 if TYPE_CHECKING:
     from sharp_ros.apps.base_source import SourceFrame
+    from sharp_ros.training.recordings import RecordedImage
     from sharp_ros.training.trainer import Run
 
 FINE_TUNING = 0.1  # times the learning rates
 _INTERVAL_NS = 200_000_000  # between images of a recording; nearer ones are almost the same
+_FIRST = 20  # images that are asked whether a recording has depth
 _LINE_SECONDS = 60.0  # between lines of progress where there is no terminal
 
 
@@ -38,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar='FOLDER',
         help='go on from the weights of nano, at low learning rates, with a recording of your '
-        'camera: RGB-D in TUM layout, a bag with depth, or rectified stereo pairs (left/, right/, '
-        'camera.yaml), mixed with rendered images where --data holds any',
+        'camera: RGB-D or posed images in TUM layout (poses in metres), a bag with depth or '
+        'odometry, or rectified stereo pairs (left/, right/, camera.yaml), mixed with rendered '
+        'images where --data holds any; without depth, pairs of views teach it the metres',
     )
 
 
@@ -72,12 +75,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _for_recording(config: TrainingConfig, folder: Path) -> TrainingConfig:
     """Settings to fine-tune with a recording, whose shards are made unless they are there."""
-    from sharp_ros.training.recordings import is_stereo, stereo_views, write_recording
+    from sharp_ros.training import recordings
 
     shards = Path(config.out) / 'recording'
-    if not shards.exists():
-        images = stereo_views(folder) if is_stereo(folder) else _frames(folder)
-        print(f'{write_recording(images, shards)} images of {folder} with depth', file=sys.stderr)
+    if not any(shards.glob('*.npz')):
+        stereo = recordings.is_stereo(folder)
+        images = recordings.stereo_views(folder) if stereo else _views(folder)
+        count = recordings.write_recording(images, shards)
+        what = 'with depth' if recordings.knows_depth(shards) else 'in pairs, without depth'
+        print(f'{count} images of {folder} {what}', file=sys.stderr)
+    # without depth, the other view of each pair is all there is to learn from
+    second_view = config.second_view or float(not recordings.knows_depth(shards))
     return replace(
         config,
         recording=str(shards),
@@ -87,24 +95,28 @@ def _for_recording(config: TrainingConfig, folder: Path) -> TrainingConfig:
         learning_rate=config.learning_rate * FINE_TUNING,
         encoder_learning_rate=config.encoder_learning_rate * FINE_TUNING,
         low_resolution=0.0,
+        second_view=second_view,
     )
 
 
-def _frames(folder: Path) -> Iterable[SourceFrame]:
-    """Frames of a recording with depth, at most five a second."""
+def _views(folder: Path) -> Iterable[RecordedImage]:
+    """What there is to learn from in a recording: images with depth, or else pairs of views."""
     from sharp_ros.apps.sources import open_source
+    from sharp_ros.training.recordings import posed_pairs, with_depth
 
-    last = first = None
-    for frame in open_source(str(folder)).frames():
-        if first is None and frame.depth is None:
-            poses = 'poses but ' if frame.T_world_camera is not None else ''
-            raise InputError(
-                f'{folder} has {poses}no depth, which training needs; give an RGB-D '
-                'folder (rgb.txt, depth.txt), a bag with depth, or rectified stereo pairs (left/, '
-                'right/)',
-                'no_depth',
-            )
-        first = frame
+    source = open_source(str(folder))
+    if source.note:
+        print(f'{folder}: {source.note}', file=sys.stderr)
+    frames = _thinned(source.frames())
+    first = list(islice(frames, _FIRST))
+    choose = with_depth if any(frame.depth is not None for frame in first) else posed_pairs
+    return choose(chain(first, frames))
+
+
+def _thinned(frames: Iterable[SourceFrame]) -> Iterator[SourceFrame]:
+    """At most five frames a second."""
+    last = None
+    for frame in frames:
         if last is None or frame.stamp_ns - last >= _INTERVAL_NS:
             last = frame.stamp_ns
             yield frame
@@ -135,9 +147,10 @@ def _progress(config: TrainingConfig) -> Iterator[Callable[[Run], None]]:
             f'loss {run.losses["total"]:.3f}'
         )
         if run.validation:
+            text += f'; held out: loss {run.validation["loss"]:.3f}'
+        if 'abs_rel' in run.validation:
             text += (
-                f'; held out: loss {run.validation["loss"]:.3f}, '
-                f'AbsRel {run.validation["abs_rel"]:.3f}, '
+                f', AbsRel {run.validation["abs_rel"]:.3f}, '
                 f'scaled {run.validation["abs_rel_median_scaled"]:.3f}'
             )
         if console.is_terminal:

@@ -19,7 +19,8 @@ def validation_grid(images: np.ndarray, truth: np.ndarray, predicted: np.ndarray
     """One row an image: image, true depth, predicted depth, error.
 
     Both depths of a row share a colour scale, logarithmic from the nearest (red) to the farthest
-    (blue) true metre; the error is the absolute one of the logarithm, yellow from 0.5 on.
+    (blue) true metre, or predicted one where none is known; the error is the absolute one of the
+    logarithm, yellow from 0.5 on.
 
     Args:
         images: [N, H, W, 3] 0..1.
@@ -30,9 +31,9 @@ def validation_grid(images: np.ndarray, truth: np.ndarray, predicted: np.ndarray
     for image, t, p in zip(images, truth, predicted, strict=True):
         known = np.isfinite(t) & (t > 0)
         target = np.log(np.where(known, t, 1))
-        low, high = np.percentile(target[known], (1, 99)) if known.any() else (0.0, 1.0)
-        span = max(float(high - low), 1e-3)
         estimate = np.log(np.maximum(p, 1e-6))
+        low, high = np.percentile(target[known] if known.any() else estimate, (1, 99))
+        span = max(float(high - low), 1e-3)
         error = np.abs(estimate - target) / _WORST
         tiles = [
             (image * 255).astype(np.uint8),
@@ -48,14 +49,19 @@ def training_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Losses and held-out metrics over the images seen, both axes logarithmic.
 
     Args:
-        rows: of the log: `seen` with `total`, the smoothed training loss, or with `validation`.
+        rows: of the log: `seen` with `total`, the smoothed training loss, or with `validation`,
+            which has no AbsRel where there is no true depth.
     """
-    checks = [row for row in rows if 'validation' in row]
+
+    def validated(name: str) -> list[tuple[float, float]]:
+        checks = [row for row in rows if name in row.get('validation', ())]
+        return [(row['seen'], row['validation'][name]) for row in checks]
+
     curves = {
         'training loss': [(row['seen'], row['total']) for row in rows if 'total' in row],
-        'held-out loss': [(row['seen'], row['validation']['loss']) for row in checks],
-        'held-out AbsRel': [(row['seen'], row['validation']['abs_rel']) for row in checks],
-        'scaled': [(row['seen'], row['validation']['abs_rel_median_scaled']) for row in checks],
+        'held-out loss': validated('loss'),
+        'held-out AbsRel': validated('abs_rel'),
+        'scaled': validated('abs_rel_median_scaled'),
     }
     # A loss may be negative, as likelihoods are; it has no place on such an axis.
     curves = {

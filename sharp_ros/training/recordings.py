@@ -1,9 +1,10 @@
-"""Recordings of a user's own camera as training shards: RGB-D frames, rectified stereo pairs."""
+"""Recordings of a user's own camera as training shards: RGB-D, stereo pairs, posed video."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+import math
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -14,11 +15,16 @@ import yaml
 from sharp_ros.camera import IMAGE_SUFFIXES, Intrinsics, read_image
 from sharp_ros.errors import InputError
 from sharp_ros.files import new_folder
+from sharp_ros.se3 import inverse
 
 LONGEST_SIDE = 384  # pixels of a stored image; leaves crops something to be cut from
 IMAGES_PER_SHARD = 8  # even, for pairs
 MIN_KNOWN = 0.1  # share of an image that must have depth
 NEAREST = 0.3  # share of the image's width: the largest disparity looked for
+# Between the two views of a pair without depth. With 6 cm, which move what is 3 m away by half a
+# pixel of the rendering, its blur draws the best metres 20 % too near; with 25 cm, 5 %.
+MIN_STEP = 0.2  # metres
+MAX_TURN = math.radians(15)  # leaves most of the image in both views
 
 
 class RecordedImage(Protocol):
@@ -51,21 +57,22 @@ class StereoView(NamedTuple):
 
 
 def write_recording(images: Iterable[RecordedImage], folder: str | Path) -> int:
-    """Write shards, see `dataset`, of the images that have depth; returns their number.
+    """Write shards, see `dataset`, and return the number of images.
 
     Args:
-        images: those with too little depth are left out; all of one size.
+        images: of one size; the first and second, third and fourth, ... are pairs of views where
+            both poses are known. Without depth: all of it is unknown.
         folder: which does not exist, or is empty.
 
     Raises:
         InputError: `recording_too_short` if there are not two shards, one to train on and one to
             hold out; `size_mismatch`.
     """
-    usable = (image for image in images if _has_depth(image.depth))
+    images = iter(images)
     Path(folder).parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with new_folder(folder) as target:
-        while block := list(islice(usable, IMAGES_PER_SHARD)):
+        while block := list(islice(images, IMAGES_PER_SHARD)):
             rows = [_row(image) for image in block]
             if len({row[0].shape for row in rows}) > 1:
                 raise InputError('images of the recording differ in size', 'size_mismatch')
@@ -75,12 +82,81 @@ def write_recording(images: Iterable[RecordedImage], folder: str | Path) -> int:
             count += len(block)
         if count <= IMAGES_PER_SHARD:
             raise InputError(
-                f'{count} images of the recording have depth, but {IMAGES_PER_SHARD + 1} are '
-                'needed to train on some and hold others out; record more, with depth or as '
-                'stereo pairs',
+                f'{count} images of the recording can be used, but {IMAGES_PER_SHARD + 1} are '
+                'needed to train on some and hold others out; record more',
                 'recording_too_short',
             )
     return count
+
+
+def knows_depth(folder: str | Path) -> bool:
+    """Whether the shards of a recording hold depth, or pairs of views alone.
+
+    Raises:
+        InputError: if the first of them is damaged.
+    """
+    # not at the top: it keeps OpenCV to one thread, and stereo pairs are matched by all
+    from sharp_ros.training.dataset import Shards
+
+    return bool(Shards([min(Path(folder).glob('*.npz'))])[0].depth.any())
+
+
+def with_depth(images: Iterable[RecordedImage]) -> Iterator[RecordedImage]:
+    """Those that have enough of it to learn from."""
+    return (image for image in images if _has_depth(image.depth))
+
+
+def posed_pairs(images: Iterable[RecordedImage]) -> Iterator[RecordedImage]:
+    """Pairs of views of a moving camera without depth, one view after the other.
+
+    The metres come from the poses: the second view of a pair is the first one `MIN_STEP` away.
+    Each image is in one pair; where the camera turns by more than `MAX_TURN` on the way, the
+    search begins again.
+
+    Args:
+        images: in order of time; those without a pose are left out.
+
+    Raises:
+        InputError: `no_depth` if there are no poses either, `recording_too_short` if there are
+            hardly any pairs.
+    """
+    first: RecordedImage | None = None
+    pairs, poses, farthest, start = 0, 0, 0.0, np.zeros(3)
+    for image in images:
+        if image.T_world_camera is None:
+            continue
+        position = image.T_world_camera[:3, 3]
+        start = position if not poses else start
+        poses, farthest = poses + 1, max(farthest, float(np.linalg.norm(position - start)))
+        step, turn = (0.0, 0.0) if first is None else _motion(first, image)
+        if first is None or turn > MAX_TURN:
+            first = image
+        elif step >= MIN_STEP:
+            yield first
+            yield image
+            pairs, first = pairs + 1, None
+    if not poses:
+        raise InputError(
+            'the recording has neither depth nor poses, and training needs one of them; give an '
+            'RGB-D folder (rgb.txt, depth.txt), images with poses in metres (rgb.txt, '
+            'groundtruth.txt), a bag with depth or odometry, or rectified stereo pairs (left/, '
+            'right/)',
+            'no_depth',
+        )
+    if 2 * pairs <= IMAGES_PER_SHARD:
+        if farthest < MIN_STEP:
+            problem = f'its {poses} poses do not move: they stay within {farthest:.3f} m'
+        else:
+            problem = (
+                f'only {pairs} pairs of its images are {MIN_STEP:g} m apart and turned by no more '
+                f'than {math.degrees(MAX_TURN):.0f} degrees'
+            )
+        raise InputError(
+            f'the recording has no depth, and {problem}; {IMAGES_PER_SHARD // 2 + 1} pairs are '
+            'needed: record longer, moving the camera steadily and turning it slowly, with poses '
+            'in metres',
+            'recording_too_short',
+        )
 
 
 def is_stereo(folder: str | Path) -> bool:
@@ -199,10 +275,19 @@ def _has_depth(depth: np.ndarray | None) -> bool:
     return depth is not None and bool(np.mean(np.isfinite(depth) & (depth > 0)) >= MIN_KNOWN)
 
 
+def _motion(first: RecordedImage, second: RecordedImage) -> tuple[float, float]:
+    """Metres and radians from one pose to the other."""
+    assert first.T_world_camera is not None
+    assert second.T_world_camera is not None
+    T = inverse(first.T_world_camera) @ second.T_world_camera
+    cosine = (np.trace(T[:3, :3]) - 1) / 2
+    return float(np.linalg.norm(T[:3, 3])), math.acos(min(max(cosine, -1.0), 1.0))
+
+
 def _row(image: RecordedImage) -> tuple[np.ndarray, ...]:
     """Image, depth, intrinsics counted from the corner, and pose, as a shard holds them."""
     k, depth = image.intrinsics, image.depth
-    assert depth is not None
+    depth = np.zeros((k.height, k.width)) if depth is None else depth
     scale = min(1.0, LONGEST_SIDE / max(k.width, k.height))
     k = k.resized(round(k.width * scale), round(k.height * scale))
     rgb = cv2.resize(image.image, (k.width, k.height), interpolation=cv2.INTER_AREA)

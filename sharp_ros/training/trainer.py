@@ -36,11 +36,10 @@ from sharp_ros.network.nano import (
     load_weights,
     NanoNetwork,
     save_weights,
-    WIDTHS,
 )
 from sharp_ros.training.dataset import Batch, Shards
 from sharp_ros.training.drawn import draw_batch, DrawnImages
-from sharp_ros.training.losses import depth_loss
+from sharp_ros.training.losses import depth_loss, photometric, render_second_view
 from sharp_ros.training.pictures import training_curve, validation_grid
 from sharp_ros.training.settings import TrainingConfig
 
@@ -144,13 +143,9 @@ class Run:
         self.optimizer = _optimizer(self.network, config)
         self._perceptual: Lite0Encoder | None = None
         if config.second_view:
-            if network.layout.channels <= WIDTHS.start:
-                raise InputError(
-                    f'{config.init} knows no Gaussians to render a second view from; set '
-                    'second_view: 0 or start from imagenet'
-                )
-            self._perceptual = Lite0Encoder(0).requires_grad_(False).to(self.device)
-            self._perceptual.load_imagenet(imagenet_weights())
+            # its first blocks, all that is asked, are ImageNet's and stay as they are
+            self._perceptual = copy.deepcopy(network.encoder).requires_grad_(False)
+            self._perceptual.frozen_blocks = 0  # gradients pass to what it looks at
         self._prefetch = (0 if on_cpu else PREFETCH) if prefetch is None else prefetch
         self._queue: deque[list[Future[Batch]]] = deque()
         self._planned = (0, 0)  # step and position of the next batch to prepare
@@ -396,6 +391,11 @@ def validate(
     Returns:
         `mean_metrics` of the frames that have depth, their number as `frames`, and the mean
         `loss`, all from the image alone; `abs_rel_with_geometry` is given gravity and height, too.
+        Where none has depth: the mean `photometric` difference of the second views, which is the
+        `loss` then, and `frames`.
+
+    Raises:
+        InputError: `no_truth` if there is neither depth nor a second view.
     """
     device = next(network.parameters()).device
 
@@ -418,11 +418,23 @@ def validate(
                     raise
         return rows
 
+    def compare_views(ids: list[int]) -> list[float]:
+        if not isinstance(images, Shards):
+            return []
+        batch = on_device([images.batch(ids, *VALIDATION_SIZE, None, second_view=True)], device)
+        with torch.no_grad():
+            views = render_second_view(network(batch.rgb, batch.intrinsics), batch)
+            return photometric(*views).tolist()
+
     ids = _evenly(len(images), count)
     chunks = [ids[start : start + 4] for start in range(0, len(ids), 4)]
     rows = [row for part in pool.map(measure, chunks) for row in part]
     if not rows:
-        raise InputError('no held-out image has depth to compare with', 'no_truth')
+        differences = [value for part in pool.map(compare_views, chunks) for value in part]
+        if not differences:
+            raise InputError('no held-out image has depth, or another view of it', 'no_truth')
+        loss = float(np.mean(differences))
+        return {'photometric': loss, 'loss': loss, 'frames': float(len(differences))}
     return {
         **mean_metrics(rows),
         'abs_rel_with_geometry': float(np.mean([row['informed'] for row in rows])),
