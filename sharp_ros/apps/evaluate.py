@@ -51,9 +51,9 @@ def evaluate(
     Returns:
         `frames`, `frames_without_truth`, the means of the metrics, `coverage`, `scale_median`,
         `scale_std` (of the logarithm over frames), `latency_ms` (`p50`, `p95` of
-        `Engine.predict`), and with the same keys `baselines`, of which that of the floor is told
-        gravity and the height of the camera (`Level`), and `with_geometry`, of models that use
-        both, when told.
+        `Engine.predict`), and with the same keys `with_geometry`, which is told gravity and the
+        height of the camera (`Level`) and multiplied so that the floor lies there, if one is
+        clearly seen, and `baselines`, of which that of the floor is told the same.
 
     Raises:
         InputError: `no_truth` if no frame could be compared.
@@ -62,6 +62,7 @@ def evaluate(
     from sharp_ros.network.nano import MIN_HEIGHT
     from sharp_ros.pipeline import Pipeline
     from sharp_ros.point_cloud import depth_from_gaussians
+    from sharp_ros.scale import height_scale
 
     model, scaled, informed, constant, mean, floor = (_Tally() for _ in range(6))
     level = Level()
@@ -105,13 +106,17 @@ def evaluate(
         mean.add(training_mean_depth(mean_log_depth, k), frame.depth)
         T_level_camera = level.pose(frame)
         floor.add(floor_depth(k, T_level_camera, _FAR * median_depth), frame.depth)
-        if engine.uses_geometry and T_level_camera[2, 3] >= MIN_HEIGHT:
-            geometry = FloorGeometry(T_level_camera[2, :3], float(T_level_camera[2, 3]))
-            gaussians = engine.predict(
-                frame.image, k, frame.depth, covariances=False, geometry=geometry
-            )
-            predicted = depth_from_gaussians(gaussians, k.width, k.height)
-            informed.add(predicted, frame.depth)
+        up, height = T_level_camera[2, :3], float(T_level_camera[2, 3])
+        if height >= MIN_HEIGHT:
+            if engine.uses_geometry:
+                told = FloorGeometry(up, height)
+                gaussians = engine.predict(
+                    frame.image, k, frame.depth, covariances=False, geometry=told
+                )
+                predicted = depth_from_gaussians(gaussians, k.width, k.height)
+            found = height_scale(predicted, k, height, up)
+            factor = 1.0 if found is None else math.exp(found.log_scale)
+            informed.add(predicted * np.float32(factor), frame.depth)
     if not model:
         raise InputError(
             'the source has no true depth to compare with; give an RGB-D folder (rgb.txt, '
@@ -434,9 +439,9 @@ def _tables(report: Mapping[str, Any]) -> Iterator[Any]:
     latency = report['latency_ms']
     table.caption = (
         'RMSE in metres; one scale: as the node finds it over known poses; '
-        'height known: told gravity and the height of the camera; room mean: of the training '
-        'rooms, pixel by pixel; floor plane: an empty floor where gravity and height put it, '
-        'nothing farther than twice the constant. * every frame '
+        'height known: told gravity and the height of the camera, scaled by the floor where it '
+        'is seen; room mean: of the training rooms, pixel by pixel; floor plane: an empty floor '
+        'where gravity and height put it, nothing farther than twice the constant. * every frame '
         'multiplied by its median ratio to the truth (scale: median of the ratios, spread: std '
         f'of their logarithm). Network: {latency["p50"]:.0f} ms (median), '
         f'{latency["p95"]:.0f} ms (p95). Licence of the weights: {report["licence"]}'
