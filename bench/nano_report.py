@@ -437,7 +437,10 @@ def open_sets(args: argparse.Namespace) -> tuple[dict[str, ImageSet], list[list[
         chosen = list(islice(source.frames(), 0, None, max(step, 5)))
         title = f'recording `{args.recording.name}`'
         sets['recording'] = ImageSet(
-            title, lambda: islice(source.frames(), 0, None, step), chosen[:some], picture=False
+            title,
+            lambda: islice(source.frames(), 0, None, step),
+            _evenly(chosen, some),
+            picture=False,
         )
     return {name: it for name, it in sets.items() if it.some}, [zoomed for _, *zoomed in views]
 
@@ -538,8 +541,12 @@ def _worst(
 
 
 def _in_memory(title: str, frames: Sequence[SourceFrame], most: int) -> ImageSet:
-    chosen = np.linspace(0, len(frames) - 1, min(most, len(frames))).astype(int)
-    return ImageSet(title, lambda: frames, [frames[i] for i in chosen])
+    return ImageSet(title, lambda: frames, _evenly(frames, most))
+
+
+def _evenly(frames: Sequence[SourceFrame], most: int) -> list[SourceFrame]:
+    places = np.linspace(0, len(frames) - 1, min(most, len(frames))).astype(int)
+    return [frames[i] for i in places]
 
 
 def _tracked(items: Iterable[_Item], what: str, total: int | None = None) -> Iterator[_Item]:
