@@ -12,7 +12,8 @@ from typing import Any
 
 from sharp_ros.config import option
 from sharp_ros.errors import ConfigError
-from sharp_ros.network.nano import LAYOUTS
+
+NEWEST_LAYOUT = 2  # of network.nano, which would load torch
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class TrainingConfig:
         'of the network, see LAYOUTS; of weights with another one the encoder alone is taken; '
         '0: that of the weights, else the newest',
         minimum=0,
-        maximum=max(LAYOUTS),
+        maximum=NEWEST_LAYOUT,
     )
     version: str = option('2', 'written into the weights')
     minutes: float = option(60.0, 'to train for, over all resumptions', minimum=0)
