@@ -8,6 +8,7 @@ from pathlib import Path
 import fake_cuda
 import numpy as np
 import pytest
+from seeded_nano import unsettled_network
 import torch
 
 from sharp_ros.apps import export
@@ -18,7 +19,7 @@ from sharp_ros.errors import EngineError, InputError
 from sharp_ros.inference_queue import CudaQueue
 from sharp_ros.models import load_predictor, ModelInfo
 from sharp_ros.network.composer import gaussians_from_depth
-from sharp_ros.network.nano import fold_batch_norms, NanoNetwork
+from sharp_ros.network.nano import fold_batch_norms
 from sharp_ros.network.onnx_predictor import OnnxNanoPredictor, OnnxSession
 from sharp_ros.network.predictor import NanoPredictor, NetworkPredictor
 from sharp_ros.pipeline import Pipeline
@@ -38,13 +39,7 @@ INFO = ModelInfo('made here', 'of known depth', 'Apache-2.0', metric=True)
 
 @pytest.fixture(scope='module')
 def predictor() -> NanoPredictor:
-    """Untrained, but with batch norm statistics and a head that are not the neutral ones."""
-    torch.manual_seed(0)
-    network = NanoNetwork().train()
-    torch.nn.init.normal_(network.head.weight, std=0.05)
-    with torch.no_grad():
-        network(torch.rand(2, 3, 64, 64), torch.tensor([[60.0, 60.0, 32.0, 32.0]] * 2))
-    network = fold_batch_norms(network.eval())
+    network = fold_batch_norms(unsettled_network())
     return NanoPredictor(network.requires_grad_(False))  # type: ignore[arg-type]
 
 
