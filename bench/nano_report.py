@@ -659,7 +659,7 @@ def _accuracy_section(report: Mapping[str, Any]) -> str:
             'times the scale of the node': images.get('one_scale'),
             f'constant {baselines["constant"]["depth"]:.2f} m': baselines['constant'],
             'room mean': baselines['training_mean'],
-            'floor plane': baselines['floor_plane'],
+            'floor plane': baselines.get('floor_plane'),
         }
         title, count = images['title'], str(images['frames'])
         for name, row in models.items():

@@ -226,6 +226,16 @@ def test_height_and_gravity_are_told_to_who_uses_them_and_known_to_the_floor_pla
     assert result['baselines']['constant']['abs_rel'] > 0.05
 
 
+def test_no_height_is_made_up_where_no_floor_is_seen():
+    pose = look_at(np.array([0.0, 0, 1.2]), np.array([1.2, 0.1, 0]), np.array([0.0, 0, 1]))
+    wall = floor(60, pose)
+    lying = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # no z axis up
+    wall = replace(wall, T_world_camera=lying, depth=np.full_like(wall.depth, 2.0))
+    result = evaluate([wall], FloorEngine())
+    assert 'with_geometry' not in result
+    assert 'floor_plane' not in result['baselines']
+
+
 def test_floor_plane_ends_where_no_floor_is():
     up = FLOOR_POSE @ np.diag([1.0, -1, -1, 1])
     np.testing.assert_allclose(floor(pose=up).depth, 20)

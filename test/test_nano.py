@@ -10,6 +10,7 @@ import pickle
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from seeded_nano import unsettled_network
 import torch
 
 from sharp_ros import models
@@ -33,13 +34,7 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 
 @pytest.fixture(scope='module')
 def network() -> NanoNetwork:
-    """Untrained, but with batch norm statistics and a head that are not the neutral ones."""
-    torch.manual_seed(0)
-    network = NanoNetwork().train()
-    torch.nn.init.normal_(network.head.weight, std=0.05)
-    with torch.no_grad():
-        network(torch.rand(2, 3, 64, 64), intrinsics(64, 64, 2))
-    return network.eval()
+    return unsettled_network()
 
 
 @pytest.fixture(scope='module')
@@ -219,6 +214,10 @@ def test_where_nothing_may_be_no_gaussian_is_visible_and_only_certainty_clears(
     visible, empty = gaussians.opacities.reshape(2, 48, 64) > 0, gaussians.empty.reshape(2, 48, 64)
     assert empty[:, :5].all()
     assert not empty[:, 5:].any()
+    out[0, 20] = 100.0  # overflows
+    overflown = predictor.gaussians((out, image), camera)
+    assert torch.equal(overflown.empty, gaussians.empty)
+    assert not overflown.opacities.reshape(2, 48, 64)[0, 20].any()
     assert not visible[:, :10].any()
     assert visible[:, 10:].all()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,6 +134,12 @@ def test_disparity_is_inverted_and_none_is_infinitely_far(tmp_path):
     z = depths(path, halves(0, 51))
     np.testing.assert_allclose(z[:, 17:], 5.0, rtol=1e-5)
     assert np.isnan(z[:, :15]).all()
+
+
+def test_disparity_that_is_no_number_is_unknown_and_not_free():
+    told = SimpleNamespace(kind='disparity')
+    depth = onnx_predictor._depth(told, np.array([[np.nan, 0, 0.5]], np.float32), 2.0)
+    np.testing.assert_array_equal(depth, [[np.nan, np.inf, 4.0]])
 
 
 @pytest.mark.parametrize(('larger_is', 'left', 'right'), [('nearer', 2, 1), ('farther', 1, 2)])

@@ -82,15 +82,22 @@ def level_world(frame: SourceFrame) -> np.ndarray:  # -> [4, 4]
     Recordings whose world is merely some camera would otherwise be cut into height bands along an
     arbitrary direction.
     """
+    T_level_world = known_level(frame)
+    if T_level_world is None:
+        assert frame.T_world_camera is not None
+        return _LEVEL_CAMERA @ inverse(frame.T_world_camera)
+    return T_level_world
+
+
+def known_level(frame: SourceFrame) -> np.ndarray | None:  # -> [4, 4]
+    """As `level_world`; None where it would have to guess, since no floor is seen."""
     assert frame.T_world_camera is not None
     if frame.T_world_camera[2, 1] <= -math.cos(_MAX_TILT):  # the image's y is down
         return np.eye(4)
-    T_level_camera = None
-    if frame.depth is not None:
-        T_level_camera = level_from_depth(frame.depth, frame.intrinsics)
-    if T_level_camera is None:
-        T_level_camera = _LEVEL_CAMERA
-    return T_level_camera @ inverse(frame.T_world_camera)
+    if frame.depth is None:
+        return None
+    T_level_camera = level_from_depth(frame.depth, frame.intrinsics)
+    return None if T_level_camera is None else T_level_camera @ inverse(frame.T_world_camera)
 
 
 def pose_buffer(poses: Sequence[tuple[int, np.ndarray]]) -> PoseBuffer:

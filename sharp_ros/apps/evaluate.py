@@ -105,6 +105,8 @@ def evaluate(
         constant.add(np.full(frame.depth.shape, median_depth, np.float32), frame.depth)
         mean.add(training_mean_depth(mean_log_depth, k), frame.depth)
         T_level_camera = level.pose(frame)
+        if T_level_camera is None:
+            continue
         floor.add(floor_depth(k, T_level_camera, _FAR * median_depth), frame.depth)
         up, height = T_level_camera[2, :3], float(T_level_camera[2, 3])
         if height >= MIN_HEIGHT:
@@ -136,7 +138,7 @@ def evaluate(
         'baselines': {
             'constant': {'depth': round(median_depth, 4), **constant.summary()},
             'training_mean': mean.summary(),
-            'floor_plane': floor.summary(),
+            **({'floor_plane': floor.summary()} if floor else {}),
         },
     }
 
@@ -200,18 +202,19 @@ class Level:
     def __init__(self) -> None:
         self._T_level_world: np.ndarray | None = None
 
-    def pose(self, frame: SourceFrame) -> np.ndarray:  # -> [4, 4]
-        """Pose of the camera in a world with z up and the floor at 0.
+    def pose(self, frame: SourceFrame) -> np.ndarray | None:  # -> [4, 4]
+        """Pose of the camera in a world with z up and the floor at 0, None while not known.
 
-        The first frame with a pose decides for all; one without is judged by its own depth.
+        The first frame with a pose that sees a floor decides for all; one without a pose is
+        judged by its own depth.
         """
-        from sharp_ros.apps.base_source import level_world
+        from sharp_ros.apps.base_source import known_level
 
         if frame.T_world_camera is None:
-            return level_world(replace(frame, T_world_camera=np.eye(4)))
+            return known_level(replace(frame, T_world_camera=np.eye(4)))
         if self._T_level_world is None:
-            self._T_level_world = level_world(frame)
-        return self._T_level_world @ frame.T_world_camera
+            self._T_level_world = known_level(frame)
+        return None if self._T_level_world is None else self._T_level_world @ frame.T_world_camera
 
 
 def floor_depth(
@@ -430,7 +433,7 @@ def _tables(report: Mapping[str, Any]) -> Iterator[Any]:
         **({'height known': report['with_geometry']} if 'with_geometry' in report else {}),
         f'all {baselines["constant"]["depth"]:.2f} m': baselines['constant'],
         'room mean': baselines['training_mean'],
-        'floor plane': baselines['floor_plane'],
+        **({'floor plane': baselines['floor_plane']} if 'floor_plane' in baselines else {}),
     }
     keys = (*METRICS, *(f'{name}_median_scaled' for name in METRICS))
     for name, row in rows.items():

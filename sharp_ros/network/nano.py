@@ -198,7 +198,8 @@ def gaussians_from_prediction(
         Gradients flow from all but `log_depth_std` to the prediction.
     """
     depth = prediction[:LOG_SCALE].exp()
-    depth = depth.masked_fill(prediction[NONE] > 0, math.nan)
+    # numbers that overflow are no sky
+    depth = depth.masked_fill(torch.isinf(depth) | (prediction[NONE] > 0), math.nan)
     depth = depth.masked_fill(prediction[NONE] > SURELY, math.inf)
     # a Laplace distribution of scale b has standard deviation sqrt(2) b
     log_depth_std = prediction[LOG_SCALE].exp() * 2**0.5

@@ -376,7 +376,8 @@ def _depth(told: DepthDescription, value: np.ndarray, factor: float) -> np.ndarr
         return value * np.float32(factor)
     if told.kind == 'disparity':
         with np.errstate(divide='ignore', invalid='ignore'):
-            return np.where(value > 0, np.float32(factor) / value, np.float32(np.inf))
+            depth = np.where(value > 0, np.float32(factor) / value, np.float32(np.inf))
+            return np.where(np.isnan(value), np.float32(np.nan), depth)  # unknown, not free
     finite = np.isfinite(value)
     if not finite.any():
         return value

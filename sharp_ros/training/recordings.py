@@ -21,8 +21,8 @@ LONGEST_SIDE = 384  # pixels of a stored image; leaves crops something to be cut
 IMAGES_PER_SHARD = 8  # even, for pairs
 MIN_KNOWN = 0.1  # share of an image that must have depth
 NEAREST = 0.3  # share of the image's width: the largest disparity looked for
-# Between the two views of a pair without depth. With 6 cm, which move what is 3 m away by half a
-# pixel of the rendering, its blur draws the best metres 20 % too near; with 25 cm, 5 %.
+# Between the two views of a pair without depth. A few centimetres move what is 3 m away by half a
+# pixel of the rendering, whose blur then draws the best metres nearer.
 MIN_STEP = 0.2  # metres
 MAX_TURN = math.radians(15)  # leaves most of the image in both views
 
