@@ -76,28 +76,39 @@ def assumed_hfov(hfov: float | None) -> tuple[float, str]:
     )
 
 
-def level_world(frame: SourceFrame) -> np.ndarray:  # -> [4, 4]
-    """`T_level_world`, from the first frame with a pose: identity if the world's z axis is up.
+class LevelWorld:
+    """A recording's world turned so that z is up and, if its depth shows a floor, that is at 0.
 
     Recordings whose world is merely some camera would otherwise be cut into height bands along an
-    arbitrary direction.
+    arbitrary direction. A world whose z axis is up stays as it is.
+
+    Args:
+        guess: whether the first camera is taken to be upright, 1.2 m high, where nothing tells.
     """
-    T_level_world = known_level(frame)
-    if T_level_world is None:
-        assert frame.T_world_camera is not None
-        return _LEVEL_CAMERA @ inverse(frame.T_world_camera)
-    return T_level_world
 
+    def __init__(self, *, guess: bool = True) -> None:
+        self._guess = guess
+        self._T_level_world: np.ndarray | None = None
 
-def known_level(frame: SourceFrame) -> np.ndarray | None:  # -> [4, 4]
-    """As `level_world`; None where it would have to guess, since no floor is seen."""
-    assert frame.T_world_camera is not None
-    if frame.T_world_camera[2, 1] <= -math.cos(_MAX_TILT):  # the image's y is down
-        return np.eye(4)
-    if frame.depth is None:
-        return None
-    T_level_camera = level_from_depth(frame.depth, frame.intrinsics)
-    return None if T_level_camera is None else T_level_camera @ inverse(frame.T_world_camera)
+    def pose(self, frame: SourceFrame) -> np.ndarray | None:  # -> [4, 4]
+        """Pose of the camera in the level world; None of a frame without, or while not known.
+
+        The first frame with a pose that can tell decides for all.
+        """
+        if frame.T_world_camera is None:
+            return None
+        if self._T_level_world is None:
+            self._T_level_world = self._level(frame, frame.T_world_camera)
+        return None if self._T_level_world is None else self._T_level_world @ frame.T_world_camera
+
+    def _level(self, frame: SourceFrame, T_world_camera: np.ndarray) -> np.ndarray | None:
+        if T_world_camera[2, 1] <= -math.cos(_MAX_TILT):  # the image's y is down
+            return np.eye(4)
+        T_level_camera = _LEVEL_CAMERA if self._guess else None
+        if frame.depth is not None:
+            seen = level_from_depth(frame.depth, frame.intrinsics)
+            T_level_camera = T_level_camera if seen is None else seen
+        return None if T_level_camera is None else T_level_camera @ inverse(T_world_camera)
 
 
 def pose_buffer(poses: Sequence[tuple[int, np.ndarray]]) -> PoseBuffer:

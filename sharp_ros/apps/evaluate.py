@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 import json
 import math
 from pathlib import Path
@@ -58,14 +57,16 @@ def evaluate(
     Raises:
         InputError: `no_truth` if no frame could be compared.
     """
+    from sharp_ros.apps.base_source import LevelWorld
     from sharp_ros.camera import FloorGeometry, Frame
+    from sharp_ros.mapping.gravity import level_from_depth
     from sharp_ros.network.nano import MIN_HEIGHT
     from sharp_ros.pipeline import Pipeline
     from sharp_ros.point_cloud import depth_from_gaussians
     from sharp_ros.scale import height_scale
 
     model, scaled, informed, constant, mean, floor = (_Tally() for _ in range(6))
-    level = Level()
+    level = LevelWorld(guess=False)
     pipeline = None
     if info is not None and not info.needs_depth:
         pipeline = Pipeline(engine, info, SharpConfig(point_cloud=_AS_PREDICTED, views={}))
@@ -104,7 +105,10 @@ def evaluate(
             scaled.add(steady, frame.depth)
         constant.add(np.full(frame.depth.shape, median_depth, np.float32), frame.depth)
         mean.add(training_mean_depth(mean_log_depth, k), frame.depth)
-        T_level_camera = level.pose(frame)
+        if frame.T_world_camera is None:  # judged by its own depth
+            T_level_camera = level_from_depth(frame.depth, k)
+        else:
+            T_level_camera = level.pose(frame)
         if T_level_camera is None:
             continue
         floor.add(floor_depth(k, T_level_camera, _FAR * median_depth), frame.depth)
@@ -194,27 +198,6 @@ def training_mean_depth(mean_log_depth: np.ndarray, intrinsics: Intrinsics) -> n
 
     size = (intrinsics.width, intrinsics.height)
     return np.exp(cv2.resize(mean_log_depth, size, interpolation=cv2.INTER_LINEAR))
-
-
-class Level:
-    """Where a camera is over the floor: from poses, or else from true depth."""
-
-    def __init__(self) -> None:
-        self._T_level_world: np.ndarray | None = None
-
-    def pose(self, frame: SourceFrame) -> np.ndarray | None:  # -> [4, 4]
-        """Pose of the camera in a world with z up and the floor at 0, None while not known.
-
-        The first frame with a pose that sees a floor decides for all; one without a pose is
-        judged by its own depth.
-        """
-        from sharp_ros.apps.base_source import known_level
-
-        if frame.T_world_camera is None:
-            return known_level(replace(frame, T_world_camera=np.eye(4)))
-        if self._T_level_world is None:
-            self._T_level_world = known_level(frame)
-        return None if self._T_level_world is None else self._T_level_world @ frame.T_world_camera
 
 
 def floor_depth(

@@ -213,7 +213,7 @@ def map_frames(
     Raises:
         InputError: of the source, if it breaks off before any frame was placed.
     """
-    from sharp_ros.apps.base_source import level_world
+    from sharp_ros.apps.base_source import LevelWorld
     from sharp_ros.camera import Frame
     from sharp_ros.pipeline import MAP_POINTS
 
@@ -222,19 +222,15 @@ def map_frames(
     tally = Tally(visual=poses == 'visual' or (poses == 'auto' and not recorded))
     if first:
         pipeline.warm_up(first[0].intrinsics)
-    T_level_world = None
+    level = LevelWorld()
     begin = time.perf_counter()
 
     def placed(frame: SourceFrame) -> Frame:
-        nonlocal T_level_world
-        pose = frame.T_world_camera
-        if pose is not None and tally.visual:
-            tally.truth[frame.stamp_ns] = pose
-            pose = None
-        elif pose is not None:
-            if T_level_world is None:
-                T_level_world = level_world(frame)
-            pose = T_level_world @ pose
+        pose = None
+        if not tally.visual:
+            pose = level.pose(frame)
+        elif frame.T_world_camera is not None:
+            tally.truth[frame.stamp_ns] = frame.T_world_camera
         return Frame(
             frame.image,
             frame.intrinsics,

@@ -23,7 +23,6 @@ import time
 from lifecycle_msgs.msg import Transition, TransitionEvent
 from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import Odometry
-import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -33,7 +32,7 @@ from rich.console import Console
 from rich.live import Live
 from sensor_msgs.msg import CameraInfo, Image
 
-from sharp_ros.apps.base_source import level_world
+from sharp_ros.apps.base_source import LevelWorld
 from sharp_ros.apps.pictures import encode_picture
 from sharp_ros.apps.sources import open_source, Source, SourceFrame
 from sharp_ros.errors import SharpError
@@ -246,7 +245,7 @@ class CameraDriver:
         self._depth = peer.create_publisher(Image, topic, best_effort)
         self.sent = 0
         self.error: Exception | None = None
-        self._T_level_world: np.ndarray | None = None
+        self._level = LevelWorld()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name='camera', daemon=True)
         self._thread.start()
@@ -278,10 +277,8 @@ class CameraDriver:
     def _publish(self, frame: SourceFrame) -> None:
         stamp_ns, frame_id = self._now(), frame.frame_id
         self._monitor.expect(stamp_ns, frame)
-        if frame.T_world_camera is not None:
-            if self._T_level_world is None:
-                self._T_level_world = level_world(frame)
-            T_level_camera = self._T_level_world @ frame.T_world_camera
+        T_level_camera = self._level.pose(frame)
+        if T_level_camera is not None:
             self._odometry.publish(odometry_to_msg(T_level_camera, stamp_ns, WORLD, frame_id))
         if frame.depth is not None and self._depth.get_subscription_count():
             self._depth.publish(depth_to_msg(frame.depth, stamp_ns, frame_id))

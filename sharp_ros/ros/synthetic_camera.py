@@ -10,13 +10,12 @@ import signal
 import sys
 import threading
 
-import numpy as np
 from rcl_interfaces.msg import ParameterDescriptor
 import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from sharp_ros.apps.base_source import level_world
+from sharp_ros.apps.base_source import LevelWorld
 from sharp_ros.apps.sources import open_source, SourceFrame
 from sharp_ros.errors import SharpError
 from sharp_ros.ros.demo import CameraDriver, WORLD
@@ -32,15 +31,13 @@ class Localisation:
 
     def __init__(self, node: Node) -> None:
         self._transforms = Transforms(node)
-        self._T_level_world: np.ndarray | None = None
+        self._level = LevelWorld()
 
     def expect(self, stamp_ns: int, frame: SourceFrame) -> None:
         """Broadcast the pose of a frame that is about to be published."""
-        if frame.T_world_camera is None:
+        pose = self._level.pose(frame)
+        if pose is None:
             return
-        if self._T_level_world is None:
-            self._T_level_world = level_world(frame)
-        pose = self._T_level_world @ frame.T_world_camera
         self._transforms.broadcast(pose, stamp_ns, WORLD, frame.frame_id, fixed=False)
 
 
