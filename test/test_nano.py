@@ -225,8 +225,10 @@ def test_where_nothing_may_be_no_gaussian_is_visible_and_only_certainty_clears(
 # --- weight files ---------------------------------------------------------------------------
 
 
-def test_the_first_version_of_weights_gives_what_it_always_gave() -> None:
-    network = load_weights(models.WEIGHTS_FOLDER / 'nano.safetensors')
+def test_weights_of_the_first_version_give_what_they_always_gave(tmp_path: Path) -> None:
+    path = tmp_path / 'first.safetensors'
+    save_weights(unsettled_network(LAYOUTS[1]), path, {})
+    network = load_weights(path)
     assert network.layout == LAYOUTS[1]
     heads = []
     network.head.register_forward_hook(lambda module, inputs, out: heads.append(out))
@@ -239,12 +241,6 @@ def test_the_first_version_of_weights_gives_what_it_always_gave() -> None:
     assert torch.equal(out[:, 1], first + torch.nn.functional.softplus(full[:, 1]))
     assert torch.equal(out[:, 2], full[:, 2].clamp(*nano.LOG_SCALE_RANGE))
     assert (out[:, 3] == nano.NEVER).all()
-
-
-def test_weights_of_the_first_version_are_saved_as_such(tmp_path: Path) -> None:
-    path = tmp_path / 'first.safetensors'
-    save_weights(NanoNetwork(layout=LAYOUTS[1]), path, {})
-    assert load_weights(path).layout == LAYOUTS[1]
 
 
 def test_folding_batch_norms_changes_nothing_but_speed(network: NanoNetwork) -> None:
