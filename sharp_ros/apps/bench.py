@@ -205,7 +205,7 @@ def endurance(
     at, rss = np.array(samples).T
     ends = max(1, len(rss) // 20)  # the median of a twentieth, since the allocator breathes
     first, last = float(np.median(rss[:ends])), float(np.median(rss[-ends:]))
-    slope = float(np.polyfit(at, rss, 1)[0]) if len(rss) > 2 else 0.0
+    slope = float(np.polyfit(at, rss, 1)[0])
     return {
         'minutes': round(minutes, 3),
         'frames': processed,
