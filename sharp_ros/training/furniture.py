@@ -11,9 +11,11 @@ import math
 
 import numpy as np
 
-from sharp_ros.training.scene import Material, SceneBuilder, Target, tilted, Vector
+from sharp_ros.training.meshes import TOP_SHARE
+from sharp_ros.training.scene import Material, Piece, SceneBuilder, Target, tilted, Vector
 
 Place = Callable[[float, float, float], Vector]
+AddThing = Callable[[SceneBuilder, Vector, float], None]  # place and yaw
 Profile = list[tuple[float, float]]  # radius and height, see SceneBuilder.lathe
 
 
@@ -44,7 +46,7 @@ def add_clutter(
     things = THEMES[theme or scene.theme]
     there: list[tuple[float, float, float]] = []
     for _ in range(count):
-        add, radius = things[rng.integers(len(things))]
+        add, radius = _small_model(scene, theme) or things[rng.integers(len(things))]
         half_x, half_y = width / 2 - radius, depth / 2 - radius
         if half_x < 0 or half_y < 0:
             continue
@@ -54,6 +56,33 @@ def add_clutter(
                 there.append((u, v, radius))
                 add(scene, at(u, v, z), yaw)
                 break
+
+
+def add_model(scene: SceneBuilder, piece: Piece, place: Vector, yaw: float) -> None:
+    """A model and, if it has a flat top that can be reached, things on it."""
+    scene.model(piece, place, yaw)
+    x, y, z = place
+    width, depth, _ = piece.size * TOP_SHARE
+    top = piece.model.top
+    if top is not None and top * piece.scale < 1.4 and piece.model.role != 'chair':
+        z += top * piece.scale
+        add_clutter(scene, x, y, z, width, depth, yaw, how_much(scene, width * depth))
+        scene.targets.append(Target((x, y, z), yaw))
+
+
+def _small_model(
+    scene: SceneBuilder, theme: str | None, tallest: float = math.inf
+) -> tuple[AddThing, float] | None:
+    """What adds a small model of a theme, and the radius of its footprint; None as of `pick`."""
+    where = CATEGORIES[theme or scene.theme]
+    piece = scene.pick('small', categories=where, largest=(math.inf, math.inf, tallest))
+    if piece is None:
+        return None
+
+    def add(scene: SceneBuilder, place: Vector, yaw: float) -> None:
+        scene.model(piece, place, yaw + scene.rng.normal(0, 0.6))
+
+    return add, float(np.linalg.norm(piece.size[:2])) / 2
 
 
 def how_much(scene: SceneBuilder, area: float) -> int:
@@ -524,7 +553,8 @@ def _fill_shelf(
         low = [thing for thing in THEMES[scene.theme] if thing in LOW_THINGS]
         u = -width / 2
         for _ in range(int(width / 0.1)):
-            add, radius = low[rng.integers(len(low))] if low else LOW_THINGS[0]
+            own = low[rng.integers(len(low))] if low else LOW_THINGS[0]
+            add, radius = _small_model(scene, None, gap - 0.05) or own
             u += radius + rng.uniform(0.0, 0.06)
             if u > width / 2 - radius or radius > depth / 2:
                 break
@@ -1016,6 +1046,14 @@ THEMES = {
     'laboratory': LABORATORY,
     'floor': FLOOR,
     'any': (*KITCHEN, *DESK, *FLOOR),
+}
+CATEGORIES = {  # of small models, see `meshes`; none: all
+    'kitchen': ('Kitchen',),
+    'desk': ('Office', 'Living room', 'Miscellaneous', 'Lights'),
+    'workshop': ('Miscellaneous', 'Office'),
+    'laboratory': ('Bathroom', 'Office', 'Kitchen'),
+    'floor': ('Bedroom', 'Miscellaneous', 'Living room'),
+    'any': (),
 }
 LOW_THINGS = (  # that fit between two boards
     *((_can, 0.06), (_cup, 0.06), (_carton, 0.1), (_flask, 0.06), (_bowl, 0.12), (_tape, 0.1)),

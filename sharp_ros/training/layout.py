@@ -21,6 +21,7 @@ from sharp_ros.training.furniture import (
     add_clutter,
     add_kitchen,
     add_machine,
+    add_model,
     add_person,
     add_pile,
     add_plant,
@@ -28,8 +29,17 @@ from sharp_ros.training.furniture import (
     add_shelf,
     add_sofa,
     add_table,
+    local_frame,
 )
-from sharp_ros.training.scene import Light, Material, Scene, SceneBuilder, Target, Vector
+from sharp_ros.training.scene import (
+    Light,
+    Material,
+    Piece,
+    Scene,
+    SceneBuilder,
+    Target,
+    Vector,
+)
 from sharp_ros.training.textures import Textures
 
 STYLES = {  # share of the scenes
@@ -83,6 +93,22 @@ EMPHASIS = {  # where that differs by style
     },
     'laboratory': {'bench': 35.0, 'machine': 10.0, 'bed': 0.0, 'sofa': 0.0},
     'warehouse': {'rack': 45.0, 'pile': 20.0, 'machine': 5.0, 'bed': 0.0, 'sofa': 0.0},
+}
+# Roles of the models that stand in for a piece, see `meshes.RULES`, and how often at a wall.
+ROLES = {
+    'low_cabinet': (('cabinet', 'cabinet', 'kitchen', 'bath', 'thing'), 0.9),
+    'table': (('table',), 0.5),
+    'chair': (('chair',), 0.2),
+    'shelf': (('shelf',), 0.95),
+    'tall_cabinet': (('shelf', 'kitchen'), 1.0),
+    'kitchen': (('kitchen',), 1.0),
+    'sofa': (('sofa',), 0.7),
+    'bed': (('bed',), 1.0),
+    'person': (('person',), 0.1),
+    'plant': (('plant',), 0.5),
+    'pile': (('thing', 'lamp'), 0.6),
+    'drum': (('thing', 'bath', 'lamp'), 0.6),
+    'machine': (('kitchen', 'thing'), 0.6),
 }
 WALL = 0.12  # thickness
 MAX_PIECES = 26  # of furniture in a room
@@ -434,7 +460,82 @@ class Furnisher:
         for piece in rng.choice(
             list(self._weights), min(count, MAX_PIECES), p=share / share.sum()
         ):
-            getattr(self, f'_{piece}')()
+            roles, chance = ROLES.get(piece, ((), 0.0))
+            if not (roles and self.model(*roles, chance=chance)):
+                getattr(self, f'_{piece}')()
+
+    def model(self, *roles: str, chance: float = 0.0, largest: Vector = (math.inf,) * 3) -> bool:
+        """Put a model, along a wall with this chance; False if there was none to be put.
+
+        True does not say that a place was found.
+        """
+        builder = self._builder
+        highest = min(largest[2], self._room.height - 0.05)
+        piece = builder.pick(*roles, largest=(largest[0], largest[1], highest))
+        if piece is None:
+            return False
+        width, depth, _ = (float(side) for side in piece.size)
+        if piece.model.role == 'kitchen' and roles == ('kitchen',):
+            self._kitchen_row(piece)
+            return True
+
+        def add(x: float, y: float, yaw: float) -> None:
+            add_model(builder, piece, (x, y, 0.0), yaw)
+            if piece.model.role == 'table' and piece.model.size[2] > 0.6:
+                self._chairs_around(x, y, width, depth, yaw)
+
+        self._mostly_along_wall(chance, width, depth, add)
+        return True
+
+    def _chairs_around(self, x: float, y: float, width: float, depth: float, yaw: float) -> None:
+        """Models of chairs, of one kind or of several, that face a table."""
+        rng, builder, piece = self._rng, self._builder, None
+        for _ in range(rng.integers(0, 5)):
+            if piece is None or rng.uniform() < 0.2:
+                piece = builder.pick('chair', largest=(0.7, 0.7, 1.1), share=1.0)
+            if piece is None:
+                return
+            side = rng.integers(4)
+            reach, along = (depth, width) if side % 2 == 0 else (width, depth)
+            turned = yaw + side * math.pi / 2
+            away = reach / 2 + piece.size[1] / 2 + rng.uniform(0.02, 0.3)
+            aside = rng.uniform(-0.35, 0.35) * along
+            c, s = math.cos(turned), math.sin(turned)
+            u, v = x + c * aside - s * away, y + s * aside + c * away
+            facing = turned + rng.normal(0, 0.25)
+            if self._take(_footprint(u, v, piece.size, facing), 0.01):
+                builder.model(piece, (u, v, 0.0), facing)
+
+    def _kitchen_row(self, first: Piece) -> None:
+        """Cabinets and machines beside each other, perhaps cupboards above them."""
+        builder, rng = self._builder, self._rng
+        row, reach = [first], rng.uniform(1.2, 3.6)
+        while sum(piece.size[0] for piece in row) < reach:
+            piece = builder.pick('kitchen', largest=(1.2, 0.75, 1.3), share=1.0)
+            if piece is None:
+                break
+            row.append(piece)
+        gap = 0.01
+        width = sum(piece.size[0] + gap for piece in row)
+        depth = max(piece.size[1] for piece in row)
+        hung = [builder.pick('hung', categories=('Kitchen',), share=0.6) for _ in row]
+
+        def add(x: float, y: float, yaw: float) -> None:
+            at = local_frame(x, y, yaw)
+            u = -width / 2
+            for piece, above in zip(row, hung, strict=True):
+                middle = u + (piece.size[0] + gap) / 2
+                place = at(middle, (depth - piece.size[1]) / 2, 0.0)
+                add_model(builder, piece, place, yaw)
+                u += piece.size[0] + gap
+                if above is None or above.size[0] > piece.size[0] + gap:
+                    continue
+                z = above.model.elevation
+                if piece.size[2] + 0.3 < z < self._room.height - above.size[2]:
+                    back = at(middle, (depth - above.size[1]) / 2, z)
+                    builder.model(above, back, yaw)
+
+        self.along_wall(width, depth, add)
 
     def along_wall(self, width: float, depth: float, add: AddAt) -> bool:
         """Put a piece with its back to a wall; False if no place was found."""
@@ -638,6 +739,13 @@ class Furnisher:
         self.anywhere(width, depth, add)
 
 
+def _footprint(x: float, y: float, size: np.ndarray, yaw: float) -> Rectangle:
+    """The upright rectangle around a turned piece."""
+    c, s = abs(math.cos(yaw)), abs(math.sin(yaw))
+    half_x, half_y = (size[0] * c + size[1] * s) / 2, (size[0] * s + size[1] * c) / 2
+    return (x - half_x, y - half_y, x + half_x, y + half_y)
+
+
 def _add_wall_pieces(builder: SceneBuilder, room: Room) -> None:
     """A rug, what hangs on the walls, and the skirting board."""
     rng = builder.rng
@@ -674,6 +782,16 @@ def _add_hanging(builder: SceneBuilder, room: Room, x: float, y: float, yaw: flo
     """A picture, a board or screen, a socket or switch, a wall shelf, a cupboard, or nothing."""
     rng = builder.rng
     c, s = math.cos(yaw), math.sin(yaw)
+    piece = builder.pick('hung', share=0.4)
+    if piece is not None:
+        out = float(piece.size[1]) / 2 - 0.01
+        x, y = x + s * out, y - c * out
+        area = _footprint(x, y, piece.size, yaw)
+        below = piece.model.elevation + piece.size[2] < room.height
+        if below and room.is_free(area, 0.01):
+            room.taken.append(area)
+            builder.model(piece, (x, y, piece.model.elevation), yaw)
+        return
     chance = rng.uniform()
     if chance < 0.5:
         width, height, z = rng.uniform(0.2, 1.2), rng.uniform(0.2, 0.9), rng.uniform(0.9, 1.7)

@@ -131,7 +131,7 @@ def _street(builder: SceneBuilder) -> list[Room]:
 def _strew(builder: SceneBuilder, ground: Room, count: int) -> None:
     """People and smaller things on free ground."""
     rng = builder.rng
-    place = Furnisher(builder, ground, builder.material('plain')).anywhere
+    furnisher = Furnisher(builder, ground, builder.material('plain'))
 
     def bin_(x: float, y: float, yaw: float) -> None:
         part, made = builder.new_part(), builder.material('plain')
@@ -161,7 +161,9 @@ def _strew(builder: SceneBuilder, ground: Room, count: int) -> None:
     )
     shares = np.array([0.35, 0.15, 0.15, 0.15, 0.1, 0.1])
     for kind in rng.choice(len(kinds), count, p=shares):
-        place(*kinds[kind])
+        roles = (('person',), ('outdoor',), ('bench',), (), ('outdoor',), ('plant',))[kind]
+        if not (roles and furnisher.model(*roles)):
+            furnisher.anywhere(*kinds[kind])
 
 
 def _roadside(builder: SceneBuilder, side: int, offset: float, z: float, length: float) -> None:
@@ -252,6 +254,13 @@ def _border(
     rng = builder.rng
     at = local_frame(*middle, yaw)
     part = builder.new_part()
+    model = builder.pick('fence')
+    if model is not None:
+        step = float(model.size[0])
+        for u in np.arange(-length / 2 + step / 2, length / 2 - step / 2, step):
+            if abs(u) < 20:
+                builder.model(model, at(u, 0, z), yaw, part)
+        return
     height, kind = rng.uniform(0.8, 2.0), rng.uniform()
     if kind < 0.4:
         depth, leaves = rng.uniform(0.4, 0.9), builder.material('leaves')
@@ -279,6 +288,10 @@ def _border(
 def _tree(builder: SceneBuilder, x: float, y: float, z: float) -> None:
     """A trunk and a crown of round clumps covered with leaves."""
     rng = builder.rng
+    model = builder.pick('tree', largest=(4.5, 4.5, 12.0))
+    if model is not None:
+        builder.model(model, (x, y, z - 0.02), rng.uniform(0, 6.28))
+        return
     part = builder.new_part()
     height, crown = rng.uniform(3, 9), rng.uniform(0.8, 2.2)
     thick = height * rng.uniform(0.02, 0.04)
@@ -309,6 +322,10 @@ def _tree(builder: SceneBuilder, x: float, y: float, z: float) -> None:
 def _pole(builder: SceneBuilder, x: float, y: float, z: float) -> None:
     """A lamp post, a road sign or a bollard."""
     rng = builder.rng
+    model = builder.pick('post', largest=(0.7, 2.0, 8.0))
+    if model is not None:
+        builder.model(model, (x, y, z), 0.0 if y > 0 else math.pi)
+        return
     part, metal = builder.new_part(), builder.material('metal')
     kind = rng.uniform()
     if kind < 0.35:
@@ -327,6 +344,11 @@ def _pole(builder: SceneBuilder, x: float, y: float, z: float) -> None:
 def _car(builder: SceneBuilder, x: float, y: float, z: float, yaw: float) -> None:
     """A car, or a van if it is tall, pointing along x: body, cabin with windows, wheels, lamps."""
     rng = builder.rng
+    model = builder.pick('car', largest=(2.15, 4.9, 2.5))
+    if model is not None:
+        builder.model(model, (x, y, z), yaw + math.pi / 2)
+        builder.targets.append(Target((x, y, z + 0.8), None))
+        return
     at = local_frame(x, y, yaw)
     part = builder.new_part()
     length, width, van = rng.uniform(3.6, 4.8), rng.uniform(1.6, 1.85), rng.uniform() < 0.2
@@ -437,15 +459,19 @@ def _yard(builder: SceneBuilder) -> list[Room]:
         place = (rng.uniform(-8, 8), -length / 2 - rng.uniform(12, 25), 0.0)
         _house(builder, place, math.pi, rng.uniform(8, 16), 8)
     ground = Room((-width / 2 + 0.2, -length / 2 + 0.2, width / 2 - 0.2, length / 2 - 0.3), 10.0)
-    put = Furnisher(builder, ground, builder.material('plain')).anywhere
+    furnisher = Furnisher(builder, ground, builder.material('plain'))
+    put = furnisher.anywhere
     if rng.uniform() < 0.3:
         put(4.9, 4.9, lambda x, y, yaw: _car(builder, x, y, 0.0, yaw))
     for _ in range(rng.integers(0, 3)):
-        put(1.2, 1.2, lambda x, y, yaw: _tree(builder, x, y, 0.0))
+        if not furnisher.model('tree', largest=(4.5, 4.5, 8.0)):
+            put(1.2, 1.2, lambda x, y, yaw: _tree(builder, x, y, 0.0))
     for _ in range(rng.integers(0, 3)):
-        put(1.8, 0.9, lambda x, y, yaw: add_table(builder, x, y, 1.7, 0.8, 0.74, yaw))
+        if not furnisher.model('table'):
+            put(1.8, 0.9, lambda x, y, yaw: add_table(builder, x, y, 1.7, 0.8, 0.74, yaw))
     for _ in range(rng.integers(0, 6)):
-        put(0.6, 0.6, lambda x, y, yaw: add_chair(builder, x, y, yaw) and None)
+        if not furnisher.model('chair', 'sofa', 'outdoor'):
+            put(0.6, 0.6, lambda x, y, yaw: add_chair(builder, x, y, yaw) and None)
     if rng.uniform() < 0.35:
         put(2.6, 2.2, lambda x, y, yaw: _shed(builder, x, y, yaw))
     _strew(builder, ground, rng.integers(2, 12))

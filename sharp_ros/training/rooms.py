@@ -1,6 +1,6 @@
 """Generate training images: pairs of near views of rooms, streets and yards, with exact depth.
 
-    python -m sharp_ros.training.rooms --out DIR --seed S --scenes N --processes P
+    python -m sharp_ros.training.rooms --out DIR --seed S --scenes N --furniture FOLDER
 
 Shards of 40 scenes hold `rgb` uint8 [N, H, W, 3], `d` and `d2` float16 [N, H, W] (metres of the
 first and second surface; both inf where there is nothing but sky), `f` [N] (focal length in
@@ -23,8 +23,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sharp_ros.errors import InputError
 from sharp_ros.files import replacing
 from sharp_ros.training.layout import build_storey, Room
+from sharp_ros.training.meshes import load_models, with_models
 from sharp_ros.training.outdoor import build_outdoors
 from sharp_ros.training.raycast import camera_rays, cast, render, Rendering
 from sharp_ros.training.scene import Scene, Target
@@ -274,10 +276,12 @@ def write_shard(
 _textures: Textures | None = None  # of a worker process
 
 
-def _start_worker() -> None:
+def _start_worker(furniture: Path | None) -> None:
     global _textures  # noqa: PLW0603
     os.nice(10)
     _textures = make_textures()
+    if furniture is not None:
+        _textures = with_models(_textures, load_models(furniture))
 
 
 def _work(job: tuple[Path, list[int]]) -> int:
@@ -292,6 +296,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--seed', type=int, default=0, help='of the first scene')
     parser.add_argument('--scenes', type=int, default=1360, help='about six images come of each')
     parser.add_argument('--processes', type=int, default=os.cpu_count() or 1, help='at once')
+    parser.add_argument(
+        '--furniture', type=Path, help='folder of .sh3f libraries, see scripts/fetch_furniture.sh'
+    )
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     seeds = range(options.seed, options.seed + options.scenes)
@@ -300,10 +307,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     jobs = [(options.out / f'rooms_{block[0]:08d}.npz', block) for block in blocks]
     jobs = [job for job in jobs if not job[0].exists()]
+    if options.furniture is not None:
+        sys.stderr.write('reading furniture; the first time that takes some minutes\n')
+        try:
+            load_models(options.furniture)  # once, before all workers want it
+        except InputError as error:
+            parser.error(str(error))
     began, images = time.monotonic(), 0
     # A fresh interpreter each: Open3D's threads do not survive a fork.
     context = multiprocessing.get_context('spawn')
-    with context.Pool(options.processes, _start_worker) as pool:
+    with context.Pool(options.processes, _start_worker, (options.furniture,)) as pool:
         for done, count in enumerate(pool.imap_unordered(_work, jobs), 1):
             images += count
             rate = images / (time.monotonic() - began)

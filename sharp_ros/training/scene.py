@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import open3d as o3d
 
+from sharp_ros.training.meshes import FIXED_COLOURS, FurnishedTextures, Model
 from sharp_ros.training.textures import SIZE, Textures
 
 Vector = tuple[float, float, float]
@@ -48,6 +49,8 @@ REPEAT = {
     'leaves': 0.6,
 }
 
+MODELS = 0.5  # share of the pieces for which a model is taken, where there are models
+
 # Stone, soil and leaves keep the colours that they were drawn with.
 UNPAINTED = ('asphalt', 'paving', 'grass', 'leaves', 'granite', 'cardboard')
 
@@ -59,6 +62,18 @@ class Material(NamedTuple):
     tint: np.ndarray
     repeat: float
     gloss: float
+
+
+class Piece(NamedTuple):
+    """A model at the size it has in a scene: `scale` times its true one."""
+
+    model: Model
+    scale: float
+
+    @property
+    def size(self) -> np.ndarray:  # [3]
+        """Width, depth and height."""
+        return self.model.size * self.scale
 
 
 class Light(NamedTuple):
@@ -290,20 +305,23 @@ class SceneBuilder:
         vertices: np.ndarray,
         faces: np.ndarray,
         uv: np.ndarray,
-        texture: int,
+        texture: int | np.ndarray,
         tint: np.ndarray,
         part: int | None = None,
         emission: float = 0.0,
         gloss: float = 0.0,
     ) -> None:
-        """Add a mesh: vertices [V, 3], faces [F, 3], uv [F, 3, 2], tint [3] or [F, 3]."""
+        """Add a mesh: vertices [V, 3], faces [F, 3], uv [F, 3, 2], texture [] or [F], tint [3].
+
+        The tint may be one of each face, [F, 3].
+        """
         n = len(faces)
         self._parts.append(
             (
                 vertices.astype(np.float32),
                 faces + self._vertex_count,
                 uv.astype(np.float32),
-                np.full(n, texture, np.int32),
+                np.broadcast_to(np.asarray(texture, np.int32), n),
                 np.broadcast_to(np.asarray(tint, np.float32), (n, 3)),
                 np.full(n, self.new_part() if part is None else part, np.int32),
                 np.full(n, emission, np.float32),
@@ -335,6 +353,53 @@ class SceneBuilder:
             targets=self.targets,
         )
 
+    def pick(
+        self,
+        *roles: str,
+        largest: Vector = (math.inf,) * 3,
+        categories: Sequence[str] = (),
+        share: float = MODELS,
+    ) -> Piece | None:
+        """A random model that serves as one of `roles`, its size varied by a tenth.
+
+        None comes back, for something built of primitives to take its place, in all but this
+        share of the cases, where no model fits, and always where there are no models.
+        """
+        textures, rng = self._textures, self.rng
+        if not isinstance(textures, FurnishedTextures) or rng.uniform() >= share:
+            return None
+        scale = float(rng.uniform(0.9, 1.1))
+        fitting = textures.models.of_role(
+            *roles, largest=np.asarray(largest) / scale, categories=categories
+        )
+        return Piece(fitting[rng.integers(len(fitting))], scale) if fitting else None
+
+    def model(self, piece: Piece, position: Vector, turn: Turn, part: int | None = None) -> None:
+        """A model standing on `position`, its plain parts sometimes painted or made anew."""
+        model, rng = piece.model, self.rng
+        assert isinstance(self._textures, FurnishedTextures)
+        first = len(self._textures.mips) - len(self._textures.models.mips)
+        texture = first + model.texture
+        tint = model.colour * np.exp(rng.normal(0, 0.1, 3)) * rng.uniform(0.8, 1.1)
+        uv = model.uv
+        made_anew = rng.uniform(size=len(texture)) < 0.3
+        if model.role not in FIXED_COLOURS:
+            for i in np.nonzero(model.plain & made_anew)[0]:
+                made = self.material()
+                texture[i], tint[i] = made.texture, made.tint
+                mine = model.material == i
+                corners = model.vertices[model.faces[mine]] * piece.scale
+                uv = uv.copy() if uv is model.uv else uv
+                uv[mine] = _seen_along_axes(corners) / made.repeat
+        self.triangles(
+            model.vertices * piece.scale @ _rotation(turn).T + np.asarray(position, np.float32),
+            model.faces,
+            uv,
+            texture[model.material],
+            tint[model.material],
+            part,
+        )
+
     def solid(
         self,
         shape: tuple[np.ndarray, np.ndarray],
@@ -358,14 +423,7 @@ class SceneBuilder:
     ) -> None:
         unit, faces = shape
         vertices = unit * np.asarray(size, np.float32)
-        # Texture coordinates in metres, seen along the axis the face looks at most directly.
-        corners = vertices[faces]
-        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        axis = np.abs(normals).argmax(1)
-        uv = np.empty((*corners.shape[:2], 2), np.float32)
-        for along, plane in enumerate(([1, 2], [0, 2], [0, 1])):
-            uv[axis == along] = corners[axis == along][:, :, plane]
-        uv = uv / material.repeat + self.rng.uniform(0, 1, 2)
+        uv = _seen_along_axes(vertices[faces]) / material.repeat + self.rng.uniform(0, 1, 2)
         vertices = vertices @ _rotation(turn).T + np.asarray(position, np.float32)
         texture, tint, _, gloss = material
         self.triangles(vertices, faces, uv, texture, tint, part, emission, gloss)
@@ -385,6 +443,16 @@ def _rotation(turn: Turn) -> np.ndarray:  # -> [3, 3]
         return turn
     c, s = math.cos(turn), math.sin(turn)
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], np.float32)
+
+
+def _seen_along_axes(corners: np.ndarray) -> np.ndarray:  # [F, 3, 3] -> [F, 3, 2]
+    """Texture coordinates in metres, seen along the axis a face looks at most directly."""
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    axis = np.abs(normals).argmax(1)
+    uv = np.empty((*corners.shape[:2], 2), np.float32)
+    for along, plane in enumerate(([1, 2], [0, 2], [0, 1])):
+        uv[axis == along] = corners[axis == along][:, :, plane]
+    return uv
 
 
 def _metres_per_texel(corners: np.ndarray, uv: np.ndarray) -> np.ndarray:  # -> [F]

@@ -1,6 +1,7 @@
 """Procedural textures: walls, floors, fabrics, posters, streets and sky from random numbers.
 
-No photograph goes in, so images rendered with them carry no licence but ours.
+No photograph goes in, so images rendered with them carry no licence but ours; those of models,
+which `meshes.with_models` adds, carry theirs.
 """
 
 from __future__ import annotations
@@ -47,14 +48,20 @@ def make_textures(counts: Mapping[str, int] | None = None, seed: int = 0) -> Tex
         for _ in range(count):
             level.append((np.clip(PAINTERS[kind](rng), 0, 1) * 255).astype(np.uint8))
             kinds.append(kind)
-    mips = _mip_pyramid(np.stack(level))
-    means = (mips[:, -1, :].astype(np.float32) / 255.0) ** 2.2
+    mips = mip_pyramid(np.stack(level))
     of_kind = {kind: np.nonzero(np.array(kinds) == kind)[0] for kind in set(kinds)}
     of_kind['picture'] = np.concatenate([of_kind['poster'], of_kind['photo']])
-    return Textures(mips, np.maximum(means, 0.02).astype(np.float32), of_kind)
+    return Textures(mips, linear_means(mips), of_kind)
 
 
-def _mip_pyramid(level: np.ndarray) -> np.ndarray:  # [T, S, S, 3] -> [T, P, 3]
+def linear_means(mips: np.ndarray) -> np.ndarray:  # [T, P, 3] -> [T, 3]
+    """Mean colours in linear light, never black."""
+    means = (mips[:, -1, :].astype(np.float32) / 255.0) ** 2.2
+    return np.maximum(means, 0.02).astype(np.float32)
+
+
+def mip_pyramid(level: np.ndarray) -> np.ndarray:  # [T, S, S, 3] -> [T, P, 3]
+    """All levels of detail of pictures, see `Textures.mips`."""
     levels = [level.reshape(len(level), -1, 3)]
     while level.shape[1] > 1:
         half = level.shape[1] // 2
