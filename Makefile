@@ -34,8 +34,11 @@ lint:
 format:
 	@. scripts/env.sh && ruff check --fix . && ruff format .
 
+# Nodes of ROS would hear each other and run one after the other; what needs none shares the cores.
 unit:
-	@. scripts/env.sh && python -m pytest
+	@. scripts/env.sh && export OMP_WAIT_POLICY=PASSIVE && \
+	    { python -m pytest -n auto --dist loadfile --ignore test/ros --ignore test/faults; core=$$?; \
+	    python -m pytest test/ros test/faults && exit $$core; }
 
 colcon:
 	@scripts/colcon_test.sh

@@ -60,7 +60,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         path = {n: Path(folder) / f'{n}.onnx' for n in ('fp32', 'ready', 'dynamic', 'static')}
         export_nano(plain, path['fp32'], {})
-        quantization.quant_pre_process(str(path['fp32']), str(path['ready']))
+        quantization.quant_pre_process(
+            str(path['fp32']), str(path['ready']), skip_symbolic_shape=True
+        )
         quantization.quantize_dynamic(path['ready'], path['dynamic'])
         names = list(OnnxSession(path['fp32']).inputs)
         quantization.quantize_static(

@@ -93,7 +93,8 @@ def train(
         f'{config.on_device:.0%} of the steps on new ones of sharp_ros.training.analytic',
         'input_size': f'{VALIDATION_SIZE[1]}x{VALIDATION_SIZE[0]}',
         'samples': str(run.seen),
-        'outputs': 'log z1, log z2, log Laplace scale; metres',
+        'outputs': 'log z1, log z2, log Laplace scale (of metres); logit of nothing there; '
+        'corrections of the Gaussians',
     }
     save_weights(run.averaged.cpu(), out / 'nano.safetensors', metadata)
     return metrics
