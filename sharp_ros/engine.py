@@ -221,14 +221,16 @@ class Engine:
             _log.warning('comparing %s with fp32 on %s, once for these weights', way, self._device)
             inputs = network.inputs(*self_check.check_image())
             plain = DirectQueue(network.forward, self._device)
-            expected = [tensor.cpu() for tensor in self._outputs(plain, inputs)]
+            exact = self._outputs(plain, inputs)
+            expected = [tensor.cpu() for tensor in network.comparable(exact)]
         network.cast(DTYPES[self.precision])
         if network.large and self._device.type == 'cpu' and self.precision != 'fp32':
             _keep_freed_memory(1 << 30, 2**31 - 1, shared=True)
         allow_tf32(self.precision == 'tf32')
         queue = self._made_queue(network.forward)
         if compared:
-            error = self_check.difference(self._outputs(queue, inputs), expected)
+            found = network.comparable(self._outputs(queue, inputs))
+            error = self_check.difference(found, expected)
         if error is not None and not error <= self_check.TOLERANCE:
             raise EngineError(
                 f'self-check failed: {way} on {self._device} differs from fp32 by {error:.3g}, at '

@@ -245,6 +245,17 @@ def test_nano_runs_in_half_precision():
     assert float((found / expected - 1).abs().median()) < 0.02
 
 
+def test_an_error_of_depth_counts_beside_logits_however_large():
+    predictor, _ = load_predictor('nano')
+    with torch.inference_mode():
+        prediction, rgb = predictor.forward(*predictor.inputs(*self_check.check_image()))
+    spoiled = prediction.clone()
+    spoiled[0] += 0.08
+    assert float(prediction.abs().mean()) > 2 * float(prediction[0].abs().mean())
+    found, exact = (predictor.comparable((p, rgb)) for p in (spoiled, prediction))
+    assert self_check.difference(found, exact) > self_check.TOLERANCE
+
+
 def test_the_network_traces_without_a_break():
     predictor = tiny_predictor()
     traced = torch.compile(predictor.forward, dynamic=False, backend='eager', fullgraph=True)

@@ -17,7 +17,7 @@ from sharp_ros.camera import FloorGeometry, Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.network.composer import gaussians_from_depth, NdcGaussians
-from sharp_ros.network.nano import gaussians_from_prediction, NanoNetwork
+from sharp_ros.network.nano import gaussians_from_prediction, NanoNetwork, NONE
 from sharp_ros.network.sharp import SharpNetwork
 from sharp_ros.network.unprojection import unproject
 
@@ -102,6 +102,10 @@ class NetworkPredictor(ABC):
             covariances: False if only points are needed.
         """
 
+    def comparable(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What of `forward` is compared with float32, each of one kind, see `self_check`."""
+        return outputs
+
     def cast(self, dtype: torch.dtype) -> None:
         """Bring the weights to a precision, in place."""
         self.network.to(dtype)
@@ -164,6 +168,13 @@ class NanoPredictor(NetworkPredictor):
         out, rgb = outputs
         k = intrinsics.resized(rgb.shape[2], rgb.shape[1])
         return gaussians_from_prediction(out, rgb, k)
+
+    def comparable(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Depths, spread, how likely something is there, and factors of correction."""
+        prediction, _ = outputs
+        logs, none, corrections = prediction.split((NONE, 1, len(prediction) - NONE - 1))
+        factors = [corrections.exp()] if len(corrections) else []
+        return [*logs.exp(), torch.sigmoid(-none), *factors]
 
     def _size(self, intrinsics: Intrinsics) -> tuple[int, int]:
         aspect = intrinsics.width / intrinsics.height
