@@ -46,7 +46,7 @@ class TrainingConfig:
         minimum=0,
         maximum=NEWEST_LAYOUT,
     )
-    version: str = option('2', 'written into the weights')
+    version: str = option('3', 'written into the weights')
     minutes: float = option(60.0, 'to train for, over all resumptions', minimum=0)
     steps: int = option(0, 'to train for instead, the same on any machine; 0: by time', minimum=0)
     learning_rate: float = option(1.2e-3, 'of the decoder, at its peak', minimum=0)
