@@ -37,7 +37,7 @@ format:
 # Nodes of ROS would hear each other and run one after the other; what needs none shares the cores.
 unit:
 	@. scripts/env.sh && export OMP_WAIT_POLICY=PASSIVE && \
-	    { python -m pytest -n auto --dist loadfile --ignore test/ros --ignore test/faults; core=$$?; \
+	    { python -m pytest -n auto --maxprocesses 8 --dist loadfile --ignore test/ros --ignore test/faults; core=$$?; \
 	    python -m pytest test/ros test/faults && exit $$core; }
 
 colcon:
