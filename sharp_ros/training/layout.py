@@ -499,12 +499,10 @@ class Furnisher:
             reach, along = (depth, width) if side % 2 == 0 else (width, depth)
             turned = yaw + side * math.pi / 2
             away = reach / 2 + piece.size[1] / 2 + rng.uniform(0.02, 0.3)
-            aside = rng.uniform(-0.35, 0.35) * along
-            c, s = math.cos(turned), math.sin(turned)
-            u, v = x + c * aside - s * away, y + s * aside + c * away
+            place = local_frame(x, y, turned)(rng.uniform(-0.35, 0.35) * along, away, 0.0)
             facing = turned + rng.normal(0, 0.25)
-            if self._take(_footprint(u, v, piece.size, facing), 0.01):
-                builder.model(piece, (u, v, 0.0), facing)
+            if self._take(_footprint(place, piece.size, facing), 0.01):
+                builder.model(piece, place, facing)
 
     def _kitchen_row(self, first: Piece) -> None:
         """Cabinets and machines beside each other, perhaps cupboards above them."""
@@ -569,8 +567,7 @@ class Furnisher:
         for _ in range(8):
             yaw = rng.choice([0, math.pi / 2, math.pi, -math.pi / 2])
             yaw = yaw + (rng.normal(0, 0.1) if rng.uniform() < 0.6 else rng.uniform(-1, 1))
-            c, s = abs(math.cos(yaw)), abs(math.sin(yaw))
-            half_x, half_y = (width * c + depth * s) / 2, (width * s + depth * c) / 2
+            half_x, half_y = _reach(width, depth, yaw)
             if 2 * half_x > self._width - 0.1 or 2 * half_y > self._length - 0.1:
                 continue
             x, y = rng.uniform(x0 + half_x, x1 - half_x), rng.uniform(y0 + half_y, y1 - half_y)
@@ -739,10 +736,16 @@ class Furnisher:
         self.anywhere(width, depth, add)
 
 
-def _footprint(x: float, y: float, size: np.ndarray, yaw: float) -> Rectangle:
-    """The upright rectangle around a turned piece."""
+def _reach(width: float, depth: float, yaw: float) -> tuple[float, float]:
+    """Half the sides of the upright rectangle around a turned piece."""
     c, s = abs(math.cos(yaw)), abs(math.sin(yaw))
-    half_x, half_y = (size[0] * c + size[1] * s) / 2, (size[0] * s + size[1] * c) / 2
+    return (width * c + depth * s) / 2, (width * s + depth * c) / 2
+
+
+def _footprint(place: Vector, size: np.ndarray, yaw: float) -> Rectangle:
+    """The upright rectangle around a turned piece."""
+    x, y, _ = place
+    half_x, half_y = _reach(size[0], size[1], yaw)
     return (x - half_x, y - half_y, x + half_x, y + half_y)
 
 
@@ -785,12 +788,12 @@ def _add_hanging(builder: SceneBuilder, room: Room, x: float, y: float, yaw: flo
     piece = builder.pick('hung', share=0.4)
     if piece is not None:
         out = float(piece.size[1]) / 2 - 0.01
-        x, y = x + s * out, y - c * out
-        area = _footprint(x, y, piece.size, yaw)
+        place = (x + s * out, y - c * out, piece.model.elevation)
+        area = _footprint(place, piece.size, yaw)
         below = piece.model.elevation + piece.size[2] < room.height
         if below and room.is_free(area, 0.01):
             room.taken.append(area)
-            builder.model(piece, (x, y, piece.model.elevation), yaw)
+            builder.model(piece, place, yaw)
         return
     chance = rng.uniform()
     if chance < 0.5:

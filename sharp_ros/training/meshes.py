@@ -121,7 +121,6 @@ RULES: tuple[Rule, ...] = (
     ('outdoor', 'Exterior|Vehicles', '', lambda w, d, h: max(w, d) < 3.6 and h < 2.6),
     ('thing', '', '', lambda w, d, h: max(w, d) < 2.8 and h < 2.3 and h > 0.06),
 )
-ROLES = frozenset(role for role, *_ in RULES if role) | {'hung'}
 FIXED_COLOURS = ('person', 'tree', 'plant', 'fence')  # that are never painted anew
 
 
@@ -204,16 +203,23 @@ class Models:
         return [
             model
             for role in roles
-            for model in self._by_role.get(role, ())
-            if (model.size <= largest).all() and (not categories or model.category in categories)
+            if role in self._by_role
+            for model, fits in zip(
+                self._by_role[role], (self._sizes[role] <= largest).all(1), strict=True
+            )
+            if fits and (not categories or model.category in categories)
         ]
 
     @cached_property
     def _by_role(self) -> Mapping[str, list[Model]]:
-        found = defaultdict(list)
+        found: dict[str, list[Model]] = {}
         for model in self.models:
-            found[model.role].append(model)
+            found.setdefault(model.role, []).append(model)
         return found
+
+    @cached_property
+    def _sizes(self) -> Mapping[str, np.ndarray]:
+        return {role: np.stack([m.size for m in same]) for role, same in self._by_role.items()}
 
 
 @dataclass(frozen=True)
@@ -235,8 +241,15 @@ def with_models(textures: Textures, models: Models) -> FurnishedTextures:
     )
 
 
-def load_models(folder: Path, cache: Path = CACHE_FOLDER) -> Models:
+def load_models(
+    folder: Path, cache: Path = CACHE_FOLDER, report: Callable[[int], None] = lambda count: None
+) -> Models:
     """Read all libraries of a folder; what was read once comes from a file in `cache`.
+
+    Args:
+        folder: with .sh3f files.
+        cache: folder of the file.
+        report: see `read_libraries`.
 
     Raises:
         InputError: there is no library in the folder, or none with a model of use.
@@ -252,14 +265,20 @@ def load_models(folder: Path, cache: Path = CACHE_FOLDER) -> Models:
     stored = cache.expanduser() / f'furniture_{key}.npz'
     if stored.is_file():
         return _read(stored)
-    models = read_libraries(paths)
+    models = read_libraries(paths, report)
     stored.parent.mkdir(parents=True, exist_ok=True)
     _write(stored, models)
     return models
 
 
-def read_libraries(paths: Sequence[Path]) -> Models:
+def read_libraries(
+    paths: Sequence[Path], report: Callable[[int], None] = lambda count: None
+) -> Models:
     """Read libraries; broken ones and broken models are counted and left out.
+
+    Args:
+        paths: of .sh3f files.
+        report: called with the number of models looked at, after each.
 
     Raises:
         InputError: there is nothing of use in any of them.
@@ -287,6 +306,7 @@ def read_libraries(paths: Sequence[Path]) -> Models:
                         skipped['broken_model'] += 1
                     else:
                         models.append(model)
+                    report(len(models) + skipped.total())
         except _BROKEN:
             skipped['broken_library'] += 1
     if not models:

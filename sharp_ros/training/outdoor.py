@@ -151,19 +151,19 @@ def _strew(builder: SceneBuilder, ground: Room, count: int) -> None:
         add_clutter(builder, x, y, 0, 0.8, 0.8, yaw, rng.integers(1, 5))
         builder.targets.append(Target((x, y, 0.05), None))
 
-    kinds = (
-        (0.6, 0.5, lambda x, y, yaw: add_person(builder, x, y, rng.uniform(0, 6.28))),
-        (0.7, 0.7, bin_),
-        (1.7, 0.6, bench),
-        (0.9, 0.9, things),
-        (0.8, 0.8, lambda x, y, yaw: add_pile(builder, x, y, 0.6)),
-        (0.4, 0.4, lambda x, y, yaw: add_plant(builder, x, y)),
+    kinds = (  # role of the models that stand in for it, width, depth, how to add it
+        ('person', 0.6, 0.5, lambda x, y, yaw: add_person(builder, x, y, rng.uniform(0, 6.28))),
+        ('outdoor', 0.7, 0.7, bin_),
+        ('bench', 1.7, 0.6, bench),
+        ('', 0.9, 0.9, things),
+        ('outdoor', 0.8, 0.8, lambda x, y, yaw: add_pile(builder, x, y, 0.6)),
+        ('plant', 0.4, 0.4, lambda x, y, yaw: add_plant(builder, x, y)),
     )
     shares = np.array([0.35, 0.15, 0.15, 0.15, 0.1, 0.1])
     for kind in rng.choice(len(kinds), count, p=shares):
-        roles = (('person',), ('outdoor',), ('bench',), (), ('outdoor',), ('plant',))[kind]
-        if not (roles and furnisher.model(*roles)):
-            furnisher.anywhere(*kinds[kind])
+        role, *piece = kinds[kind]
+        if not (role and furnisher.model(role)):
+            furnisher.anywhere(*piece)
 
 
 def _roadside(builder: SceneBuilder, side: int, offset: float, z: float, length: float) -> None:

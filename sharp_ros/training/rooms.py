@@ -308,11 +308,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs = [(options.out / f'rooms_{block[0]:08d}.npz', block) for block in blocks]
     jobs = [job for job in jobs if not job[0].exists()]
     if options.furniture is not None:
-        sys.stderr.write('reading furniture; the first time that takes some minutes\n')
         try:
-            load_models(options.furniture)  # once, before all workers want it
+            models = load_models(  # once, before all workers want it
+                options.furniture,
+                report=lambda count: _say(f'\r{count} models read, which is done only once '),
+            )
         except InputError as error:
             parser.error(str(error))
+        out = ', '.join(f'{count} {reason}' for reason, count in models.skipped.items())
+        _say(f'\r{len(models.models)} models of furniture; left out: {out or "none"}\n')
     began, images = time.monotonic(), 0
     # A fresh interpreter each: Open3D's threads do not survive a fork.
     context = multiprocessing.get_context('spawn')
@@ -320,12 +324,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for done, count in enumerate(pool.imap_unordered(_work, jobs), 1):
             images += count
             rate = images / (time.monotonic() - began)
-            sys.stderr.write(
-                f'\r{done} of {len(jobs)} shards, {images} images, {rate:.1f} images/s '
-            )
-            sys.stderr.flush()
-    sys.stderr.write('\n')
+            _say(f'\r{done} of {len(jobs)} shards, {images} images, {rate:.1f} images/s ')
+    _say('\n')
     return 0
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 if __name__ == '__main__':
