@@ -210,6 +210,32 @@ def test_cameras_change_colours_and_sharpness_but_no_outlines() -> None:
     assert np.ptp(sharpness) > 0.5  # from smeared to sharp
 
 
+@pytest.mark.parametrize('size', [(144, 192), (192, 256)])
+def test_some_crops_of_every_size_are_as_sharp_as_the_picture(size: tuple[int, int]) -> None:
+    """Enlarged and damaged crops alone would make a sharp camera's picture one never seen."""
+    grain = np.random.default_rng(0).normal(size=(192, 256)).astype(np.float32)
+    grain = cv2.GaussianBlur(grain, (0, 0), 0.7)
+    grey = np.clip(128 + 40 * grain / grain.std(), 0, 255)
+    depth = np.ones(grain.shape, np.float32)
+    k = np.array([200.0, 200, 128, 96])
+    view = Image(
+        np.repeat(grey[..., None], 3, -1).astype(np.uint8), depth, depth, k, np.eye(4), False
+    )
+
+    def fine(image: np.ndarray) -> float:
+        """Share of the contrast that a blur of one pixel takes away."""
+        mean = image.mean(-1)
+        return float((mean - cv2.GaussianBlur(mean, (0, 0), 1.0)).std() / (mean.std() + 1e-6))
+
+    seen = [
+        fine(sample(view, *size, np.random.default_rng(seed))[0].transpose(1, 2, 0))
+        for seed in range(80)
+    ]
+    shares = np.array(seen) / fine(view.rgb)
+    assert (shares > 0.9).mean() > 0.2
+    assert (shares < 0.6).mean() > 0.1
+
+
 def test_damaged_missing_or_compressed_shards_are_named(tmp_path: Path, data: Path) -> None:
     (tmp_path / 'broken.npz').write_bytes(b'PK\x03\x04 no more')
     with np.load(data / 'a.npz') as whole:

@@ -28,6 +28,7 @@ cv2.setNumThreads(1)  # the training threads prepare their samples themselves
 GEOMETRY_UNKNOWN = 0.5  # share of the samples that tell the network nothing of gravity and floor
 GRAVITY_NOISE = 0.015  # of the direction, radians, as of an accelerometer and a loose mount
 HEIGHT_NOISE = 0.03  # of the camera over the floor, relative
+GOOD_CAMERA = 0.2  # share of the samples as sharp and clean as the picture is
 
 
 class Batch(NamedTuple):
@@ -153,7 +154,7 @@ def _resampled(
     """Image [h, w, 3] uint8 and intrinsics [4] of a window (x, y, columns, rows) of a view."""
     x, y, columns, rows = window
     sx, sy = width / columns, height / rows
-    method = cv2.INTER_AREA if sx <= 1 and sy <= 1 else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if sx <= 1 and sy <= 1 else cv2.INTER_CUBIC
     image = cv2.resize(
         view.rgb[y : y + rows, x : x + columns], (width, height), interpolation=method
     )
@@ -230,9 +231,10 @@ def photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Lens, exposure, sensor and processing follow each other as in a camera. Their strength is drawn
     without regard to zoom and distance, so that sharpness says nothing about metres.
     """
-    x = _lens(image, rng).astype(np.float32) / 255
+    good = rng.uniform() < GOOD_CAMERA
+    x = (image if good else _lens(image, rng)).astype(np.float32) / 255
     x = _shading(_exposure(x, rng), rng)
-    x = _processing(_sensor(x, rng), rng)
+    x = _to_bytes(x) if good else _processing(_sensor(x, rng), rng)
     return x.astype(np.float32) / 255
 
 
@@ -241,12 +243,12 @@ def _random_window(
 ) -> tuple[int, int, int, int]:
     """x, y, columns, rows of a crop with about the aspect of the result.
 
-    The crop is seldom much smaller than the result: otherwise a long focal length would always
-    come with a blurred picture, and the network would read metres from sharpness.
+    The crop is hardly smaller than the result: otherwise a long focal length would always come
+    with a blurred picture, and the network would read metres from sharpness.
     """
     aspect = np.clip(width / height * np.exp(rng.normal(0, 0.06)), 1, 1.9)
     largest = min(shape[0], shape[1] / aspect)
-    smallest = min(max(0.4, 0.7 * height / largest), 1.0)
+    smallest = min(max(0.4, 0.85 * height / largest), 1.0)
     zoom = rng.uniform(smallest, 1) if rng.uniform() < 0.75 else 1.0
     rows = int(largest * zoom)
     columns = min(int(rows * aspect), shape[1])
@@ -381,8 +383,8 @@ _BAYER = {
 
 def _processing(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Sharpening and compression; uint8."""
-    if rng.uniform() < 0.3:
-        amount, radius = rng.uniform(0.3, 1.8), rng.uniform(0.6, 1.6)
+    if rng.uniform() < 0.35:
+        amount, radius = rng.uniform(0.3, 2.2), rng.uniform(0.6, 1.6)
         x = cv2.addWeighted(x, 1 + amount, cv2.GaussianBlur(x, (0, 0), radius), -amount, 0)
     if rng.uniform() < 0.4:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 95))]
