@@ -389,12 +389,13 @@ def checked(network: OnnxPredictor) -> float | None:
         error = self_check.remembered(key)
     if error is None:
         with torch.inference_mode():
-            outputs = network.forward(*inputs)
+            found = network.comparable(network.forward(*inputs))
             if network.reference:
-                error = self_check.difference_from_stored(outputs, network.reference)
+                error = self_check.difference_from_stored(found, network.reference)
             else:
                 _log.warning('comparing %s with CPU, once for %s', session.provider, session.path)
-                error = self_check.difference(outputs, network.on_cpu().forward(*inputs))
+                expected = network.comparable(network.on_cpu().forward(*inputs))
+                error = self_check.difference(found, expected)
     if not error <= self_check.TOLERANCE:
         raise EngineError(
             f'self-check failed: {session.path} on {session.provider} differs from its reference '

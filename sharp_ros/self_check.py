@@ -4,7 +4,7 @@ A precision, a compiler or a library can silently change what a network says. Th
 weights meet a machine in some precision, one image goes through them in plain float32 and through
 what was made of them; the result is kept in the user's cache until anything of that changes.
 
-A network that left torch brings along what float32 gave there, a few values of each output
+A network that left torch brings along what float32 gave there, a few values of each tensor
 (`stored`); it is compared with those whenever it is loaded.
 """
 

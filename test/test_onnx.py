@@ -20,6 +20,7 @@ from sharp_ros.errors import CheckpointError, ConfigError, EngineError, InputErr
 from sharp_ros.models import load_predictor
 from sharp_ros.network import onnx_predictor
 from sharp_ros.network.description import load_description
+from sharp_ros.network.nano import NONE
 from sharp_ros.pipeline import load_engine, Pipeline
 
 onnx = pytest.importorskip('onnx')
@@ -430,6 +431,21 @@ def test_a_nano_that_differs_from_its_reference_is_refused_with_the_error_value(
     predictor, _ = load_predictor(str(graph))
     with pytest.raises(EngineError, match=r'differs from its reference by \d'):
         Engine(predictor, ModelConfig()).prepare()
+
+
+def test_a_tenth_more_depth_is_refused_however_large_the_other_outputs_are(graph, monkeypatch):
+    """The logit of sky is some twenty: among such values a tenth of a log depth would vanish."""
+    forward = onnx_predictor.OnnxNanoPredictor.forward
+
+    def farther(self, *inputs):
+        prediction, rgb = forward(self, *inputs)
+        prediction[:NONE] += 0.1
+        return prediction, rgb
+
+    Engine(load_predictor(str(graph))[0], ModelConfig()).prepare()
+    monkeypatch.setattr(onnx_predictor.OnnxNanoPredictor, 'forward', farther)
+    with pytest.raises(EngineError, match=r'differs from its reference by 0\.1'):
+        Engine(load_predictor(str(graph))[0], ModelConfig()).prepare()
 
 
 def test_torch_runs_nano_if_what_is_faster_fails_its_check(graph, caplog):

@@ -109,7 +109,7 @@ def export_nano(
         'model': 'nano',
         'version': __version__,
         'precision': 'fp32',
-        'reference': self_check.stored(run_torch(*inputs)),
+        'reference': self_check.stored(predictor.comparable(run_torch(*inputs))),
     }
     for key, value in {**metadata, **facts}.items():
         model.metadata_props.add(key=key, value=value)

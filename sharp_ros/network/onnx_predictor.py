@@ -121,7 +121,7 @@ class OnnxPredictor(NetworkPredictor):
 
     Attributes:
         session: as given.
-        reference: outputs for the image of the self-check as the exporter stored them, or ''.
+        reference: `comparable` of the self-check's image as the exporter stored it, or ''.
     """
 
     def __init__(self, session: OnnxSession) -> None:
