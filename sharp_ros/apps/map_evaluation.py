@@ -22,7 +22,7 @@ import numba
 import numpy as np
 
 from sharp_ros import se3
-from sharp_ros.apps.base_source import SourceFrame
+from sharp_ros.apps.base_source import LevelWorld, SourceFrame
 from sharp_ros.apps.map_pictures import draw_map, draw_trajectory, Way
 from sharp_ros.apps.pictures import encode_picture, tile_pictures
 from sharp_ros.apps.sources import open_source, SyntheticSource
@@ -32,7 +32,6 @@ from sharp_ros.engine import choose_device, Engine
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import Gaussians
-from sharp_ros.mapping.gravity import level_from_depth
 from sharp_ros.mapping.occupancy import (
     FREE,
     OccupancyGrid2D,
@@ -311,7 +310,8 @@ def evaluate_map(
     rows: list[tuple[int, dict[str, float]]] = []  # of the depth, by stamp
     odometry_ms: list[float] = []
     grid = None
-    for frame, depth, T_world_camera in _with_truth(frames, level=not true_map.closed):
+    world = None if true_map.closed else LevelWorld()
+    for frame, depth, T_world_camera in _with_truth(frames, world):
         given = None if visual else T_map_world @ T_world_camera
         sensed = depth if pipeline.info.needs_depth else None
         camera, stamp_ns = frame.intrinsics, frame.stamp_ns
@@ -364,19 +364,14 @@ def evaluate_map(
 
 
 def _with_truth(
-    frames: Iterable[SourceFrame], *, level: bool
+    frames: Iterable[SourceFrame], world: LevelWorld | None
 ) -> Iterator[tuple[SourceFrame, np.ndarray, np.ndarray]]:
-    """Frames that have them with their true depth and pose; `level` makes the world so."""
-    T_level_world = None
+    """Frames that have them with their true depth and pose, in a level world if one is given."""
     for frame in frames:
-        if frame.depth is None or frame.T_world_camera is None:
-            continue
-        if T_level_world is None:
-            T_level_camera = level_from_depth(frame.depth, frame.intrinsics) if level else None
-            T_level_world = np.eye(4)
-            if T_level_camera is not None:
-                T_level_world = T_level_camera @ se3.inverse(frame.T_world_camera)
-        yield frame, frame.depth, T_level_world @ frame.T_world_camera
+        if frame.depth is not None:
+            pose = world.pose(frame) if world else frame.T_world_camera
+            if pose is not None:
+                yield frame, frame.depth, pose
 
 
 def _laid_on(T_map_camera: np.ndarray, T_world_camera: np.ndarray) -> np.ndarray:
