@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ import torch
 from torch import Tensor
 
 from sharp_ros.camera import Intrinsics
+from sharp_ros.gaussians import Gaussians
 from sharp_ros.network.composer import gaussians_from_depth
 from sharp_ros.network.nano import Lite0Encoder
-from sharp_ros.rasterizer import reference
+from sharp_ros.rasterizer import reference, Rendering
 from sharp_ros.training import losses
 from sharp_ros.training.dataset import Batch
 
@@ -216,6 +219,16 @@ def test_second_layer_without_anything_behind_lies_on_the_first(batch: Batch) ->
     assert gradient[box].min() > 4 * gradient[known & ~box].max()
 
 
+@pytest.mark.parametrize('unknown', [0.0, math.nan, 50.0])
+def test_an_unknown_second_surface_teaches_nothing(batch: Batch, unknown: float) -> None:
+    """A recording with depth knows of no second surface: what was learnt of it has to stay."""
+    prediction = truth(batch).requires_grad_()
+    blind = batch._replace(second_depth=torch.full_like(batch.depth, unknown))
+    term = losses.depth_loss(prediction, blind)['second_layer']
+    assert term == 0
+    assert torch.autograd.grad(term, prediction)[0].abs().max() == 0
+
+
 # --- second view ----------------------------------------------------------------------------
 
 
@@ -272,6 +285,41 @@ def test_second_view_agrees_best_at_the_true_depth_and_pulls_towards_it(pair: Ba
         assert right < 0.6 * near
         assert right < 0.6 * far
     assert pulls[0] < 0 < pulls[2]  # farther if too near, nearer if too far
+
+
+def test_a_gpu_renders_the_second_view_through_the_function_made_for_it(pair: Batch) -> None:
+    class OnGpu(Tensor):
+        is_cuda = True
+
+    prediction = at_depth(pair, 1.1).detach()
+    with torch.no_grad():
+        there, seen, _ = losses.render_second_view(prediction.as_subclass(OnGpu), pair)
+        here, same, _ = losses.render_second_view(prediction, pair)
+    torch.testing.assert_close(there.as_subclass(Tensor), here, atol=1e-3, rtol=0)
+    torch.testing.assert_close(seen, same)
+
+
+def test_gaussians_of_the_second_view_lie_on_the_surface_that_is_predicted(
+    pair: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pixel of a block stands for it: taken for the middle, a floor would lie too high."""
+    height, width = pair.depth.shape[1:]
+    fx, fy, cx, cy = pair.intrinsics[0].tolist()
+    v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing='ij')
+    # the plane x / 20 + y / 2 + z / 4 = 1 m
+    depth = 1 / ((u - cx) / fx / 20 + (v - cy) / fy / 2 + 0.25)
+    shown = []
+
+    def render(gaussians: Gaussians, *args: Any, **options: Any) -> Rendering:
+        shown.append(gaussians)
+        return reference.rasterize(gaussians, *args, **options)
+
+    monkeypatch.setattr(losses, 'reference', SimpleNamespace(rasterize=render))
+    losses.render_second_view(at_depth(pair._replace(depth=depth[None]), 1.0), pair)
+    means = shown[0].means.detach()
+    heights = means @ torch.tensor([1 / 20, 1 / 2, 1 / 4])
+    assert len(means) >= height * width / 16
+    torch.testing.assert_close(heights, torch.ones(len(means)), atol=1e-4, rtol=0)
 
 
 def test_regularisers_hold_corrections_back_and_are_zero_without_any(pair: Batch) -> None:

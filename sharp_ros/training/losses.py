@@ -226,20 +226,26 @@ def render_second_view(prediction: Tensor, batch: Batch) -> tuple[Tensor, Tensor
     assert batch.T_2_1 is not None
     image = batch.rgb if batch.clean is None else batch.clean
     height, width = (side // RENDER_SHRINK for side in image.shape[2:])
-    first, second = (F.adaptive_avg_pool2d(x, (height, width)) for x in (image, batch.rgb2))
-    # the depth of one pixel near the middle: a mean across an edge lies on no surface
-    middle = slice(RENDER_SHRINK // 2, None, RENDER_SHRINK)
+    second = F.adaptive_avg_pool2d(batch.rgb2, (height, width))
+    # the depth of one pixel near the middle: a mean across an edge lies on no surface. That pixel
+    # is half a pixel from the middle, and so are the colours around it and the camera.
+    row = RENDER_SHRINK // 2
+    middle = slice(row, None, RENDER_SHRINK)
     picked = prediction[:, :, middle, middle][:, :, :height, :width]
+    around = F.avg_pool2d(F.pad(image, (0, 1, 0, 1), mode='replicate'), 2, 1)
+    first = F.adaptive_avg_pool2d(around, (height, width))
     render = rasterize if prediction.is_cuda else reference.rasterize
     colors, alphas = [], []
     chosen = [i for i, T in enumerate(batch.T_2_1) if bool(torch.isfinite(T).all())]
     for i in chosen:
-        full = int(image.shape[3]), int(image.shape[2])
-        cameras = (_intrinsics(k[i], *full) for k in (batch.intrinsics, batch.intrinsics2))
-        camera, camera2 = (k.resized(width, height) for k in cameras)
+        size = int(image.shape[3]), int(image.shape[2])
+        k, k2 = (_intrinsics(corner[i], *size) for corner in (batch.intrinsics, batch.intrinsics2))
+        numbers = (n / RENDER_SHRINK for n in (k.fx, k.fy, k.cx - row, k.cy - row))
+        camera = Intrinsics(*numbers, width, height)
         gaussians = gaussians_from_prediction(picked[i], first[i], camera)
         T = batch.T_2_1[i].double().cpu().numpy()
-        rendering = render(gaussians, camera2, T, (0.0, 0.0, 0.0), near=0.05)
+        camera2 = k2.resized(width, height)
+        rendering = render(gaussians, camera2, T, background=(0.0, 0.0, 0.0), near=0.05)
         colors.append(rendering.color.permute(2, 0, 1))
         alphas.append(rendering.alpha.detach())
     if not chosen:
@@ -273,8 +279,11 @@ def depth_loss(
     second_target = torch.where(behind, batch.second_depth, target.exp()).log()
     weight = valid.float()
     error = (prediction[:, LOG_Z1] - target) * weight
+    # unknown: 0 or NaN, as in recordings, and what lies too far behind
+    beyond = (batch.second_depth >= MAX_DEPTH) & (batch.second_depth < torch.inf)
+    known = (batch.second_depth > 0) & ~beyond
     # Most pixels have nothing behind them; those that do count four times as much.
-    second_weight = weight * (0.3 + (second_target - target > 0.03).float())
+    second_weight = weight * known * (0.3 + (second_target - target > 0.03).float())
     terms = {
         'l1': log_depth_l1(error, weight),
         'scale_invariant': scale_invariant_log(error, weight),
