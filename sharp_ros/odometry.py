@@ -199,6 +199,11 @@ class VisualOdometry:
         """Of the images so far, or of the keyframes that were taken back."""
         return self._given
 
+    @property
+    def stamp_ns(self) -> int | None:
+        """Of the newest image, or None before the first."""
+        return self._stamp_ns
+
     def register_frame(
         self,
         image: np.ndarray,

@@ -18,7 +18,7 @@ from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.keyframes import Keyframes
 from sharp_ros.mapping.map_files import MapState
-from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
+from sharp_ros.mapping.occupancy import JITTER_NS, OccupancyGrid2D, OccupancyMap
 from sharp_ros.mapping.path import CameraPath
 from sharp_ros.mapping.surface_map import SurfaceMap
 from sharp_ros.models import load_predictor, ModelInfo
@@ -40,7 +40,6 @@ CLEARING = 'clearing_points'
 VIEW = 'view/'
 VIEW_DEPTH = '/depth'
 _SETTLING_NS, _SETTLED_STD = 1_000_000_000, 0.05  # see `_scale_is_settling`
-_JITTER_NS = 1_000_000_000  # by which stamps may go back without that a recording started over
 _log = logging.getLogger(__name__)
 
 
@@ -59,11 +58,13 @@ class FrameResult:
         unplaced: views that could not be rendered, and why.
         grid: when it was due and a pose is known.
         mapped: whether the frame was integrated into the map.
+        unmapped: why it was not: `repeated_stamp`, `world_frame_changed`; None also for a frame
+            whose pose was never known, and where `motion` says why.
         map_points: [N, 3] centres of occupied voxels in the world frame, when due.
         clearing_points: [M, 3] in the optical frame, where rays end that met nothing in range.
         scale: factor that predicted depth was multiplied by; None for measured depth.
         motion: of visual odometry, where it was asked for the pose.
-        restarted: whether the maps started over with this frame.
+        restarted: whether the maps started over with this frame, or one before it that failed.
         timings_ms: duration of each step; those of the engine, `network.*`, are part of `network`,
             which also holds what was done for the next frame meanwhile.
         relative_depth: [H, W] float32 of a relative model, see `OnnxDepthPredictor`.
@@ -77,6 +78,7 @@ class FrameResult:
     unplaced: Mapping[str, PoseUnavailableError] = field(default_factory=dict)
     grid: OccupancyGrid2D | None = None
     mapped: bool = False
+    unmapped: PoseUnavailableError | None = None
     map_points: np.ndarray | None = None
     clearing_points: np.ndarray | None = None
     scale: ScaleEstimate | None = None
@@ -129,10 +131,10 @@ class Pipeline:
         self._surface = SurfaceMap(config.surface_map) if config.surface_map.enabled else None
         self._path = CameraPath()
         self._viewpoints = viewpoints(config.views)
-        self._latest: tuple[Frame, Gaussians] | None = None
+        self._latest: tuple[Frame, Gaussians, bool] | None = None  # and whether it is mapped
         self._due_ns: dict[str, int] = {}
         self._last_stamp_ns = 0
-        self._restarted = False  # since the newest frame was begun to be finished
+        self._restarted = False  # since the newest result
         self._snapshot, self._snapshot_complete = Snapshot(config.snapshot), True  # none under way
         self._estimate: ScaleEstimate | None = None  # of the newest frame
         self._settling_ns = 0  # stamp of the first frame that waited for the scale
@@ -190,7 +192,6 @@ class Pipeline:
         self._due_ns.clear()
         self._world_frame, self._visual = '', False
         self._last_stamp_ns = 0
-        self._restarted = True
 
     def reconfigure(self, config: SharpConfig) -> None:
         """Go on with other settings, which differ in live ones only (`config.frozen_changes`).
@@ -241,15 +242,13 @@ class Pipeline:
             EngineError: if the network cannot be run.
         """
         frame, wanted, clock = begun.frame, begun.wanted, begun.clock
-        self._restarted = False
         # all that is booked is booked here, where frames come one after the other
         back_ns = self._last_stamp_ns - frame.stamp_ns
-        if back_ns > _JITTER_NS:  # maps of what is yet to come would be lies
+        if back_ns > JITTER_NS:  # maps of what is yet to come would be lies
             _log.warning('time went back by %.1f s: the maps start over', back_ns * 1e-9)
-            self.reset()
+            self._start_over()
             back_ns = 0
         late = back_ns > 0  # out of order: what goes by time has gone on without this frame
-        self._last_stamp_ns = max(self._last_stamp_ns, frame.stamp_ns)
         views = {name: view for name, view in self.config.views.items() if VIEW + name in wanted}
         due_views = [
             name
@@ -272,12 +271,16 @@ class Pipeline:
         else:
             depth = depth_from_gaussians(gaussians, size.width, size.height)
         metric = frame.T_world_camera is not None
-        motion = None
+        motion = unmapped = None
         if not late:
-            frame, motion = self._tracked(frame, depth)
+            try:
+                frame, motion = self._tracked(frame, depth)
+            except PoseUnavailableError as error:
+                unmapped = error
         clock.lap('odometry')
         if not late:
             self._estimate_scale(frame, depth, motion, metric=metric)
+            self._last_stamp_ns = frame.stamp_ns  # it was not lost on the way
         scale = self._estimate
         if scale is not None:
             gaussians, depth = gaussians.scaled(scale.value), depth * np.float32(scale.value)
@@ -288,15 +291,19 @@ class Pipeline:
         clock.lap('points')
         mapped = frame.T_world_camera is not None
         if mapped:
-            self._integrate(frame, depth, visual=not metric)
+            try:
+                self._integrate(frame, depth, visual=not metric)
+            except PoseUnavailableError as error:
+                mapped, unmapped = False, error
         clock.lap('map')
         if mapped:
             self._fuse(frame, gaussians, depth)
         clock.lap('fuse')
         if not self._snapshot_complete:
             self._snapshot_complete = self._snapshot.add(frame, depth)
-        self._latest = (frame, gaussians) if requested else None
-        seen, unplaced = self._render(due_views, frame, gaussians, wanted)
+        latest = frame, gaussians, mapped
+        self._latest = latest if requested else None
+        seen, unplaced = self._render(due_views, latest, wanted)
         clock.lap('views')
         grid = None
         rate_hz = self.config.occupancy.rate_hz
@@ -311,6 +318,7 @@ class Pipeline:
         clock.lap('grid')
         stages = {f'network.{name}': ms for name, ms in self.engine.timings_ms.items()}
         timings_ms = {**clock.laps, **stages}
+        restarted, self._restarted = self._restarted, False
         return FrameResult(
             frame,
             gaussians,
@@ -320,11 +328,12 @@ class Pipeline:
             unplaced,
             grid,
             mapped,
+            unmapped,
             obstacles,
             clearing,
             scale,
             None if metric else motion,
-            self._restarted,
+            restarted,
             timings_ms,
         )
 
@@ -375,7 +384,8 @@ class Pipeline:
         assert self._latest is not None
         names = [n for n, v in self.config.views.items() if v.placement == 'request']
         names = [name for name in names if VIEW + name in wanted]
-        return self._render(names, frame, self._latest[1], wanted, (parent, T_parent_view))
+        latest = frame, *self._latest[1:]
+        return self._render(names, latest, wanted, (parent, T_parent_view))
 
     @property
     def world_frame(self) -> str:
@@ -480,10 +490,20 @@ class Pipeline:
                 'relative_model',
             )
 
+    def _start_over(self) -> None:
+        """Forget the maps of their own accord, of which the next result tells."""
+        self.reset()
+        self._restarted = True
+
     def _integrate(self, frame: Frame, depth: np.ndarray, *, visual: bool) -> None:
+        """Take a frame into the map.
+
+        Raises:
+            PoseUnavailableError: `world_frame_changed` if its pose is not one in that map.
+        """
         if self._world_frame and (frame.world_frame, visual) != (self._world_frame, self._visual):
             origin = {True: 'visual odometry', False: 'elsewhere'}
-            raise InputError(
+            raise PoseUnavailableError(
                 f'the pose is in {frame.world_frame!r} and comes from {origin[visual]}, but those '
                 f'of the map are in {self._world_frame!r} and from {origin[self._visual]}; reset '
                 'the map after changing the source of poses',
@@ -509,11 +529,21 @@ class Pipeline:
 
         A pose from elsewhere counts more: then only the tracks of features are of use, since their
         parallax over poses in metres tells the scale of the depth.
+
+        Raises:
+            PoseUnavailableError: `repeated_stamp` for a frame to place that has the stamp of the
+                one before: where the camera has moved since, nobody knows.
         """
         visual = frame.T_world_camera is None and bool(frame.world_frame)
         if visual and self._odometry.camera not in (None, frame.intrinsics):
             _log.warning('the camera changed: odometry, and with it the maps, start over')
-            self.reset()
+            self._start_over()
+        if visual and self._odometry.stamp_ns == frame.stamp_ns:
+            raise PoseUnavailableError(
+                'the image has the stamp of the one before; make the driver stamp each image by '
+                'the time it was taken, or let /clock go on',
+                'repeated_stamp',
+            )
         estimated = self._scale is not None and not self.config.scale.constant
         measures = frame.T_world_camera is not None and estimated
         if not (visual or measures):
@@ -647,12 +677,12 @@ class Pipeline:
     def _render(
         self,
         names: Iterable[str],
-        frame: Frame,
-        gaussians: Gaussians,
+        latest: tuple[Frame, Gaussians, bool],
         wanted: Collection[str],
         request: tuple[str, np.ndarray] | None = None,
     ) -> tuple[dict[str, View], dict[str, PoseUnavailableError]]:
         """Views by name, and why others cannot be placed."""
+        frame = latest[0]
         views: dict[str, View] = {}
         unplaced: dict[str, PoseUnavailableError] = {}
         for name in names:
@@ -660,7 +690,7 @@ class Pipeline:
             parent, pose = request or (viewpoint.frame, viewpoint.pose(frame.stamp_ns))
             try:
                 T_camera_parent, parent = locate(frame, parent)
-                scene, T_scene_camera, observers = self._scene(config.source, frame, gaussians)
+                scene, T_scene_camera, observers = self._scene(config.source, *latest)
             except PoseUnavailableError as error:
                 unplaced[name] = error
                 continue
@@ -676,13 +706,13 @@ class Pipeline:
         return views, unplaced
 
     def _scene(
-        self, source: str, frame: Frame, gaussians: Gaussians
+        self, source: str, frame: Frame, gaussians: Gaussians, mapped: bool
     ) -> tuple[Gaussians, np.ndarray, np.ndarray]:
         """Gaussians to look at, `T_scene_camera`, and [K, 3] where they were observed from."""
         if source == 'frame':
             return gaussians, np.eye(4), np.zeros((1, 3))
         assert self._fused is not None
-        if frame.T_world_camera is None:
+        if frame.T_world_camera is None or not mapped:
             raise PoseUnavailableError('the pose of the camera in the map is not known', 'no_pose')
         if not len(self._fused):
             raise PoseUnavailableError('no Gaussians are fused yet', 'map_empty')

@@ -171,10 +171,17 @@ class PoseBuffer:
         self._poses.clear()
 
     def add(self, stamp_ns: int, T_a_b: np.ndarray) -> bool:
-        """Append a pose; returns False when time went back, which empties the buffer first."""
+        """Append a pose, or replace the newest by one of the same stamp.
+
+        Returns:
+            False when time went back, which empties the buffer first.
+        """
         forward = not self._stamps or stamp_ns >= self._stamps[-1]
         if not forward:
             self.clear()
+        elif stamp_ns == self.newest_ns:
+            self._stamps.pop()
+            self._poses.pop()
         self._stamps.append(stamp_ns)
         self._poses.append(T_a_b)
         while self._stamps[-1] - self._stamps[0] > self._duration_ns:

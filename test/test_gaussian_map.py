@@ -372,6 +372,20 @@ def test_what_was_exported_is_not_changed_by_later_frames():
 # --- viewpoints -------------------------------------------------------------------
 
 
+def test_a_stored_map_that_no_camera_has_seen_is_refused():
+    gaussian_map = GaussianMap(GaussianMapConfig())
+    empty = gaussian_map.state()
+    take(gaussian_map, some(10))
+    state = gaussian_map.state()
+    with pytest.raises(InputError, match='viewpoint') as caught:
+        gaussian_map.restore({**state, 'viewpoints': np.zeros((0, 3))})
+    assert caught.value.reason == 'bad_map'
+    gaussian_map.restore(state)
+    assert len(gaussian_map) == 10
+    gaussian_map.restore(empty)
+    assert not len(gaussian_map)
+
+
 def test_viewpoints_are_where_cameras_stood():
     gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
     for x in (0.0, 0.05, 0.5, 0.5, 1.0):

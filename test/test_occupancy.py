@@ -380,6 +380,31 @@ def test_any_camera_height_and_attitude_is_accepted(T, sees):
     assert not np.any((grid.cells == FREE) & solid_cells(grid, []))
 
 
+@pytest.mark.parametrize('yaw', [0.0, 0.4])
+def test_rays_parallel_to_a_plane_of_the_grid_change_nothing_out_of_view(yaw):
+    k = Intrinsics(500.0, 500.0, 320.0, 240.0, 640, 480)  # a pixel looks straight ahead
+    grid_map = OccupancyMap(OccupancyConfig())
+    depth = np.full((480, 640), 2.0, np.float32)
+    grid_map.integrate(depth, VGA, pose(0, 0, 1.0, yaw + 1.6))  # a wall to the left
+    before, x, y = grid_map.log_odds(), *centres(grid_map.grid())
+    for _ in range(20):
+        grid_map.integrate(depth, k, pose(0, 0, 1.0, yaw))
+    ahead = x * math.cos(yaw) + y * math.sin(yaw)
+    aside = np.abs(y * math.cos(yaw) - x * math.sin(yaw))
+    out_of_view = aside > np.maximum(ahead, 0) * 320 / 500 + 0.1  # two cells
+    assert (before[out_of_view] > 0).sum() > 100
+    np.testing.assert_array_equal(grid_map.log_odds()[out_of_view], before[out_of_view])
+    assert not grid_map._marks.any()
+
+
+@pytest.mark.parametrize('bounds', [(-1e-5, 1e-5), (-1e-5, 3.0), (-3.0, 1e-5)])
+def test_what_nothing_has_touched_is_unknown_whatever_the_bounds(bounds):
+    free, occupied = bounds
+    grid_map = OccupancyMap(OccupancyConfig(free_log_odds=free, occupied_log_odds=occupied))
+    assert (grid_map.grid().cells == UNKNOWN).all()
+    assert not len(grid_map.occupied_points())
+
+
 def test_upside_down_camera_maps_the_same_cells():
     box = ((1.0, -0.2, 0.0), (1.4, 0.7, 0.9))
     T = pose(-0.5, 0, 0.8, 0.1, -0.2)
@@ -534,6 +559,30 @@ def test_fading_follows_the_clock_whatever_the_frame_rate():
             grid_map.integrate(blind, SMALL, pose(0, 0, 1, 0), stamp_ns=i * SECOND // rate)
         left.append(grid_map.log_odds().min() / -config.miss_log_odds)
     assert left == pytest.approx([math.exp(-1)] * 2, rel=0.25)
+
+
+def test_frames_that_come_late_do_not_stop_the_fading():
+    config = OccupancyConfig(size=4.0, voxel_size=0.1, decay_time=2.0)
+    grid_map = OccupancyMap(config)
+    blind = np.full((SMALL.height, SMALL.width), np.nan, np.float32)
+    grid_map.integrate(np.full_like(blind, 2.02), SMALL, pose(0, 0, 1, 0), stamp_ns=0)
+    for i in range(1, 80):  # 4 s; every other one is 0.05 s behind that before
+        stamp_ns = (i + 2 * (i % 2)) * SECOND // 20
+        grid_map.integrate(blind, SMALL, pose(0, 0, 1, 0), stamp_ns=stamp_ns)
+    left = grid_map.log_odds().min() / -config.miss_log_odds
+    assert left == pytest.approx(math.exp(-2), rel=0.25)
+
+
+def test_after_a_gap_what_is_seen_since_does_not_fade_with_the_old():
+    maps = []
+    depth = np.full((SMALL.height, SMALL.width), 1.52, np.float32)
+    for stamps in ((0, 100, 101, 102), (100, 101, 102)):
+        grid_map = OccupancyMap(OccupancyConfig(size=4.0, voxel_size=0.1, decay_time=2.0))
+        for tenth in stamps:
+            grid_map.integrate(depth, SMALL, pose(0, 0, 1, 0), stamp_ns=tenth * SECOND // 10)
+        maps.append(grid_map.log_odds())
+    assert maps[1].max() > 1.5
+    np.testing.assert_allclose(*maps, atol=0.1)  # e^-5 of the old, a tenth at most of the new
 
 
 def test_time_that_jumps_back_fades_nothing():

@@ -225,12 +225,28 @@ def test_stamps_that_start_over_do_not_silence_rate_limited_outputs():
 
 
 def test_map_does_not_mix_world_frames_until_reset():
-    pipeline = make_pipeline()
-    pipeline.process(wall_frame(), {OCCUPANCY})
-    with pytest.raises(InputError, match='reset the map'):
-        pipeline.process(wall_frame(world='map'), {OCCUPANCY})
+    views = {'map': FROM_MAP, 'asked': replace(FROM_MAP, placement='request')}
+    pipeline = make_pipeline(gaussian_map=FUSING, views=views)
+    wanted = {OCCUPANCY, POINTS, CLEARING, *(VIEW + name for name in views)}
+    pipeline.process(wall_frame(), wanted)
+    before = pipeline.map_state()
+    result = pipeline.process(wall_frame(5.0, 10**10, world='map'), wanted)
+    assert not result.mapped
+    assert result.unmapped.reason == 'world_frame_changed'
+    assert 'reset the map' in str(result.unmapped)
+    np.testing.assert_allclose(result.cloud[..., 2], 5.0, atol=1e-5)
+    assert len(result.clearing_points)
+    assert result.unplaced['map'].reason == 'no_pose'  # in the map
+    asked = pipeline.render_request('world', POSE, pipeline.latest, wanted)
+    assert asked[1]['asked'].reason == 'no_pose'
+    after = pipeline.map_state()
+    np.testing.assert_array_equal(before.occupancy['log_odds'], after.occupancy['log_odds'])
+    np.testing.assert_array_equal(before.gaussians['sums'], after.gaussians['sums'])
+    assert len(after.path) == 1
     pipeline.reset()
-    assert pipeline.process(wall_frame(world='map'), {OCCUPANCY}).mapped
+    result = pipeline.process(wall_frame(world='map'), wanted)
+    assert result.mapped
+    assert result.unmapped is None
 
 
 def test_warm_up_leaves_no_trace():

@@ -14,11 +14,12 @@ from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import (
     GaussianMapConfig,
     ModelConfig,
+    ScaleConfig,
     SharpConfig,
     SurfaceMapConfig,
 )
 from sharp_ros.engine import Engine
-from sharp_ros.errors import InputError
+from sharp_ros.errors import EngineError, InputError
 from sharp_ros.models import load_predictor
 from sharp_ros.network.composer import gaussians_from_depth
 from sharp_ros.pipeline import CLEARING, MAP_POINTS, OCCUPANCY, Pipeline, POINTS
@@ -393,6 +394,59 @@ def test_one_stamp_from_the_far_future_costs_the_maps_once():
     assert wall_x(pipeline, 2.0)
 
 
+def lose(pipeline, frame):
+    """Let the network fail on a frame."""
+
+    def result(**_):
+        raise EngineError('out of memory')
+
+    begun = pipeline.begin(frame, WANTED)
+    begun.pending.result = result
+    with pytest.raises(EngineError):
+        pipeline.finish(begun)
+
+
+def test_maps_that_start_over_with_a_frame_that_fails_are_told_with_the_next():
+    pipeline = make_pipeline()
+    assert not pipeline.process(frame(2.0, 100 * SECOND), WANTED).restarted
+    lose(pipeline, frame(2.0, SECOND))
+    assert (pipeline.grid().cells == -1).all()
+    restarted = [pipeline.process(frame(2.0, i * SECOND), WANTED).restarted for i in range(2, 4)]
+    assert restarted == [True, False]
+
+
+def test_depth_is_scaled_also_where_the_first_frame_failed_and_the_next_is_older():
+    def predictor(image, intrinsics, depth=None):
+        return gaussians_from_depth(
+            torch.full((1, 120, 160), 4.0), torch.full((3, 120, 160), 0.5), intrinsics
+        )
+
+    _, info = load_predictor('nano')
+    config = replace(SharpConfig(), scale=ScaleConfig(constant=0.5))
+    pipeline = Pipeline(Engine(predictor, ModelConfig()), info, config)
+    lose(pipeline, frame(2.0, SECOND))
+    result = pipeline.process(frame(2.0, SECOND - SECOND // 20), WANTED)
+    np.testing.assert_allclose(result.depth, 2.0, atol=1e-5)
+    assert result.mapped
+
+
+@pytest.mark.parametrize('stamp_ns', [0, SECOND])
+def test_visual_odometry_maps_no_image_whose_stamp_is_that_of_the_one_before(tour, stamp_ns):
+    pipeline = make_pipeline(**all_maps())
+    first, *others = [unplaced(frame(depth, stamp_ns, image=image)) for _, image, depth in tour]
+    assert pipeline.process(first, WANTED).mapped
+    before = contents(pipeline)
+    for seen in others[:10]:
+        result = pipeline.process(seen, WANTED)
+        assert not result.mapped
+        assert result.frame.T_world_camera is None
+        assert result.unmapped.reason == 'repeated_stamp'
+        assert np.isfinite(result.cloud[..., 2]).any()
+    assert_same(before, contents(pipeline))
+    result = pipeline.process(replace(first, stamp_ns=stamp_ns + SECOND), WANTED)
+    assert result.mapped  # the clock goes on
+
+
 def test_another_image_size_midway_goes_on_with_the_map_where_poses_are_given():
     pipeline = make_pipeline(**all_maps())
     small = Intrinsics.from_hfov(1.2, 80, 60)
@@ -409,8 +463,21 @@ def test_another_image_size_midway_starts_visual_odometry_over():
     small = Intrinsics.from_hfov(1.2, 80, 60)
     for i, k in enumerate([K] * 3 + [small] * 3):
         seen = frame(2.0, SECOND + i * SECOND // 10, image=texture(k=k), k=k)
-        assert pipeline.process(unplaced(seen), WANTED).mapped
+        result = pipeline.process(unplaced(seen), WANTED)
+        assert result.mapped
+        assert result.restarted == (i == 3)
     assert len(pipeline.map_state().path) == 3
+
+
+def test_a_frame_out_of_order_after_another_image_size_is_late():
+    pipeline, found = make_pipeline(), []
+    small = Intrinsics.from_hfov(1.2, 80, 60)
+    for tenth, k in ((0, K), (1, K), (3, small), (2, small), (4, small)):
+        seen = frame(2.0, SECOND + tenth * SECOND // 10, image=texture(k=k), k=k)
+        found.append(pipeline.process(unplaced(seen), WANTED))
+    assert [result.mapped for result in found] == [True, True, True, False, True]
+    assert found[-1].motion.state == 'tracking'
+    assert not found[-1].motion.keyframe  # it goes on in the odom frame that is
 
 
 @pytest.mark.parametrize('what', ['depth', 'image'])

@@ -132,6 +132,14 @@ def test_time_going_back_forgets_the_future():
     assert buffer.lookup(second(1))[0, 3] == 7.0
 
 
+def test_a_pose_of_the_same_stamp_replaces_the_one_before():
+    buffer = PoseBuffer(duration=10, max_gap=1, tolerance=0.05)
+    for x in range(100):
+        assert buffer.add(0, pose_at(float(x)))
+    assert len(buffer) == 1
+    assert buffer.lookup(0)[0, 3] == 99
+
+
 def test_old_poses_leave():
     buffer = PoseBuffer(duration=2, max_gap=1, tolerance=0.05)
     for t in range(100):

@@ -126,8 +126,8 @@ class GaussianMap:
         viewpoints = stored_array(state, 'viewpoints', np.float64, (None, 3))
         if (voxels < 0).any() or len(np.unique(voxels)) < n or len(viewpoints) > _VIEWPOINTS:
             raise bad_map('its voxels or viewpoints are not those of a map; save the map anew')
-        if not (sums[:, 0] > 0).all():
-            raise bad_map('it holds Gaussians without weight; save the map anew')
+        if not (sums[:, 0] > 0).all() or (n and not len(viewpoints)):
+            raise bad_map('it holds Gaussians without weight or viewpoint; save the map anew')
         self.reset()
         rows = (self._voxels, self._sums, self._evidence, self._touched, self._changed)
         _, self._count = _add(voxels, sums, 0, 0, self._table, *rows, 0)

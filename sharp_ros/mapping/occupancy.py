@@ -48,6 +48,7 @@ _SAME_SURFACE = 0.12  # of depth; pixels farther from their median are not of it
 # That a map to be restored must share.
 _SETTINGS = ('voxel_size', 'size', 'min_height', 'max_height', 'clamp_log_odds')
 _FADES = 20  # steps of a decay time, if frames come as often
+JITTER_NS = 1_000_000_000  # by which stamps may go back without that a recording started over
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,10 @@ class OccupancyMap:
         scale = _FULL_SCALE / config.clamp_log_odds
         self._hit = min(round(config.hit_log_odds * scale), 2 * _FULL_SCALE)
         self._miss = min(round(config.miss_log_odds * scale), 2 * _FULL_SCALE)
-        # Scaled with a little tolerance, so that rounding cannot lose a sum that meets the bound.
-        self._occupied_at = round(config.occupied_log_odds * scale) - 2
-        self._free_at = round(config.free_log_odds * scale) + 2
+        # Scaled with a little tolerance, so that rounding cannot lose a sum that meets the bound;
+        # but what nothing has touched, 0, is neither, whatever the bounds.
+        self._occupied_at = max(round(config.occupied_log_odds * scale) - 2, 1)
+        self._free_at = min(round(config.free_log_odds * scale) + 2, -1)
         self._scale = scale
         self._log_odds = np.zeros((self._side, self._side, layers), np.int16)  # y, x, z
         self._marks = np.zeros(self._log_odds.shape, np.uint8)
@@ -94,7 +96,7 @@ class OccupancyMap:
 
     def reset(self) -> None:
         """Forget everything; the next frame places the window."""
-        self._log_odds[:] = 0
+        self._log_odds[:], self._marks[:] = 0, 0
         self._corner: np.ndarray | None = None  # world cell (x, y) of the window's low corner
         self._faded_ns = np.zeros(self._side, np.int64)  # by storage row
         self._last_ns: int | None = None
@@ -280,14 +282,19 @@ class OccupancyMap:
         return max(1, int(intrinsics.fx * per_voxel)), max(1, int(intrinsics.fy * per_voxel))
 
     def _fade(self, stamp_ns: int) -> None:
-        """Let a few rows fade that have waited longest, so that no frame pays for all."""
+        """Let a few rows fade that have waited longest, so that no frame pays for all.
+
+        After a gap all do, else what is seen from now on would fade as if it were as old as that.
+        """
         period = self.config.decay_time * 1e9
-        if self._last_ns is None or stamp_ns < self._last_ns:
-            self._faded_ns[:] = stamp_ns  # the first frame, or a bag that started over
-        self._last_ns = stamp_ns
+        if self._last_ns is None or stamp_ns < self._last_ns - JITTER_NS:
+            self._last_ns = self._faded_ns[:] = stamp_ns  # the first, or a bag that started over
+        gap = stamp_ns - self._last_ns  # below 0 for a late frame, for which no row is due
+        self._last_ns = max(self._last_ns, stamp_ns)
         if period > 0:
             age = stamp_ns - self._faded_ns
-            oldest = np.argsort(-age, kind='stable')[: max(1, self._side // 4)]
+            count = self._side if gap > period / 4 else max(1, self._side // 4)
+            oldest = np.argsort(-age, kind='stable')[:count]
             due = oldest[age[oldest] >= period / _FADES]
             for row in due:
                 self._log_odds[row] = self._log_odds[row] * math.exp(-age[row] / period)
@@ -503,7 +510,7 @@ def _mark_rays(
             x = min(max(math.floor(ex + dx * start), 0), nx - 1)
             y = min(max(math.floor(ey + dy * start), 0), nx - 1)
             z = min(max(math.floor(ez + dz * start), 0), nz - 1)
-            up_x, up_y, up_z = int(dx > 0), int(dy > 0), int(dz > 0)
+            up_x, up_y, up_z = int(inv_x > 0), int(inv_y > 0), int(inv_z > 0)
             next_x = (x + up_x - ex) * inv_x
             next_y = (y + up_y - ey) * inv_y
             next_z = (z + up_z - ez) * inv_z
