@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 import json
 import math
+import os
 from pathlib import Path
 import re
 from typing import Any, get_type_hints
@@ -205,11 +206,18 @@ class OccupancyConfig:
     max_range: float = option(
         5.0, 'farther depth never marks; rays clear up to here', minimum=0.1, live=True
     )
-    hit_log_odds: float = option(0.85, 'added where a ray ends', minimum=0.0)
-    miss_log_odds: float = option(0.4, 'subtracted where a ray passes', minimum=0.0)
-    clamp_log_odds: float = option(3.5, 'bound of the log-odds, both signs', minimum=0.1)
-    occupied_log_odds: float = option(0.6, 'from here on a cell counts as occupied')
-    free_log_odds: float = option(-0.6, 'down from here a cell counts as free')
+    # The bounds keep each of them apart from 0, which is unknown, in a map of 16 bits.
+    hit_log_odds: float = option(0.85, 'added where a ray ends', minimum=0.1)
+    miss_log_odds: float = option(0.4, 'subtracted where a ray passes', minimum=0.01)
+    clamp_log_odds: float = option(
+        3.5, 'bound of the log-odds, both signs', minimum=0.1, maximum=20.0
+    )
+    occupied_log_odds: float = option(
+        0.6, 'from here on a cell counts as occupied', minimum=0.01, maximum=20.0
+    )
+    free_log_odds: float = option(
+        -0.6, 'down from here a cell counts as free', minimum=-20.0, maximum=-0.01
+    )
     range_std: float = option(
         0.01,
         'standard deviation of depth as a share of it, besides the noise between pixels, which is '
@@ -277,7 +285,7 @@ class SnapshotConfig:
         8, 'of which the depth is joined, if the camera stands', minimum=1, live=True
     )
     timeout: float = option(
-        3.0, 'after which those must do that have come', minimum=0.1, live=True
+        3.0, 'after which those must do that have come', minimum=0.1, maximum=600.0, live=True
     )
     max_motion: float = option(0.01, 'of the camera between them', minimum=0.0, live=True)
     max_spread: float = option(
@@ -374,20 +382,45 @@ class SharpConfig:
     )
 
     def __post_init__(self) -> None:
-        for key, value in flatten(self).items():
+        flat = flatten(self)
+        for key, value in flat.items():
             _check(key, value, _option_of(key))
-        occupancy = self.occupancy
-        if occupancy.min_height >= occupancy.max_height:
-            raise ConfigError('occupancy.min_height must lie below occupancy.max_height')
+        for low, high in _ORDERED:
+            if flat[low] >= flat[high]:
+                raise ConfigError(
+                    f'{low} ({flat[low]:g}) must lie below {high} ({flat[high]:g}); lower the one '
+                    'or raise the other'
+                )
+        occupancy, directory = self.occupancy, self.output.directory
+        if occupancy.max_range > self.point_cloud.max_range:
+            raise ConfigError(
+                f'occupancy.max_range ({occupancy.max_range:g}) must not exceed '
+                f'point_cloud.max_range ({self.point_cloud.max_range:g}), beyond which depth '
+                'counts as nothing there: the map would clear through walls; raise the latter'
+            )
+        side = max(1, round(occupancy.size / occupancy.voxel_size))  # as `OccupancyMap` does
         band = occupancy.max_height - occupancy.min_height
-        cells = occupancy.size**2 * band / occupancy.voxel_size**3
+        cells = side**2 * max(1, math.ceil(band / occupancy.voxel_size - 1e-6))
         if cells > MAX_VOXELS:
             raise ConfigError(
                 f'the occupancy window would hold {cells:.2g} voxels, more than {MAX_VOXELS:.2g}; '
                 'raise occupancy.voxel_size or lower occupancy.size'
             )
-        if occupancy.free_log_odds >= occupancy.occupied_log_odds:
-            raise ConfigError('occupancy.free_log_odds must lie below occupancy.occupied_log_odds')
+        for name in ('occupied_log_odds', 'free_log_odds'):
+            if abs(getattr(occupancy, name)) > occupancy.clamp_log_odds:
+                raise ConfigError(
+                    f'occupancy.{name} lies beyond occupancy.clamp_log_odds '
+                    f'({occupancy.clamp_log_odds:g}), where no cell ever gets; bring it nearer '
+                    'to 0 or raise the latter'
+                )
+        if not self.pose.world_frame.strip():
+            raise ConfigError('pose.world_frame must name the frame of the map, for example odom')
+        if not directory.strip():
+            raise ConfigError('output.directory must name a folder, for example ~/.ros/sharp_ros')
+        if re.match('~[^/]', directory) and os.path.expanduser(directory) == directory:
+            raise ConfigError(
+                f'output.directory {directory}: there is no such user here; write the path out'
+            )
         if len(self.pose.base_to_camera) != 7:
             raise ConfigError('pose.base_to_camera needs 7 numbers: x y z qx qy qz qw')
         for name, view in self.views.items():
@@ -404,6 +437,7 @@ class SharpConfig:
 
 
 MAX_VOXELS = 100_000_000  # of the occupancy window; some 300 MB
+LARGEST = 1e6  # of a float whose range says nothing else; seconds stay nanoseconds of 64 bits
 VIEW_NAMES = 'view_names'  # the key that lists the views, since ROS parameters cannot nest lists
 
 
@@ -562,7 +596,8 @@ def to_markdown() -> str:
         'Written by `sharp-ros params --format markdown`. Metres, seconds and radians go without',
         'a suffix. Those marked live may change while the node runs and count from the next',
         'frame on; all others are read when it is configured. What is invalid or unknown is',
-        'refused with the reason.',
+        'refused with the reason. Where no range says else, numbers with a fraction go up to a',
+        'million, either way.',
     ]
     view = next(iter(SharpConfig().views))  # their settings are told once
     sections = {name: (stage, f'{name}.', f'{name}.') for name, stage in _STAGES.items()}
@@ -594,6 +629,12 @@ def describe(entry: Option) -> str:
 _STAGES: dict[str, Any] = {
     name: hint for name, hint in get_type_hints(SharpConfig).items() if is_dataclass(hint)
 }
+_ORDERED = (
+    ('occupancy.min_height', 'occupancy.max_height'),
+    ('occupancy.min_range', 'occupancy.max_range'),
+    ('point_cloud.min_range', 'point_cloud.max_range'),
+    ('point_cloud.min_range', 'occupancy.max_range'),  # else the map clears and never marks
+)
 _ROS_OWN = ('use_sim_time',)  # every ROS node has these; they are not ours to validate
 _VIEW_NAMES_OPTION = ('strings', 'names of the virtual cameras, each set up below views.<name>')
 
@@ -629,6 +670,8 @@ def _coerce(key: str, value: Any, kind: str) -> Any:
     if kind == 'floats' and isinstance(value, (list, tuple)):
         return tuple(_coerce(key, item, 'float') for item in value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f'{key} must be a number of 64 bits; that one is larger')
     if kind == 'float' and number:
         return float(value)
     if type(value).__name__ == kind:
@@ -638,6 +681,9 @@ def _coerce(key: str, value: Any, kind: str) -> Any:
 
 def _check(key: str, value: Any, entry: tuple[Any, ...]) -> None:
     kind, _, minimum, maximum, choices, _ = entry
+    if kind in ('float', 'floats'):
+        minimum = -LARGEST if minimum is None else minimum
+        maximum = LARGEST if maximum is None else maximum
     numbers = value if isinstance(value, tuple) else (value,)
     for number in numbers:
         if kind in ('int', 'float', 'floats'):

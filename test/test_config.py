@@ -113,6 +113,64 @@ def test_bad_values_are_refused_with_a_reason(flat, text):
         from_flat(flat)
 
 
+@pytest.mark.parametrize(
+    ('flat', 'text'),
+    [
+        # all that was never seen would be free, or all of it occupied
+        ({'occupancy.free_log_odds': 0.0}, 'free_log_odds must be at most -0.01'),
+        ({'occupancy.free_log_odds': 0.4}, 'free_log_odds must be at most -0.01'),
+        ({'occupancy.free_log_odds': -1e-5}, 'free_log_odds must be at most -0.01'),
+        ({'occupancy.occupied_log_odds': 0.0}, 'occupied_log_odds must be at least 0.01'),
+        # no wall would ever be occupied, nothing ever free
+        ({'occupancy.occupied_log_odds': 4.0}, 'beyond occupancy.clamp_log_odds'),
+        ({'occupancy.free_log_odds': -4.0}, 'beyond occupancy.clamp_log_odds'),
+        ({'occupancy.hit_log_odds': 0.0}, 'hit_log_odds must be at least 0.1'),
+        ({'occupancy.hit_log_odds': -0.85}, 'hit_log_odds must be at least 0.1'),
+        ({'occupancy.miss_log_odds': 0.0}, 'miss_log_odds must be at least 0.01'),
+        ({'occupancy.miss_log_odds': -0.4}, 'miss_log_odds must be at least 0.01'),
+        ({'occupancy.clamp_log_odds': 1e5}, 'clamp_log_odds must be at most 20'),
+        # nothing would ever be marked
+        ({'occupancy.min_range': 6.0}, 'must lie below occupancy.max_range'),
+        ({'point_cloud.min_range': 30.0}, 'must lie below point_cloud.max_range'),
+        ({'point_cloud.min_range': 5.0}, 'must lie below occupancy.max_range'),
+        # walls in plain sight would be cleared
+        ({'point_cloud.max_range': 3.0}, 'clear through walls'),
+        ({'occupancy.max_range': 25.0}, 'clear through walls'),
+        ({'point_cloud.max_range': 0.0}, 'must lie below point_cloud.max_range'),
+        # nothing would ever be mapped
+        ({'pose.world_frame': ''}, 'world_frame must name'),
+        ({'pose.world_frame': ' ', 'pose.source': 'visual'}, 'world_frame must name'),
+        # no time or place that can be counted in
+        ({'views.over_shoulder.period': 1e300}, 'period must be at most 1e'),
+        ({'views.over_shoulder.position': [0.0, 0.0, -1e300]}, 'position must be at least -1e'),
+        ({'camera.depth_tolerance': 1e300}, 'depth_tolerance must be at most 1e'),
+        ({'snapshot.timeout': 1e10}, 'timeout must be at most 600'),
+        ({'occupancy.min_height': -1e7}, 'min_height must be at least -1e'),
+        ({'occupancy.rate_hz': float('inf')}, 'finite'),
+        ({'occupancy.size': 10**400}, '64 bits'),
+        ({'model.threads': 10**400}, '64 bits'),
+        # 1.6e9 voxels in one layer that is thinner than a voxel
+        (
+            {'occupancy.size': 2000, 'occupancy.min_height': 0, 'occupancy.max_height': 1e-4},
+            'raise occupancy.voxel_size',
+        ),
+        # maps would be saved wherever the process was started, or nowhere
+        ({'output.directory': ''}, 'name a folder'),
+        ({'output.directory': '~no_such_user/maps'}, 'no such user'),
+    ],
+)
+def test_what_would_blind_or_end_a_robot_is_refused_with_what_to_do(flat, text):
+    with pytest.raises(ConfigError, match=text):
+        from_flat(flat)
+
+
+def test_floats_without_a_range_of_their_own_still_count_in_nanoseconds():
+    for entry in options():
+        if entry.type == 'float' and entry.maximum is None:
+            with pytest.raises(ConfigError, match=entry.key):
+                from_flat({entry.key: 2**63 / 1e9})
+
+
 def test_settings_of_a_default_view_keep_what_they_do_not_name():
     views = from_flat({'views.requested.width': 64}).views
     assert views['requested'].placement == 'request'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -61,13 +62,13 @@ def read_config(node: Node, changes: list[Parameter] | None = None) -> SharpConf
         )
     # pylint: disable=protected-access  (rclpy offers no public list of declared parameters)
     flat = {
-        name: _plain(parameter.value)
+        name: _plain(name, parameter.value)
         for name, parameter in node._parameters.items()
         if is_ours(name)
     }
     for parameter in changes or []:
         if is_ours(parameter.name):
-            flat[parameter.name] = _plain(parameter.value)
+            flat[parameter.name] = _plain(parameter.name, parameter.value)
     return from_flat(flat)
 
 
@@ -85,9 +86,15 @@ def _declare(node: Node, entry: Option) -> Any:
         low, high = bounds
         descriptor.integer_range = [IntegerRange(from_value=low, to_value=high)]
     default = list(entry.default) if isinstance(entry.default, tuple) else entry.default
-    return node.declare_parameter(entry.key, default, descriptor).value
+    try:
+        return node.declare_parameter(entry.key, default, descriptor).value
+    except InvalidParameterValueException:  # out of range, which is told at configure
+        descriptor.floating_point_range = descriptor.integer_range = []
+        return node.declare_parameter(entry.key, default, descriptor).value
 
 
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
     """Parameter arrays arrive as lists or `array.array`."""
+    if value is None:
+        raise ConfigError(f'{name} cannot be unset; give it a value, config/sharp.yaml has them')
     return value if isinstance(value, (bool, int, float, str)) else tuple(value)

@@ -66,6 +66,44 @@ def test_what_needs_a_new_configure_is_refused_by_name_while_the_rest_goes_on(ma
     assert node.get_parameter('occupancy.min_range').value != 0.5
 
 
+def test_what_is_unsafe_is_refused_while_the_node_runs(make_node):
+    node = make_node()
+    assert node.trigger_configure() == SUCCESS
+    for key, value, reason in (
+        ('occupancy.free_log_odds', 0.0, 'free_log_odds'),
+        ('occupancy.occupied_log_odds', 4.0, 'clamp_log_odds'),
+        ('occupancy.min_range', 6.0, 'below occupancy.max_range'),
+        ('point_cloud.min_range', 30.0, 'below point_cloud.max_range'),
+        ('point_cloud.max_range', 3.0, 'clear through walls'),
+        ('pose.world_frame', '', 'world_frame must name'),
+        ('views.over_shoulder.period', 1e300, 'at most'),
+        ('camera.depth_tolerance', 1e300, 'at most'),
+        ('snapshot.timeout', 1e10, 'timeout'),
+        ('output.directory', '', 'name a folder'),
+        ('output.load', None, 'cannot be unset'),
+        ('occupancy.voxel_size', None, 'cannot be unset'),
+    ):
+        before = node.get_parameter(key).value
+        assert reason in change(node, **{key.replace('.', '__'): value}), key
+        assert node.get_parameter(key).value == before
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'reason'),
+    [
+        ('output.load', None, 'cannot be unset'),
+        ('occupancy.clamp_log_odds', 100.0, 'must be at most 20'),
+        ('views.over_shoulder.width', 8, 'must be at least 16'),
+    ],
+)
+def test_what_rclpy_would_not_declare_is_refused_at_configure(
+    make_node, capfd, key, value, reason
+):
+    node = make_node(**{key.replace('.', '__'): value})
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert f'{key} {reason}' in ''.join(capfd.readouterr())
+
+
 def test_range_changes_between_two_frames(make_node, peer):
     peer.listen(DEPTH)
     node = start(make_node())
