@@ -10,8 +10,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from torch import Tensor
 
 from sharp_ros import self_check
+from sharp_ros.training import losses
+from sharp_ros.training.dataset import Batch
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -30,8 +33,18 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 
 def test_dry_run_measures_all_that_needs_no_gpu(
-    gpu: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
+    gpu: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    rendered, render = [], losses.render_second_view
+
+    def note(prediction: Tensor, batch: Batch) -> tuple[Tensor, ...]:
+        rendered.append(prediction.requires_grad)
+        return render(prediction, batch)
+
+    monkeypatch.setattr(losses, 'render_second_view', note)
     tolerance = self_check.TOLERANCE
     assert gpu.main(['--dry-run', str(tmp_path)]) == 0
     assert tolerance == self_check.TOLERANCE
@@ -44,7 +57,7 @@ def test_dry_run_measures_all_that_needs_no_gpu(
         *('forward.fp32_eager', 'forward.bf16_eager', 'nano.fp32_eager', 'nano.bf16_eager'),
         *('patch_batch.12', 'patch_batch.5', 'patch_batch.1', 'long_stream'),
         *('stages.bf16_eager', 'kernels.bf16_eager', 'rasterizer.reference_16x12'),
-        *('training.drawn', 'training.rate', 'training.nano'),
+        *('training.drawn', 'training.rate', 'training.second_view', 'training.nano'),
     }
     assert report['machine']['commit'] == '0123abc'
     assert report['parity.golden_tiny']['passed']
@@ -57,6 +70,9 @@ def test_dry_run_measures_all_that_needs_no_gpu(
     assert 0 < parts['patch_encoder']['median_ms'] < parts['forward']['median_ms']
     rates = report['training.drawn'], report['training.rate']
     assert min(rates[0]['pairs_per_s'], rates[1]['learnt_per_s']) > 0
+    assert report['training.second_view']['learnt_per_s'] > 0
+    assert all(rendered)
+    assert rendered  # with gradients: in steps of training
     assert report['training.nano']['held_out']['abs_rel'] > 0
     left = {path.suffix for path in (tmp_path / 'nano').iterdir()}
     assert {'.safetensors', '.jsonl', '.png'} <= left

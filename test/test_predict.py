@@ -277,8 +277,27 @@ def test_output_that_cannot_be_written_is_noticed_before_the_weights_are_loaded(
     assert f'{tmp_path} is not writable' in refused(capsys, photo, '-o', tmp_path / 'out')
 
 
+@pytest.mark.parametrize('ending', [ending for ending in ENDINGS if ending != '_depth.npz'])
+def test_files_of_others_beside_the_photos_are_refused_before_any_work(
+    tmp_path, capsys, monkeypatch, ending
+):
+    monkeypatch.setattr(pipeline, 'load_predictor', None)  # a call would raise
+    for name in 'ab':
+        write_photo(tmp_path / f'{name}.jpg')
+    measured = tmp_path / f'b{ending}'
+    measured.write_bytes(b'of a sensor')
+    message = refused(capsys, tmp_path, '-o', tmp_path)
+    assert f'{measured} would be replaced' in message
+    assert 'another --output' in message
+    assert measured.read_bytes() == b'of a sensor'
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize('older', [False, True])
 @pytest.mark.parametrize('full_at', [1, 3, 4])  # the PLY is the fourth
-def test_full_disk_leaves_no_part_of_the_results(weights, tmp_path, capsys, monkeypatch, full_at):
+def test_full_disk_leaves_no_part_of_the_results_but_older_ones(
+    weights, tmp_path, capsys, monkeypatch, full_at, older
+):
     calls, fsync = [], os.fsync
 
     def fill(file):
@@ -289,9 +308,13 @@ def test_full_disk_leaves_no_part_of_the_results(weights, tmp_path, capsys, monk
 
     monkeypatch.setattr(os, 'fsync', fill)
     photo, out = write_photo(tmp_path / 'a.png'), tmp_path / 'out'
+    before = {f'a{ending}': b'older' for ending in ENDINGS} if older else {}
+    out.mkdir()
+    for name, content in before.items():
+        (out / name).write_bytes(content)
     message = refused(capsys, photo, '-o', out, '--model', weights)
     assert 'No space left on device; make space' in message
-    assert list(out.iterdir()) == []
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_lack_of_memory_fails_one_photograph_with_one_line(weights, tmp_path, capsys, monkeypatch):

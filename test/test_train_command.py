@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 import json
+import os
 from pathlib import Path
 import signal
 import subprocess
@@ -14,14 +15,21 @@ import time
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from sharp_ros.apps.cli import main
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.network.nano import load_weights
 from sharp_ros.synthetic import Room
+from sharp_ros.training import trainer
 from sharp_ros.training.dataset import Shards
-from sharp_ros.training.recordings import stereo_views, write_recording
+from sharp_ros.training.recordings import (
+    stereo_views,
+    StereoView,
+    with_depth,
+    write_recording,
+)
 from sharp_ros.training.settings import to_yaml, TrainingConfig
 from sharp_ros.training.trainer import Run, validate
 
@@ -116,6 +124,42 @@ def test_a_killed_run_ends_with_the_weights_of_one_never_stopped(
     assert seen[0] == seen[1]
 
 
+def test_ctrl_c_ends_the_run_after_the_step_at_hand(
+    config: TrainingConfig,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or else a step half done would be saved as none, and done again on top of itself."""
+    config = replace(config, steps=3, batch_pixels=2 * 128 * 96)
+    file, gradients = settings(tmp_path / 'a.yaml', config), Run._gradients
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupted(*arguments: object) -> object:
+        found = gradients(*arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)  # for the thread that waits for this step
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, '_gradients', interrupted)
+        assert main(['train', file]) == 130
+    told = capsys.readouterr()
+    assert 'resumes' in told.err
+    assert not told.out
+    assert signal.getsignal(signal.SIGINT) is before
+    saved = torch.load(Path(config.out) / 'checkpoint.pt', weights_only=True)
+    assert saved['step'] == 1
+    images = Shards([data / 'b.npz'])
+    run = Run(config, images, len(images))
+    with ThreadPoolExecutor(1) as pool:
+        run.advance(pool)
+    for name, tensor in run.network.state_dict().items():
+        np.testing.assert_allclose(saved['network'][name], tensor, atol=2e-3, err_msg=name)
+    assert main(['train', file]) == 0
+
+
 def test_flags_overrule_the_file_and_errors_are_one_line(
     config: TrainingConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,32 +174,39 @@ def test_flags_overrule_the_file_and_errors_are_one_line(
 # --- recordings -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope='module')
-def stereo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stereo_folder(folder: Path, shift: int, pairs: int) -> Path:
     """Rectified pairs of a textured wall at 2 m with a board at 1 m before it."""
-    folder = tmp_path_factory.mktemp('stereo')
     for side in ('left', 'right'):
         (folder / side).mkdir()
     (folder / 'camera.yaml').write_text(
         '{width: 160, height: 96, fx: 160.0, fy: 160.0, cx: 79.5, cy: 47.5, '
-        'cx_right: 83.5, baseline: 0.1}'
+        f'cx_right: {79.5 + shift}, baseline: 0.1}}'
     )
     rng = np.random.default_rng(0)
-    for i in range(10):
+    for i in range(pairs):
         far, near = (rng.integers(0, 256, (96, 260, 3), np.uint8) for _ in range(2))
         far, near = (cv2.GaussianBlur(x, (0, 0), 1.2) for x in (far, near))
         for side, sign in (('left', 0), ('right', 1)):
-            # disparity 160 * 0.1 / z, less the 4 pixels by which the right centre is shifted
-            wall, board = sign * (8 - 4), sign * (16 - 4)
+            # disparity 160 * 0.1 / z, less the pixels by which the right centre is shifted
+            wall, board = sign * (8 - shift), sign * (16 - shift)
             image = far[:, 20 + wall : 180 + wall].copy()
             image[30:70, 70 - board : 120 - board] = near[30:70, 70:120]
             cv2.imwrite(str(folder / side / f'{i}.png'), image)
     return folder
 
 
-def test_stereo_pairs_give_metres_and_no_depth_where_only_one_eye_sees(stereo: Path) -> None:
-    left, right, *_ = stereo_views(stereo)
-    for view, board in ((left, np.s_[35:65, 76:114]), (right, np.s_[35:65, 64:102])):
+@pytest.fixture(scope='module')
+def stereo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stereo_folder(tmp_path_factory.mktemp('stereo'), 4, 10)
+
+
+@pytest.mark.parametrize('shift', [0, 4, 12, -6])  # 12: the wall has a negative disparity
+def test_stereo_pairs_give_metres_and_no_depth_where_only_one_eye_sees(
+    shift: int, tmp_path: Path
+) -> None:
+    left, right = stereo_views(stereo_folder(tmp_path, shift, 1))
+    at_right = np.s_[35:65, 60 + shift : 98 + shift]
+    for view, board in ((left, np.s_[35:65, 76:114]), (right, at_right)):
         assert np.median(view.depth[board]) == pytest.approx(1.0, rel=0.02)
         assert np.median(view.depth[5:25]) == pytest.approx(2.0, rel=0.02)
     hidden = left.depth[35:65, 62:69]  # of the wall, behind the board for the right eye
@@ -220,6 +271,43 @@ def test_fine_tuning_learns_the_recording(config: TrainingConfig, tmp_path: Path
     errors = [row['validation']['abs_rel'] for row in log(out) if 'validation' in row]
     assert errors[-1] < 0.8 * errors[0]
     assert len(list((out / 'recording').iterdir())) == 3
+
+
+def test_another_recording_is_not_taken_for_the_one_that_the_run_began_with(
+    config: TrainingConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trained = []
+    monkeypatch.setattr(
+        trainer, 'train', lambda config, *_: trained.append(config.recording) or {'loss': 0.0}
+    )
+    file = settings(tmp_path / 'a.yaml', config)
+    first, second = (tum_folder(tmp_path / name) for name in ('kitchen', 'hall'))
+    finetune = ['train', file, '--finetune']
+    for same in (first, first, tmp_path / 'hall' / '..' / 'kitchen'):
+        assert main([*finetune, str(same)]) == 0
+    capsys.readouterr()
+    assert main([*finetune, str(second)]) == 1
+    told = capsys.readouterr().err
+    assert f'made from {first}, not {second}; give another --out' in told
+    assert main([*finetune, str(second), '--out', str(tmp_path / 'other')]) == 0
+    (Path(config.out) / 'finetuned' / 'recording.txt').unlink()  # as before there was one
+    assert main([*finetune, str(second)]) == 0
+    assert len(trained) == 5
+
+
+def test_what_a_sensor_does_not_reach_is_unknown_and_no_sky(tmp_path: Path) -> None:
+    k = Intrinsics.from_hfov(1.0, 8, 2)
+    depth = np.full((2, 8), 3.0)
+    depth[0] = [1e6, 1e10, 65504, np.inf, np.nan, -np.inf, -1, 0]
+    view = StereoView(np.zeros((2, 8, 3), np.uint8), k, depth, np.eye(4))
+    write_recording([view] * 9, tmp_path / 'shards')
+    stored = Shards([min((tmp_path / 'shards').iterdir())])[0].depth
+    assert stored.tolist() == [[0] * 8, [3] * 8]
+    nothing = view._replace(depth=np.full((2, 8), 1e10))
+    assert list(with_depth([view, nothing])) == [view]
 
 
 def test_a_recording_without_depth_and_poses_is_refused(

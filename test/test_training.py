@@ -16,7 +16,7 @@ import torch
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.network.nano import LAYOUTS, load_weights, NanoNetwork, save_weights
 from sharp_ros.training import trainer
-from sharp_ros.training.dataset import photograph, sample, Shards
+from sharp_ros.training.dataset import _motion_kernel, photograph, sample, Shards
 from sharp_ros.training.dataset import View as Image
 from sharp_ros.training.pictures import training_curve, validation_grid
 from sharp_ros.training.rooms import scene_views, View, write_shard
@@ -210,6 +210,23 @@ def test_cameras_change_colours_and_sharpness_but_no_outlines() -> None:
     assert np.ptp(sharpness) > 0.5  # from smeared to sharp
 
 
+@pytest.mark.parametrize('length', range(3, 8))
+def test_motion_smears_around_where_things_are(length: int) -> None:
+    point = np.zeros((15, 15), np.float32)
+    point[7, 7] = 1
+    for angle in (0, 0.4, np.pi / 4, np.pi / 2, 2.9):
+        kernel = _motion_kernel(length, angle)
+        assert kernel.shape == (7, 7)
+        smeared = cv2.filter2D(point, -1, kernel)
+        assert smeared.sum() == pytest.approx(1)
+        v, u = (np.sum(smeared * grid) - 7 for grid in np.mgrid[:15, :15])
+        assert max(abs(u), abs(v)) < 1e-4, angle
+        # to where the motion goes, as far as it goes: the variance of a line is length^2 / 12
+        v, u = np.mgrid[-7:8, -7:8]
+        spread = np.sum(smeared * (u * np.cos(angle) + v * np.sin(angle)) ** 2)
+        assert np.sqrt(12 * spread) == pytest.approx(length, rel=0.2), angle
+
+
 @pytest.mark.parametrize('size', [(144, 192), (192, 256)])
 def test_some_crops_of_every_size_are_as_sharp_as_the_picture(size: tuple[int, int]) -> None:
     """Enlarged and damaged crops alone would make a sharp camera's picture one never seen."""
@@ -294,6 +311,29 @@ def test_shards_that_come_later_are_never_those_held_out(data: Path, tmp_path: P
     assert Path(json.loads((tmp_path / 'held_out.json').read_text())[0]).name == 'b.npz'
 
 
+def test_held_out_shards_that_moved_are_named_and_never_trained_on(
+    data: Path, tmp_path: Path
+) -> None:
+    folder, record = tmp_path / 'x', tmp_path / 'held_out.json'
+    folder.mkdir()
+    for name in 'abc':
+        (folder / f'{name}.npz').write_bytes((data / 'a.npz').read_bytes())
+    config = TrainingConfig(data=(str(folder),), held_out=2)
+    open_data(config, record)
+    written = record.read_text()
+    (folder / 'a.npz').rename(folder / 'd.npz')
+    with pytest.raises(InputError, match=r'x/a\.npz; put them back'):
+        open_data(config, record)
+    folder.rename(tmp_path / 'y')
+    moved = replace(config, data=(str(tmp_path / 'y'),))
+    for changed in (moved, replace(moved, on_device=1.0)):
+        with pytest.raises(InputError, match=r'x/a\.npz, .*x/b\.npz; .*remove held_out\.json'):
+            open_data(changed, record)
+    assert record.read_text() == written
+    record.unlink()
+    open_data(moved, record)
+
+
 # --- training -------------------------------------------------------------------------------
 
 
@@ -322,6 +362,46 @@ def test_resumed_run_takes_the_same_steps_as_one_never_stopped(
     halted.resume(path)
     assert (halted.step, halted.seen) == (1, 2)
     assert halted.advance(pool) == expected
+
+
+def test_a_resumed_optimiser_counts_its_steps_on_the_cpu(
+    config: TrainingConfig, data: Path, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    """On another device, here one without memory, every count would be waited for."""
+    images = Shards([data / 'b.npz'])
+    run = Run(config, images, len(images))
+    run.advance(pool)
+    run.save(tmp_path / 'checkpoint.pt')
+    run.device = torch.device('meta')
+    run.resume(tmp_path / 'checkpoint.pt')
+    assert {state['step'].device.type for state in run.optimizer.state.values()} == {'cpu'}
+
+
+@pytest.mark.parametrize(('capability', 'native'), [((7, 5), False), ((8, 0), True)])
+def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(
+    capability: tuple[int, int], native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
+    assert trainer._computes_bfloat16(torch.device('cuda')) == native
+
+
+def test_a_step_that_fails_leaves_the_last_checkpoint(
+    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, steps=3)
+    assert train(config, stop=iter([False, True]).__next__) == {}
+    checkpoint = Path(config.out) / 'checkpoint.pt'
+    before = checkpoint.read_bytes()
+    gradients = Run._gradients
+
+    def interrupted(*arguments: object) -> None:
+        gradients(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, '_gradients', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    assert checkpoint.read_bytes() == before
 
 
 def test_a_run_that_draws_its_images_takes_the_same_steps_after_a_resumption(

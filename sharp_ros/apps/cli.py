@@ -8,6 +8,7 @@ from importlib import import_module
 import sys
 
 from sharp_ros import __version__
+from sharp_ros.apps.interruption import EXIT_INTERRUPTED
 from sharp_ros.errors import SharpError
 
 # Every module offers add_arguments(parser) and run(args) -> exit code, and imports what is slow
@@ -25,7 +26,7 @@ COMMANDS = {
     'params': ('sharp_ros.apps.params', 'every parameter of the node with its meaning'),
     'doctor': ('sharp_ros.apps.doctor', 'check this machine and say what to do'),
 }
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130  # 130: what shells report after Ctrl-C
+EXIT_FAILED = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

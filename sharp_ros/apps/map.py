@@ -13,7 +13,6 @@ import json
 import math
 import os
 from pathlib import Path
-import signal
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
+from sharp_ros.apps.interruption import EXIT_INTERRUPTED, interruptible
 from sharp_ros.config import differences, flatten, from_flat, load_yaml, SharpConfig, VIEW_NAMES
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import write_atomically
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from sharp_ros.pipeline import FrameResult, Pipeline
 
 _FIRST_FRAMES = 10  # searched for a pose, to decide who places the camera
-EXIT_INTERRUPTED = 130  # what shells report after Ctrl-C
 _TILE = (640, 480)  # width, height of one picture of the overview
 
 
@@ -109,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     about = f'model: {pipeline.info.name} ({kind} depth), weights: {pipeline.info.licence}'
     console.print(about, markup=False)
     frames = islice(source.frames(), args.max_frames)
-    with _interruptible() as stop, _progress(console, args.max_frames) as show:
+    with interruptible() as stop, _progress(console, args.max_frames) as show:
         tally = map_frames(frames, pipeline, args.poses, show, stop)
     if not tally.placed:
         if tally.interrupted:
@@ -485,28 +484,6 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError(f'{existing} is no folder that can be written; choose another one')
     if args.json is not None and not args.json.absolute().parent.is_dir():
         raise ConfigError(f'the folder {args.json.parent} does not exist; make it first')
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets; a second Ctrl-C is one as ever.
-
-    An exception amid a frame would leave maps half updated.
-    """
-    asked = threading.Event()
-
-    def ask(*_: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, ask) for number in numbers]
-    try:
-        yield asked
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 @contextmanager

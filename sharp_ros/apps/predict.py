@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 import io
 from itertools import chain, count
@@ -11,6 +11,7 @@ import math
 import os
 from pathlib import Path
 import sys
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sharp_ros.config import ModelConfig, options, PointCloudConfig, SharpConfig
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from sharp_ros.pipeline import FrameResult, Pipeline
 
 PNG_MAX_RANGE = 65.535  # metres that 16 bits of millimetres can hold
-_DEPTH, _PREVIEW = '_depth.png', '_preview.png'
+_ARRAYS, _DEPTH, _PREVIEW, _GAUSSIANS = '_depth.npz', '_depth.png', '_preview.png', '.ply'
 _PREVIEW_SIDE = 960  # longest side of either half of a preview, pixels
 # From folders besides what sources of frames know; any file Pillow reads can be named itself.
 _MORE_SUFFIXES = ('.jfif', '.gif', '.ppm', '.pgm', '.jp2', '.avif', '.heic', '.heif')
@@ -75,13 +76,14 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: if no image is named, the flags contradict each other, the model needs more
-            than an image or the results cannot be written.
+            than an image or the results cannot be written, or would replace files of others.
     """
     from rich.progress import Progress
 
     images = find_images([*args.images, *args.input])
     _check_focal(args)
     _check_output(args.output)
+    _check_own([args.output / stem for stem in images.values()])
     pipeline = photo_pipeline(ModelConfig(name=_chosen_model(args), device=args.device))
     info = pipeline.info
     kind = 'metric' if info.metric else 'relative'
@@ -165,7 +167,7 @@ def find_images(paths: Sequence[Path]) -> dict[Path, Path]:
 
 
 def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
-    """Write depth (`_depth.png`, `_depth.npz`), `_preview.png` and `.ply`, each as a whole.
+    """Write depth (`_depth.npz`, `_depth.png`), `_preview.png` and `.ply`, all or none of them.
 
     The PNG holds 16-bit millimetres, 0 where there is no depth, 65535 from 65.535 m on. The npz
     holds `depth` [H, W] float32 metres (NaN: none), `log_depth_std` [H, W] float32 (absent if the
@@ -179,7 +181,7 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
         The files written.
 
     Raises:
-        ConfigError: if they cannot be written; then none of them remains.
+        ConfigError: if they cannot be written; older ones are then as they were.
     """
     import numpy as np
 
@@ -194,26 +196,24 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     near, far = depth_range(result.depth)
-    files = {
-        _DEPTH: encode_picture(millimetres(result.depth)),
-        '_depth.npz': buffer.getvalue(),
-        _PREVIEW: encode_picture(draw_preview(result.frame.image, result.depth, near, far)),
-    }
-    written: list[Path] = []
+    pictures = millimetres(result.depth), draw_preview(result.frame.image, result.depth, near, far)
+    contents = [buffer.getvalue(), *map(encode_picture, pictures)]
+    results = _results(stem)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
-        for ending, data in files.items():
-            write_atomically(stem.with_name(stem.name + ending), data)
-            written.append(stem.with_name(stem.name + ending))
-        save_ply(stem.with_name(f'{stem.name}.ply'), result.gaussians, k)
+        with TemporaryDirectory(prefix='.', dir=stem.parent) as folder:
+            ready = [Path(folder, path.name) for path in results]
+            for path, data in zip(ready, contents, strict=False):
+                write_atomically(path, data)
+            save_ply(ready[-1], result.gaussians, k)
+            for path, target in zip(ready, results, strict=True):
+                path.replace(target)
     except OSError as error:
-        for path in written:
-            path.unlink(missing_ok=True)
         raise ConfigError(
             f'cannot write the results {stem}*: {error.strerror or error}; make space or choose '
             'another --output'
         ) from error
-    return [*written, stem.with_name(f'{stem.name}.ply')]
+    return results
 
 
 def log_depth_std(result: FrameResult) -> np.ndarray | None:  # -> [H, W]
@@ -356,6 +356,22 @@ def _check_output(folder: Path) -> None:
         raise ConfigError(f'{existing} is a file; choose a folder as --output')
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f'{existing} is not writable; choose another --output')
+
+
+def _results(stem: Path) -> list[Path]:
+    """The files of one image, first the one by which `_check_own` knows them."""
+    return [stem.with_name(stem.name + end) for end in (_ARRAYS, _DEPTH, _PREVIEW, _GAUSSIANS)]
+
+
+def _check_own(stems: Iterable[Path]) -> None:
+    """Refuse to replace what this command did not write, such as the depth of a sensor."""
+    for arrays, *others in map(_results, stems):
+        foreign = [] if arrays.exists() else [path for path in others if path.exists()]
+        if foreign:
+            raise ConfigError(
+                f'{foreign[0]} would be replaced but is no result of this command, which would '
+                f'have {arrays.name} beside it; choose another --output'
+            )
 
 
 def _check_focal(args: argparse.Namespace) -> None:

@@ -13,6 +13,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from sharp_ros.apps.interruption import EXIT_INTERRUPTED, interruptible
+from sharp_ros.errors import ConfigError
+from sharp_ros.files import write_atomically
 from sharp_ros.models import WEIGHTS_FOLDER
 from sharp_ros.training.settings import load_yaml, TrainingConfig
 
@@ -49,8 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, resuming what is there, and print the accuracy on held-out images.
 
+    Returns:
+        130 if Ctrl-C ended it after the step at hand, else 0.
+
     Raises:
-        ConfigError: if a setting is unknown or wrong.
+        ConfigError: if a setting is unknown or wrong, or the run is one on another recording.
         InputError: if the data cannot be used.
         CheckpointError: if weights or the checkpoint cannot be used.
     """
@@ -66,8 +72,11 @@ def run(args: argparse.Namespace) -> int:
 
     from sharp_ros.training.trainer import train
 
-    with _progress(config) as report:
-        metrics = train(config, report)
+    with interruptible() as stop, _progress(config) as report:
+        metrics = train(config, report, stop.is_set)
+    if not metrics:
+        print(f'interrupted: {config.out} is saved, the same command resumes it', file=sys.stderr)
+        return EXIT_INTERRUPTED
     print(json.dumps({name: round(value, 4) for name, value in metrics.items()}))
     print(f'weights, curve and validation pictures are in {config.out}')
     return 0
@@ -78,12 +87,18 @@ def _for_recording(config: TrainingConfig, folder: Path) -> TrainingConfig:
     from sharp_ros.training import recordings
 
     shards = Path(config.out) / 'recording'
+    note, source = shards.with_suffix('.txt'), str(folder.resolve())
     if not any(shards.glob('*.npz')):
         stereo = recordings.is_stereo(folder)
         images = recordings.stereo_views(folder) if stereo else _views(folder)
         count = recordings.write_recording(images, shards)
         what = 'with depth' if recordings.knows_depth(shards) else 'in pairs, without depth'
+        write_atomically(note, source)
         print(f'{count} images of {folder} {what}', file=sys.stderr)
+    elif note.exists() and (made := note.read_text(encoding='utf-8')) != source:
+        raise ConfigError(
+            f'the shards in {shards} were made from {made}, not {source}; give another --out'
+        )
     # without depth, the other view of each pair is all there is to learn from
     second_view = config.second_view or float(not recordings.knows_depth(shards))
     return replace(

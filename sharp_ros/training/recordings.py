@@ -33,7 +33,8 @@ class RecordedImage(Protocol):
     Attributes:
         image: [H, W, 3] uint8 RGB, rectified.
         intrinsics: of that image.
-        depth: [H, W] metres along the optical axis, 0 or non-finite: not measured; None: no depth.
+        depth: [H, W] metres along the optical axis; what is not positive, or 65504 or more:
+            not measured; None: no depth.
         T_world_camera: [4, 4], or None if unknown.
     """
 
@@ -197,15 +198,15 @@ def stereo_views(folder: str | Path) -> Iterator[StereoView]:
         shift = right_k.cx - k.cx  # of what is infinitely far
         depths = [
             np.where(d + shift > 0.5, k.fx * baseline / np.maximum(d + shift, 0.5), 0)
-            for d in _disparities(left, right)
+            for d in _disparities(left, right, max(0, math.ceil(shift)))
         ]
         if all(map(_has_depth, depths)):
             yield StereoView(left, k, depths[0], np.eye(4))
             yield StereoView(right, right_k, depths[1], T_world_right)
 
 
-def _disparities(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of both images, [H, W] pixels, -inf where they contradict each other.
+def _disparities(left: np.ndarray, right: np.ndarray, below: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of both images, [H, W] pixels over `-below`, -inf where they contradict each other.
 
     Hirschmueller, Stereo Processing by Semiglobal Matching (2008), as OpenCV has it.
     """
@@ -213,7 +214,7 @@ def _disparities(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.nd
     width = left.shape[1]
     count = max(16, round(width * NEAREST / 16) * 16)
     matcher = cv2.StereoSGBM_create(
-        0,
+        -below,
         count,
         5,
         P1=8 * 25,
@@ -227,9 +228,10 @@ def _disparities(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.nd
     def match(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         # The matcher says nothing about the columns whose partners might be outside.
         padded = [
-            cv2.copyMakeBorder(x, 0, 0, count, 0, cv2.BORDER_REPLICATE) for x in (first, second)
+            cv2.copyMakeBorder(x, 0, 0, count, below, cv2.BORDER_REPLICATE)
+            for x in (first, second)
         ]
-        return matcher.compute(*padded)[:, count:].astype(np.float32) / 16
+        return matcher.compute(*padded)[:, count : count + width].astype(np.float32) / 16
 
     of_left = match(grey[0], grey[1])
     mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in grey]
@@ -238,7 +240,7 @@ def _disparities(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.nd
 
     def agreed(disparity: np.ndarray, other: np.ndarray, sign: int) -> np.ndarray:
         partner = np.rint(column - sign * disparity).astype(int)
-        inside = (partner >= 0) & (partner < width) & (disparity > 0)
+        inside = (partner >= 0) & (partner < width) & (disparity > -below)
         back = np.take_along_axis(other, partner.clip(0, width - 1), 1)
         return np.where(inside & (np.abs(back - disparity) <= 1), disparity, -np.inf)
 
@@ -271,8 +273,17 @@ def _read_camera(path: Path) -> tuple[Intrinsics, Intrinsics, float]:
         ) from e
 
 
+def _measured(depth: np.ndarray) -> np.ndarray:
+    """Where depth was measured.
+
+    Infinite is what a sensor does not reach (REP-117), not the sky that it means in shards, and so
+    is 1e6 or 1e10 of simulators, which float16 would make infinite.
+    """
+    return (depth > 0) & (depth < np.finfo(np.float16).max)
+
+
 def _has_depth(depth: np.ndarray | None) -> bool:
-    return depth is not None and bool(np.mean(np.isfinite(depth) & (depth > 0)) >= MIN_KNOWN)
+    return depth is not None and bool(np.mean(_measured(depth)) >= MIN_KNOWN)
 
 
 def _motion(first: RecordedImage, second: RecordedImage) -> tuple[float, float]:
@@ -291,7 +302,7 @@ def _row(image: RecordedImage) -> tuple[np.ndarray, ...]:
     scale = min(1.0, LONGEST_SIDE / max(k.width, k.height))
     k = k.resized(round(k.width * scale), round(k.height * scale))
     rgb = cv2.resize(image.image, (k.width, k.height), interpolation=cv2.INTER_AREA)
-    depth = np.where(np.isfinite(depth), depth, 0).astype(np.float32)  # not measured: unknown
+    depth = np.where(_measured(depth), depth, 0).astype(np.float32)  # 0: unknown
     depth = cv2.resize(depth, (k.width, k.height), interpolation=cv2.INTER_NEAREST_EXACT)
     pose = image.T_world_camera
     pose = np.full((4, 4), np.nan) if pose is None else pose

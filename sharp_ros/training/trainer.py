@@ -52,16 +52,21 @@ PREFETCH = 2  # batches prepared ahead where another device computes
 
 
 def train(
-    config: TrainingConfig, report: Callable[[Run], None] = lambda run: None
+    config: TrainingConfig,
+    report: Callable[[Run], None] = lambda run: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Train, or go on training, and write the weights.
+
+    An exception leaves the last checkpoint as it was: amid a step, the network is between two.
 
     Args:
         config: of the run.
         report: called after every step.
+        stop: asked before every step; where it is true, the run is saved, to be resumed.
 
     Returns:
-        Metrics of the averaged weights on all held-out images, see `validate`.
+        Metrics of the averaged weights on all held-out images, see `validate`; empty if stopped.
 
     Raises:
         InputError: if the data cannot be used.
@@ -76,10 +81,10 @@ def train(
     log.forget_after(run.step)
     held_out = judged or DrawnImages(config.validation_images, *VALIDATION_SIZE, run.device)
     with _single_threaded_operators(), ThreadPoolExecutor(config.threads) as pool:
-        try:
-            _loop(run, held_out, pool, report, out, log)
-        finally:
-            run.save(checkpoint)
+        _loop(run, held_out, pool, report, stop, out, log)
+        run.save(checkpoint)
+        if run.progress < 1:
+            return {}
         metrics = validate(run.averaged, held_out, len(held_out), pool)
     log.append({'step': run.step, 'seen': run.seen, 'final': metrics})
     write_atomically(out / 'curve.png', training_curve(log.rows()))
@@ -130,7 +135,7 @@ class Run:
         on_cpu = self.device.type == 'cpu'
         self._images, self._rendered = images, rendered
         self._bfloat16 = config.precision == 'bfloat16' or (
-            config.precision == 'auto' and (not on_cpu or _cpu_computes_bfloat16())
+            config.precision == 'auto' and _computes_bfloat16(self.device)
         )
         torch.manual_seed(config.seed)
         network = _initial_network(config).to(self.device)
@@ -224,7 +229,8 @@ class Run:
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            # AdamW keeps the numbers of its steps on the CPU, the rest is moved where it belongs
+            state = torch.load(path, map_location='cpu', weights_only=True)
             for replica in self._replicas:
                 replica.load_state_dict(state['network'])
             self.averaged.load_state_dict(state['averaged'])
@@ -464,20 +470,29 @@ def open_data(config: TrainingConfig, record: Path) -> tuple[Shards | None, int,
     """Images to train on, how many of them are rendered, and held-out ones.
 
     Which files are held out is recorded, so that shards that come later change nothing about it.
-    A run that draws all of its images needs neither, but is judged by held-out ones if it can.
+    One that is gone may be there under another name, where it would be trained on. A run that
+    draws all of its images needs neither, but is judged by held-out ones if it can.
 
     Args:
         config: of the run.
         record: file with the names of those held out; written unless it is there.
 
     Raises:
-        InputError: if nothing would be left to train on, or to hold out.
+        InputError: if nothing would be left to train on, or to hold out, or if files that the
+            record names are not among the data.
     """
     rendered = _shards_in(config.data)
     recorded = _shards_in((config.recording,)) if config.recording else []
     judged = recorded or rendered
     if record.exists():
-        held_out = [path for path in judged if str(path) in json.loads(record.read_text())]
+        names = json.loads(record.read_text())
+        held_out = [path for path in judged if str(path) in names]
+        if missing := sorted(set(names) - set(map(str, held_out))):
+            raise InputError(
+                f'shards that {record} holds out are not among the data: {", ".join(missing)}; '
+                f'put them back, or their folder into data, or remove {record.name} to choose '
+                'others'
+            )
     else:
         count = max(1, len(recorded) // 10) if recorded else config.held_out
         held_out = judged[:count]
@@ -506,14 +521,15 @@ def _loop(
     held_out: Shards | DrawnImages,
     pool: ThreadPoolExecutor,
     report: Callable[[Run], None],
+    stop: Callable[[], bool],
     out: Path,
     log: Log,
 ) -> None:
-    """Steps until the run is over, with checkpoints and validation in between."""
+    """Steps until the run is over or to stop, with checkpoints and validation in between."""
     last = saved = logged = time.monotonic()
     count = run.config.validations
     next_validation = math.floor(run.progress * count + 1) / count
-    while run.progress < 1:
+    while run.progress < 1 and not stop():
         run.advance(pool)
         now = time.monotonic()
         run.elapsed += now - last
@@ -617,8 +633,10 @@ def _schedule(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * share)) + 0.005
 
 
-def _cpu_computes_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself; emulated, it is slower than float32."""
+def _computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 itself; emulated, it is slower than float32."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere
     try:
         flags = Path('/proc/cpuinfo').read_text(encoding='utf-8')
     except OSError:
