@@ -389,9 +389,11 @@ def test_rays_parallel_to_a_plane_of_the_grid_change_nothing_out_of_view(yaw):
     before, x, y = grid_map.log_odds(), *centres(grid_map.grid())
     for _ in range(20):
         grid_map.integrate(depth, k, pose(0, 0, 1.0, yaw))
-    ahead = x * math.cos(yaw) + y * math.sin(yaw)
-    aside = np.abs(y * math.cos(yaw) - x * math.sin(yaw))
-    out_of_view = aside > np.maximum(ahead, 0) * 320 / 500 + 0.1  # two cells
+    ahead = np.maximum(x * math.cos(yaw) + y * math.sin(yaw), 0)[..., None]
+    aside = np.abs(y * math.cos(yaw) - x * math.sin(yaw))[..., None]
+    z = grid_map.bounds[0][2] + (np.arange(before.shape[2]) + 0.5) * 0.05
+    # by more than two cells
+    out_of_view = (aside > ahead * 0.64 + 0.1) | (np.abs(z - 1.0) > ahead * 0.48 + 0.1)
     assert (before[out_of_view] > 0).sum() > 100
     np.testing.assert_array_equal(grid_map.log_odds()[out_of_view], before[out_of_view])
     assert not grid_map._marks.any()

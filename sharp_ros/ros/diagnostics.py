@@ -19,15 +19,23 @@ OK, WARN, ERROR = 0, 1, 2
 _WINDOW = 200  # frames over which ages and rates are taken
 _RECENT = 5.0  # seconds for which a failure keeps its component at WARN
 _SLOW, _STALLED = 2.0, 5.0  # seconds without an image
+_STALE, _AHEAD = 5.0, 1.0  # seconds that stamps may lie behind the clock, or before it
+_STUCK = 1.0  # seconds of images with the same stamp
 _HANGS, _HANGS_TIMES = 10.0, 5.0  # seconds and usual durations after which a frame hangs
+_STEPS = ('decode', 'pose', 'process')  # that make up the duration of a frame
 # Drops that belong to normal running: the node is slower than the camera, or nobody listens.
 NORMAL_DROPS = frozenset({'replaced', 'stopped', 'nobody_listens', 'disabled'})
 
 
 @dataclass
 class Health:
-    """Collects what happens to frames, from any thread, and sums it up."""
+    """Collects what happens to frames, from any thread, and sums it up.
 
+    Attributes:
+        warm_up: seconds that the first frame took, which is all that is known before others.
+    """
+
+    warm_up: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _ages_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _done: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
@@ -40,11 +48,17 @@ class Health:
     _pose_values: dict[str, Any] = field(default_factory=dict)
     _mapped: int = 0
     _last_image: float | None = None
+    _stamp_ns: int | None = None  # of the newest image
+    _stuck_since: float = 0.0  # when the first image with that stamp came
+    _age: float = 0.0  # seconds, of the newest image when it came
 
-    def image_arrived(self) -> float:
+    def image_arrived(self, stamp_ns: int, now_ns: int) -> float:
         """Note that the camera is alive; seconds of silence that end with this, 0 if none."""
         now, last = time.monotonic(), self._last_image
         self._last_image = now
+        if stamp_ns != self._stamp_ns:
+            self._stamp_ns, self._stuck_since = stamp_ns, now
+        self._age = (now_ns - stamp_ns) / 1e9
         silent = 0.0 if last is None else now - last
         if silent <= _SLOW:
             return 0.0
@@ -54,6 +68,12 @@ class Health:
     def silence(self) -> float | None:
         """Seconds since the newest image, None if none ever came."""
         return None if self._last_image is None else time.monotonic() - self._last_image
+
+    def patience(self) -> float:
+        """Seconds after which a frame is taken to hang, by how long those before it took."""
+        with self._lock:
+            medians = [np.median(self._timings_ms[s]) for s in _STEPS if s in self._timings_ms]
+        return max(_HANGS, _HANGS_TIMES * (float(sum(medians)) / 1e3 or self.warm_up))
 
     def timings(self) -> str:
         """Median duration of every step of recent frames, a line each."""
@@ -173,29 +193,54 @@ class Health:
             }
         trouble = {
             'Input': self._input_trouble(state, why_silent),
-            'Inference': self._hang(counts, timings),
+            'Inference': self._hang(counts),
         }
+        quiet_since = time.monotonic() - (0.0 if counts is None else counts.busy_seconds)
         parts = {'Input': values, 'Inference': inference, 'Mapping': mapping, 'Views': views}
         return [
-            (f'{node}: {name}', *self._verdict(name, state, trouble.get(name)), _texts(part))
+            (
+                f'{node}: {name}',
+                *self._verdict(name, state, trouble.get(name), quiet_since),
+                _texts(part),
+            )
             for name, part in parts.items()
         ]
 
     def _input_trouble(self, state: str, why_silent: str) -> tuple[int, str] | None:
         silent = self.silence()
-        if state != 'active' or (silent is not None and silent <= _SLOW):
+        if state != 'active':
             return None
+        if silent is not None and silent <= _SLOW:
+            return self._wrong_stamps()
         if silent is None:
             return WARN, f'no image yet; {why_silent or "is the camera running?"}'
         level = ERROR if silent > _STALLED else WARN
         return level, f'no image for {silent:.1f} s; {why_silent or "is the camera running?"}'
 
-    def _hang(
-        self, counts: WorkerCounts | None, timings_ms: dict[str, float]
-    ) -> tuple[int, str] | None:
+    def _wrong_stamps(self) -> tuple[int, str] | None:
+        """Images that come, but were not taken when they say so."""
+        assert self._last_image is not None
+        stuck, age = self._last_image - self._stuck_since, self._age
+        if stuck > _STUCK:
+            return WARN, (
+                f'images have had the same stamp for {stuck:.0f} s: set header.stamp in the '
+                'camera driver to when each was taken; a paused simulation needs nothing'
+            )
+        if age > _STALE:
+            return WARN, (
+                f'images are {age:.0f} s old when they come: synchronise the clocks of camera and '
+                'node; a recording wants use_sim_time and "ros2 bag play --clock"'
+            )
+        if age < -_AHEAD:
+            return WARN, (
+                f'images are {-age:.0f} s ahead of the clock of the node: synchronise the clocks; '
+                'with use_sim_time somebody must publish /clock'
+            )
+        return None
+
+    def _hang(self, counts: WorkerCounts | None) -> tuple[int, str] | None:
         """The watchdog: a frame that takes far longer than those before it."""
-        usual = sum(timings_ms.get(name, 0.0) for name in ('decode', 'pose', 'process')) / 1e3
-        if counts is None or counts.busy_seconds < max(_HANGS, _HANGS_TIMES * usual):
+        if counts is None or counts.busy_seconds < self.patience():
             return None
         return ERROR, (
             f'the frame at work has not ended for {counts.busy_seconds:.0f} s; does the device '
@@ -203,16 +248,21 @@ class Health:
         )
 
     def _verdict(
-        self, component: str, state: str, trouble: tuple[int, str] | None
+        self, component: str, state: str, trouble: tuple[int, str] | None, quiet_since: float
     ) -> tuple[int, str]:
-        """Present trouble, else what happened lately, else that all is well."""
-        if trouble is not None:
-            return trouble
+        """Present trouble and what happened lately, else that all is well.
+
+        While a frame is at work nothing is known of its success: such time heals no problem, or
+        a slow network that always fails would look well between two failures.
+        """
         with self._lock:
             when, text = self._problems.get(component, (-1e9, ''))
-        if time.monotonic() - when < _RECENT:
+        if quiet_since - when >= _RECENT:
+            return trouble or (OK, 'running' if state == 'active' else 'idle')
+        if trouble is None:
             return WARN, text
-        return OK, 'running' if state == 'active' else 'idle'
+        level, present = trouble
+        return level, present if text in present else f'{present}; {text}'
 
 
 def _texts(values: dict[str, Any]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 import sys
+import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -17,6 +18,7 @@ from rcl_interfaces.msg import SetParametersResult
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -78,10 +80,10 @@ _MAP = QoSProfile(
 _ODOMETRY = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 IMAGE, SNAPSHOT = 'image_rect', 'snapshot/points'
 DEPTH, RELATIVE = 'depth', 'relative_depth'  # each with an image and its camera_info
-_KEPT = (OCCUPANCY,)  # for late subscribers, made whoever listens
+_KEPT = (OCCUPANCY, MAP_POINTS)  # for late subscribers, so sent even if nobody listens
 _WARM_UP_SIZE = (640, 480)
 _from_config = partial(Pipeline.from_config, relative=True)
-_THROTTLE = 5.0  # seconds between two log lines of the same kind
+_THROTTLE, _KINDS = 5.0, 50  # seconds between two warnings of a kind; kinds within them
 
 
 class SharpNode(LifecycleNode):
@@ -112,6 +114,7 @@ class SharpNode(LifecycleNode):
         self._last_stamp_ns = 0
         self._request: PoseStamped | None = None
         self._enabled = True
+        self._told: dict[tuple[str, str], float] = {}  # when a warning of some kind was logged
         self._prefix = '_'.join([*self.get_namespace().strip('/').split('/'), '']).lstrip('_')
         self._map_frame = ''  # of the newest map that was published
         self._transforms = Transforms(self)
@@ -126,19 +129,25 @@ class SharpNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Validate the parameters, load and warm up the network, create the publishers."""
         try:
-            config = read_config(self)
-            pipeline = self._make_pipeline(config)
-            pipeline.warm_up(Intrinsics.from_hfov(1.0, *_WARM_UP_SIZE))
-            self._rasterizer = pipeline.rasterizer if config.views else 'not used'
-            if not self.context.ok():  # told to end meanwhile
-                return FAILURE
-        except SharpError as error:
-            self.get_logger().error(f'cannot configure: {error}')
-            return FAILURE
+            if self._configure():
+                self._label = 'inactive'
+                return SUCCESS
         except Exception as error:  # a transition must answer, whatever torch raises
-            self.get_logger().error(f'cannot configure: {type(error).__name__}: {error}')
-            return FAILURE
-        self._pipeline, self._config, self._health = pipeline, config, Health()
+            self.get_logger().error(f'cannot configure: {_text(error)}')
+        self._release()
+        return FAILURE
+
+    def _configure(self) -> bool:
+        """False if the node was told to end meanwhile."""
+        config = read_config(self)
+        pipeline = self._make_pipeline(config)
+        begun = time.monotonic()
+        pipeline.warm_up(Intrinsics.from_hfov(1.0, *_WARM_UP_SIZE))
+        health = Health(warm_up=time.monotonic() - begun)
+        self._rasterizer = pipeline.rasterizer if config.views else 'not used'
+        if not self.context.ok():
+            return False
+        self._pipeline, self._config, self._health = pipeline, config, health
         self._decoder = FrameDecoder(config.camera)
         self._poses: PoseSource = make_pose_source(
             config.pose, self._transforms, self.get_logger().info
@@ -156,8 +165,7 @@ class SharpNode(LifecycleNode):
         )
         changed = ', '.join(f'{key}: {value}' for key, value in differences(config).items())
         self.get_logger().info(f'settings that differ from the defaults: {changed or "none"}')
-        self._label = 'inactive'
-        return SUCCESS
+        return True
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker, then listen."""
@@ -165,7 +173,7 @@ class SharpNode(LifecycleNode):
         try:
             self._pipeline.engine.prepare()  # it may have been released
         except Exception as error:  # the device may be full by now
-            self.get_logger().error(f'cannot activate: {type(error).__name__}: {error}')
+            self.get_logger().error(f'cannot activate: {_text(error)}')
             return FAILURE
         result = super().on_activate(state)  # enables the publishers
         self._worker = Worker(self._process, self._on_error, name='sharp_worker')
@@ -173,7 +181,7 @@ class SharpNode(LifecycleNode):
         try:
             self._create_subscribers(self._config)
         except Exception as error:  # the middleware refuses, for example another type
-            self.get_logger().error(f'cannot listen: {type(error).__name__}: {error}')
+            self.get_logger().error(f'cannot listen: {_text(error)}')
             self._stop()
             super().on_deactivate(state)
             return FAILURE
@@ -182,11 +190,13 @@ class SharpNode(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop listening, finish the frame at work; keep the map and, unless told, the device."""
-        stopped = self._stop()
+        stopped = self._stop(self._health.patience())
         assert self._pipeline is not None
-        if stopped and self._config.model.release_when_inactive:
-            self._pipeline.engine.release()
         self._label = 'inactive'
+        if stopped:
+            self._reconfigure(read_config(self))  # what the worker did not come to
+            if self._config.model.release_when_inactive:
+                self._pipeline.engine.release()
         self.publish_diagnostics()
         result = super().on_deactivate(state)
         # a frame that hangs would touch the map beside the next worker: start over instead
@@ -217,15 +227,18 @@ class SharpNode(LifecycleNode):
         self._stop()
         super().destroy_node()
 
-    def _stop(self) -> bool:
+    def _stop(self, patience: float = 0.0) -> bool:
+        """Stop listening and working; False if the frame at work did not end in time."""
         for subscriber in self._subscribers:
             self.destroy_subscription(subscriber)
         self._subscribers.clear()
-        if self._worker is None or self._worker.stop():
-            return True
-        self.get_logger().error('the frame at work did not end within 5 s')
-        self._worker = None  # it is left to itself, see `_process`
-        return False
+        end = time.monotonic() + patience
+        while self._worker is not None and not self._worker.stop():
+            if time.monotonic() > end or not self.context.ok():
+                self.get_logger().error('the frame at work did not end; it is left to itself')
+                self._worker = None  # see `_process`
+                return False
+        return True
 
     def _release(self) -> None:
         self._stop()
@@ -296,17 +309,19 @@ class SharpNode(LifecycleNode):
     def _on_image(self, msg: Any) -> None:
         assert self._worker is not None
         assert self._pipeline is not None
-        silence = self._health.image_arrived()
+        stamp_ns = stamp_ns_from_msg(msg.header)
+        silence = self._health.image_arrived(stamp_ns, self.get_clock().now().nanoseconds)
         if silence:
             self.get_logger().info(f'images are back after {silence:.1f} s')
         if not self._enabled:
             self._worker.reject('disabled')
             return
-        stamp_ns = stamp_ns_from_msg(msg.header)
         if stamp_ns < self._last_stamp_ns:
+            self._transforms.time_went_back(self._last_stamp_ns - stamp_ns)
             self._health.event('stamp_went_back')
             self._warn(
                 'Input',
+                'stamp_went_back',
                 'image stamps went back; a bag that loops? Beyond 1 s the maps start over',
             )
         self._last_stamp_ns = stamp_ns
@@ -322,7 +337,11 @@ class SharpNode(LifecycleNode):
         assert self._worker is not None
         for _ in range(lost):
             self._worker.reject('no_depth')
-            self._warn('Input', 'images come without depth of the same stamp; check topic "depth"')
+            self._warn(
+                'Input',
+                'no_depth',
+                'images come without depth of the same stamp; check topic "depth"',
+            )
         if pair is not None:
             self._worker.submit(RawFrame(pair[0], self._info, pair[1]))
 
@@ -334,10 +353,14 @@ class SharpNode(LifecycleNode):
         try:
             if not self._poses.odometry.add(msg):
                 self._health.event('odometry_went_back')
-                self._warn('Mapping', 'odometry stamps went back; earlier poses were dropped')
+                self._warn(
+                    'Mapping',
+                    'odometry_went_back',
+                    'odometry stamps went back; earlier poses were dropped',
+                )
         except InputError as error:
             self._health.event(error.reason)
-            self._warn('Mapping', str(error))
+            self._warn('Mapping', error.reason, str(error))
 
     def _on_view_request(self, msg: PoseStamped) -> None:
         assert self._worker is not None
@@ -350,7 +373,8 @@ class SharpNode(LifecycleNode):
         names = {self.resolve_topic_name(topic), topic}
         found = (self._why_silent(s) for s in self._subscribers if s.topic_name in names)
         self._health.event('incompatible_qos')
-        self._warn('Input', next(found, '') or f'a publisher on {topic} cannot reach us')
+        text = next(found, '') or f'a publisher on {topic} cannot reach us'
+        self._warn('Input', f'incompatible_qos.{topic}', text)
 
     def _why_silent(self, subscriber: Any) -> str:
         kind = subscriber.msg_type
@@ -372,6 +396,14 @@ class SharpNode(LifecycleNode):
         clock = Stopwatch()
         frame = self._decoder.decode(raw)
         clock.lap('decode')
+        if not frame.frame_id:
+            self._health.event('no_frame_id')
+            self._warn(
+                'Input',
+                'no_frame_id',
+                'images name no frame, so none of tf can be placed in it; set the frame_id of '
+                'the camera driver',
+            )
         if metric:  # else there is nothing to place
             frame = self._placed(frame, wanted, maps=maps)
         clock.lap('pose')
@@ -389,14 +421,15 @@ class SharpNode(LifecycleNode):
 
     def _placed(self, frame: Frame, wanted: set[str], *, maps: bool) -> Frame:
         """The frame with its pose and the transforms it needs, as far as they are known."""
+        end = time.monotonic() + self._config.pose.wait  # for all of them together
         try:
             T_world_camera, world_frame = self._poses.lookup(frame.stamp_ns, frame.frame_id)
             frame = frame.placed(T_world_camera, world_frame)
         except PoseUnavailableError as error:
             self._health.unmapped(error.reason)
             if maps:
-                self._warn('Mapping', f'not mapped: {error}')
-        return self._with_transforms(frame, wanted)
+                self._warn('Mapping', error.reason, f'not mapped: {error}')
+        return self._with_transforms(frame, wanted, end)
 
     def _wanted(self) -> set[str]:
         """Outputs with a subscriber, named as in `pipeline`."""
@@ -408,23 +441,22 @@ class SharpNode(LifecycleNode):
                 wanted.add(topic.rpartition('/')[0])
         return wanted
 
-    def _with_transforms(self, frame: Frame, wanted: set[str]) -> Frame:
+    def _with_transforms(self, frame: Frame, wanted: set[str], end: float) -> Frame:
         """The frame with the transforms that views stand in; missing ones are told later."""
         assert self._pipeline is not None
         needed = {f for name, f in self._pipeline.view_frames.items() if VIEW + name in wanted}
         own = {self._config.pose.base_frame, self._config.scale.floor_frame}
-        frame = self._looked_up(frame, own, 'Mapping')
-        return self._looked_up(frame, needed - own, 'Views')
+        frame = self._looked_up(frame, own, 'Mapping', end)
+        return self._looked_up(frame, needed - own, 'Views', end)
 
-    def _looked_up(self, frame: Frame, names: set[str], component: str) -> Frame:
+    def _looked_up(self, frame: Frame, names: set[str], component: str, end: float) -> Frame:
         found = dict(frame.transforms)
         for name in names - {'', CAMERA, WORLD, frame.frame_id, frame.world_frame}:
             try:
-                found[name] = self._transforms.lookup(
-                    frame.frame_id, name, frame.stamp_ns, self._config.pose.wait
-                )
+                wait = max(0.0, end - time.monotonic())
+                found[name] = self._transforms.lookup(frame.frame_id, name, frame.stamp_ns, wait)
             except PoseUnavailableError as error:  # the views that need it are counted later
-                self._warn(component, str(error))
+                self._warn(component, f'{error.reason}.{name}', str(error))
         return replace(frame, transforms=found) if found else frame
 
     def _serve_request(self) -> None:
@@ -434,20 +466,21 @@ class SharpNode(LifecycleNode):
         try:
             wanted = self._wanted()
             parent, T_parent_view = pose_from_msg(msg)
-            frame = self._looked_up(self._pipeline.latest, {parent}, 'Views')
+            end = time.monotonic() + self._config.pose.wait
+            frame = self._looked_up(self._pipeline.latest, {parent}, 'Views', end)
             views, unplaced = self._pipeline.render_request(parent, T_parent_view, frame, wanted)
             self._publish_views(views, unplaced, frame.stamp_ns)
         except InputError as error:
             self._health.event(error.reason)
-            self._warn('Views', f'view request not served: {error}')
+            self._warn('Views', error.reason, f'view request not served: {error}')
         except Exception as error:  # a request must not end the worker thread
             self._on_error(error, 'internal_error')
 
     def _publish(self, result: FrameResult) -> None:
         frame = result.frame
         stamp_ns, frame_id = frame.stamp_ns, frame.frame_id
-        if result.restarted and result.grid is None:
-            self.publish_map()  # the old one must not stand
+        if result.restarted:
+            self.publish_map()  # the old one must not stand, and not all of it may be in `result`
         self._send(IMAGE, partial(image_to_msg, frame.image, stamp_ns, frame_id))
         relative = result.relative_depth
         topic, depth = (DEPTH, result.depth) if relative is None else (RELATIVE, relative)
@@ -486,8 +519,9 @@ class SharpNode(LifecycleNode):
     def _publish_motion(self, frame: Frame, motion: Motion) -> None:
         """Odometry, and by parameter the transform, of the base frame where there is one."""
         if motion.T_odom_camera is None:
-            self._health.unmapped(f'odometry_{motion.state}')
-            self._warn('Mapping', f'not mapped: visual odometry is {motion.state}')
+            reason = f'odometry_{motion.state}'
+            self._health.unmapped(reason)
+            self._warn('Mapping', reason, f'not mapped: visual odometry is {motion.state}')
             return
         child = self._config.pose.base_frame or frame.frame_id
         T_camera_child = np.eye(4) if child == frame.frame_id else frame.transforms.get(child)
@@ -505,6 +539,7 @@ class SharpNode(LifecycleNode):
                 self._health.event('tf_owned_by_another')
                 self._warn(
                     'Mapping',
+                    'tf_owned_by_another',
                     f'{child} is not broadcast: somebody else does so, in {owner}; turn off one '
                     'of the two (pose.publish_tf)',
                 )
@@ -528,7 +563,6 @@ class SharpNode(LifecycleNode):
         assert self._pipeline is not None
         world = self._pipeline.world_frame or self._map_frame
         if world:  # else there never was a map
-            self._wanted()  # the last image may have been long ago
             pipeline = self._pipeline
             self._publish_map(pipeline.grid(), pipeline.map_points(), self._last_stamp_ns, world)
 
@@ -539,6 +573,10 @@ class SharpNode(LifecycleNode):
     def timings(self) -> str:
         """How long the steps of recent frames took."""
         return self._health.timings()
+
+    def patience(self) -> float:
+        """Seconds after which the frame at work is taken to hang."""
+        return self._health.patience()
 
     def set_enabled(self, enabled: bool) -> None:
         """Process images, or ignore them; the map and the weights are kept."""
@@ -564,7 +602,8 @@ class SharpNode(LifecycleNode):
     ) -> None:
         for name, error in unplaced.items():
             self._health.view_unplaced(name, error.reason)
-            self._warn('Views', f'view {name} not rendered: {error}')
+            reason = f'{name}.{error.reason}'
+            self._warn('Views', reason, f'view {name} not rendered: {error}')
         for name, view in views.items():
             self._health.view_done(name, view)
             if view.withheld:
@@ -587,7 +626,7 @@ class SharpNode(LifecycleNode):
                 self._send(topic + VIEW_DEPTH, partial(depth_to_msg, view.depth, *header))
 
     def _send(self, topic: str, make: Callable[[], Any]) -> None:
-        """Build and publish a message if somebody listens or it is kept for late listeners."""
+        """Build and publish a message if somebody listens or may do so later."""
         if topic in _KEPT or topic in self._heard:
             self._outputs[topic].publish(make())
 
@@ -595,9 +634,9 @@ class SharpNode(LifecycleNode):
         if reason in NORMAL_DROPS or not self.context.ok():  # at the end nothing can be sent
             return
         if isinstance(error, SharpError):
-            self._warn('Input', f'frame dropped ({reason}): {error}')
+            self._warn('Input', reason, f'frame dropped ({reason}): {error}')
         else:
-            text = f'{type(error).__name__}: {error}'
+            text = _text(error)
             self._health.problem('Inference', text)
             self.get_logger().error(
                 f'frame dropped by an internal error, please report it: {text}',
@@ -633,9 +672,14 @@ class SharpNode(LifecycleNode):
         now_ns = self.get_clock().now().nanoseconds
         self._diagnostics.publish(diagnostics_to_msg(statuses, now_ns, name))
 
-    def _warn(self, component: str, message: str) -> None:
+    def _warn(self, component: str, reason: str, message: str) -> None:
         self._health.problem(component, message)
-        self.get_logger().warning(message, throttle_duration_sec=_THROTTLE)
+        # rclpy throttles by line of code: here one warning would silence all the others
+        key, now = (component, reason), time.monotonic()
+        recent = {k: when for k, when in self._told.items() if now - when < _THROTTLE}
+        if key not in recent and len(recent) < _KINDS:
+            self._told = {**recent, key: now}  # replaced as a whole: several threads warn
+            self.get_logger().warning(message)
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         """Refuse what is invalid; apply between two frames what may change, refuse the rest."""
@@ -644,8 +688,8 @@ class SharpNode(LifecycleNode):
                 config = read_config(self, changes)
                 if self._pipeline is not None:
                     self._reconfigure(config)
-        except SharpError as error:
-            return SetParametersResult(successful=False, reason=str(error))
+        except Exception as error:  # it would end the node
+            return SetParametersResult(successful=False, reason=_text(error))
         return SetParametersResult(successful=True)
 
     def _reconfigure(self, config: SharpConfig) -> None:
@@ -671,25 +715,31 @@ class SharpNode(LifecycleNode):
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop; it waits to be configured and activated."""
     try:
-        _run(args)
+        rclpy.init(args=args)
+        try:
+            _run()
+        except Exception as error:
+            if rclpy.ok():  # else what fails does so because the end has come
+                get_logger('sharp').fatal(f'the node ends: {_text(error)}')
+                raise
+        finally:
+            rclpy.try_shutdown()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except Exception:
-        if rclpy.ok():  # else what fails does so because the end has come
-            raise
     return 0
 
 
-def _run(args: list[str] | None) -> None:
-    rclpy.init(args=args)
+def _run() -> None:
+    node = SharpNode()
     try:
-        node = SharpNode()
-        try:
-            rclpy.spin(node)
-        finally:
-            node.destroy_node()
+        rclpy.spin(node)
     finally:
-        rclpy.try_shutdown()
+        node.destroy_node()
+
+
+def _text(error: Exception) -> str:
+    """What is told of an error; those of ours say what to do and need no name."""
+    return str(error) if isinstance(error, SharpError) else f'{type(error).__name__}: {error}'
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ from sharp_ros.ros.transforms import tf_is_installed, Transforms
 from sharp_ros.se3 import matrix_from_quat, PoseBuffer, transform
 
 _PATIENCE = 3.0  # seconds of images without any pose until visual odometry takes over
+_STEP = 0.5  # seconds of them that one image may stand for: time may jump, and cameras pause
 _HISTORY = 10.0  # seconds of poses kept; an image older than that is of no use
 
 
@@ -129,12 +130,18 @@ class OdometrySource:
             self._news.wait_for(lambda: not self._is_due(stamp_ns), self._config.wait)
             world, child = self._frames
             T_world_child = self._buffer.lookup(stamp_ns)
+        if not world:
+            raise PoseUnavailableError(
+                'odometry names no world frame; fill header.frame_id in its publisher',
+                'no_world_frame',
+            )
         if self._T_base_camera is not None:
             return T_world_child @ self._T_base_camera, world
-        if child != camera_frame:
+        if child != camera_frame or not child:
             raise PoseUnavailableError(
                 f'odometry places {child!r} but the image is from {camera_frame!r}; set '
-                'pose.base_to_camera to the pose of the optical frame in the odometry child frame',
+                'pose.base_to_camera to the pose of the optical frame in the odometry child frame'
+                + ('' if child else ', or fill child_frame_id and header.frame_id'),
                 'unknown_mounting',
             )
         return T_world_child, world
@@ -165,7 +172,8 @@ class AutoSource:
         self._sources, self._fallback, self._tell = sources, fallback, tell
         self.odometry = next((s.odometry for s in sources.values() if s.odometry), None)
         self._chosen: PoseSource | None = None
-        self._since_ns: int | None = None
+        self._last_ns: int | None = None
+        self._waited = 0.0  # seconds of images
 
     def lookup(self, stamp_ns: int, camera_frame: str) -> tuple[np.ndarray | None, str]:
         """See `PoseSource`."""
@@ -180,9 +188,9 @@ class AutoSource:
                 continue
             self._choose(name, source)
             return found
-        if self._since_ns is None or stamp_ns < self._since_ns:
-            self._since_ns = stamp_ns
-        if stamp_ns - self._since_ns >= _PATIENCE * 1e9:
+        step = 0.0 if self._last_ns is None else (stamp_ns - self._last_ns) / 1e9
+        self._waited, self._last_ns = self._waited + min(max(step, 0.0), _STEP), stamp_ns
+        if self._waited >= _PATIENCE:
             self._choose(*self._fallback)
             return self._fallback[1].lookup(stamp_ns, camera_frame)
         reasons = '; '.join(f'{name}: {error}' for name, error in failures.items())

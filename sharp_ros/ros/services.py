@@ -26,7 +26,6 @@ from sharp_ros.snapshot import SnapshotCloud
 from sharp_ros.worker import Worker
 
 _LAST_PATIENCE = 1.0  # seconds that a request at work has left when the node ends
-_PATIENCE = 10.0  # seconds until the worker must have come to a request
 
 
 class Host(Protocol):
@@ -46,6 +45,10 @@ class Host(Protocol):
 
     def timings(self) -> str:
         """How long the steps of recent frames took."""
+        ...
+
+    def patience(self) -> float:
+        """Seconds after which the frame at work is taken to hang."""
         ...
 
     def set_enabled(self, enabled: bool) -> None:
@@ -79,7 +82,8 @@ class Services:
             node.create_service(
                 Trigger, f'~/{name}', self._answering(action), callback_group=group
             )
-        node.create_service(SetBool, '~/set_enabled', self._on_set_enabled, callback_group=group)
+        # it stops work at once, so it must not wait for what others asked for
+        node.create_service(SetBool, '~/set_enabled', self._on_set_enabled)
 
     def stop(self) -> None:
         """Answer no more, and let the request at work end if that takes no longer than a moment.
@@ -129,14 +133,14 @@ class Services:
             pipeline.reset()
             self._host.publish_map()
 
-        worker.call(reset, _PATIENCE)
+        worker.call(reset, self._host.patience())
         return 'the map is empty'
 
     def _save_map(self) -> str:
         pipeline, worker, config = self._host.running()
         if time.monotonic() < self._next_save:
             raise SharpError('the last map was saved less than a second ago; ask again later')
-        state = worker.call(pipeline.map_state, _PATIENCE)
+        state = worker.call(pipeline.map_state, self._host.patience())
         folder = save_new_map(Path(config.output.directory).expanduser(), state)
         self._next_save = time.monotonic() + 1.0
         self._node.get_logger().info(f'map saved in {folder}')
@@ -152,7 +156,7 @@ class Services:
             pipeline.restore(state)
             self._host.publish_map()
 
-        worker.call(restore, _PATIENCE)
+        worker.call(restore, self._host.patience())
         self._node.get_logger().info(f'map loaded from {folder}')
         return f'{folder}, in frame {state.world_frame}; poses must be in the world it was made in'
 
@@ -163,10 +167,10 @@ class Services:
             pipeline.begin_snapshot()
             self._snapshot_ready.clear()  # between two frames, of which the last one may have set
 
-        worker.call(begin, _PATIENCE)
+        worker.call(begin, self._host.patience())
         self._snapshot_ready.wait(config.snapshot.timeout)
         # joined on this thread: the first time it is compiled, which takes many seconds
-        cloud = worker.call(pipeline.take_snapshot, _PATIENCE).cloud()
+        cloud = worker.call(pipeline.take_snapshot, self._host.patience()).cloud()
         self._host.publish_snapshot(cloud)
         return f'{len(cloud.points)} points of {cloud.frames} images on ~/snapshot/points'
 

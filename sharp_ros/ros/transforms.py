@@ -24,6 +24,7 @@ except ImportError:
     tf2_ros = None
 
 _HEARING = 1.0  # seconds within which a broadcaster of any moving frame is heard
+_JITTER_NS = 1_000_000_000  # by which stamps may go back without that a recording started over
 
 
 def tf_is_installed() -> bool:
@@ -53,6 +54,11 @@ class Transforms:
             self._since = time.monotonic()
             self._buffer = tf2_ros.Buffer()
             self._listener = tf2_ros.TransformListener(self._buffer, self._node)
+
+    def time_went_back(self, by_ns: int) -> None:
+        """Forget what lies ahead: beside it tf takes in no transforms that are older by 10 s."""
+        if self._buffer is not None and by_ns > _JITTER_NS:
+            self._buffer.clear()
 
     def lookup(self, target: str, source: str, stamp_ns: int, wait: float) -> np.ndarray:
         """`T_target_source` [4, 4] at a stamp, waiting some seconds for what is under way.
@@ -110,7 +116,7 @@ class Transforms:
         Args:
             T_parent_child: [4, 4].
             stamp_ns: of the image it belongs to.
-            parent: frame it is placed in.
+            parent: frame it is placed in; where it has no name, nothing is told.
             child: frame that nobody else broadcasts.
             fixed: it never moves in its parent, so it is told once and kept for late listeners.
         """
@@ -119,6 +125,8 @@ class Transforms:
                 'tf2_ros is not installed: the frames of virtual cameras are not broadcast',
                 once=True,
             )
+            return
+        if not (parent and child):  # one such message, kept for late listeners, breaks their tf
             return
         if fixed:
             told = (parent, T_parent_child.tobytes())

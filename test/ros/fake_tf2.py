@@ -17,10 +17,10 @@ class TransformException(Exception):
 def tf2(monkeypatch):
     """`known` holds transforms by (target, source); `sent` what was broadcast, (fixed, msg).
 
-    `parents` are those that tf knows, by frame.
+    `parents` are those that tf knows, by frame; `cleared` counts how often it was to forget.
     """
     fake = SimpleNamespace(
-        known={}, sent=[], asked=[], parents={}, TransformException=TransformException
+        known={}, sent=[], asked=[], parents={}, cleared=0, TransformException=TransformException
     )
 
     class Buffer:
@@ -33,6 +33,9 @@ def tf2(monkeypatch):
         def all_frames_as_yaml(self):
             lines = (f"{child}:\n  parent: '{p}'\n" for child, p in fake.parents.items())
             return ''.join(lines) or '[]'
+
+        def clear(self):
+            fake.cleared += 1
 
     def broadcaster(fixed):
         def send(msg):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 
 import pytest
 
@@ -13,11 +14,14 @@ import rclpy
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros_helpers import start, WallOracle
+from ros_helpers import CAMERA, IMAGE, start, WallOracle
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from sharp_ros.ros import diagnostics
+from sharp_ros.ros.conversions import image_to_msg
+from sharp_ros.ros.diagnostics import Health
+from sharp_ros.worker import WorkerCounts
 
 pytestmark = pytest.mark.ros
 
@@ -110,6 +114,58 @@ def test_frame_that_hangs_is_an_error_until_it_ends(make_node, peer, said, monke
     finally:
         gate.set()
     assert said(node, 'Inference', '^running$') == OK
+
+
+@pytest.mark.parametrize(
+    ('ahead', 'cure'),
+    [(-3600, 'images are 360. s old .*ros2 bag play --clock'), (60, 'use_sim_time .* /clock')],
+)
+def test_images_of_another_time_are_told_with_the_cure_and_hide_nothing(
+    make_node, peer, said, ahead, cure
+):
+    node = start(make_node())
+
+    def send(encoding='rgb8'):
+        stamp_ns = peer.now() + ahead * 10**9
+        image = image_to_msg(IMAGE, stamp_ns, CAMERA)
+        image.encoding = encoding
+        peer.send(stamp_ns=stamp_ns, image=image)
+
+    assert said(node, 'Input', cure, each=send) == WARN
+    said(node, 'Input', f'{cure}.*unknown_encoding', each=lambda: send('jabberwocky'))
+    said(node, 'Input', '^(?!.*images are)', each=peer.send)
+
+
+def test_driver_that_repeats_its_stamp_is_told(make_node, peer, said, monkeypatch):
+    monkeypatch.setattr(diagnostics, '_STUCK', 0.3)
+    node, stamp_ns = start(make_node()), peer.now()
+    told = said(node, 'Input', 'same stamp for', each=lambda: peer.send(stamp_ns=stamp_ns))
+    assert told == WARN
+    assert said(node, 'Input', '^running$', each=peer.send) == OK
+
+
+def test_time_in_which_a_frame_is_at_work_heals_no_problem(monkeypatch):
+    monkeypatch.setattr(diagnostics, '_RECENT', 0.1)
+    health = Health()
+    health.problem('Mapping', 'no pose')
+    time.sleep(0.2)
+
+    def level(busy_seconds):
+        counts = WorkerCounts(1, 0, 0, 1, {}, busy_seconds)
+        levels = {name: level for name, level, *_ in health.statuses('active', {}, counts, 'n')}
+        return levels['n: Mapping']
+
+    assert level(busy_seconds=5.0) == WARN  # the next frame of a slow network
+    assert level(busy_seconds=0.01) == OK
+
+
+def test_frame_hangs_by_how_long_those_before_it_took():
+    assert Health().patience() == 10.0
+    health = Health(warm_up=60.0)
+    assert health.patience() == 300.0
+    for _ in range(3):
+        health.frame_done(0.0, {'decode': 1000.0, 'process': 5000.0, 'network': 4000.0}, True)
+    assert health.patience() == 30.0
 
 
 def test_timings_are_told_on_request(make_node, peer):

@@ -479,7 +479,7 @@ def test_silence_of_the_camera_is_reported(make_node, peer):
     level, message, _ = peer.status('Input')
     assert level == 1
     assert 'no image yet' in message
-    node._health.image_arrived()
+    node._health.image_arrived(peer.now(), peer.now())
     node._health._last_image = time.monotonic() - 6
     peer.spin(0.1)  # what the timer has published meanwhile
     peer.received['/diagnostics'].clear()

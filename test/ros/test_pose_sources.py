@@ -87,6 +87,21 @@ def test_an_unknown_mounting_is_not_guessed():
         source.lookup(0, CAMERA)
 
 
+@pytest.mark.parametrize(
+    ('frames', 'reason', 'cure'),
+    [
+        ({'child': ''}, 'unknown_mounting', 'child_frame_id'),
+        ({'world': ''}, 'no_world_frame', 'frame_id'),
+    ],
+)
+def test_frames_without_a_name_are_not_taken_for_one(frames, reason, cure):
+    source = OdometrySource(PoseConfig())
+    source.add(odometry(0, **frames))
+    with pytest.raises(PoseUnavailableError, match=cure) as caught:
+        source.lookup(0, frames.get('child', CAMERA))
+    assert caught.value.reason == reason
+
+
 def test_another_world_frame_starts_a_new_history():
     source = OdometrySource(PoseConfig(wait=0.0))
     source.add(odometry(0, 5.0, world='map'))
@@ -169,7 +184,7 @@ def test_auto_takes_to_visual_odometry_when_nothing_else_answers_for_three_secon
     if restart:  # a bag that starts over must not make the wait endless
         with pytest.raises(PoseUnavailableError):
             source.lookup(1_000_000 * MS, CAMERA)
-    for stamp_ms in (0, 1000, 2990):
+    for stamp_ms in range(0, 3000, 100):
         with pytest.raises(PoseUnavailableError, match='odometry: no pose received') as error:
             source.lookup(stamp_ms * MS, CAMERA)
         assert error.value.reason == 'no_pose_yet'
@@ -178,3 +193,21 @@ def test_auto_takes_to_visual_odometry_when_nothing_else_answers_for_three_secon
     assert 'visual' in told[0]
     source.odometry.add(odometry(3100))  # too late: that is another world
     assert source.lookup(3100 * MS, CAMERA) == (None, 'odom')
+
+
+@pytest.mark.parametrize('first', [0, 1_699_999_000])
+def test_auto_does_not_take_a_jump_of_time_for_seconds_of_images(tf2, first):
+    source = make(wait=0.0)
+    for stamp_ms in (first, 1_700_000_000, 1_700_000_100):
+        with pytest.raises(PoseUnavailableError):
+            source.lookup(stamp_ms * MS, CAMERA)
+    tf2.known['odom', CAMERA] = transform_to_msg(np.eye(4), 0, 'odom', CAMERA).transform
+    assert source.lookup(1_700_000_200 * MS, CAMERA)[0] is not None  # of tf
+
+
+def test_auto_takes_to_visual_odometry_behind_a_slow_network_too(tf2):
+    source = make(wait=0.0)
+    for stamp_ms in range(0, 60_000, 10_000):
+        with pytest.raises(PoseUnavailableError):
+            source.lookup(stamp_ms * MS, CAMERA)
+    assert source.lookup(60_000 * MS, CAMERA) == (None, 'odom')

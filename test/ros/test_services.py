@@ -9,7 +9,9 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy')
 
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_helpers import CAMERA, POSE, start, WALL
+from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import SetBool, Trigger
 
 from sharp_ros.ros import services, transforms
@@ -62,6 +64,67 @@ def test_reset_publishes_an_empty_map(make_node, peer, call, tmp_path):
     peer.spin_until(lambda: np.all(cells(peer) == -1))
     assert peer.received[GRID][-1].header.frame_id == 'odom'
     assert stamps(peer, GRID)[-1] in peer.stamps_sent
+
+
+def listen_to_map_points(peer):
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    received = []
+    subscriber = peer.node.create_subscription(
+        PointCloud2, '/sharp/map_points', received.append, latched
+    )
+    return received, subscriber
+
+
+@pytest.mark.parametrize('how', ['reset', 'time goes back'])
+def test_late_subscriber_gets_no_points_of_a_map_that_is_gone(
+    make_node, peer, call, tmp_path, how
+):
+    received, subscriber = listen_to_map_points(peer)
+    node = mapping_node(make_node, peer, tmp_path)
+    peer.spin_until(lambda: received and received[-1].width, each=peer.send)
+    peer.node.destroy_subscription(subscriber)  # nobody listens when the map goes
+    peer.spin_until(lambda: not node._outputs['map_points'].get_subscription_count())
+    gone = max(peer.stamps_sent)
+    if how == 'reset':
+        assert call('reset', send=lambda: None).success
+    else:
+        old = gone - 60 * 10**9
+        peer.spin_until(
+            lambda: stamps(peer, GRID)[-1] == old, each=lambda: peer.send(stamp_ns=old)
+        )
+    received, _ = listen_to_map_points(peer)
+    peer.spin_until(lambda: received)
+    if how == 'reset':
+        assert received[0].width == 0
+    else:
+        assert stamp_ns_from_msg(received[0].header) == old
+
+
+def test_request_is_given_up_when_the_frame_at_work_hangs(
+    make_node, peer, call, tmp_path, monkeypatch
+):
+    node = mapping_node(make_node, peer, tmp_path)
+    monkeypatch.setattr(node, 'patience', lambda: 0.05)
+    gate = threading.Event()
+    node._worker.post(lambda: gate.wait(10))
+    try:
+        response = call('save_map', send=lambda: None)
+    finally:
+        gate.set()
+    assert not response.success
+    assert 'busy for 0.05 s' in response.message
+
+
+def test_node_can_be_disabled_while_a_slow_service_is_at_work(make_node, peer, call):
+    node = start(make_node(pose__source='none', snapshot__timeout=20.0))
+    client = peer.node.create_client(Trigger, '/sharp/snapshot')
+    assert client.wait_for_service(5.0)
+    snapshot = client.call_async(Trigger.Request())
+    peer.spin_until(lambda: not node._pipeline.snapshot_is_complete)
+    assert call('set_enabled', SetBool.Request(data=False), send=lambda: None).success
+    assert not snapshot.done()
+    node._requests.snapshot_is_complete()  # enough
+    peer.spin_until(snapshot.done)
 
 
 def test_map_is_saved_while_images_go_on(make_node, peer, call, tmp_path, monkeypatch):

@@ -57,6 +57,23 @@ def test_fixed_frames_are_told_once_and_moving_ones_with_every_image(tf2):
     np.testing.assert_allclose(matrix_from_transform(last.transform), T, atol=1e-12)
 
 
+def test_transforms_of_what_is_yet_to_come_are_forgotten_when_time_goes_back(tf2):
+    source = Transforms(fake_node())
+    source.time_went_back(60 * 10**9)  # nothing was collected yet
+    source.listen()
+    source.time_went_back(900_000_000)  # images out of order
+    assert not tf2.cleared
+    source.time_went_back(1_100_000_000)
+    assert tf2.cleared == 1
+
+
+@pytest.mark.parametrize(('parent', 'child'), [('', 'side_optical_frame'), ('odom', '')])
+def test_frames_without_a_name_are_not_broadcast(tf2, parent, child):
+    for fixed in (False, True):
+        Transforms(fake_node()).broadcast(T, 1, parent, child, fixed=fixed)
+    assert not tf2.sent
+
+
 def test_without_tf2_lookups_say_what_to_install_and_broadcasts_warn(monkeypatch):
     monkeypatch.setattr(transforms, 'tf2_ros', None)
     warnings = []
