@@ -505,6 +505,10 @@ class SharpNode(LifecycleNode):
         if motion is not None:
             self._health.odometry(motion)
             self._publish_motion(frame, motion)
+        if result.unmapped is not None:
+            reason = result.unmapped.reason
+            self._health.unmapped(reason)
+            self._warn('Mapping', reason, f'not mapped: {result.unmapped}')
         self._publish_map(result.grid, result.map_points, stamp_ns, frame.world_frame)
         if result.clearing_points is not None:
             self._send(

@@ -138,6 +138,7 @@ def test_images_of_another_time_are_told_with_the_cure_and_hide_nothing(
 
 def test_driver_that_repeats_its_stamp_is_told(make_node, peer, said, monkeypatch):
     monkeypatch.setattr(diagnostics, '_STUCK', 0.3)
+    monkeypatch.setattr(diagnostics, '_RECENT', 0.0)
     node, stamp_ns = start(make_node()), peer.now()
     told = said(node, 'Input', 'same stamp for', each=lambda: peer.send(stamp_ns=stamp_ns))
     assert told == WARN
