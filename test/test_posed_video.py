@@ -200,7 +200,7 @@ def test_posed_video_alone_teaches_the_metres(
     with torch.no_grad():
         network.head.bias[0] += math.log(1.4)
     save_weights(network, disturbed, {})
-    file = settings(tmp_path / 'a.yaml', replace(config, steps=10, init=str(disturbed)))
+    file = settings(tmp_path / 'a.yaml', replace(config, steps=25, init=str(disturbed)))
     out = tmp_path / 'out'
     assert main(['train', file, '--finetune', str(video), '--out', str(out)]) == 0
     printed = capsys.readouterr()
@@ -218,7 +218,7 @@ def test_posed_video_alone_teaches_the_metres(
         after = validate(trained, truth, 8, pool)
     assert final['photometric'] < 0.95 * before['photometric']
     assert before['scale_median'] < 0.8  # true metres a predicted one
-    assert abs(math.log(after['scale_median'])) < 0.75 * abs(math.log(before['scale_median']))
+    assert abs(math.log(after['scale_median'])) < 0.5 * abs(math.log(before['scale_median']))
     assert after['abs_rel'] < 0.6 * before['abs_rel']
 
 
