@@ -180,6 +180,17 @@ def test_unusable_frames_are_counted_and_the_others_mapped(drive, run_map, capsy
     assert all(f'{reason} 3' in warning for reason in report['unusable'])
 
 
+def test_images_with_the_stamp_of_the_one_before_are_told_and_not_counted_as_mapped(
+    drive, run_map, capsys
+):
+    moving = without_poses(drive)
+    moving[5] = replace(moving[5], stamp_ns=moving[4].stamp_ns)
+    code, report, _ = run_map(moving)
+    assert (code, report['placed'], report['lost']) == (0, 14, 0)
+    assert report['unusable'] == {'repeated_stamp': 1}
+    assert 'repeated_stamp 1' in capsys.readouterr().err
+
+
 def test_a_recording_without_any_depth_is_refused_with_the_reason(drive, run_map, capsys):
     code, report, out = run_map([replace(frame, depth=None) for frame in drive])
     assert (code, report) == (1, None)

@@ -22,7 +22,7 @@ import numpy as np
 
 from sharp_ros.apps.interruption import EXIT_INTERRUPTED, interruptible
 from sharp_ros.config import differences, flatten, from_flat, load_yaml, SharpConfig, VIEW_NAMES
-from sharp_ros.errors import ConfigError, InputError
+from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError
 from sharp_ros.files import write_atomically
 
 if TYPE_CHECKING:
@@ -181,11 +181,18 @@ class Tally:
 
     def note(self, result: FrameResult) -> None:
         """Count a frame that went through the pipeline."""
-        if result.frame.T_world_camera is not None:
+        if result.unmapped is not None:
+            self.refuse(result.unmapped)
+        elif result.frame.T_world_camera is not None:
             self.placed += 1
             self.newest = result
         if result.map_points is not None:
             self.voxels = len(result.map_points)
+
+    def refuse(self, error: InputError | PoseUnavailableError) -> None:
+        """Count a frame that could not be used, and keep what was said about it."""
+        self.unusable[error.reason] += 1
+        self.example = str(error)
 
     @property
     def fps(self) -> float:
@@ -248,8 +255,7 @@ def map_frames(
                 if tally.visual or frame.T_world_camera is not None:
                     tally.note(pipeline.process(placed(frame), {MAP_POINTS}))
             except InputError as error:
-                tally.unusable[error.reason] += 1
-                tally.example = str(error)
+                tally.refuse(error)
             tally.seconds = time.perf_counter() - begin
             show(tally)
             if stop is not None and stop.is_set():
