@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+JITTER_NS = 1_000_000_000  # by which stamps may go back without that a recording started over
 _FOCAL_SHARE = 1000.0  # of the sides of an image; beyond there are no lenses
 
 

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from sharp_ros.camera import FloorGeometry, Frame, Intrinsics
+from sharp_ros.camera import FloorGeometry, Frame, Intrinsics, JITTER_NS
 from sharp_ros.config import ModelConfig, SharpConfig
 from sharp_ros.engine import choose_device, Engine, Pending
 from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError, SharpError
@@ -18,7 +18,7 @@ from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.keyframes import Keyframes
 from sharp_ros.mapping.map_files import MapState
-from sharp_ros.mapping.occupancy import JITTER_NS, OccupancyGrid2D, OccupancyMap
+from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
 from sharp_ros.mapping.path import CameraPath
 from sharp_ros.mapping.surface_map import SurfaceMap
 from sharp_ros.models import load_predictor, ModelInfo

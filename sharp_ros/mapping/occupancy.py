@@ -23,7 +23,7 @@ import math
 import numba
 import numpy as np
 
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import Intrinsics, JITTER_NS
 from sharp_ros.config import OccupancyConfig
 from sharp_ros.errors import InputError
 from sharp_ros.mapping.stored import bad_map, check_settings, settings_of, stored_array
@@ -48,7 +48,6 @@ _SAME_SURFACE = 0.12  # of depth; pixels farther from their median are not of it
 # That a map to be restored must share.
 _SETTINGS = ('voxel_size', 'size', 'min_height', 'max_height', 'clamp_log_odds')
 _FADES = 20  # steps of a decay time, if frames come as often
-JITTER_NS = 1_000_000_000  # by which stamps may go back without that a recording started over
 
 
 @dataclass(frozen=True)

@@ -71,20 +71,24 @@ class Health:
 
     def patience(self) -> float:
         """Seconds after which a frame is taken to hang, by how long those before it took."""
+        medians = self._medians()
+        usual = sum(medians.get(step, 0.0) for step in _STEPS) / 1e3
+        return max(_HANGS, _HANGS_TIMES * (usual or self.warm_up))
+
+    def _medians(self) -> dict[str, float]:
+        """Milliseconds of every step of recent frames."""
         with self._lock:
-            medians = [np.median(self._timings_ms[s]) for s in _STEPS if s in self._timings_ms]
-        return max(_HANGS, _HANGS_TIMES * (float(sum(medians)) / 1e3 or self.warm_up))
+            return {name: float(np.median(v)) for name, v in self._timings_ms.items()}
 
     def timings(self) -> str:
         """Median duration of every step of recent frames, a line each."""
         with self._lock:
-            medians = {name: float(np.median(v)) for name, v in self._timings_ms.items()}
             ages = np.array(self._ages_ms)
         if not len(ages):
             return 'no frame was processed yet'
         p50, p95 = np.percentile(ages, [50, 95])
         lines = [f'age p50 {p50:.1f} ms, p95 {p95:.1f} ms over {len(ages)} frames; medians:']
-        return '\n'.join([*lines, *(f'{name}: {ms:.2f} ms' for name, ms in medians.items())])
+        return '\n'.join([*lines, *(f'{k}: {ms:.2f} ms' for k, ms in self._medians().items())])
 
     def frame_done(self, age_ms: float, timings_ms: dict[str, float], mapped: bool) -> None:
         """Note one frame with all its outputs published."""
@@ -158,7 +162,6 @@ class Health:
         """
         with self._lock:
             ages, done = np.array(self._ages_ms), list(self._done)
-            timings = {k: float(np.median(v)) for k, v in self._timings_ms.items()}
             unmapped, events, mapped = dict(self._unmapped), dict(self._events), self._mapped
             seen, unplaced = dict(self._views), dict(self._unplaced)
             pose_values = dict(self._pose_values)
@@ -178,7 +181,7 @@ class Health:
         if len(ages):
             p50, p95 = np.percentile(ages, [50, 95])
             inference |= {'age_ms_p50': f'{p50:.1f}', 'age_ms_p95': f'{p95:.1f}'}
-        inference |= {f'{k}_ms': f'{v:.2f}' for k, v in timings.items()}
+        inference |= {f'{k}_ms': f'{v:.2f}' for k, v in self._medians().items()}
         mapping: dict[str, Any] = {'mapped': mapped, 'unmapped': sum(unmapped.values())}
         mapping |= pose_values
         mapping |= {f'unmapped.{k}': v for k, v in sorted(unmapped.items())}

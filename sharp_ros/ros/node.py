@@ -426,9 +426,7 @@ class SharpNode(LifecycleNode):
             T_world_camera, world_frame = self._poses.lookup(frame.stamp_ns, frame.frame_id)
             frame = frame.placed(T_world_camera, world_frame)
         except PoseUnavailableError as error:
-            self._health.unmapped(error.reason)
-            if maps:
-                self._warn('Mapping', error.reason, f'not mapped: {error}')
+            self._not_mapped(error.reason, str(error), tell=maps)
         return self._with_transforms(frame, wanted, end)
 
     def _wanted(self) -> set[str]:
@@ -506,9 +504,7 @@ class SharpNode(LifecycleNode):
             self._health.odometry(motion)
             self._publish_motion(frame, motion)
         if result.unmapped is not None:
-            reason = result.unmapped.reason
-            self._health.unmapped(reason)
-            self._warn('Mapping', reason, f'not mapped: {result.unmapped}')
+            self._not_mapped(result.unmapped.reason, str(result.unmapped))
         self._publish_map(result.grid, result.map_points, stamp_ns, frame.world_frame)
         if result.clearing_points is not None:
             self._send(
@@ -523,9 +519,7 @@ class SharpNode(LifecycleNode):
     def _publish_motion(self, frame: Frame, motion: Motion) -> None:
         """Odometry, and by parameter the transform, of the base frame where there is one."""
         if motion.T_odom_camera is None:
-            reason = f'odometry_{motion.state}'
-            self._health.unmapped(reason)
-            self._warn('Mapping', reason, f'not mapped: visual odometry is {motion.state}')
+            self._not_mapped(f'odometry_{motion.state}', f'visual odometry is {motion.state}')
             return
         child = self._config.pose.base_frame or frame.frame_id
         T_camera_child = np.eye(4) if child == frame.frame_id else frame.transforms.get(child)
@@ -675,6 +669,12 @@ class SharpNode(LifecycleNode):
         statuses = self._health.statuses(self._label, facts, counts, name.lstrip('/'), reason)
         now_ns = self.get_clock().now().nanoseconds
         self._diagnostics.publish(diagnostics_to_msg(statuses, now_ns, name))
+
+    def _not_mapped(self, reason: str, why: str, *, tell: bool = True) -> None:
+        """Count a frame that is published but not integrated."""
+        self._health.unmapped(reason)
+        if tell:
+            self._warn('Mapping', reason, f'not mapped: {why}')
 
     def _warn(self, component: str, reason: str, message: str) -> None:
         self._health.problem(component, message)

@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.time import Time
 import yaml
 
+from sharp_ros.camera import JITTER_NS
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.ros.conversions import matrix_from_transform, transform_to_msg
 
@@ -24,7 +25,6 @@ except ImportError:
     tf2_ros = None
 
 _HEARING = 1.0  # seconds within which a broadcaster of any moving frame is heard
-_JITTER_NS = 1_000_000_000  # by which stamps may go back without that a recording started over
 
 
 def tf_is_installed() -> bool:
@@ -57,7 +57,7 @@ class Transforms:
 
     def time_went_back(self, by_ns: int) -> None:
         """Forget what lies ahead: beside it tf takes in no transforms that are older by 10 s."""
-        if self._buffer is not None and by_ns > _JITTER_NS:
+        if self._buffer is not None and by_ns > JITTER_NS:
             self._buffer.clear()
 
     def lookup(self, target: str, source: str, stamp_ns: int, wait: float) -> np.ndarray:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -229,8 +230,7 @@ def render_second_view(prediction: Tensor, batch: Batch) -> tuple[Tensor, Tensor
     second = F.adaptive_avg_pool2d(batch.rgb2, (height, width))
     # the depth of one pixel near the middle: a mean across an edge lies on no surface. That pixel
     # is half a pixel from the middle, and so are the colours around it and the camera.
-    row = RENDER_SHRINK // 2
-    middle = slice(row, None, RENDER_SHRINK)
+    middle = slice(RENDER_SHRINK // 2, None, RENDER_SHRINK)
     picked = prediction[:, :, middle, middle][:, :, :height, :width]
     around = F.avg_pool2d(F.pad(image, (0, 1, 0, 1), mode='replicate'), 2, 1)
     first = F.adaptive_avg_pool2d(around, (height, width))
@@ -240,8 +240,7 @@ def render_second_view(prediction: Tensor, batch: Batch) -> tuple[Tensor, Tensor
     for i in chosen:
         size = int(image.shape[3]), int(image.shape[2])
         k, k2 = (_intrinsics(corner[i], *size) for corner in (batch.intrinsics, batch.intrinsics2))
-        numbers = (n / RENDER_SHRINK for n in (k.fx, k.fy, k.cx - row, k.cy - row))
-        camera = Intrinsics(*numbers, width, height)
+        camera = replace(k, cx=k.cx - 0.5, cy=k.cy - 0.5).resized(width, height)
         gaussians = gaussians_from_prediction(picked[i], first[i], camera)
         T = batch.T_2_1[i].double().cpu().numpy()
         camera2 = k2.resized(width, height)

@@ -195,7 +195,7 @@ def odd_infos(draw):
     return SimpleNamespace(**values, **{name: getattr(good, name) for name in fields})
 
 
-WIRE_REASONS = {'replaced', 'bad_pose', 'world_frame_changed', *BAD_IMAGE, *BAD_INFO}
+WIRE_REASONS = {'replaced', 'bad_pose', *BAD_IMAGE, *BAD_INFO}
 IMAGES = spoiled(good_image, spoil_header, spoil_size, spoil_data, spoil_encoding, fitting)
 DEPTHS = spoiled(good_depth, spoil_header, spoil_size, spoil_data, spoil_encoding, fitting)
 COMPRESSED = st.one_of(
@@ -390,7 +390,7 @@ def test_no_odometry_ends_the_node_and_impossible_ones_are_counted(bench, for_ea
         image = good_image()
         image.header.stamp = msg.header.stamp
         fate = bench.fate(lambda: bench.node._on_image(image))
-        assert fate in {'', 'bad_pose', 'world_frame_changed'}
+        assert fate in {'', 'bad_pose'}
         return 'bad_pose' if refused else fate
 
     fates = for_each('odometry', ODOMETRIES, law)
