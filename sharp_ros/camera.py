@@ -142,6 +142,8 @@ class Frame:
         world_frame: frame of the pose; z up. Without a pose: where visual odometry shall find it.
         depth: [H, W] float32 registered z-depth in metres when a sensor supplies it; 0 and
             non-finite mean no measurement.
+        unseen: [H, W] bool, pixels that no ray of the camera reached, as rectification leaves
+            them: there nothing is known, whatever a network says. None: all were reached.
         transforms: `T_camera_x` [4, 4] of other frames x at the stamp, as far as wanted and known.
     """
 
@@ -152,6 +154,7 @@ class Frame:
     T_world_camera: np.ndarray | None = None
     world_frame: str = ''
     depth: np.ndarray | None = None
+    unseen: np.ndarray | None = None
     transforms: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -164,6 +167,10 @@ class Frame:
         if self.depth is not None and self.depth.shape != size:
             raise InputError(
                 f'depth {self.depth.shape} is not registered to the image {size}', 'size_mismatch'
+            )
+        if self.unseen is not None and self.unseen.shape != size:
+            raise InputError(
+                f'mask {self.unseen.shape} does not fit the image {size}', 'size_mismatch'
             )
 
     def placed(self, T_world_camera: np.ndarray | None, world_frame: str) -> Frame:
@@ -259,13 +266,16 @@ class Rectifier:
 
     Args:
         model: of the camera that took the images.
-        rectified: the images are rectified already: P describes them; K and D are ignored.
+        rectified: the images are rectified already: P describes them; K, D and R tell no more
+            than which of their pixels are black.
         fallback_hfov: horizontal field of view assumed if the camera is uncalibrated, radians;
             0 refuses such a camera.
         image_size: (width, height) of the images, pixels.
 
     Attributes:
         intrinsics: of the images that `rectify` returns.
+        unseen: [H, W] bool, their pixels without a ray, two pixels widened, since what is beside
+            them is an edge of nothing; None if there are none.
 
     Raises:
         InputError: `uncalibrated`; `bad_camera_info` for numbers no camera has or an unknown
@@ -281,6 +291,7 @@ class Rectifier:
         image_size: tuple[int, int],
     ) -> None:
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
+        self.unseen: np.ndarray | None = None
         name, matrix, columns = ('P', model.P, 4) if rectified else ('K', model.K, 3)
         fx, cx, fy, cy = matrix[0], matrix[2], matrix[columns + 1], matrix[columns + 2]
         if model.K[0] == 0 or fx == 0:
@@ -302,11 +313,18 @@ class Rectifier:
             )
         x, y, bin_x, bin_y = _window(model, image_size)
         width, height = image_size
-        full = Intrinsics(fx, fy, cx, cy, model.width, model.height)
+        full_size = model.width, model.height
+        full = Intrinsics(fx, fy, cx, cy, *full_size)
         window = full.cropped(x, y, width * bin_x, height * bin_y)
         self.intrinsics = window.resized(width, height)
         if any(distortion):
-            self._maps = _undistortion_maps(model, self.intrinsics)
+            self._maps = _undistortion_maps(model, self.intrinsics, np.eye(3), self.intrinsics)
+            self.unseen = _unseen(self._maps)
+        elif rectified and _tells_rectification(model):
+            full = Intrinsics(model.K[0], model.K[4], model.K[2], model.K[5], *full_size)
+            raw = full.cropped(x, y, width * bin_x, height * bin_y).resized(width, height)
+            R = np.reshape(model.R, (3, 3))
+            self.unseen = _unseen(_undistortion_maps(model, raw, R, self.intrinsics))
 
     def rectify(self, image: np.ndarray) -> np.ndarray:  # [H, W, 3] -> [H, W, 3]
         """The uint8 image without distortion (bilinear); the same array if there is none.
@@ -364,10 +382,32 @@ def _window(model: CameraModel, image_size: tuple[int, int]) -> tuple[int, int, 
     )
 
 
+def _tells_rectification(model: CameraModel) -> bool:
+    """Whether K, D and R are such that rectified images can have come from them."""
+    if len(model.D) not in _COEFFICIENTS.get(model.distortion_model, ()) or not any(model.D):
+        return False
+    try:
+        Intrinsics(model.K[0], model.K[4], model.K[2], model.K[5], model.width, model.height)
+    except InputError:
+        return False
+    R = np.reshape(model.R, (3, 3))
+    return all(map(math.isfinite, model.D)) and np.allclose(R @ R.T, np.eye(3), atol=1e-3)
+
+
+def _unseen(maps: tuple[np.ndarray, np.ndarray]) -> np.ndarray | None:  # -> [H, W] bool
+    """Pixels to which `maps` bring less than one whole pixel, and what is beside them."""
+    white = np.full(maps[1].shape, 255, np.uint8)
+    black = (cv2.remap(white, *maps, cv2.INTER_LINEAR) < 255).astype(np.uint8)
+    return cv2.dilate(black, np.ones((5, 5), np.uint8)).astype(bool) if black.any() else None
+
+
 def _undistortion_maps(
-    model: CameraModel, intrinsics: Intrinsics
+    model: CameraModel, raw: Intrinsics, R: np.ndarray, rectified: Intrinsics
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fixed-point maps of OpenCV; distortion acts on rays, so window and binning change only K."""
+    """Fixed-point maps of OpenCV, by which rectified images take their pixels from raw ones.
+
+    Distortion acts on rays, so window and binning change only the camera matrices.
+    """
     counts = _COEFFICIENTS.get(model.distortion_model)
     if counts is None:
         raise InputError(
@@ -385,8 +425,8 @@ def _undistortion_maps(
     initialise = (
         cv2.fisheye.initUndistortRectifyMap if equidistant else (cv2.initUndistortRectifyMap)
     )
-    matrix, size = intrinsics.matrix, (intrinsics.width, intrinsics.height)
-    return initialise(matrix, np.array(model.D), np.eye(3), matrix, size, cv2.CV_16SC2)
+    size = (rectified.width, rectified.height)
+    return initialise(raw.matrix, np.array(model.D), R, rectified.matrix, size, cv2.CV_16SC2)
 
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')

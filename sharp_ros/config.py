@@ -76,7 +76,9 @@ class CameraConfig:
         choices=('raw', 'compressed'),
     )
     rectified: bool = option(
-        False, 'images are rectified already: use P of camera_info, ignore K and D'
+        False,
+        'images are rectified already: use P of camera_info; K, D and R only tell which pixels of '
+        'them are black',
     )
     fallback_hfov: float = option(
         0.0,
@@ -282,7 +284,11 @@ class SnapshotConfig:
     """The cloud that `~/snapshot` gives: several images of one view, joined."""
 
     frames: int = option(
-        8, 'of which the depth is joined, if the camera stands', minimum=1, live=True
+        8,
+        'of which the depth is joined, if the camera stands; all are kept until then',
+        minimum=1,
+        maximum=100,
+        live=True,
     )
     timeout: float = option(
         3.0, 'after which those must do that have come', minimum=0.1, maximum=600.0, live=True

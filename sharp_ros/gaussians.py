@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 import re
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -125,6 +126,25 @@ class Gaussians:
         """Everything `factor` times as far and as large: the same picture from the origin."""
         scales = None if self.scales is None else self.scales * factor
         return replace(self, means=self.means * factor, scales=scales)
+
+    def hidden(self, unseen: np.ndarray) -> Gaussians:
+        """The same with opacity 0 where the image shows nothing, in any layer.
+
+        Args:
+            unseen: [H, W] bool, of the image at any size.
+
+        Raises:
+            InputError: if the image order was lost.
+        """
+        if self.grid is None:
+            raise InputError('Gaussians without image order cannot be hidden', 'no_image_grid')
+        layers, rows, columns = self.grid
+        mask = cv2.resize(
+            unseen.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT
+        )
+        seen = torch.from_numpy(mask == 0).flatten().repeat(layers).to(self.opacities.device)
+        empty = None if self.empty is None else self.empty & seen
+        return replace(self, opacities=self.opacities * seen, empty=empty)
 
     def layer(self, index: int) -> Gaussians:
         """One layer of the image grid, still in image order.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -180,7 +181,7 @@ def load_predictor(
                 f'(2.8 GB; {_SHARP.licence}), or put the file there yourself'
             )
         return _load_sharp(path, device, patch_batch), _SHARP
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))  # pathlib raises where there is no such user
     if name_or_path in described_names():
         path = WEIGHTS_FOLDER / f'{name_or_path}.yaml'
     if path.is_file() and path.suffix in ('.yaml', '.yml'):

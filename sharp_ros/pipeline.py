@@ -258,18 +258,20 @@ class Pipeline:
         requested = any(view.placement == 'request' for view in views.values())
         shapes = bool(due_views) or requested or GAUSSIANS in wanted or self._may_fuse(frame)
         gaussians = begun.pending.result(covariances=shapes)
+        if frame.unseen is not None and not self.info.needs_depth:
+            gaussians = gaussians.hidden(frame.unseen)
         clock.lap('network')
         size = frame.intrinsics
         if not self.info.metric:  # all that follows is made of metres
             none = np.full((size.height, size.width), np.nan, np.float32)
-            relative = depth_from_gaussians(gaussians, size.width, size.height)
+            relative = _predicted_depth(frame, gaussians)
             points = replace(gaussians, quats=None, scales=None)
             laps = clock.laps
             return FrameResult(frame, points, none, timings_ms=laps, relative_depth=relative)
         if self.info.needs_depth and frame.depth is not None:
             depth = frame.depth  # as measured, at full resolution
         else:
-            depth = depth_from_gaussians(gaussians, size.width, size.height)
+            depth = _predicted_depth(frame, gaussians)
         metric = frame.T_world_camera is not None
         motion = unmapped = None
         if not late:
@@ -767,6 +769,12 @@ def load_engine(
         else:
             return engine, info
     return load(onnx=model.execution == 'onnx')
+
+
+def _predicted_depth(frame: Frame, gaussians: Gaussians) -> np.ndarray:  # -> [H, W]
+    """Depth image of the visible surface, unknown where the image shows nothing."""
+    depth = depth_from_gaussians(gaussians, frame.intrinsics.width, frame.intrinsics.height)
+    return depth if frame.unseen is None else np.where(frame.unseen, np.float32(np.nan), depth)
 
 
 class Stopwatch:

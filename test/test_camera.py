@@ -147,6 +147,78 @@ def test_without_distortion_nothing_is_copied(name: str, coefficients: tuple[flo
     assert rectifier.rectify_depth(depth) is depth
 
 
+def far_from(edge: np.ndarray, pixels: int) -> np.ndarray:
+    """[H, W] bool: what has the same value all around."""
+    kernel, mask = np.ones((2 * pixels + 1,) * 2, np.uint8), edge.astype(np.uint8)
+    return cv2.dilate(mask, kernel) == cv2.erode(mask, kernel)
+
+
+def test_pixels_without_a_ray_are_told() -> None:
+    pincushion = (0.2, 0.05, 0.001, 0.001, 0.0)  # reaches beyond the raw image in the corners
+    model = CameraModel(640, 480, K=K, D=pincushion, distortion_model='plumb_bob')
+    rectifier = Rectifier(model, False, 0.0, (640, 480))
+    points = unproject(np.full((480, 640), 2.0), rectifier.intrinsics).astype(np.float64)
+    u, v = distorted_pixels(points.reshape(-1, 3), model).T.reshape(2, 480, 640)
+    outside = (u < 0) | (u > 639) | (v < 0) | (v > 479)
+    assert 0.02 < outside.mean() < 0.5
+    certain = far_from(outside, 3)
+    assert rectifier.unseen is not None
+    np.testing.assert_array_equal(rectifier.unseen[certain], outside[certain])
+    assert rectifier.unseen[outside].all()  # nothing in doubt is seen
+    black = rectifier.rectify(np.full((480, 640, 3), 255, np.uint8)) < 255
+    assert rectifier.unseen[black.any(-1)].all()
+
+
+def test_a_lens_that_leaves_no_black_pixels_tells_of_none() -> None:
+    barrel = CameraModel(640, 480, K=K, D=PLUMB_BOB, distortion_model='plumb_bob')
+    assert Rectifier(barrel, False, 0.0, (640, 480)).unseen is None
+    assert Rectifier(CameraModel(640, 480, K=K), False, 0.0, (640, 480)).unseen is None
+
+
+@pytest.mark.parametrize('turned', [0.0, 0.05])
+@pytest.mark.parametrize('shrink', [1, 2])
+def test_black_pixels_of_images_rectified_elsewhere_are_told(
+    model: CameraModel, turned: float, shrink: int
+) -> None:
+    """As image_proc makes them from a calibration that keeps all pixels (alpha 1)."""
+    R, p = cv2.Rodrigues(np.array([0.0, turned, 0.0]))[0], np.reshape(K, (3, 3)) * 0.8
+    p[:2, 2], p[2, 2] = (320, 240), 1.0
+    P = np.hstack([p, np.zeros((3, 1))])
+    model = replace(model, R=tuple(R.ravel()), P=tuple(P.ravel()), binning_x=shrink)
+    model = replace(model, binning_y=shrink)
+    size = (640 // shrink, 480 // shrink)
+    found = Rectifier(model, True, 0.0, size).unseen
+    rays = np.concatenate(
+        [Rectifier(model, True, 0.0, size).intrinsics.rays(), np.ones((*size[::-1], 1))], -1
+    )
+    points = rays.reshape(-1, 3).astype(np.float64) @ R  # of the raw camera: R.T @ ray
+    full = distorted_pixels(points, model)  # centre of a super-pixel: the mean of what it merges
+    u, v = ((full - (shrink - 1) / 2) / shrink).T.reshape(2, *size[::-1])
+    outside = (u < 0) | (u > size[0] - 1) | (v < 0) | (v > size[1] - 1)
+    certain = far_from(outside, 4)
+    assert found is not None
+    assert 0.02 < outside.mean() < 0.6
+    np.testing.assert_array_equal(found[certain], outside[certain])
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'distortion_model': ''},
+        {'distortion_model': 'of somebody'},
+        {'D': PLUMB_BOB[:3]},
+        {'D': (math.nan,) * 5},
+        {'R': (0.0,) * 9},
+        {'K': (math.inf, *K[1:])},
+    ],
+)
+def test_images_rectified_in_ways_unknown_are_taken_as_they_are(changes: dict) -> None:
+    p = (250.0, 0, 320, 0, 0, 250, 240, 0, 0, 0, 1, 0)
+    model = CameraModel(640, 480, K=K, D=PLUMB_BOB, P=p, distortion_model='plumb_bob')
+    assert Rectifier(model, True, 0.0, (640, 480)).unseen is not None
+    assert Rectifier(replace(model, **changes), True, 0.0, (640, 480)).unseen is None
+
+
 def test_depth_takes_the_nearest_pixel_and_invents_none() -> None:
     barrel = (0.2, 0.05, 0.001, 0.001, 0.0)  # reaches beyond the raw image in the corners
     model = CameraModel(640, 480, K=K, D=barrel, distortion_model='plumb_bob')

@@ -62,6 +62,38 @@ def test_depth_passes_through_exactly():
     assert len(result.clearing_points) == 0  # every ray meets the wall
 
 
+def test_where_the_image_shows_nothing_the_network_is_not_believed():
+    """As in the black margins of rectified images."""
+    predictor, info = load_predictor('nano')
+    pipeline = Pipeline(Engine(predictor, ModelConfig()), info, SharpConfig())
+    rng = np.random.default_rng(0)
+    frame = replace(wall_frame(), image=rng.integers(0, 256, (120, 160, 3), np.uint8), depth=None)
+    unseen = np.zeros((120, 160), bool)
+    unseen[:, :40] = True
+    wanted = {POINTS, GAUSSIANS, MAP_POINTS, CLEARING}
+    whole, part = (pipeline.process(f, wanted) for f in (frame, replace(frame, unseen=unseen)))
+    assert np.isfinite(whole.depth[:, :40]).any()
+    assert np.isnan(part.depth[:, :40]).all()
+    assert np.isnan(part.cloud[:, :40, :3]).all()
+    np.testing.assert_array_equal(part.depth[:, 45:], whole.depth[:, 45:])
+    layers, rows, columns = part.gaussians.grid
+    opacities = part.gaussians.opacities.reshape(layers, rows, columns)
+    assert not opacities[..., : columns // 4 - 1].any()
+    shown = whole.gaussians.opacities.reshape(layers, rows, columns)
+    assert torch.equal(opacities[..., columns // 4 + 1 :], shown[..., columns // 4 + 1 :])
+
+
+def test_sensors_see_what_the_image_does_not_show():
+    unseen = np.ones((120, 160), bool)
+    result = make_pipeline().process(replace(wall_frame(), unseen=unseen), set())
+    np.testing.assert_allclose(result.depth, 2.0, atol=1e-5)
+
+
+def test_a_mask_of_another_size_is_refused():
+    with pytest.raises(InputError, match='does not fit'):
+        replace(wall_frame(), unseen=np.zeros((3, 4), bool))
+
+
 def test_where_nothing_is_in_range_rays_clear():
     result = make_pipeline().process(wall_frame(12.0), {CLEARING})
     assert len(result.clearing_points) > 1000

@@ -228,6 +228,7 @@ def test_images_of_one_name_do_not_overwrite_each_other(weights, tmp_path):
         (['--hfov', 'nan'], 'between 0 and 180'),
         (['--model', 'sensor'], 'needs a depth image'),
         (['--model', 'nonsense'], 'neither one of'),
+        (['--model', '~nobody_of_that_name/nano.onnx'], 'neither one of'),
         (['-c', '/nowhere/sharp.pt'], '/nowhere/sharp.pt'),
         (['--model', 'nano', '-c', 'other.pt'], 'give one of them'),
         (['-i', '/nowhere'], '/nowhere does not exist'),

@@ -483,6 +483,8 @@ def refused(reason, match):
 def test_missing_path_is_refused_with_the_list_of_kinds(tmp_path):
     with refused('no_such_source', r'does not exist(.|\n)*synthetic(.|\n)*mcap'):
         open_source(str(tmp_path / 'nothing'))
+    with refused('no_such_source', 'does not exist'):
+        open_source('~nobody_of_that_name/nothing')
 
 
 def test_impossible_field_of_view_is_refused(tmp_path):

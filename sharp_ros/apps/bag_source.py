@@ -236,6 +236,7 @@ class _BagDecoder:
             None,
             depth,
             message.header.frame_id,
+            rectifier.unseen,
         )
 
 

@@ -34,6 +34,7 @@ class SourceFrame:
         depth: [H, W] float32 z-depth in metres registered to the image, or None; 0 and
             non-finite mean no measurement.
         frame_id: of the optical frame.
+        unseen: [H, W] bool, pixels that no ray of the camera reached; None: all were.
     """
 
     image: np.ndarray
@@ -42,6 +43,7 @@ class SourceFrame:
     T_world_camera: np.ndarray | None = None
     depth: np.ndarray | None = None
     frame_id: str = 'camera_optical_frame'
+    unseen: np.ndarray | None = None
 
 
 class Source(Protocol):

@@ -245,6 +245,7 @@ def map_frames(
             pose,
             pipeline.config.pose.world_frame,
             frame.depth if pipeline.info.needs_depth else None,
+            frame.unseen,
         )
 
     try:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 import logging
 import math
+import os
 from pathlib import Path
 import time
 from typing import Any
@@ -47,7 +48,7 @@ def open_source(
             `no_image_topic`, `no_images`, `no_rgb_list`, `camera_unavailable`, ... with a message
             that says what to do.
     """
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))  # pathlib raises where there is no such user
     if hfov is not None and not 0 < hfov < math.pi:
         raise InputError(f'field of view must lie between 0 and pi rad, got {hfov}')
     for kind in KINDS:

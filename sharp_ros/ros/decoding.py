@@ -73,6 +73,7 @@ class FrameDecoder:
             stamp_ns=stamp_ns_from_msg(header),
             frame_id=header.frame_id,
             depth=depth,
+            unseen=rectifier.unseen,
         )
 
     def _rectifier_for(self, info: Any | None, size: tuple[int, int]) -> Rectifier:
