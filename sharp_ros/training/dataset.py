@@ -262,7 +262,7 @@ def _lens(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     height, width = x.shape[:2]
     kind = rng.uniform()
     if kind < 0.15:
-        x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.3, 1.8))
+        x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.3, 2.4))
     elif kind < 0.22:
         x = cv2.filter2D(x, -1, _disc(rng.uniform(0.8, 2.5)))
     elif kind < 0.32:
@@ -307,8 +307,11 @@ def _exposure(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return x
     gain = np.exp(rng.normal(-0.04, 0.16)) * np.exp(rng.normal(0, 0.07, 3))
     x = cv2.pow(x + np.float32(1e-4), float(np.exp(rng.normal(0, 0.25)))) * gain.astype(np.float32)
-    if rng.uniform() < 0.15:  # over-exposed: lights and windows clip, as in a small sensor
+    light = rng.uniform()
+    if light < 0.15:  # over-exposed: lights and windows clip, as in a small sensor
         x = np.minimum(x * np.float32(rng.uniform(1.05, 1.4)), 1)
+    elif light < 0.27:  # under-exposed, by up to three stops
+        x = x * np.float32(rng.uniform(0.35, 0.9))
     colour = np.eye(3)
     if rng.uniform() < 0.2:
         colour += rng.normal(0, 0.3, (3, 3))

@@ -20,7 +20,7 @@ from sharp_ros.training.dataset import Batch, GEOMETRY_UNKNOWN, GRAVITY_NOISE, H
 
 VALIDATION_KEY = 20_301  # seed of the images to measure on: the same for every run
 _AT_A_TIME = 16  # validation images: a CPU has little memory
-_BLUR = 3  # pixels to each side that a lens spreads light over
+_BLUR = 5  # pixels to each side that a lens spreads light over
 _GREY = (0.299, 0.587, 0.114)  # weights of the colours in the luma of JPEG
 
 
@@ -160,7 +160,7 @@ def _gaussians(along: Tensor, across: Tensor, angle: Tensor) -> Tensor:  # [B] -
 def _blurred(x: Tensor, draw: Draw) -> Tensor:
     """Defocus, a coarse sensor, and in a third of these images motion."""
     n = len(x)
-    along = draw.uniform(0.3, 1.8, n)
+    along = draw.uniform(0.3, 2.4, n)
     across = torch.where(draw.chance(0.3, n), draw.uniform(0.2, 0.4, n), along)
     angle = draw.uniform(0.0, math.pi, n)
     return _some(draw, 0.45, _filtered(x, _gaussians(along, across, angle)), x)
@@ -172,7 +172,8 @@ def _exposed(x: Tensor, draw: Draw) -> Tensor:
     gain = draw.normal(-0.04, 0.16, n, 1, 1, 1) + draw.normal(0.0, 0.07, n, 3, 1, 1)
     bright = draw.chance(0.15, n, 1, 1, 1) * draw.uniform(0.05, 0.4, n, 1, 1, 1)
     y = (x + 1e-4) ** draw.normal(0.0, 0.25, n, 1, 1, 1).exp() * gain.exp()
-    y = (y * (1 + bright)).clamp(max=1.0)  # lights and windows clip
+    dark = draw.chance(0.12, n, 1, 1, 1) * draw.uniform(0.1, 0.65, n, 1, 1, 1)  # by three stops
+    y = (y * (1 + bright) * (1 - dark)).clamp(max=1.0)  # lights and windows clip
     mix = torch.eye(3, device=x.device)
     mix = mix + draw.chance(0.2, n, 1, 1) * draw.normal(0.0, 0.3, n, 3, 3)
     mix = mix / mix.sum(-1, keepdim=True).clamp(min=0.3)
