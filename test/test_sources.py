@@ -129,10 +129,10 @@ class Bag:
         )
         self.write(topic, message, stamp_ns)
 
-    def info(self, topic, stamp_ns, k=K):
+    def info(self, topic, stamp_ns, k=K, distortion=(0.0,) * 5):
         letters = 'DKRP' if self.ros1 else 'dkrp'
         projection = np.column_stack([k.matrix, np.zeros(3)])
-        values = (np.zeros(5), k.matrix.ravel(), np.eye(3).ravel(), projection.ravel())
+        values = (np.array(distortion), k.matrix.ravel(), np.eye(3).ravel(), projection.ravel())
         message = self.type('sensor_msgs/msg/CameraInfo')(
             header=self.header(stamp_ns, 'cam'),
             height=k.height,
@@ -320,6 +320,17 @@ def test_bag_gives_image_depth_calibration_and_pose(tmp_path, kind):
     if kind != 'bag':
         (file,) = path.glob(f'*.{kind}')
         assert_is_drive(list(open_source(str(file)).frames()))
+
+
+def test_bag_tells_which_pixels_of_its_images_no_ray_reached(tmp_path):
+    with Bag(tmp_path / 'drive') as bag:
+        bag.info('/front/camera_info', START_NS, distortion=(0.4, 0.0, 0.0, 0.0, 0.0))
+        bag.image('/front/image_raw', np.full((120, 160, 3), 255, np.uint8), START_NS, 'rgb8')
+    (frame,) = open_source(str(tmp_path / 'drive')).frames()
+    assert frame.unseen is not None
+    assert frame.unseen[0, 0]
+    assert not frame.unseen[50:70, 70:90].any()
+    assert (frame.image[~frame.unseen] == 255).all()
 
 
 READ_WITHOUT_ROS = """

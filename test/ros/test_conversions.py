@@ -20,9 +20,11 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, Poi
 
 from sharp_ros import se3
 from sharp_ros.camera import CameraModel, Intrinsics, Rectifier
+from sharp_ros.config import CameraConfig
 from sharp_ros.errors import InputError
 from sharp_ros.ros import conversions
 from sharp_ros.ros.conversions import compressed_from_msg, depth_from_msg, image_from_msg
+from sharp_ros.ros.decoding import FrameDecoder, RawFrame
 
 pytestmark = pytest.mark.ros
 
@@ -409,6 +411,17 @@ def test_camera_info_of_ros_1_and_2_mean_the_same() -> None:
     with pytest.raises(InputError, match='9, 9 and 12') as caught:
         conversions.camera_model_from_msg(ros_2)
     assert caught.value.reason == 'bad_camera_info'
+
+
+def test_decoded_frames_tell_which_pixels_no_ray_reached() -> None:
+    info = conversions.camera_info_to_msg(Intrinsics(60, 60, 31.5, 23.5, 64, 48), STAMP, 'camera')
+    info.d = [0.4, 0.0, 0.0, 0.0, 0.0]  # pincushion: the corners lie beyond the raw image
+    white = Image(width=64, height=48, encoding='rgb8', step=192, data=bytes([255]) * 9216)
+    frame = FrameDecoder(CameraConfig()).decode(RawFrame(white, info))
+    assert frame.unseen is not None
+    assert frame.unseen[0, 0]
+    assert not frame.unseen[20:28, 28:36].any()
+    assert (frame.image[~frame.unseen] == 255).all()
 
 
 def test_empty_camera_info_is_uncalibrated() -> None:
