@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 JITTER_NS = 1_000_000_000  # by which stamps may go back without that a recording started over
+_MOST_UNSEEN = 0.6  # share of black pixels that rectification elsewhere may have left
 _FOCAL_SHARE = 1000.0  # of the sides of an image; beyond there are no lenses
 
 
@@ -313,18 +314,21 @@ class Rectifier:
             )
         x, y, bin_x, bin_y = _window(model, image_size)
         width, height = image_size
-        full_size = model.width, model.height
-        full = Intrinsics(fx, fy, cx, cy, *full_size)
-        window = full.cropped(x, y, width * bin_x, height * bin_y)
-        self.intrinsics = window.resized(width, height)
+
+        def windowed(fx: float, fy: float, cx: float, cy: float) -> Intrinsics:
+            full = Intrinsics(fx, fy, cx, cy, model.width, model.height)
+            return full.cropped(x, y, width * bin_x, height * bin_y).resized(width, height)
+
+        self.intrinsics = windowed(fx, fy, cx, cy)
         if any(distortion):
             self._maps = _undistortion_maps(model, self.intrinsics, np.eye(3), self.intrinsics)
             self.unseen = _unseen(self._maps)
         elif rectified and _tells_rectification(model):
-            full = Intrinsics(model.K[0], model.K[4], model.K[2], model.K[5], *full_size)
-            raw = full.cropped(x, y, width * bin_x, height * bin_y).resized(width, height)
+            raw = windowed(model.K[0], model.K[4], model.K[2], model.K[5])
             R = np.reshape(model.R, (3, 3))
-            self.unseen = _unseen(_undistortion_maps(model, raw, R, self.intrinsics))
+            unseen = _unseen(_undistortion_maps(model, raw, R, self.intrinsics))
+            # Some drivers leave in K what belongs to another size: that would black out images.
+            self.unseen = unseen if unseen is None or unseen.mean() < _MOST_UNSEEN else None
 
     def rectify(self, image: np.ndarray) -> np.ndarray:  # [H, W, 3] -> [H, W, 3]
         """The uint8 image without distortion (bilinear); the same array if there is none.

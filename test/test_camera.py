@@ -210,10 +210,11 @@ def test_black_pixels_of_images_rectified_elsewhere_are_told(
         {'D': (math.nan,) * 5},
         {'R': (0.0,) * 9},
         {'K': (math.inf, *K[1:])},
+        {'K': (2000.0, 0.0, 1280.0, 0.0, 2000.0, 960.0, 0.0, 0.0, 1.0)},  # of a larger image
     ],
 )
 def test_images_rectified_in_ways_unknown_are_taken_as_they_are(changes: dict) -> None:
-    p = (250.0, 0, 320, 0, 0, 250, 240, 0, 0, 0, 1, 0)
+    p = (380.0, 0, 320, 0, 0, 380, 240, 0, 0, 0, 1, 0)
     model = CameraModel(640, 480, K=K, D=PLUMB_BOB, P=p, distortion_model='plumb_bob')
     assert Rectifier(model, True, 0.0, (640, 480)).unseen is not None
     assert Rectifier(replace(model, **changes), True, 0.0, (640, 480)).unseen is None
