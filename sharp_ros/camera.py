@@ -7,6 +7,7 @@ half-pixel shift to networks that count from the image corner, and every resize 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 import io
@@ -323,12 +324,13 @@ class Rectifier:
         if any(distortion):
             self._maps = _undistortion_maps(model, self.intrinsics, np.eye(3), self.intrinsics)
             self.unseen = _unseen(self._maps)
-        elif rectified and _tells_rectification(model):
-            raw = windowed(model.K[0], model.K[4], model.K[2], model.K[5])
-            R = np.reshape(model.R, (3, 3))
-            unseen = _unseen(_undistortion_maps(model, raw, R, self.intrinsics))
-            # Some drivers leave in K what belongs to another size: that would black out images.
-            self.unseen = unseen if unseen is None or unseen.mean() < _MOST_UNSEEN else None
+        elif rectified and any(model.D):
+            with suppress(InputError):  # who rectified the images need not tell how
+                raw = windowed(model.K[0], model.K[4], model.K[2], model.K[5])
+                R = np.reshape(model.R, (3, 3))
+                unseen = _unseen(_undistortion_maps(model, raw, R, self.intrinsics))
+                # Some drivers leave in K what belongs to another size, which would black them out.
+                self.unseen = unseen if unseen is None or unseen.mean() < _MOST_UNSEEN else None
 
     def rectify(self, image: np.ndarray) -> np.ndarray:  # [H, W, 3] -> [H, W, 3]
         """The uint8 image without distortion (bilinear); the same array if there is none.
@@ -386,18 +388,6 @@ def _window(model: CameraModel, image_size: tuple[int, int]) -> tuple[int, int, 
     )
 
 
-def _tells_rectification(model: CameraModel) -> bool:
-    """Whether K, D and R are such that rectified images can have come from them."""
-    if len(model.D) not in _COEFFICIENTS.get(model.distortion_model, ()) or not any(model.D):
-        return False
-    try:
-        Intrinsics(model.K[0], model.K[4], model.K[2], model.K[5], model.width, model.height)
-    except InputError:
-        return False
-    R = np.reshape(model.R, (3, 3))
-    return all(map(math.isfinite, model.D)) and np.allclose(R @ R.T, np.eye(3), atol=1e-3)
-
-
 def _unseen(maps: tuple[np.ndarray, np.ndarray]) -> np.ndarray | None:  # -> [H, W] bool
     """Pixels to which `maps` bring less than one whole pixel, and what is beside them."""
     white = np.full(maps[1].shape, 255, np.uint8)
@@ -423,6 +413,12 @@ def _undistortion_maps(
         raise InputError(
             f'{model.distortion_model} takes {" or ".join(map(str, counts))} coefficients, '
             f'camera_info has {len(model.D)}; calibrate the camera again',
+            'bad_camera_info',
+        )
+    if not np.isfinite(model.D).all() or not np.allclose(R @ R.T, np.eye(3), atol=1e-3):
+        raise InputError(
+            f'camera_info holds impossible numbers: D={model.D}, R={R.tolist()}; calibrate the '
+            'camera again or fix its driver',
             'bad_camera_info',
         )
     equidistant = model.distortion_model == 'equidistant'

@@ -172,7 +172,7 @@ def _exposed(x: Tensor, draw: Draw) -> Tensor:
     gain = draw.normal(-0.04, 0.16, n, 1, 1, 1) + draw.normal(0.0, 0.07, n, 3, 1, 1)
     bright = draw.chance(0.15, n, 1, 1, 1) * draw.uniform(0.05, 0.4, n, 1, 1, 1)
     y = (x + 1e-4) ** draw.normal(0.0, 0.25, n, 1, 1, 1).exp() * gain.exp()
-    dark = draw.chance(0.12, n, 1, 1, 1) * draw.uniform(0.1, 0.65, n, 1, 1, 1)  # by three stops
+    dark = draw.chance(0.12, n, 1, 1, 1) * draw.uniform(0.1, 0.65, n, 1, 1, 1)  # to 3 stops
     y = (y * (1 + bright) * (1 - dark)).clamp(max=1.0)  # lights and windows clip
     mix = torch.eye(3, device=x.device)
     mix = mix + draw.chance(0.2, n, 1, 1) * draw.normal(0.0, 0.3, n, 3, 3)
