@@ -137,7 +137,11 @@ class Gaussians:
             InputError: if the image order was lost.
         """
         if self.grid is None:
-            raise InputError('Gaussians without image order cannot be hidden', 'no_image_grid')
+            raise InputError(
+                'Gaussians without image order belong to no pixels; hide those of the prediction '
+                'itself, before select()',
+                'no_image_grid',
+            )
         layers, rows, columns = self.grid
         mask = cv2.resize(
             unseen.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT

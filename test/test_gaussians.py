@@ -328,6 +328,22 @@ def test_srgb_curve_and_its_inverse_agree():
     assert srgb_from_linear(torch.tensor(0.5)).item() == pytest.approx(0.735357, abs=1e-5)
 
 
+def test_what_the_image_does_not_show_is_hidden_in_every_layer():
+    gaussians = some(2 * 4 * 6, grid=(2, 4, 6), empty=torch.arange(48) % 5 == 0)
+    unseen = np.zeros((8, 12), bool)
+    unseen[:4, :6] = True  # the upper left quarter, at twice the size
+    hidden = gaussians.hidden(unseen)
+    before, after = (g.opacities.reshape(2, 4, 6) for g in (gaussians, hidden))
+    assert not after[:, :2, :3].any()
+    assert torch.equal(after[:, 2:], before[:, 2:])
+    assert torch.equal(after[:, :, 3:], before[:, :, 3:])
+    empty = hidden.empty.reshape(2, 4, 6)
+    assert not empty[:, :2, :3].any()  # unknown is not empty
+    assert torch.equal(empty[:, 2:], gaussians.empty.reshape(2, 4, 6)[:, 2:])
+    with pytest.raises(InputError, match='before select'):
+        gaussians.select(slice(None)).hidden(unseen)
+
+
 def test_layer_keeps_image_order_and_selection_loses_it():
     g = some(24, grid=(2, 3, 4))
     back = g.layer(1)
