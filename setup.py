@@ -29,8 +29,9 @@ setup(
     license='Apache-2.0',
     entry_points={
         'console_scripts': [
-            'sharp_node = sharp_ros.ros.node:main',
-            'sharp_camera = sharp_ros.ros.synthetic_camera:main',
+            'sharp_node = sharp_ros.ros.programs:sharp_node',
+            'sharp_camera = sharp_ros.ros.programs:sharp_camera',
+            'sharp_autostart = sharp_ros.ros.programs:sharp_autostart',
             'sharp-ros = sharp_ros.apps.cli:main',
         ],
     },

@@ -66,7 +66,7 @@ from sharp_ros.ros.conversions import (
     stamp_to_msg,
 )
 from sharp_ros.ros.decoding import FrameDecoder, RawFrame
-from sharp_ros.ros.demo import CAMERA, Manager, node_process
+from sharp_ros.ros.demo import CAMERA, manager_of, node_process
 from sharp_ros.ros.diagnostics import Health
 from sharp_ros.ros.monitor import NODE
 from sharp_ros.ros.node import SharpNode, SUCCESS
@@ -521,7 +521,8 @@ def _first_output(model: str) -> dict[str, float]:
         start = time.monotonic()
         process = stack.enter_context(node_process(model, log))
         try:
-            manager = Manager(peer, process, threading.Event(), executor)
+            tell = partial(print, file=sys.stderr)
+            manager = manager_of(process, peer, executor, threading.Event(), tell)
             manager.change(Transition.TRANSITION_CONFIGURE)
             instants['configured_s'] = time.monotonic()
             manager.change(Transition.TRANSITION_ACTIVATE)

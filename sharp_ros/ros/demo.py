@@ -8,7 +8,7 @@ truth where there is one, and leaves a report and a picture.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import json
 import math
@@ -20,8 +20,7 @@ import sys
 import threading
 import time
 
-from lifecycle_msgs.msg import Transition, TransitionEvent
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import Odometry
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -44,6 +43,7 @@ from sharp_ros.ros.conversions import (
     image_to_msg,
     odometry_to_msg,
 )
+from sharp_ros.ros.lifecycle import Manager, TransitionTimeoutError
 from sharp_ros.ros.monitor import Monitor, NODE
 
 CAMERA = '/camera'
@@ -53,11 +53,10 @@ _NODE_PROGRAM = """
 import ctypes, faulthandler, signal
 faulthandler.register(signal.SIGUSR1)
 ctypes.CDLL(None).prctl(1, signal.SIGINT)
-from sharp_ros.ros.node import main
-main()
+from sharp_ros.ros.programs import sharp_node
+sharp_node()
 """
-_ACKNOWLEDGED = 10.0  # seconds within which the node begins a transition it was asked for
-_START_TIMEOUT = 240.0  # a first run compiles kernels and reads weights from a cold disk
+START_TIMEOUT = 240.0  # a first run compiles kernels and reads weights from a cold disk
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,9 +99,8 @@ def run(args: argparse.Namespace) -> int:
             source = open_source(args.source, hfov=hfov, loop=True)  # while the node starts
             console.print(f'source: {source.name}, {source.rate_hz:g} Hz. {source.note}')
             console.print('starting the node; its first start on a machine compiles kernels')
-            manager = Manager(peer, process, interrupted, executor)
-            manager.change(Transition.TRANSITION_CONFIGURE)
-            manager.change(Transition.TRANSITION_ACTIVATE)
+            manager = manager_of(process, peer, executor, interrupted, console.print)
+            manager.start()
             console.print('streaming; Ctrl-C ends')
             camera = CameraDriver(peer, source, monitor, with_depth=args.model == 'sensor')
             try:
@@ -146,6 +144,10 @@ def node_process(model: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         )
         try:
             yield process
+        except TransitionTimeoutError:
+            process.send_signal(signal.SIGUSR1)  # has it write where it is into its log
+            time.sleep(1)
+            raise
         finally:
             process.send_signal(signal.SIGINT)
             try:
@@ -155,69 +157,30 @@ def node_process(model: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
                 process.wait()
 
 
-class Manager:
-    """Asks the node for lifecycle transitions.
+def manager_of(
+    process: subprocess.Popen[bytes],
+    peer: Node,
+    executor: SingleThreadedExecutor,
+    interrupted: threading.Event,
+    tell: Callable[[str], object],
+) -> Manager:
+    """Leads the node of a process through its states.
 
     Args:
-        peer: node that owns the client.
         process: of the node, watched so that its death ends the waiting.
-        interrupted: ends the waiting too.
+        peer: node that owns the clients.
         executor: that spins the peer.
+        interrupted: ends the waiting, too.
+        tell: told what is waited for.
     """
 
-    def __init__(
-        self,
-        peer: Node,
-        process: subprocess.Popen[bytes],
-        interrupted: threading.Event,
-        executor: SingleThreadedExecutor,
-    ) -> None:
-        self._process = process
-        self._interrupted = interrupted
-        self._client = peer.create_client(ChangeState, f'{NODE}/change_state')
-        self._executor = executor
-        self._begun = 0  # transitions the node reported so far
-        peer.create_subscription(TransitionEvent, f'{NODE}/transition_event', self._on_event, 10)
-
-    def change(self, transition: int) -> None:
-        """Request a transition and wait for it.
-
-        A request that the node shows no sign of having received is sent again: DDS may take a
-        client for connected a moment before the server does.
-
-        Raises:
-            SharpError: if the node died, did not answer or refused.
-        """
-        end = time.monotonic() + _START_TIMEOUT
-        while not self._client.service_is_ready():
-            self._spin(end)
-        request = ChangeState.Request(transition=Transition(id=transition))
-        begun, futures, sent = self._begun, [], -math.inf
-        while not any(future.done() for future in futures):
-            if self._begun == begun and time.monotonic() - sent > _ACKNOWLEDGED:
-                futures.append(self._client.call_async(request))
-                sent = time.monotonic()
-            self._spin(end)
-        result = next(future.result() for future in futures if future.done())
-        if result is None or not result.success:
-            raise SharpError('the node refused to start; node.log in the output folder says why')
-
-    def _on_event(self, event: TransitionEvent) -> None:
-        self._begun += 1
-
-    def _spin(self, end: float) -> None:
-        self._executor.spin_once(timeout_sec=0.05)
-        if self._interrupted.is_set():
+    def check() -> None:
+        if interrupted.is_set():
             raise KeyboardInterrupt
-        if self._process.poll() is not None:
-            raise SharpError(f'the node ended with code {self._process.returncode}; see node.log')
-        if time.monotonic() > end:
-            self._process.send_signal(signal.SIGUSR1)  # has it write where it is into its log
-            time.sleep(1)
-            raise SharpError(
-                f'the node did not answer within {_START_TIMEOUT:.0f} s; node.log says where it '
-                'is; try again when fewer programs run'
-            )
+        if process.poll() is not None:
+            raise SharpError(f'the node ended with code {process.returncode}; see node.log')
+
+    return Manager(peer, NODE, executor, check, tell, START_TIMEOUT)
 
 
 class CameraDriver:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import replace
 from functools import partial
-import sys
 import time
+import traceback
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -16,12 +16,13 @@ from nav_msgs.msg import OccupancyGrid, Odometry
 import numpy as np
 from rcl_interfaces.msg import SetParametersResult
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from sharp_ros.camera import Frame, Intrinsics
@@ -59,10 +60,11 @@ from sharp_ros.ros.conversions import (
 )
 from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
 from sharp_ros.ros.diagnostics import Health, NORMAL_DROPS
+from sharp_ros.ros.ending import Ending
 from sharp_ros.ros.graph import SubscriptionEventCallbacks, why_silent
 from sharp_ros.ros.parameters import declare_parameters, is_ours, read_config
 from sharp_ros.ros.pose_sources import make_pose_source, PoseSource
-from sharp_ros.ros.services import Services
+from sharp_ros.ros.services import LAST_PATIENCE, Services
 from sharp_ros.ros.transforms import Transforms
 from sharp_ros.se3 import moved_pose
 from sharp_ros.snapshot import SnapshotCloud
@@ -224,16 +226,21 @@ class SharpNode(LifecycleNode):
         """Stop the threads before the handles go."""
         if self._requests is not None:
             self._requests.stop()
-        self._stop()
+        self._stop(step=LAST_PATIENCE)
         super().destroy_node()
 
-    def _stop(self, patience: float = 0.0) -> bool:
-        """Stop listening and working; False if the frame at work did not end in time."""
+    def _stop(self, patience: float = 0.0, step: float = 5.0) -> bool:
+        """Stop listening and working; False if the frame at work did not end in time.
+
+        Args:
+            patience: seconds that it has, while the context lives.
+            step: seconds that it has in any case.
+        """
         for subscriber in self._subscribers:
             self.destroy_subscription(subscriber)
         self._subscribers.clear()
         end = time.monotonic() + patience
-        while self._worker is not None and not self._worker.stop():
+        while self._worker is not None and not self._worker.stop(step):
             if time.monotonic() > end or not self.context.ok():
                 self.get_logger().error('the frame at work did not end; it is left to itself')
                 self._worker = None  # see `_process`
@@ -716,35 +723,37 @@ class SharpNode(LifecycleNode):
             apply()
 
 
-def main(args: list[str] | None = None) -> int:
-    """Run the node until it is told to stop; it waits to be configured and activated."""
+def main(ending: Ending, args: list[str] | None = None) -> int:
+    """Run the node until it is asked to end; it waits to be configured and activated.
+
+    Args:
+        ending: tells when.
+        args: command line in place of that of the process.
+    """
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node: SharpNode | None = None
+    code = 0
     try:
-        rclpy.init(args=args)
-        try:
-            _run()
-        except Exception as error:
-            if rclpy.ok():  # else what fails does so because the end has come
-                get_logger('sharp').fatal(f'the node ends: {_text(error)}')
-                raise
-        finally:
-            rclpy.try_shutdown()
-    except (KeyboardInterrupt, ExternalShutdownException):
+        executor = SingleThreadedExecutor()
+        ending.wake(executor.wake)
+        node = SharpNode()
+        executor.add_node(node)
+        while not ending.asked.is_set() and rclpy.ok():
+            executor.spin_once()
+    except ExternalShutdownException:
         pass
-    return 0
-
-
-def _run() -> None:
-    node = SharpNode()
-    try:
-        rclpy.spin(node)
-    finally:
+    except Exception as error:
+        if rclpy.ok():  # else what fails does so because the end has come
+            get_logger('sharp').fatal(f'the node ends: {_text(error)}')
+            traceback.print_exc()
+            code = 1
+    ending.limit(code)
+    if node is not None:
         node.destroy_node()
+    rclpy.try_shutdown()
+    return code
 
 
 def _text(error: Exception) -> str:
     """What is told of an error; those of ours say what to do and need no name."""
     return str(error) if isinstance(error, SharpError) else f'{type(error).__name__}: {error}'
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -25,7 +25,7 @@ from sharp_ros.pipeline import Pipeline
 from sharp_ros.snapshot import SnapshotCloud
 from sharp_ros.worker import Worker
 
-_LAST_PATIENCE = 1.0  # seconds that a request at work has left when the node ends
+LAST_PATIENCE = 1.0  # seconds that a request or frame at work has left when the node ends
 
 
 class Host(Protocol):
@@ -91,7 +91,7 @@ class Services:
         A map that is being saved is else left unfinished, which harms none that was saved before.
         """
         self._snapshot_ready.set()
-        self._thread.stop(_LAST_PATIENCE)
+        self._thread.stop(LAST_PATIENCE)
 
     def snapshot_is_complete(self) -> None:
         """Told by the node when no more frames are needed for the snapshot."""

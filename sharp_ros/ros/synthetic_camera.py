@@ -6,8 +6,6 @@ place of the localisation of a robot, below /camera. Parameters: `source` and `h
 
 from __future__ import annotations
 
-import signal
-import sys
 import threading
 
 from rcl_interfaces.msg import ParameterDescriptor
@@ -19,6 +17,7 @@ from sharp_ros.apps.base_source import LevelWorld
 from sharp_ros.apps.sources import open_source, SourceFrame
 from sharp_ros.errors import SharpError
 from sharp_ros.ros.demo import CameraDriver, WORLD
+from sharp_ros.ros.ending import Ending
 from sharp_ros.ros.transforms import Transforms
 
 
@@ -41,22 +40,25 @@ class Localisation:
         self._transforms.broadcast(pose, stamp_ns, WORLD, frame.frame_id, fixed=False)
 
 
-def main(args: list[str] | None = None) -> int:
-    """Publish until told to stop, or until the source fails."""
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):  # which may come more than once
-        signal.signal(number, lambda *_: stopping.set())
+def main(ending: Ending, args: list[str] | None = None) -> int:
+    """Publish until asked to end, or until the source fails.
+
+    Args:
+        ending: tells when.
+        args: command line in place of that of the process.
+    """
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    node = Node('sharp_camera')
+    node, code = Node('sharp_camera'), 0
+    ending.wake(lambda: None)  # the camera looks at `asked` ten times a second
     try:
-        _publish(node, stopping)
+        _publish(node, ending.asked)
     except SharpError as error:
         node.get_logger().error(str(error))
-        return 1
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+        code = 1
+    ending.limit(code)
+    node.destroy_node()
+    rclpy.try_shutdown()
+    return code
 
 
 def _publish(node: Node, stopping: threading.Event) -> None:
@@ -79,7 +81,3 @@ def _publish(node: Node, stopping: threading.Event) -> None:
         camera.stop()
     if camera.error is not None:
         raise camera.error
-
-
-if __name__ == '__main__':
-    sys.exit(main())

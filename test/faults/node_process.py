@@ -14,7 +14,7 @@ import psutil
 
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
 ROOT = Path(__file__).parents[2]
-_PROGRAM = 'from sharp_ros.ros.node import main; raise SystemExit(main())'
+_PROGRAM = 'from sharp_ros.ros.programs import sharp_node; sharp_node()'
 START = 60.0  # seconds that a start may take on a busy machine
 
 

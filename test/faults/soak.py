@@ -45,7 +45,7 @@ def soak(minutes, output):
 
     from sharp_ros.apps.sources import open_source
     from sharp_ros.files import write_atomically
-    from sharp_ros.ros.demo import CameraDriver, Manager, node_process
+    from sharp_ros.ros.demo import CameraDriver, manager_of, node_process
     from sharp_ros.ros.monitor import Monitor
 
     output.mkdir(parents=True, exist_ok=True)
@@ -58,9 +58,8 @@ def soak(minutes, output):
     try:
         with node_process('nano', output / 'node.log') as process:
             source, monitor = open_source('synthetic', loop=True), Monitor(peer)
-            manager = Manager(peer, process, threading.Event(), executor)
-            manager.change(Transition.TRANSITION_CONFIGURE)
-            manager.change(Transition.TRANSITION_ACTIVATE)
+            manager = manager_of(process, peer, executor, threading.Event(), print)
+            manager.start()
             camera = CameraDriver(peer, source, monitor, with_depth=False)
             try:
                 node, begun = psutil.Process(process.pid), time.monotonic()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from sharp_ros.engine import Engine
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.ros import node as node_module
 from sharp_ros.ros.conversions import image_to_msg
+from sharp_ros.ros.ending import Ending
 from sharp_ros.ros.node import main, SharpNode
 from sharp_ros.worker import Worker
 
@@ -47,8 +50,8 @@ def occupy(peer, oracle, nap):
 )
 def test_program_that_breaks_says_why_and_fails(broken):
     code = (
-        'import sys\nfrom sharp_ros.ros import node\n'
-        f'node.{broken}lambda *_: 1 / 0\nsys.exit(node.main([]))'
+        'from sharp_ros.ros import node, programs\n'
+        f'node.{broken}lambda *_: 1 / 0\nprograms.sharp_node()'
     )
     ended = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, timeout=60, check=False
@@ -57,16 +60,29 @@ def test_program_that_breaks_says_why_and_fails(broken):
     assert 'the node ends: ZeroDivisionError: ' in ended.stderr + ended.stdout
 
 
-@pytest.mark.parametrize('error', [KeyboardInterrupt, None, RuntimeError], ids=str)
-def test_program_that_is_told_to_end_does_so_quietly(monkeypatch, capfd, error):
+@pytest.fixture
+def ending():
+    ending = Ending()
+    yield ending
+    ending.close()
+
+
+@pytest.mark.parametrize('error', [None, RuntimeError], ids=str)
+def test_program_whose_context_is_gone_ends_quietly(monkeypatch, capfd, ending, error):
     def end(self):
-        if error is not KeyboardInterrupt:
-            rclpy.shutdown()
+        rclpy.shutdown()
         if error is not None:  # as of what needs the context that is gone
             raise error
 
     monkeypatch.setattr(SharpNode, 'publish_diagnostics', end)
-    assert main([]) == 0
+    assert main(ending, []) == 0
+    assert 'rror' not in log(capfd)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_program_that_is_told_to_end_does_so_quietly(monkeypatch, capfd, ending, number):
+    monkeypatch.setattr(SharpNode, 'publish_diagnostics', lambda _: os.kill(os.getpid(), number))
+    assert main(ending, []) == 0
     assert 'rror' not in log(capfd)
 
 

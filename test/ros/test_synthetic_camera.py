@@ -23,6 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from sharp_ros.apps.base_source import SourceFrame
 from sharp_ros.ros.conversions import depth_from_msg, stamp_ns_from_msg
+from sharp_ros.ros.ending import Ending
 from sharp_ros.ros.synthetic_camera import Localisation, main
 
 DOMAIN = 51 + (os.getpid() + 17) % 50
@@ -31,7 +32,7 @@ TOPICS = {'image': Image, 'camera_info': CameraInfo, 'depth': Image, 'odometry':
 
 def start():
     return subprocess.Popen(
-        [sys.executable, '-m', 'sharp_ros.ros.synthetic_camera'],
+        [sys.executable, '-c', 'from sharp_ros.ros.programs import *; sharp_camera()'],
         env={**os.environ, 'ROS_DOMAIN_ID': str(DOMAIN)},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
@@ -87,11 +88,12 @@ def test_all_topics_of_a_frame_share_stamp_and_frame_and_the_room_is_level(peer)
         ('987', 'camera 987 cannot be opened'),  # a number for ROS
     ],
 )
-def test_a_source_that_cannot_be_opened_ends_it_with_a_clear_line(
-    monkeypatch, capfd, source, message
-):
-    monkeypatch.setattr(signal, 'signal', lambda *_: None)
-    assert main(['--ros-args', '-p', f'source:={source}']) == 1
+def test_a_source_that_cannot_be_opened_ends_it_with_a_clear_line(capfd, source, message):
+    ending = Ending()
+    try:
+        assert main(ending, ['--ros-args', '-p', f'source:={source}']) == 1
+    finally:
+        ending.close()
     assert message in capfd.readouterr().err
 
 

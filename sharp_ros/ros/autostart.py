@@ -1,0 +1,59 @@
+"""`sharp_autostart NODE`: configures and activates a lifecycle node, then ends."""
+
+from __future__ import annotations
+
+import sys
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
+
+from sharp_ros.errors import SharpError
+from sharp_ros.ros.ending import Ending
+from sharp_ros.ros.lifecycle import Manager
+
+
+class _AskedToEndError(Exception):
+    pass
+
+
+def main(ending: Ending, args: list[str] | None = None) -> int:
+    """Wait for the node, configure and activate it; 1 if it refuses.
+
+    Args:
+        ending: tells when to give up.
+        args: command line in place of that of the process.
+    """
+    command = sys.argv if args is None else args
+    rclpy.init(args=command, signal_handler_options=SignalHandlerOptions.NO)
+    executor, peer = SingleThreadedExecutor(), Node('sharp_autostart')
+    executor.add_node(peer)
+    ending.wake(executor.wake)
+    code, log = 1, peer.get_logger()
+
+    def check() -> None:
+        if ending.asked.is_set():
+            raise _AskedToEndError
+
+    try:
+        names = remove_ros_args(command)[1:]
+        if len(names) != 1:
+            raise SharpError('usage: sharp_autostart NODE, the full name of a lifecycle node')
+        Manager(peer, names[0], executor, check, log.warning).start()
+        if peer.get_fully_qualified_node_names().count(names[0]) > 1:
+            log.warning(
+                f'several nodes are named {names[0]}, and either may answer; end the older one, '
+                'or give one of them another name or namespace'
+            )
+        log.info(f'{names[0]} is active')
+        code = 0
+    except SharpError as error:
+        log.error(str(error))
+    except _AskedToEndError:
+        code = 0
+    ending.limit(code)
+    peer.destroy_node()
+    rclpy.try_shutdown()
+    return code
