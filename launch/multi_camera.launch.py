@@ -23,6 +23,7 @@ FOR_EACH = {  # arguments of sharp.launch.py
     'odometry': ('/odom', 'nav_msgs/Odometry that places the cameras'),
     'overrides': ('', 'parameter files with only what differs, for example /etc/{camera}.yaml'),
     'model': ('', 'as in sharp.launch.py'),
+    'autostart': ('true', 'as in sharp.launch.py'),
     'use_sim_time': ('', 'true: take time from /clock'),
 }
 ARGUMENTS = {
@@ -50,8 +51,10 @@ def start(context):
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     launch = Path(get_package_share_directory('sharp_ros')) / 'launch'
     cameras = [name.strip() for name in given['cameras'].split(',')]
-    if len(set(cameras)) < len(cameras) or given['rviz'] not in {'', *cameras}:
-        raise ValueError(f'cameras {given["cameras"]}, rviz {given["rviz"]}: names must be unique')
+    if not all(cameras) or len(set(cameras)) < len(cameras):
+        raise ValueError(f'cameras:={given["cameras"]}: give each camera a name of its own')
+    if given['rviz'] not in {'', *cameras}:
+        raise ValueError(f'rviz:={given["rviz"]} is none of the cameras {given["cameras"]}')
     groups = []
     for camera in cameras:
         arguments = {name: given[name].replace('{camera}', camera) for name in FOR_EACH}

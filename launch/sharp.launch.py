@@ -5,29 +5,22 @@ to what launch and launch_ros of humble, jazzy and kilted have in common.
 """
 
 from pathlib import Path
+import re
+import shutil
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
-    EmitEvent,
     ExecuteProcess,
     LogInfo,
     OpaqueFunction,
-    RegisterEventHandler,
     SetEnvironmentVariable,
     Shutdown,
-    UnregisterEventHandler,
 )
-from launch.conditions import IfCondition
-from launch.event_handlers import OnProcessStart
-from launch.events import matches_action
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
-from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
+from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-from lifecycle_msgs.msg import Transition
 import yaml
 
 SHARE = Path(get_package_share_directory('sharp_ros'))
@@ -46,16 +39,15 @@ ARGUMENTS = {
     'overrides': ('', 'second parameter file, with only what differs'),
     'namespace': ('', 'namespace of the node, one per camera'),
     'name': ('sharp', 'name of the node'),
+    'autostart': ('true', 'false: leave its states to a lifecycle manager or to you'),
     'use_sim_time': ('', 'true: take time from /clock; empty: if a bag is played'),
     'bag': ('', 'bag to play, with its clock, once the node is active'),
     'rviz': ('false', 'true: start RViz with our displays'),
 }
-START_FAILED = [
-    ('configuring', 'unconfigured'),
-    ('configuring', 'errorprocessing'),
-    ('activating', 'inactive'),
-    ('activating', 'errorprocessing'),
-]
+FLAGS = {'true': True, '1': True, 'false': False, '0': False}
+NAME = r'[A-Za-z_][A-Za-z0-9_]*'
+# a launch that is killed leaves no process behind; it would else go on with nobody to end it
+PREFIX = 'setpriv --pdeathsig INT' if shutil.which('setpriv') else ''
 
 
 def generate_launch_description():
@@ -79,79 +71,130 @@ def start(context):
         context: of this launch.
     """
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    simulated = given['use_sim_time'] or ('true' if given['bag'] else 'false')
-    clock = {'use_sim_time': ParameterValue(simulated, value_type=bool)}
+    simulated = flag(given, 'use_sim_time', bool(given['bag']))
+    files = [existing(given, name) for name in ('config', 'overrides') if given[name]]
+    place = place_of(given)
+    if given['bag'] and not flag(given, 'autostart'):
+        raise ValueError('bag: it is played once the node is active, which needs autostart:=true')
     model = {'model.name': ParameterValue(given['model'], value_type=str)}
-    node = LifecycleNode(
+    # what the user runs our programs in, such as a debugger, takes the place of ours
+    prefix = None if 'launch-prefix' in context.launch_configurations else PREFIX
+    node = Node(
         package='sharp_ros',
         executable='sharp_node',
+        exec_name='sharp_node',
         name=given['name'],
         namespace=given['namespace'],
         output='screen',
+        prefix=prefix,
         parameters=[
-            given['config'],
-            *([given['overrides']] if given['overrides'] else []),
-            {**clock, **(model if given['model'] else {})},
+            *files,
+            {'use_sim_time': simulated, **(model if given['model'] else {})},
         ],
         remappings=[(topic, given[topic]) for topic in TOPICS],
-        on_exit=Shutdown(reason='sharp_node ended'),
+        on_exit=required(place),
     )
-    place = '/'.join(['', *filter(None, given['namespace'].split('/')), given['name']])
-    shown = [d['Topic']['Value'] for d in rviz_displays() if 'Topic' in d]
-    rviz = Node(
-        package='rviz2',
-        executable='rviz2',
-        arguments=['-d', str(RVIZ)],
-        parameters=[clock],
-        remappings=[(topic, topic.replace(RVIZ_NODE, place, 1)) for topic in shown],
-        condition=IfCondition(given['rviz']),
+    actions = [node]
+    play = ExecuteProcess(
+        cmd=['ros2', 'bag', 'play', given['bag'], '--clock'],
+        name='ros2_bag_play',
+        output='screen',
+        prefix=prefix,
+        on_exit=required('ros2 bag play', [LogInfo(msg=f'the bag has ended; {place} goes on')]),
     )
-    play = ['ros2', 'bag', 'play', given['bag'], '--clock']
-    bag = [ExecuteProcess(cmd=play, output='screen')] if given['bag'] else []
-    return [*autostart(node, place, bag), node, rviz]
+    if flag(given, 'autostart'):
+        actions.append(
+            Node(
+                package='sharp_ros',
+                executable='sharp_autostart',
+                exec_name='sharp_autostart',
+                name=f'{given["name"]}_autostart',
+                namespace=given['namespace'],
+                arguments=[place],
+                output='screen',
+                prefix=prefix,
+                on_exit=required(f'the start of {place}', [play] if given['bag'] else []),
+            )
+        )
+    if flag(given, 'rviz'):
+        shown = [d['Topic']['Value'] for d in rviz_displays() if 'Topic' in d]
+        actions.append(
+            Node(
+                package='rviz2',
+                executable='rviz2',
+                exec_name='rviz2',
+                arguments=['-d', str(RVIZ)],
+                prefix=prefix,
+                parameters=[{'use_sim_time': simulated}],
+                remappings=[(topic, topic.replace(RVIZ_NODE, place, 1)) for topic in shown],
+            )
+        )
+    return actions
+
+
+def required(what, then=None):
+    """What to do when a process has ended: the next actions if it did its work, else end it all.
+
+    Nothing is asked for while the launch ends: a second shutdown would be an error. What is raised
+    is told in one line, and the launch ends with exit code 1, so that a supervisor notices.
+
+    Args:
+        what: name of the process, for people.
+        then: actions that follow success; None: nothing can go on without it.
+    """
+
+    def ended(event, context):
+        if context.is_shutdown:
+            return []
+        if event.returncode:
+            raise RuntimeError(f'{what} failed (exit code {event.returncode}); its log says why')
+        return [Shutdown(reason=f'{what} ended')] if then is None else then
+
+    return ended
+
+
+def flag(given, name, default=False):
+    """The value of an argument that is true or false, or empty for the default.
+
+    Args:
+        given: texts of the arguments.
+        name: of the argument.
+        default: what an empty text stands for.
+    """
+    text = given[name].strip().lower()
+    if text and text not in FLAGS:
+        raise ValueError(f'{name}:={given[name]} is neither true nor false')
+    return FLAGS.get(text, default)
+
+
+def existing(given, name):
+    """The path of an argument that names a file; launch would pass over one that is missing.
+
+    Args:
+        given: texts of the arguments.
+        name: of the argument.
+    """
+    path = Path(given[name]).expanduser()
+    if not path.is_file():
+        raise ValueError(f'{name}:={given[name]} is no file; give the path of a parameter file')
+    return str(path)
+
+
+def place_of(given):
+    """Full name of the node.
+
+    Args:
+        given: texts of the arguments.
+    """
+    parts = [*filter(None, given['namespace'].split('/')), given['name']]
+    if not all(re.fullmatch(NAME, part) for part in parts):
+        raise ValueError(
+            f'namespace:={given["namespace"]} name:={given["name"]}: names consist of letters, '
+            'digits and _, and do not begin with a digit'
+        )
+    return '/'.join(['', *parts])
 
 
 def rviz_displays():
     """Displays of our RViz file."""
     return yaml.safe_load(RVIZ.read_text())['Visualization Manager']['Displays']
-
-
-def autostart(node, place, when_active):
-    """Handlers that configure and activate a node once, or end the launch if it refuses.
-
-    Afterwards its states are the operator's: a failing second configure ends nothing. The argument
-    `autostart` of LifecycleNode would do part of this, but humble does not know it.
-
-    Args:
-        node: the action, which must come after these.
-        place: full name of the node, for people.
-        when_active: actions that wait for it.
-    """
-
-    def change(transition):
-        matcher = matches_action(node)
-        return EmitEvent(
-            event=ChangeState(lifecycle_node_matcher=matcher, transition_id=transition)
-        )
-
-    def on(start_state, goal_state, entities):
-        return OnStateTransition(
-            target_lifecycle_node=node,
-            start_state=start_state,
-            goal_state=goal_state,
-            entities=entities,
-            handle_once=True,
-        )
-
-    refused = f'{place} did not start; its log above says why'
-    failures = [
-        on(*states, [LogInfo(msg=refused), Shutdown(reason=refused)]) for states in START_FAILED
-    ]
-    at_last = [*(UnregisterEventHandler(handler) for handler in failures), *when_active]
-    handlers = [
-        OnProcessStart(target_action=node, on_start=change(Transition.TRANSITION_CONFIGURE)),
-        on('configuring', 'inactive', [change(Transition.TRANSITION_ACTIVATE)]),
-        on('activating', 'active', at_last),
-        *failures,
-    ]
-    return [RegisterEventHandler(handler) for handler in handlers]

@@ -1,15 +1,35 @@
 """What our launch files use of `launch`, `launch_ros` and `ament_index_python`, executed.
 
-No wheel carries those packages. The constructors here take the arguments that the classes have on
-humble, jazzy and kilted alike, written down from their documentation, and no other: a misspelt
-one, or one that a distribution lacks (`autostart` on humble), is a TypeError as it would be there.
-Like the real thing, a group forgets its configurations when it ends, so that a handler that runs
-later cannot read them, and a configuration that is not set is an error.
+No wheel carries those packages. `test/ros/test_launch_real.py` runs the launch files with the real
+ones where they are installed, as on every robot; this stand-in is for everywhere else. The
+constructors take the arguments that the classes have on humble, jazzy and kilted alike and no
+other: a misspelt one, or one that a distribution lacks (`autostart` on humble), is a TypeError as
+it would be there. Like the real thing, a group forgets its configurations when it ends, so that a
+handler that runs later cannot read them, and a configuration that is not set is an error.
+
+Type checks of the real packages, read and run in launch 3.7.1 and launch_ros 0.28.0 (rolling,
+December 2024; the same in the branches humble and jazzy), each made here, too:
+
+- a text is a str, a Substitution or an iterable of both, else TypeError (launch:
+  normalize_to_list_of_substitutions): names, values, commands, messages, prefixes;
+- `ParameterValue(value, value_type)`: a substitution, or an instance of the type, else TypeError;
+  what a substitution gives is converted when it is evaluated: `int(...)`, `float(...)`, true and
+  false as in YAML, 1 and 0, else ValueError;
+- `parameters` is a list (Node: ensure_argument_type); an element is a mapping or the path of a
+  file; a value is a ParameterValue, str, Substitution, bool, int, float or sequence of them;
+- `remappings` are pairs of texts;
+- `on_exit` is None, a callable of event and context, or actions, else TypeError; what a callable
+  or an OpaqueFunction returns is None or entities, else RuntimeError or TypeError;
+- `function` of OpaqueFunction is callable; `name` and `description` of an argument are str;
+- `launch_arguments` of an include are pairs of texts.
+
+A second Shutdown while the launch ends is an error here, as it is in launch_ros once a file uses
+its node (`Cannot shutdown a ROS adapter that is not running`).
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 import importlib.util
 from pathlib import Path
@@ -18,24 +38,28 @@ from types import ModuleType, SimpleNamespace
 
 import yaml
 
-# substitutions and conditions --------------------------------------------------------------------
+# substitutions -----------------------------------------------------------------------------------
 
 
-class LaunchConfiguration:
+class Substitution:
+    pass
+
+
+class LaunchConfiguration(Substitution):
     def __init__(self, variable_name, *, default=None):
-        self.name, self.default = variable_name, default
+        self.name, self.default = checked(variable_name), default
 
     def perform(self, context):
-        context.read.add(self.name)
-        if self.name in context.configurations:
-            return context.configurations[self.name]
+        context.read.add(text(context, self.name))
+        if self.name in context.launch_configurations:
+            return context.launch_configurations[self.name]
         assert self.default is not None, f'launch configuration {self.name!r} does not exist'
         return text(context, self.default)
 
 
-class EnvironmentVariable:
+class EnvironmentVariable(Substitution):
     def __init__(self, name, *, default_value=None):
-        self.name, self.default = name, default_value
+        self.name, self.default = checked(name), default_value
 
     def perform(self, context):
         if self.name in context.environment:
@@ -44,108 +68,83 @@ class EnvironmentVariable:
         return text(context, self.default)
 
 
+def checked(value):
+    """The same, if it is what the real packages take for a text."""
+    parts = [value] if isinstance(value, (str, Substitution)) else value
+    for part in parts:
+        if not isinstance(part, (str, Substitution)):
+            raise TypeError(f'Failed to normalize given item of type {type(part)}')
+    return value
+
+
 def text(context, value):
     """Text, a substitution, or several of them, as one text."""
-    if isinstance(value, str):
+    if isinstance(checked(value), str):
         return value
-    if hasattr(value, 'perform'):
+    if isinstance(value, Substitution):
         return value.perform(context)
-    assert isinstance(value, (list, tuple)), f'{value!r} is no substitution'
     return ''.join(text(context, part) for part in value)
-
-
-class IfCondition:
-    def __init__(self, predicate_expression):
-        self.expression = predicate_expression
-
-    def holds(self, context):
-        words = {'true': True, '1': True, 'false': False, '0': False}
-        return words[text(context, self.expression).strip().lower()]
 
 
 class ParameterValue:
     def __init__(self, value, *, value_type=None):
-        self.value, self.type = value, value_type
+        several = isinstance(value, Sequence) and not isinstance(value, str)
+        substitution = isinstance(value, Substitution) or (
+            several and any(isinstance(part, Substitution) for part in value)
+        )
+        if value_type is not None and not substitution and not isinstance(value, value_type):
+            raise TypeError(f"value='{value}' is not an instance of {value_type}")
+        self.value, self.type, self.substitution = value, value_type, substitution
 
     def evaluate(self, context):
+        if not self.substitution:
+            return self.value
         found = text(context, self.value)
-        found = found if self.type is str else yaml.safe_load(found)
-        assert self.type is None or isinstance(found, self.type), f'{found!r} for {self.type}'
+        if self.type in (str, int, float):
+            return self.type(found)
+        if self.type is bool:
+            found = {'1': 'true', '0': 'false'}.get(found, found)
+        found = yaml.safe_load(found) if found else found
+        if not isinstance(found, self.type or (bool, int, float, str, list)):
+            raise ValueError(f"Cannot convert value '{found}' to '{self.type}'")
         return found
 
 
-# events and their handlers -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ProcessStarted:
-    action: object
+# events ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ProcessExited:
     action: object
-
-
-@dataclass(frozen=True)
-class StateTransition:
-    action: object
-    start_state: str
-    goal_state: str
-
-
-class ChangeState:
-    def __init__(self, *, lifecycle_node_matcher, transition_id):
-        self.matcher, self.transition = lifecycle_node_matcher, transition_id
-
-
-def matches_action(process_action):
-    return lambda action: action is process_action
-
-
-class OnProcessStart:
-    def __init__(self, *, target_action=None, on_start, handle_once=False):
-        self.target, self.entities, self.once = target_action, on_start, handle_once
-
-    def matches(self, event):
-        return isinstance(event, ProcessStarted) and self.target in (None, event.action)
-
-
-class OnStateTransition:
-    def __init__(
-        self, *, entities, target_lifecycle_node=None, transition=None, start_state=None,
-        goal_state=None, matcher=None, handle_once=False,
-    ):  # fmt: skip
-        assert transition is None
-        assert matcher is None
-        assert isinstance(target_lifecycle_node, LifecycleNode)
-        self.wanted = (target_lifecycle_node, start_state, goal_state)
-        self.entities, self.once = entities, handle_once
-
-    def matches(self, event):
-        if not isinstance(event, StateTransition):
-            return False
-        found = (event.action, event.start_state, event.goal_state)
-        return all(w in (None, f) for w, f in zip(self.wanted, found, strict=True))
+    returncode: int = 0
 
 
 # actions -----------------------------------------------------------------------------------------
 
 
-class Action:
-    def __init__(self, *, condition=None):
-        self.condition = condition
-
+class Entity:
     def visit(self, context):
-        if self.condition is None or self.condition.holds(context):
-            return self.execute(context) or []
-        return []
+        return entities(self.execute(context))
 
 
-class LaunchDescription(Action):
+def entities(found):
+    """What an entity or a handler returned, as a list."""
+    if isinstance(found, Entity):
+        return [found]
+    found = list(found or [])
+    if not all(isinstance(entity, Entity) for entity in found):
+        raise RuntimeError(f'expected LaunchDescriptionEntity, got {found}')
+    return found
+
+
+class Action(Entity):
+    def __init__(self, *, condition=None):
+        assert condition is None
+
+
+class LaunchDescription(Entity):
     def __init__(self, initial_entities=None):
-        super().__init__()
-        self.entities = list(initial_entities or [])
+        self.entities = entities(initial_entities)
 
     def execute(self, context):
         return self.entities
@@ -154,21 +153,25 @@ class LaunchDescription(Action):
 class DeclareLaunchArgument(Action):
     def __init__(self, name, *, default_value=None, description=None, choices=None, **kwargs):
         super().__init__(**kwargs)
-        self.name, self.default, self.choices = name, default_value, choices
-        self.description = description
+        if not isinstance(name, str) or not isinstance(description, (str, type(None))):
+            raise TypeError(f'{name!r} and {description!r} must be str')
+        if default_value is not None:
+            checked(default_value)
+        assert choices is None
+        self.name, self.default, self.description = name, default_value, description
 
     def execute(self, context):
         context.declared[self.name] = self
-        if self.default is not None and self.name not in context.configurations:
-            context.configurations[self.name] = text(context, self.default)
-        value = context.configurations[self.name]
-        assert self.choices is None or value in self.choices
+        if self.name not in context.launch_configurations:
+            if self.default is None:
+                raise RuntimeError(f'Required launch argument "{self.name}" was not provided.')
+            context.launch_configurations[self.name] = text(context, self.default)
 
 
 class SetEnvironmentVariable(Action):
     def __init__(self, name, value, **kwargs):
         super().__init__(**kwargs)
-        self.name, self.value = name, value
+        self.name, self.value = checked(name), checked(value)
 
     def execute(self, context):
         context.environment[text(context, self.name)] = text(context, self.value)
@@ -177,6 +180,8 @@ class SetEnvironmentVariable(Action):
 class OpaqueFunction(Action):
     def __init__(self, *, function, args=None, kwargs=None, **left_over_kwargs):
         super().__init__(**left_over_kwargs)
+        if not callable(function):
+            raise TypeError(f"OpaqueFunction expected a callable for 'function', got {function}")
         self.call = lambda context: function(context, *(args or []), **(kwargs or {}))
 
     def execute(self, context):
@@ -191,58 +196,36 @@ class GroupAction(Action):
         assert scoped
         assert forwarding
         assert not launch_configurations
-        self.actions = actions
+        self.actions = entities(actions)
 
     def execute(self, context):
-        outside = (dict(context.configurations), dict(context.environment))
+        outside = (dict(context.launch_configurations), dict(context.environment))
         for action in self.actions:
             context.visit(action)
-        context.configurations, context.environment = outside
+        context.launch_configurations, context.environment = outside
 
 
 class PythonLaunchDescriptionSource:
     def __init__(self, launch_file_path):
-        assert isinstance(launch_file_path, str)
-        self.path = launch_file_path
+        self.path = checked(launch_file_path)
 
 
 class IncludeLaunchDescription(Action):
     def __init__(self, launch_description_source, *, launch_arguments=None, **kwargs):
         super().__init__(**kwargs)
         self.source = launch_description_source
-        self.arguments = list(launch_arguments or [])
+        self.arguments = [(checked(k), checked(v)) for k, v in launch_arguments or ()]
 
     def execute(self, context):
-        context.include(self.source.path, {k: text(context, v) for k, v in self.arguments})
-
-
-class RegisterEventHandler(Action):
-    def __init__(self, event_handler, **kwargs):
-        super().__init__(**kwargs)
-        self.handler = event_handler
-
-    def execute(self, context):
-        context.handlers.append(self.handler)
-
-
-class UnregisterEventHandler(RegisterEventHandler):
-    def execute(self, context):
-        context.handlers.remove(self.handler)
-
-
-class EmitEvent(Action):
-    def __init__(self, *, event, **kwargs):
-        super().__init__(**kwargs)
-        self.event = event
-
-    def execute(self, context):
-        context.events.append(self.event)
+        context.include(
+            text(context, self.source.path), {k: text(context, v) for k, v in self.arguments}
+        )
 
 
 class LogInfo(Action):
     def __init__(self, *, msg, **kwargs):
         super().__init__(**kwargs)
-        self.message = msg
+        self.message = checked(msg)
 
     def execute(self, context):
         context.log.append(text(context, self.message))
@@ -254,7 +237,8 @@ class Shutdown(Action):
         self.reason = reason
 
     def execute(self, context):
-        context.ended = context.ended or self.reason
+        assert not context.is_shutdown, f'shut down twice: {context.ended}, {self.reason}'
+        context.ended = self.reason
 
 
 class ExecuteProcess(Action):
@@ -265,16 +249,23 @@ class ExecuteProcess(Action):
         respawn_delay=None, **kwargs,
     ):  # fmt: skip
         super().__init__(**kwargs)
-        self.command, self.on_exit = cmd, on_exit
+        self.command = [checked(part) for part in cmd]
+        self.prefix = None if prefix is None else checked(prefix)
+        self.label = None if name is None else checked(name)
+        if not callable(on_exit):
+            entities(on_exit)
+        self.on_exit = on_exit
 
     def execute(self, context):
+        default = LaunchConfiguration('launch-prefix', default='')
+        prefix = default if self.prefix is None else self.prefix
         self.started = SimpleNamespace(
             action=self,
             command=[text(context, part) for part in self.command],
+            prefix=text(context, prefix),
             environment=dict(context.environment),
         )
         context.processes.append(self.started)
-        context.events.append(ProcessStarted(self))
 
 
 class Node(ExecuteProcess):
@@ -283,10 +274,21 @@ class Node(ExecuteProcess):
         parameters=None, remappings=None, ros_arguments=None, arguments=None, **kwargs,
     ):  # fmt: skip
         assert 'cmd' not in kwargs
-        super().__init__(cmd=[executable, *(arguments or [])], **kwargs)
+        super().__init__(cmd=[executable, *(arguments or [])], name=exec_name, **kwargs)
+        if not isinstance(parameters, (list, type(None))):
+            raise TypeError(f'parameters: expected a list, got {parameters}')
+        for parameter in parameters or []:
+            if not isinstance(parameter, Mapping):
+                checked(parameter)
+                continue
+            for key, value in parameter.items():
+                checked(key)
+                kinds = (ParameterValue, str, Substitution, bool, int, float, Sequence)
+                if not isinstance(value, kinds):
+                    raise TypeError(f'Unexpected type for parameter value {value!r}')
         self.given = SimpleNamespace(
             package=package, name=name, namespace=namespace, parameters=parameters or [],
-            remappings=remappings or [],
+            remappings=[(checked(k), checked(v)) for k, v in remappings or ()],
         )  # fmt: skip
 
     def execute(self, context):
@@ -297,59 +299,45 @@ class Node(ExecuteProcess):
         started.name = text(context, given.name or '')
         started.namespace = text(context, given.namespace or '')
         started.remappings = {text(context, k): text(context, v) for k, v in given.remappings}
-        started.files = [p for p in given.parameters if not isinstance(p, dict)]
+        started.files = [text(context, p) for p in given.parameters if not isinstance(p, Mapping)]
         started.parameters = {
             k: v.evaluate(context) if isinstance(v, ParameterValue) else v
             for p in given.parameters
-            if isinstance(p, dict)
+            if isinstance(p, Mapping)
             for k, v in p.items()
         }
 
 
-class LifecycleNode(Node):
-    def __init__(self, *, name, namespace, **kwargs):
-        super().__init__(name=name, namespace=namespace, **kwargs)
-        self.state = 'unconfigured'
-
-
 # the run -----------------------------------------------------------------------------------------
-
-CONFIGURE, ACTIVATE = 1, 3  # as in lifecycle_msgs/msg/Transition
-_STEPS = {  # state before, while and after
-    CONFIGURE: ('unconfigured', 'configuring', 'inactive'),
-    ACTIVATE: ('inactive', 'activating', 'active'),
-}
 
 
 @dataclass
 class Launch:
-    """One `ros2 launch`, until nothing is left to happen or it was shut down.
+    """One `ros2 launch`, from its start to what becomes of the ends of its processes.
 
     Args:
         share: of the package, which holds the folder of launch files.
         environment: of the shell.
-        refusals: transition to the state that it leads to where the node refuses it.
     """
 
     share: Path
     environment: dict = field(default_factory=dict)
-    refusals: dict = field(default_factory=dict)
-    configurations: dict = field(default_factory=dict)
+    launch_configurations: dict = field(default_factory=dict)
     declared: dict = field(default_factory=dict)
     read: set = field(default_factory=set)
     processes: list = field(default_factory=list)
-    handlers: list = field(default_factory=list)
-    events: deque = field(default_factory=deque)
-    transitions: list = field(default_factory=list)
     log: list = field(default_factory=list)
     ended: str | None = None
 
+    @property
+    def is_shutdown(self):
+        return self.ended is not None
+
     def run(self, name, /, **arguments):
         """Do what `ros2 launch sharp_ros NAME KEY:=VALUE ...` does."""
-        self.configurations.update(arguments)
+        self.launch_configurations.update(arguments)
         self.include(str(self.share / 'launch' / name), {})
-        assert arguments.keys() <= self.declared.keys()
-        self.go_on()
+        assert arguments.keys() - {'launch-prefix'} <= self.declared.keys()
         return self
 
     def include(self, path, arguments):
@@ -365,41 +353,20 @@ class Launch:
                 sys.modules.pop(name) if kept is None else sys.modules.update({name: kept})
         known = {e.name for e in description.entities if isinstance(e, DeclareLaunchArgument)}
         assert arguments.keys() <= known, f'{path} has no {arguments.keys() - known}'
-        self.configurations.update(arguments)
+        self.launch_configurations.update(arguments)
         self.visit(description)
 
     def visit(self, entity):
-        for sub_entity in entity.visit(self) or []:
+        for sub_entity in entity.visit(self):
             self.visit(sub_entity)
 
-    def go_on(self):
-        """Handle events until there is none left."""
-        while self.events and not self.ended:
-            event = self.events.popleft()
-            if isinstance(event, ChangeState):
-                self._change_states(event)
-            for handler in tuple(self.handlers):
-                if handler.matches(event):
-                    if handler.once:
-                        self.handlers.remove(handler)
-                    self._visit_all(handler.entities)
-            if isinstance(event, ProcessExited):
-                self._visit_all(event.action.on_exit or [])
-
-    def _visit_all(self, entities):
-        for entity in entities if isinstance(entities, list) else [entities]:
+    def exits(self, process, returncode=0):
+        """A process of this launch ends."""
+        on_exit = process.action.on_exit
+        if callable(on_exit):
+            on_exit = on_exit(ProcessExited(process.action, returncode), self)
+        for entity in entities(on_exit):
             self.visit(entity)
-
-    def _change_states(self, event):
-        for process in self.processes:
-            node = process.action
-            if isinstance(node, LifecycleNode) and event.matcher(node):
-                before, during, after = _STEPS[event.transition]
-                if node.state == before:  # else the node refuses, and stays as it is
-                    node.state = self.refusals.get(during, after)
-                    self.transitions.append((process.namespace, during, node.state))
-                    for states in ((before, during), (during, node.state)):
-                        self.events.append(StateTransition(node, *states))
 
     def _modules(self):
         found = {}
@@ -413,14 +380,10 @@ class Launch:
         module('ament_index_python.packages', get_package_share_directory={'sharp_ros': share}.get)
         module('launch', LaunchDescription=LaunchDescription)
         actions = (
-            DeclareLaunchArgument, EmitEvent, ExecuteProcess, GroupAction,
-            IncludeLaunchDescription, LogInfo, OpaqueFunction, RegisterEventHandler,
-            SetEnvironmentVariable, Shutdown, UnregisterEventHandler,
+            DeclareLaunchArgument, ExecuteProcess, GroupAction, IncludeLaunchDescription, LogInfo,
+            OpaqueFunction, SetEnvironmentVariable, Shutdown,
         )  # fmt: skip
         module('launch.actions', **{action.__name__: action for action in actions})
-        module('launch.conditions', IfCondition=IfCondition)
-        module('launch.event_handlers', OnProcessStart=OnProcessStart)
-        module('launch.events', matches_action=matches_action)
         module(
             'launch.launch_description_sources',
             PythonLaunchDescriptionSource=PythonLaunchDescriptionSource,
@@ -431,12 +394,6 @@ class Launch:
             LaunchConfiguration=LaunchConfiguration,
         )
         module('launch_ros')
-        module('launch_ros.actions', LifecycleNode=LifecycleNode, Node=Node)
-        module('launch_ros.event_handlers', OnStateTransition=OnStateTransition)
-        module('launch_ros.events')
-        module('launch_ros.events.lifecycle', ChangeState=ChangeState)
+        module('launch_ros.actions', Node=Node)
         module('launch_ros.parameter_descriptions', ParameterValue=ParameterValue)
-        transition = SimpleNamespace(TRANSITION_CONFIGURE=CONFIGURE, TRANSITION_ACTIVATE=ACTIVATE)
-        module('lifecycle_msgs')
-        module('lifecycle_msgs.msg', Transition=transition)
         return found

@@ -9,7 +9,7 @@ import runpy
 import shutil
 import xml.etree.ElementTree as ET
 
-from fake_launch import ChangeState, Launch, LifecycleNode, matches_action, ProcessExited
+from fake_launch import ExecuteProcess, Launch, Node, OpaqueFunction, ParameterValue
 import pytest
 import setuptools
 import yaml
@@ -46,8 +46,8 @@ def share(setup_arguments, tmp_path_factory):
 
 @pytest.fixture
 def launch(share):
-    def run(name='sharp.launch.py', /, environment=None, refusals=None, **arguments):
-        return Launch(share, dict(environment or {}), dict(refusals or {})).run(name, **arguments)
+    def run(name='sharp.launch.py', /, environment=None, **arguments):
+        return Launch(share, dict(environment or {})).run(name, **arguments)
 
     return run
 
@@ -88,17 +88,17 @@ def test_every_argument_is_described_and_used(launch, name):
 
 
 @pytest.mark.parametrize('name', FILES)
-def test_every_file_with_its_defaults_starts_active_nodes_that_are_installed(
+def test_every_file_with_its_defaults_starts_nodes_that_are_installed_and_activates_each(
     launch, setup_arguments, name
 ):
     run = launch(name)
     scripts = {e.split(' = ')[0] for e in setup_arguments['entry_points']['console_scripts']}
-    nodes = [p for p in run.processes if getattr(p, 'package', None) == 'sharp_ros']
-    assert {p.command[0] for p in nodes} <= scripts
-    lifecycle = [p for p in nodes if isinstance(p.action, LifecycleNode)]
-    assert lifecycle
-    assert {p.action.state for p in lifecycle} == {'active'}
-    for node in lifecycle:
+    assert {p.command[0] for p in run.processes if p.package == 'sharp_ros'} <= scripts
+    nodes = started(run, 'sharp_node')
+    assert nodes
+    starts = [p.command for p in started(run, 'sharp_autostart')]
+    assert starts == [['sharp_autostart', place_of(node)] for node in nodes]
+    for node in nodes:
         assert node.files
         assert all(Path(file).is_file() for file in node.files)
     assert run.ended is None
@@ -133,9 +133,36 @@ def test_the_page_lists_every_argument_and_no_other(launch, name):
     assert sorted(listed) == sorted(own)
 
 
-def test_an_argument_that_a_distribution_lacks_is_refused():
-    with pytest.raises(TypeError, match='autostart'):
-        LifecycleNode(executable='x', name='x', namespace='', autostart=True)
+@pytest.mark.parametrize('name', FILES)
+def test_no_process_outlives_a_launch_that_is_killed(launch, name):
+    assert {p.prefix for p in launch(name).processes} == {'setpriv --pdeathsig INT'}
+    assert {p.prefix for p in launch(name, **{'launch-prefix': 'gdb'}).processes} == {'gdb'}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_processes_are_named_after_their_programs_and_not_what_runs_them(launch, name):
+    for process in launch(name).processes:
+        assert process.action.label == process.command[0]
+
+
+# the stand-in ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('make', 'error'), [
+    (lambda: Node(executable='x', name='x', namespace='', autostart=True), 'autostart'),
+    (lambda: ParameterValue('false', value_type=bool), 'not an instance of'),
+    (lambda: ParameterValue(1, value_type=float), 'not an instance of'),
+    (lambda: Node(executable='x', parameters=({},)), 'expected a list'),
+    (lambda: Node(executable='x', parameters=[{'a': None}]), 'Unexpected type'),
+    (lambda: Node(executable='x', parameters=[Path('/x')]), 'iterable'),
+    (lambda: Node(executable='x', remappings=[('a', 1)]), 'iterable'),
+    (lambda: ExecuteProcess(cmd=['x', 1]), 'iterable'),
+    (lambda: ExecuteProcess(cmd=['x', [1]]), 'Failed to normalize'),
+    (lambda: OpaqueFunction(function=[]), 'expected a callable'),
+])  # fmt: skip
+def test_the_stand_in_refuses_what_the_real_packages_refuse(make, error):
+    with pytest.raises(TypeError, match=error):
+        make()
 
 
 # sharp.launch.py ---------------------------------------------------------------------------------
@@ -143,53 +170,75 @@ def test_an_argument_that_a_distribution_lacks_is_refused():
 
 def test_defaults_start_only_the_node_and_change_no_setting(launch):
     run = launch()
-    assert [p.command[0] for p in run.processes] == ['sharp_node']
+    assert [p.command[0] for p in run.processes] == ['sharp_node', 'sharp_autostart']
     assert place_of(node_of(run)) == '/sharp'
     assert node_of(run).parameters == {'use_sim_time': False}
 
 
-def test_the_node_is_configured_when_it_has_started_and_then_activated(launch):
-    assert launch().transitions == [
-        ('', 'configuring', 'inactive'), ('', 'activating', 'active'),
-    ]  # fmt: skip
+def test_its_states_can_be_left_to_others(launch):
+    assert [p.command[0] for p in launch(autostart='false').processes] == ['sharp_node']
 
 
-@pytest.mark.parametrize(
-    ('step', 'leads_to'),
-    [
-        ('configuring', 'unconfigured'),
-        ('configuring', 'errorprocessing'),
-        ('activating', 'inactive'),
-        ('activating', 'errorprocessing'),
-    ],
-)
-def test_a_node_that_refuses_to_start_is_named_and_ends_the_launch(launch, step, leads_to):
-    run = launch(refusals={step: leads_to}, namespace='front')
-    assert run.transitions[-1] == ('front', step, leads_to)
-    assert run.log == ['/front/sharp did not start; its log above says why']
-    assert run.ended == run.log[0]
+@pytest.mark.parametrize(('program', 'message'), [
+    ('sharp_node', '/front/sharp failed (exit code 1); its log says why'),
+    ('sharp_autostart', 'the start of /front/sharp failed (exit code 1); its log says why'),
+])  # fmt: skip
+def test_a_node_that_dies_or_refuses_to_start_is_named_and_ends_the_launch(
+    launch, program, message
+):
+    run = launch(namespace='front')
+    (process,) = started(run, program)
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        run.exits(process, 1)
 
 
-def test_a_node_that_dies_ends_the_launch(launch):
+def test_a_node_that_is_ended_ends_the_launch(launch):
     run = launch()
-    run.events.append(ProcessExited(node_of(run).action))
-    run.go_on()
-    assert run.ended == 'sharp_node ended'
+    run.exits(node_of(run))
+    assert run.ended == '/sharp ended'
 
 
-def test_a_node_that_an_operator_configures_again_is_left_to_him(launch):
+@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('code', [0, 1, -2])
+def test_what_ends_while_the_launch_ends_asks_for_nothing(launch, name, code):
+    run = launch(name, **({} if 'multi' in name else {'rviz': 'true'}))
+    run.ended = 'ctrl-c (SIGINT)'
+    for process in run.processes:
+        run.exits(process, code)
+
+
+def test_a_node_goes_on_after_it_was_started(launch):
     run = launch()
-    node = node_of(run).action
-    for refusal, state in (('unconfigured', 'unconfigured'), ('inactive', 'inactive')):
-        node.state, run.refusals = 'unconfigured', {'configuring': refusal}
-        run.events.append(change_state(node, 1))
-        run.go_on()
-        assert node.state == state  # neither activated nor
-        assert run.ended is None
+    (start,) = started(run, 'sharp_autostart')
+    before = len(run.processes)
+    run.exits(start)
+    assert run.ended is None
+    assert len(run.processes) == before
 
 
-def change_state(node, transition):
-    return ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition)
+@pytest.mark.parametrize(('argument', 'value', 'message'), [
+    ('use_sim_time', 'maybe', 'use_sim_time:=maybe is neither true nor false'),
+    ('rviz', 'yes', 'rviz:=yes is neither true nor false'),
+    ('autostart', '2', 'autostart:=2 is neither true nor false'),
+    ('overrides', '/nowhere.yaml', 'overrides:=/nowhere.yaml is no file'),
+    ('config', '/tmp', 'config:=/tmp is no file'),
+    ('namespace', 'my-robot', 'namespace:=my-robot name:=sharp: names consist of'),
+    ('name', '', 'names consist of letters, digits and _'),
+    ('name', '1st', 'do not begin with a digit'),
+])  # fmt: skip
+def test_a_wrong_value_ends_the_launch_with_a_line_that_names_the_argument(
+    launch, argument, value, message
+):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        launch(**{argument: value})
+
+
+@pytest.mark.parametrize(('given', 'expected'), [
+    ('true', True), ('True', True), ('1', True), ('false', False), ('FALSE', False), ('0', False),
+])  # fmt: skip
+def test_a_flag_may_be_written_as_launch_itself_reads_conditions(launch, given, expected):
+    assert node_of(launch(use_sim_time=given)).parameters == {'use_sim_time': expected}
+    assert bool(started(launch(rviz=given), 'rviz2')) == expected
 
 
 @pytest.mark.parametrize('namespace', ['', 'front', 'robot/front', '/robot/front'])
@@ -227,13 +276,36 @@ def test_overrides_come_after_the_configuration(launch, share):
     assert node_of(launch(overrides=mapping)).files == [*base, mapping]
 
 
+def test_overrides_may_lie_in_the_home_folder(launch, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'mine.yaml').touch()
+    assert node_of(launch(overrides='~/mine.yaml')).files[-1] == str(tmp_path / 'mine.yaml')
+
+
 def test_a_bag_plays_its_clock_once_the_node_is_active(launch):
     run = launch(bag="/tmp/it's a bag", rviz='true')
+    assert not started(run, 'ros2')
+    (start,) = started(run, 'sharp_autostart')
+    run.exits(start)
     play = run.processes[-1]
     assert play.command == ['ros2', 'bag', 'play', "/tmp/it's a bag", '--clock']
-    assert all(p.parameters['use_sim_time'] is True for p in run.processes[:-1])
-    refused = launch(bag='x', refusals={'configuring': 'unconfigured'})
-    assert not started(refused, 'ros2')
+    for process in (node_of(run), *started(run, 'rviz2')):
+        assert process.parameters['use_sim_time'] is True
+    run.exits(play)
+    assert run.log == ['the bag has ended; /sharp goes on']
+    assert run.ended is None
+
+
+def test_a_bag_that_cannot_be_played_ends_the_launch(launch):
+    run = launch(bag='x')
+    run.exits(started(run, 'sharp_autostart')[0])
+    with pytest.raises(RuntimeError, match='ros2 bag play failed'):
+        run.exits(run.processes[-1], 2)
+
+
+def test_a_bag_needs_a_node_that_is_activated(launch):
+    with pytest.raises(ValueError, match=r'bag: .* autostart:=true'):
+        launch(bag='x', autostart='false')
 
 
 @pytest.mark.parametrize(('bag', 'given', 'expected'), [
@@ -263,7 +335,9 @@ def test_the_demo_shows_a_simulated_camera_in_rviz(launch):
     from sharp_ros.ros.demo import CAMERA
 
     run = launch('demo.launch.py')
-    assert {p.command[0] for p in run.processes} == {'sharp_node', 'rviz2', 'sharp_camera'}
+    assert {p.command[0] for p in run.processes} == {
+        'sharp_node', 'sharp_autostart', 'rviz2', 'sharp_camera',
+    }  # fmt: skip
     (camera,) = started(run, 'sharp_camera')
     assert camera.parameters == {'source': 'synthetic', 'hfov': 0.0}
     for topic in ('image', 'camera_info', 'odometry', 'depth'):
@@ -277,25 +351,38 @@ def test_the_demo_ends_with_its_camera(launch):
     run = launch('demo.launch.py', source='0')
     (camera,) = started(run, 'sharp_camera')
     assert camera.parameters['source'] == '0'
-    run.events.append(ProcessExited(camera.action))
-    run.go_on()
+    run.exits(camera)
     assert run.ended == 'the camera ended'
+    failed = launch('demo.launch.py')
+    with pytest.raises(RuntimeError, match='the camera failed'):
+        failed.exits(started(failed, 'sharp_camera')[0], 1)
 
 
-def test_cameras_get_nodes_topics_and_overrides_of_their_own(launch):
+def test_the_field_of_view_of_the_demo_is_a_number(launch):
+    (camera,) = started(launch('demo.launch.py', hfov='1'), 'sharp_camera')
+    assert camera.parameters['hfov'] == 1.0
+    assert isinstance(camera.parameters['hfov'], float)
+    with pytest.raises(ValueError, match='hfov:=wide is no number'):
+        launch('demo.launch.py', hfov='wide')
+
+
+def test_cameras_get_nodes_topics_and_overrides_of_their_own(launch, tmp_path):
+    for camera in ('front', 'rear', 'arm'):
+        (tmp_path / f'{camera}.yaml').touch()
     run = launch(
-        'multi_camera.launch.py', cameras='front, rear,arm', overrides='/etc/{camera}.yaml'
+        'multi_camera.launch.py',
+        cameras='front, rear,arm',
+        overrides=f'{tmp_path}/{{camera}}.yaml',
     )
-    nodes = {p.namespace: p for p in run.processes}
+    nodes = {p.namespace: p for p in started(run, 'sharp_node')}
     assert list(nodes) == ['front', 'rear', 'arm']
     for camera, node in nodes.items():
         assert place_of(node) == f'/{camera}/sharp'
         assert resolve(node, 'image') == f'/{camera}/image'
         assert resolve(node, 'camera_info') == f'/{camera}/camera_info'
         assert resolve(node, 'odometry') == '/odom'
-        assert node.files[-1] == f'/etc/{camera}.yaml'
-    assert len(run.transitions) == 6
-    assert 'namespace' not in run.configurations  # of who includes this file
+        assert node.files[-1] == f'{tmp_path}/{camera}.yaml'
+    assert 'namespace' not in run.launch_configurations  # of who includes this file
 
 
 def test_rviz_shows_one_of_several_cameras(launch):
@@ -305,9 +392,16 @@ def test_rviz_shows_one_of_several_cameras(launch):
         launch('multi_camera.launch.py', rviz='side')
 
 
-def test_cameras_of_one_name_are_refused(launch):
-    with pytest.raises(ValueError, match='front,front'):
-        launch('multi_camera.launch.py', cameras='front,front')
+@pytest.mark.parametrize('cameras', ['front,front', 'front,', ''])
+def test_cameras_without_a_name_of_their_own_are_refused(launch, cameras):
+    with pytest.raises(ValueError, match=f'cameras:={cameras}: give each'):
+        launch('multi_camera.launch.py', cameras=cameras)
+
+
+def test_one_camera_that_fails_ends_all(launch):
+    run = launch('multi_camera.launch.py')
+    with pytest.raises(RuntimeError, match='/rear/sharp failed'):
+        run.exits(started(run, 'sharp_node')[1], 1)
 
 
 # RViz --------------------------------------------------------------------------------------------

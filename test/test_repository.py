@@ -53,8 +53,9 @@ def test_rviz_shows_every_cloud_grid_and_image_with_fitting_qos():
 def test_launch_file_starts_our_executable_and_holds_no_settings_of_the_node():
     text = (ROOT / 'launch' / 'sharp.launch.py').read_text()
     compile(text, 'sharp.launch.py', 'exec')
-    assert "executable='sharp_node'" in text
-    assert 'sharp_node = sharp_ros.ros.node:main' in (ROOT / 'setup.py').read_text()
+    for program in ('sharp_node', 'sharp_autostart'):
+        assert f"executable='{program}'" in text
+        assert f'{program} = sharp_ros.ros.programs:{program}' in (ROOT / 'setup.py').read_text()
     for section in ('occupancy.', 'point_cloud.', 'views.'):
         assert section not in text
 

@@ -1,0 +1,25 @@
+"""Node and camera of one launch, ended together; `bench/endings.py` does so for long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import shutil
+import sys
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / 'bench'))
+
+import endings  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.mark.skipif(shutil.which('setpriv') is None, reason='needs setpriv, of util-linux')
+@pytest.mark.parametrize('way', endings.WAYS)
+def test_node_and_camera_end_cleanly_together(way):
+    endings.adopt_orphans()
+    fault, seconds = endings.ending(*endings.STAND_IN, endings.WAYS[way])
+    assert not fault, fault
+    assert seconds < endings.LIMIT
