@@ -65,7 +65,7 @@ from sharp_ros.ros.graph import SubscriptionEventCallbacks, why_silent
 from sharp_ros.ros.parameters import declare_parameters, is_ours, read_config
 from sharp_ros.ros.pose_sources import make_pose_source, PoseSource
 from sharp_ros.ros.services import LAST_PATIENCE, Services
-from sharp_ros.ros.transforms import Transforms
+from sharp_ros.ros.transforms import Transforms, TWO_PARENTS
 from sharp_ros.se3 import moved_pose
 from sharp_ros.snapshot import SnapshotCloud
 from sharp_ros.viewpoints import CAMERA, viewpoints, WORLD
@@ -461,7 +461,11 @@ class SharpNode(LifecycleNode):
                 wait = max(0.0, end - time.monotonic())
                 found[name] = self._transforms.lookup(frame.frame_id, name, frame.stamp_ns, wait)
             except PoseUnavailableError as error:  # the views that need it are counted later
-                self._warn(component, f'{error.reason}.{name}', str(error))
+                if error.reason == TWO_PARENTS and component == 'Mapping' and frame.world_frame:
+                    frame = frame.placed(None, '')  # where it stands on the robot is in doubt
+                    self._not_mapped(error.reason, str(error))
+                else:
+                    self._warn(component, f'{error.reason}.{name}', str(error))
         return replace(frame, transforms=found) if found else frame
 
     def _serve_request(self) -> None:

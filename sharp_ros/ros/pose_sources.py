@@ -11,7 +11,7 @@ import numpy as np
 from sharp_ros.config import PoseConfig
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.ros.conversions import pose_from_odometry
-from sharp_ros.ros.transforms import tf_is_installed, Transforms
+from sharp_ros.ros.transforms import tf_is_installed, Transforms, TWO_PARENTS
 from sharp_ros.se3 import matrix_from_quat, PoseBuffer, transform
 
 _PATIENCE = 3.0  # seconds of images without any pose until visual odometry takes over
@@ -184,6 +184,8 @@ class AutoSource:
             try:
                 found = source.lookup(stamp_ns, camera_frame)
             except PoseUnavailableError as error:
+                if error.reason == TWO_PARENTS:  # it is there, and to be mended
+                    raise
                 failures[name] = error
                 continue
             self._choose(name, source)

@@ -13,17 +13,21 @@ import numpy as np
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.time import Time
-import yaml
 
 from sharp_ros.camera import JITTER_NS
 from sharp_ros.errors import PoseUnavailableError
-from sharp_ros.ros.conversions import matrix_from_transform, transform_to_msg
+from sharp_ros.ros.conversions import (
+    matrix_from_transform,
+    transform_to_msg,
+)
+from sharp_ros.ros.parents import Parents, QUIET
 
 try:
     import tf2_ros
 except ImportError:
     tf2_ros = None
 
+TWO_PARENTS = 'tf_two_parents'  # reason under which frames are counted meanwhile
 _HEARING = 1.0  # seconds within which a broadcaster of any moving frame is heard
 
 
@@ -42,18 +46,20 @@ class Transforms:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._buffer: Any = None
+        self._parents: Any = None
         self._listener: Any = None
         self._broadcasters: dict[bool, Any] = {}
         self._fixed: dict[str, tuple[str, bytes]] = {}
-        self._since = 0.0
-        self._owners: dict[str, tuple[float, str | None]] = {}
+        self._since = self._asked = 0.0
+        self._owners: dict[str, str | None] = {}
 
     def listen(self) -> None:
         """Begin to collect transforms, of which the first lookups need some history."""
         if tf2_ros is not None and self._buffer is None:
-            self._since = time.monotonic()
-            self._buffer = tf2_ros.Buffer()
-            self._listener = tf2_ros.TransformListener(self._buffer, self._node)
+            self._since = self._asked = time.monotonic()
+            self._parents = Parents(tf2_ros.Buffer())
+            self._buffer = self._parents.buffer
+            self._listener = tf2_ros.TransformListener(self._parents, self._node)
 
     def time_went_back(self, by_ns: int) -> None:
         """Forget what lies ahead: beside it tf takes in no transforms that are older by 10 s."""
@@ -61,10 +67,17 @@ class Transforms:
             self._buffer.clear()
 
     def lookup(self, target: str, source: str, stamp_ns: int, wait: float) -> np.ndarray:
-        """`T_target_source` [4, 4] at a stamp, waiting some seconds for what is under way.
+        """`T_target_source` [4, 4] at a stamp.
+
+        Args:
+            target: frame that points are taken to.
+            source: frame they come from.
+            stamp_ns: that of the image.
+            wait: seconds to wait for transforms that are under way.
 
         Raises:
-            PoseUnavailableError: `no_tf` if tf2_ros is not installed, else `no_transform`.
+            PoseUnavailableError: `no_tf` if tf2_ros is not installed, `tf_two_parents` if a frame
+                on the way has two parents, else `no_transform`.
         """
         if tf2_ros is None:
             raise PoseUnavailableError(
@@ -73,6 +86,7 @@ class Transforms:
                 'no_tf',
             )
         self.listen()
+        self._refuse_two_parents(target, source)
         try:
             stamp, timeout = Time(nanoseconds=stamp_ns), Duration(seconds=wait)
             msg = self._buffer.lookup_transform(target, source, stamp, timeout=timeout)
@@ -80,7 +94,47 @@ class Transforms:
             raise PoseUnavailableError(
                 f'no transform from {source!r} to {target!r}: {error}', 'no_transform'
             ) from error
+        self._refuse_two_parents(target, source)  # it may have got the second one meanwhile
         return matrix_from_transform(msg.transform)
+
+    def _refuse_two_parents(self, target: str, source: str) -> None:
+        """Raise while a frame between two others is placed in two ways.
+
+        Raises:
+            PoseUnavailableError: `tf_two_parents`, with the frame, its parents and who may be at
+                fault.
+        """
+        conflict = self._parents.conflict(target, source)
+        if conflict is None:
+            return
+        frame, parents = conflict
+        fixed = set(parents.values())
+        if True in fixed:
+            self._ask_again()
+        topics = [topic for topic, kind in (('/tf', False), ('/tf_static', True)) if kind in fixed]
+        named = ' and '.join(
+            f'{p} ({"fixed" if parents[p] else "moving"})' for p in sorted(parents)
+        )
+        who = '; '.join(f'{topic}: {self._publishers(topic)}' for topic in topics)
+        raise PoseUnavailableError(
+            f'{frame} has {len(parents)} parents in tf, {named}; end all of their broadcasters '
+            f'but one (publishers on {who})',
+            TWO_PARENTS,
+        )
+
+    def _publishers(self, topic: str) -> str:
+        found = self._node.get_publishers_info_by_topic(topic)
+        names = {f'{p.node_namespace.rstrip("/")}/{p.node_name}' for p in found}
+        return ', '.join(sorted(names)) or 'none any more'
+
+    def _ask_again(self) -> None:
+        """Have fixed transforms told anew: those of broadcasters that have gone do not count."""
+        now = time.monotonic()
+        if now - self._asked >= QUIET:
+            self._parents.forget_fixed(before=self._asked)
+            self._asked = now
+            self._listener.unregister()
+            self._listener = tf2_ros.TransformListener(self._parents, self._node)
 
     def owner(self, child: str, parent: str) -> str | None:
         """Who else places a moving frame: None if nobody, so that it may be broadcast.
@@ -96,17 +150,12 @@ class Transforms:
         if tf2_ros is None:
             return None
         self.listen()
-        now = time.monotonic()
-        if now - self._since < _HEARING:
+        if time.monotonic() - self._since < _HEARING:
             return ''
-        checked, owner = self._owners.get(child, (-_HEARING, None))
-        if owner is None and now - checked >= _HEARING:
-            frames = yaml.safe_load(self._buffer.all_frames_as_yaml()) or {}
-            found = frames.get(child, {}).get('parent')
-            ours = child in self._owners and found == parent
-            owner = None if ours else found
-            self._owners[child] = (now, owner)
-        return owner
+        if self._owners.get(child) is None:
+            ours = {parent} if child in self._owners else set()
+            self._owners[child] = min(self._parents.of(child).keys() - ours, default=None)
+        return self._owners[child]
 
     def broadcast(
         self, T_parent_child: np.ndarray, stamp_ns: int, parent: str, child: str, *, fixed: bool

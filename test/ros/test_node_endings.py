@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy')
@@ -15,11 +16,12 @@ pytest.importorskip('rclpy', reason='needs rclpy')
 import rclpy
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from ros_helpers import IMAGE, start, WallOracle
+from ros_helpers import CAMERA, IMAGE, POSE, start, WallOracle
 
 from sharp_ros.engine import Engine
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.ros import node as node_module
+from sharp_ros.ros import parents
 from sharp_ros.ros.conversions import image_to_msg
 from sharp_ros.ros.ending import Ending
 from sharp_ros.ros.node import main, SharpNode
@@ -174,6 +176,42 @@ def test_all_transforms_of_a_frame_share_the_time_it_waits(make_node, peer, tf2)
     waits = [wait for stamp_ns, wait in asked if stamp_ns == asked[0][0]]
     assert len(waits) == 3
     assert sum(waits) == pytest.approx(0.3, abs=0.01)
+
+
+@pytest.mark.parametrize('doubted', ['base', 'footprint'])
+def test_nothing_is_mapped_while_a_frame_has_two_parents(
+    make_node, peer, tf2, monkeypatch, doubted
+):
+    """Be it on the way to the camera, or where the floor is."""
+    monkeypatch.setattr(parents, 'QUIET', 0.5)
+    tf2.place(POSE, 'base', CAMERA)
+    node = start(make_node(pose__source='tf', scale__floor_frame='footprint'))
+    peer.listen(DEPTH, '/diagnostics')
+
+    def send(*more):
+        stamp_ns = peer.now()
+        for parent, child in (('odom', 'base'), ('base', 'footprint'), *more):
+            tf2.move(np.eye(4), parent, child, stamp_ns)
+        peer.send(pose=None, stamp_ns=stamp_ns)
+
+    def unmapped():
+        return node._health._unmapped['tf_two_parents']
+
+    peer.spin_until(lambda: node._health._mapped >= 3, each=send)
+    assert not unmapped()
+    peer.spin_until(lambda: unmapped() >= 3, each=lambda: send(('elsewhere', doubted)))
+    mapped, seen = node._health._mapped, len(peer.received[DEPTH])
+    peer.spin_until(lambda: unmapped() >= 10, each=lambda: send(('elsewhere', doubted)))
+    assert node._health._mapped == mapped
+    assert len(peer.received[DEPTH]) > seen + 3
+    node.publish_diagnostics()
+    peer.spin(0.2)
+    level, text, values = peer.status('Mapping')
+    assert level == 1
+    assert text.startswith(f'not mapped: {doubted} has 2 parents in tf, ')
+    assert 'elsewhere (moving)' in text
+    assert int(values['unmapped.tf_two_parents']) >= 10
+    peer.spin_until(lambda: node._health._mapped >= mapped + 3, each=send)  # it has ended
 
 
 def test_images_that_name_no_frame_are_told_and_place_nothing_in_tf(make_node, peer, tf2):

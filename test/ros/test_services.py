@@ -15,7 +15,7 @@ from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import SetBool, Trigger
 
 from sharp_ros.ros import services, transforms
-from sharp_ros.ros.conversions import pose_from_odometry, stamp_ns_from_msg, transform_to_msg
+from sharp_ros.ros.conversions import pose_from_odometry, stamp_ns_from_msg
 from sharp_ros.se3 import inverse, transform
 
 pytestmark = pytest.mark.ros
@@ -270,7 +270,7 @@ T_CAMERA_BASE = inverse(POSE) @ transform(
 def robot(tf2, monkeypatch):
     """A camera 1 m above and 0.2 m ahead of the base, which stands on the floor."""
     monkeypatch.setattr(transforms, '_HEARING', 0.05)
-    tf2.known[CAMERA, 'base'] = transform_to_msg(T_CAMERA_BASE, 0, CAMERA, 'base').transform
+    tf2.place(inverse(T_CAMERA_BASE), 'base', CAMERA)
     return tf2
 
 
@@ -299,7 +299,7 @@ def test_base_is_broadcast_where_nobody_else_does(make_node, peer, robot):
 
 @pytest.mark.parametrize('parent', ['odom', 'map'])
 def test_frame_somebody_else_broadcasts_is_left_alone(make_node, peer, robot, parent):
-    robot.parents['base'] = parent
+    robot.place(np.eye(4), parent, 'base')
     node = visual_node(make_node, peer, pose__publish_tf=True)
     peer.spin_until(
         lambda: node._health._events['tf_owned_by_another'] >= 3,
@@ -314,7 +314,7 @@ def test_second_parent_that_appears_ends_the_broadcast(make_node, peer, robot):
     count = len(robot.sent)
 
     def other_robot():
-        robot.parents['base'] = 'map'
+        robot.move(np.eye(4), 'map', 'base', peer.now())
         peer.send(pose=None)
 
     peer.spin_until(lambda: node._health._events['tf_owned_by_another'] >= 3, each=other_robot)
@@ -338,7 +338,7 @@ def test_height_over_the_floor_frame_sets_the_scale(make_node, peer, robot, monk
 
 
 def test_without_the_base_no_level_is_guessed(make_node, peer, robot):
-    robot.known.clear()
+    robot.latched.clear()
     peer.listen(DEPTH, GRID)
     start(make_node(pose__source='visual', pose__base_frame='base', pose__wait=0.0))
     peer.spin_until(lambda: len(peer.received[DEPTH]) >= 5, each=lambda: peer.send(pose=None))

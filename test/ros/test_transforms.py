@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from contextlib import suppress
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,14 +11,16 @@ import pytest
 pytest.importorskip('rclpy', reason='needs rclpy')
 
 from sharp_ros.errors import PoseUnavailableError
-from sharp_ros.ros import transforms
-from sharp_ros.ros.conversions import matrix_from_transform, transform_to_msg
+from sharp_ros.ros import parents, transforms
+from sharp_ros.ros.conversions import matrix_from_transform
 from sharp_ros.ros.transforms import Transforms
 from sharp_ros.se3 import matrix_from_quat, transform
 
 pytestmark = pytest.mark.ros
 
 T = transform(matrix_from_quat(np.array([0.8, 0.1, -0.5, 0.3])), [1.0, 2.0, 3.0])
+NOW = 1_700_000_000_123_456_789
+MS = 1_000_000
 
 
 def fake_node(warnings=None):
@@ -23,20 +28,146 @@ def fake_node(warnings=None):
         if warnings is not None:
             warnings.append((text, how))
 
-    return SimpleNamespace(get_logger=lambda: SimpleNamespace(warning=warning))
+    def publishers(topic):
+        return [SimpleNamespace(node_namespace='/robot', node_name=f'who_tells{topic[3:]}')]
+
+    return SimpleNamespace(
+        get_logger=lambda: SimpleNamespace(warning=warning),
+        get_publishers_info_by_topic=publishers,
+        destroy_publisher=lambda publisher: publisher.destroy(),
+    )
+
+
+def listening():
+    source = Transforms(fake_node())
+    source.listen()
+    return source
+
+
+def at(x):
+    return transform(np.eye(3), [x, 0.0, 0.0])
+
+
+def reason(source, target, frame, stamp_ns=NOW, wait=0.0):
+    with pytest.raises(PoseUnavailableError) as error:
+        source.lookup(target, frame, stamp_ns, wait)
+    return error.value.reason
 
 
 def test_a_transform_is_looked_up_at_the_stamp_and_waited_for(tf2):
-    tf2.known['camera', 'gripper'] = transform_to_msg(T, 0, 'camera', 'gripper').transform
-    found = Transforms(fake_node()).lookup('camera', 'gripper', 1_700_000_000_123_456_789, 0.25)
+    tf2.place(T, 'camera', 'gripper')
+    found = Transforms(fake_node()).lookup('camera', 'gripper', NOW, 0.25)
     np.testing.assert_allclose(found, T, atol=1e-12)
-    assert tf2.asked == [('camera', 'gripper', 1_700_000_000_123_456_789, 250_000_000)]
+    assert tf2.asked == [('camera', 'gripper', NOW, 250_000_000)]
 
 
 def test_an_unknown_frame_is_reported_with_the_words_of_tf(tf2):
-    with pytest.raises(PoseUnavailableError, match='"griper" does not exist') as error:
+    tf2.place(T, 'camera', 'gripper')
+    with pytest.raises(PoseUnavailableError, match=r'"griper" .* does not exist') as error:
         Transforms(fake_node()).lookup('camera', 'griper', 0, 0.0)
     assert error.value.reason == 'no_transform'
+
+
+# --- two parents -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(tf2, monkeypatch):
+    """World, base and camera, and a moment of silence that ends a conflict."""
+    monkeypatch.setattr(parents, 'QUIET', 0.2)
+    monkeypatch.setattr(transforms, 'QUIET', 0.2)
+    source = listening()
+    tf2.place(np.eye(4), 'base', 'camera')
+    return source
+
+
+def test_a_frame_of_two_parents_is_named_and_everything_below_it_is_refused(tf2, source):
+    tf2.move(at(1.0), 'odom', 'base', NOW)
+    source.lookup('odom', 'camera', NOW, 0.0)
+    tf2.move(at(2.0), 'other_odom', 'base', NOW)
+    for frame in ('base', 'camera'):
+        with pytest.raises(PoseUnavailableError) as error:
+            source.lookup('odom', frame, NOW, 0.0)
+        assert error.value.reason == 'tf_two_parents'
+        text = str(error.value)
+        assert text.startswith('base has 2 parents in tf, odom (moving) and other_odom (moving);')
+        assert '/tf: /robot/who_tells' in text
+        assert 'static' not in text
+
+
+def test_it_ends_when_one_of_the_two_has_been_silent(tf2, source):
+    tf2.move(at(2.0), 'other_odom', 'base', NOW)
+    stamps = iter(range(NOW, NOW + 1000 * MS, 10 * MS))
+
+    def one_more():
+        stamp_ns = next(stamps)
+        tf2.move(at(1.0), 'odom', 'base', stamp_ns)
+        return stamp_ns
+
+    assert reason(source, 'odom', 'camera', one_more()) == 'tf_two_parents'
+    end = time.monotonic() + 0.25
+    while time.monotonic() < end:
+        stamp_ns = one_more()
+        time.sleep(0.02)
+    np.testing.assert_allclose(source.lookup('odom', 'camera', stamp_ns, 0.0), at(1.0))
+
+
+def test_the_second_parent_may_come_while_an_image_waits(tf2, source):
+    tf2.move(at(1.0), 'odom', 'base', NOW)
+
+    def later():
+        tf2.move(at(2.0), 'other_odom', 'base', NOW + 1)
+        tf2.move(at(1.0), 'odom', 'base', NOW + 10 * MS)
+
+    timer = threading.Timer(0.05, later)
+    timer.start()
+    assert reason(source, 'odom', 'camera', NOW + 10 * MS, 0.5) == 'tf_two_parents'
+    timer.join()
+
+
+def test_only_frames_between_the_two_matter(tf2, source):
+    tf2.move(at(1.0), 'odom', 'base', NOW)
+    for parent in ('map', 'other_map'):  # above: two localisers, and the map grows in odom
+        tf2.move(np.eye(4), parent, 'odom', NOW)
+    for parent in ('base', 'table'):  # beside: a cup that was put down
+        tf2.move(np.eye(4), parent, 'cup', NOW)
+    np.testing.assert_allclose(source.lookup('odom', 'camera', NOW, 0.0), at(1.0))
+    assert reason(source, 'map', 'camera') == 'tf_two_parents'
+    assert reason(source, 'camera', 'cup') == 'tf_two_parents'
+
+
+def test_a_loop_of_frames_ends(tf2, source):
+    tf2.move(np.eye(4), 'odom', 'base', NOW)
+    tf2.move(np.eye(4), 'camera', 'base', NOW)
+    assert reason(source, 'odom', 'camera') == 'tf_two_parents'
+
+
+def test_fixed_parents_stay_as_long_as_somebody_tells_them(tf2, source):
+    first = tf2.place(np.eye(4), 'odom', 'base')
+    second = tf2.place(np.eye(4), 'other_odom', 'base')
+    for _ in range(8):
+        with pytest.raises(PoseUnavailableError, match=r'fixed.* and .*fixed.*/tf_static: '):
+            source.lookup('odom', 'camera', NOW, 0.0)
+        time.sleep(0.1)
+    assert len(tf2.listeners) == 1
+    assert first in tf2.latched
+    tf2.latched[:] = [messages for messages in tf2.latched if messages is not second]
+    for _ in range(8):  # asked again, they are told by one alone
+        with suppress(PoseUnavailableError):
+            source.lookup('odom', 'camera', NOW, 0.0)
+        time.sleep(0.1)
+    source.lookup('odom', 'camera', NOW, 0.0)
+
+
+def test_messages_that_tf_takes_no_notice_of_make_no_parent(tf2, source):
+    tf2.move(at(1.0), 'odom', 'base', NOW)
+    tf2.move(at(2.0), '/odom', '/base', NOW)  # the same two
+    for parent in ('', 'base'):
+        tf2.move(at(2.0), parent, 'base', NOW)
+    source.lookup('odom', 'camera', NOW, 0.0)
+
+
+# --- broadcasts --------------------------------------------------------------------------------
 
 
 def test_fixed_frames_are_told_once_and_moving_ones_with_every_image(tf2):
@@ -61,10 +192,16 @@ def test_transforms_of_what_is_yet_to_come_are_forgotten_when_time_goes_back(tf2
     source = Transforms(fake_node())
     source.time_went_back(60 * 10**9)  # nothing was collected yet
     source.listen()
+    tf2.place(np.eye(4), 'base', 'camera')
+    tf2.move(at(1.0), 'odom', 'base', NOW + 60_000 * MS)
     source.time_went_back(900_000_000)  # images out of order
     assert not tf2.cleared
+    tf2.move(at(2.0), 'odom', 'base', NOW)  # too old beside the other
+    assert reason(source, 'odom', 'camera') == 'no_transform'
     source.time_went_back(1_100_000_000)
     assert tf2.cleared == 1
+    tf2.move(at(2.0), 'odom', 'base', NOW)
+    np.testing.assert_allclose(source.lookup('odom', 'camera', NOW, 0.0), at(2.0))
 
 
 @pytest.mark.parametrize(('parent', 'child'), [('', 'side_optical_frame'), ('odom', '')])
@@ -82,6 +219,6 @@ def test_without_tf2_lookups_say_what_to_install_and_broadcasts_warn(monkeypatch
     source.broadcast(T, 0, 'camera', 'side_optical_frame', fixed=True)
     assert 'not broadcast' in warnings[0][0]
     assert warnings[0][1] == {'once': True}
-    with pytest.raises(PoseUnavailableError, match='tf2-ros-py') as error:
+    assert reason(source, 'camera', 'gripper') == 'no_tf'
+    with pytest.raises(PoseUnavailableError, match='tf2-ros-py'):
         source.lookup('camera', 'gripper', 0, 0.0)
-    assert error.value.reason == 'no_tf'
