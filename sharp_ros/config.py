@@ -108,9 +108,16 @@ class PoseConfig:
         0.1, 'how long an image waits for the pose that follows it', minimum=0.0, maximum=2.0
     )
     tolerance: float = option(
-        0.02, 'how far an image may lie outside the received poses', minimum=0.0
+        0.02,
+        'how far an image may lie outside the poses received from tf or odometry; once wait has '
+        'passed, the nearest of them is taken',
+        minimum=0.0,
     )
-    max_gap: float = option(0.5, 'longest gap between poses that is interpolated', minimum=0.0)
+    max_gap: float = option(
+        0.5,
+        'longest gap between poses of odometry that is interpolated; tf bridges any',
+        minimum=0.0,
+    )
     base_to_camera: tuple[float, ...] = option(
         (0.0,) * 7,
         'x y z qx qy qz qw of the optical frame in the child frame of the odometry; all zero: '

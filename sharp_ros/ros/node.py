@@ -458,8 +458,10 @@ class SharpNode(LifecycleNode):
         found = dict(frame.transforms)
         for name in names - {'', CAMERA, WORLD, frame.frame_id, frame.world_frame}:
             try:
-                wait = max(0.0, end - time.monotonic())
-                found[name] = self._transforms.lookup(frame.frame_id, name, frame.stamp_ns, wait)
+                wait, tolerance = max(0.0, end - time.monotonic()), self._config.pose.tolerance
+                found[name] = self._transforms.lookup(
+                    frame.frame_id, name, frame.stamp_ns, wait, tolerance
+                )
             except PoseUnavailableError as error:  # the views that need it are counted later
                 if error.reason == TWO_PARENTS and component == 'Mapping' and frame.world_frame:
                     frame = frame.placed(None, '')  # where it stands on the robot is in doubt

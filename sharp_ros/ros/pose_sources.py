@@ -66,7 +66,7 @@ class TfSource:
     """Poses of tf, at the stamp of the image.
 
     Args:
-        config: the world frame, and how long to wait.
+        config: the world frame, how long to wait, and what is near enough after that.
         transforms: to look them up.
     """
 
@@ -79,9 +79,9 @@ class TfSource:
 
     def lookup(self, stamp_ns: int, camera_frame: str) -> tuple[np.ndarray | None, str]:
         """See `PoseSource`; waits up to `pose.wait` for transforms that are under way."""
-        world = self._config.world_frame
-        pose = self._transforms.lookup(world, camera_frame, stamp_ns, self._config.wait)
-        return pose, world
+        config = self._config
+        world, wait, tolerance = config.world_frame, config.wait, config.tolerance
+        return self._transforms.lookup(world, camera_frame, stamp_ns, wait, tolerance), world
 
 
 class OdometrySource:

@@ -18,6 +18,7 @@ from sharp_ros.camera import JITTER_NS
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.ros.conversions import (
     matrix_from_transform,
+    stamp_ns_from_msg,
     transform_to_msg,
 )
 from sharp_ros.ros.parents import Parents, QUIET
@@ -66,7 +67,9 @@ class Transforms:
         if self._buffer is not None and by_ns > JITTER_NS:
             self._buffer.clear()
 
-    def lookup(self, target: str, source: str, stamp_ns: int, wait: float) -> np.ndarray:
+    def lookup(
+        self, target: str, source: str, stamp_ns: int, wait: float, tolerance: float = 0.0
+    ) -> np.ndarray:
         """`T_target_source` [4, 4] at a stamp.
 
         Args:
@@ -74,6 +77,7 @@ class Transforms:
             source: frame they come from.
             stamp_ns: that of the image.
             wait: seconds to wait for transforms that are under way.
+            tolerance: seconds by which, after that, a stamp may lie outside of those received.
 
         Raises:
             PoseUnavailableError: `no_tf` if tf2_ros is not installed, `tf_two_parents` if a frame
@@ -88,14 +92,35 @@ class Transforms:
         self.listen()
         self._refuse_two_parents(target, source)
         try:
-            stamp, timeout = Time(nanoseconds=stamp_ns), Duration(seconds=wait)
-            msg = self._buffer.lookup_transform(target, source, stamp, timeout=timeout)
+            msg = self._nearest(target, source, stamp_ns, wait, tolerance)
         except (tf2_ros.TransformException, ValueError) as error:  # stamps may be before 1970
             raise PoseUnavailableError(
                 f'no transform from {source!r} to {target!r}: {error}', 'no_transform'
             ) from error
         self._refuse_two_parents(target, source)  # it may have got the second one meanwhile
         return matrix_from_transform(msg.transform)
+
+    def _nearest(
+        self, target: str, source: str, stamp_ns: int, wait: float, tolerance: float
+    ) -> Any:
+        """The transform at a stamp, else one that is not farther from it than the tolerance.
+
+        tf2 itself never goes beyond what it received, not even by a millisecond.
+        """
+        stamp, within_ns = Time(nanoseconds=stamp_ns), tolerance * 1e9
+        try:
+            timeout = Duration(seconds=wait)
+            return self._buffer.lookup_transform(target, source, stamp, timeout=timeout)
+        except tf2_ros.TransformException:
+            # the newest of all, or what there is shortly after, where nothing lies before
+            for moment in (Time(), Time(nanoseconds=stamp_ns + int(within_ns))):
+                try:
+                    msg = self._buffer.lookup_transform(target, source, moment, timeout=Duration())
+                except tf2_ros.TransformException:
+                    continue
+                if abs(stamp_ns_from_msg(msg.header) - stamp_ns) <= within_ns:
+                    return msg
+            raise
 
     def _refuse_two_parents(self, target: str, source: str) -> None:
         """Raise while a frame between two others is placed in two ways.

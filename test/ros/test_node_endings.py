@@ -164,7 +164,7 @@ def test_all_transforms_of_a_frame_share_the_time_it_waits(make_node, peer, tf2)
     node = make_node(pose__source='tf', pose__wait=0.3, **frames)
     asked = []
 
-    def lookup(target, source, stamp_ns, wait):
+    def lookup(target, source, stamp_ns, wait, tolerance):
         asked.append((stamp_ns, wait))
         time.sleep(wait)
         raise PoseUnavailableError('late', 'no_transform')

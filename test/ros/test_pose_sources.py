@@ -154,6 +154,20 @@ def test_tf_that_cannot_tell_is_no_pose(tf2):
     assert error.value.reason == 'no_transform'
 
 
+def test_tf_and_odometry_hold_the_newest_pose_for_the_same_time(tf2):
+    tf, other = make(source='tf', wait=0.0), OdometrySource(PoseConfig(wait=0.0))
+    newest = 1_000_000
+    for stamp_ms in (newest - 33, newest):
+        tf2.move(transform(np.eye(3), [stamp_ms, 0.0, 0.0]), 'odom', CAMERA, stamp_ms * MS)
+        other.add(odometry(stamp_ms, float(stamp_ms)))
+    for source in (tf, other):
+        for late in (8, 20):
+            T_world_camera, _ = source.lookup((newest + late) * MS, CAMERA)
+            assert T_world_camera[0, 3] == pytest.approx(newest)
+        with pytest.raises(PoseUnavailableError):
+            source.lookup((newest + 21) * MS, CAMERA)
+
+
 def test_auto_waits_while_tf_contradicts_itself(tf2):
     source = make(wait=0.0)
     source.odometry.add(odometry(0))

@@ -163,6 +163,26 @@ def test_what_moves_on_tf_places_the_camera_also_when_its_mounting_comes_late(
     stream(peer, robot, node, lambda: mapped(node) >= 10)
 
 
+@pytest.mark.parametrize(('tolerance', 'known'), [(0.02, True), (0.0, False)])
+def test_an_image_newer_than_the_last_transform_is_mapped_within_the_tolerance(
+    make_node, peer, robot, tolerance, known
+):
+    robot.place('state_publisher', POSE, 'base', CAMERA)
+    node = start(make_node(pose__source='tf', pose__wait=0.05, pose__tolerance=tolerance))
+    peer.listen(DEPTH)
+    stream(peer, robot, node, lambda: mapped(node) >= 3)
+    peer.spin(0.3)
+    for number in range(1, 6):  # and no transform after it
+        before, seen = mapped(node), len(peer.received[DEPTH])
+        stamp_ns = peer.now()
+        robot.move('wheels', at(0.0), 'odom', 'base', stamp_ns)
+        peer.spin(0.02)
+        peer.send(pose=None, stamp_ns=stamp_ns + 8 * MS)
+        peer.spin_until(lambda seen=seen: len(peer.received[DEPTH]) > seen)
+        peer.spin(0.1)
+        assert mapped(node) == before + known, number
+
+
 def test_two_parents_over_tf_are_named_and_nothing_is_mapped(make_node, peer, robot, monkeypatch):
     monkeypatch.setattr(parents, 'QUIET', 0.5)
     robot.place('state_publisher', POSE, 'base', CAMERA)

@@ -48,9 +48,9 @@ def at(x):
     return transform(np.eye(3), [x, 0.0, 0.0])
 
 
-def reason(source, target, frame, stamp_ns=NOW, wait=0.0):
+def reason(source, target, frame, stamp_ns=NOW, wait=0.0, tolerance=0.0):
     with pytest.raises(PoseUnavailableError) as error:
-        source.lookup(target, frame, stamp_ns, wait)
+        source.lookup(target, frame, stamp_ns, wait, tolerance)
     return error.value.reason
 
 
@@ -66,6 +66,56 @@ def test_an_unknown_frame_is_reported_with_the_words_of_tf(tf2):
     with pytest.raises(PoseUnavailableError, match=r'"griper" .* does not exist') as error:
         Transforms(fake_node()).lookup('camera', 'griper', 0, 0.0)
     assert error.value.reason == 'no_transform'
+
+
+# --- images beside the transforms --------------------------------------------------------------
+
+
+@pytest.mark.parametrize('history', [1, 3])
+@pytest.mark.parametrize(
+    ('off_ms', 'tolerance', 'known'),
+    [(8, 0.02, True), (-8, 0.02, True), (8, 0.0, False), (21, 0.02, False), (-21, 0.02, False)],
+)
+def test_an_image_beside_the_transforms_takes_the_nearest_within_the_tolerance(
+    tf2, history, off_ms, tolerance, known
+):
+    source = listening()
+    tf2.place(np.eye(4), 'base', 'camera')
+    for i in range(history):
+        tf2.move(at(1.0 + i), 'odom', 'base', NOW + i * 33 * MS)
+    newest = off_ms > 0
+    stamp_ns = NOW + off_ms * MS + newest * (history - 1) * 33 * MS
+    if not known:
+        assert reason(source, 'odom', 'camera', stamp_ns, 0.0, tolerance) == 'no_transform'
+        return
+    x = source.lookup('odom', 'camera', stamp_ns, 0.0, tolerance)[0, 3]
+    if newest:
+        assert x == history
+    else:  # no farther from the image than the tolerance: (20 - 8) / 33 of the first step
+        assert x in (1.0, pytest.approx(1.0 + 12 / 33))
+
+
+def test_an_image_between_two_transforms_is_interpolated_once_the_later_one_is_there(tf2):
+    source = listening()
+    tf2.move(at(0.0), 'odom', 'camera', NOW)
+    later = threading.Timer(0.06, tf2.move, (at(1.0), 'odom', 'camera', NOW + 32 * MS))
+    later.start()
+    begun = time.monotonic()
+    found = source.lookup('odom', 'camera', NOW + 8 * MS, 1.0, 0.02)
+    later.join()
+    assert found[0, 3] == pytest.approx(0.25)
+    assert 0.05 < time.monotonic() - begun < 0.5
+
+
+def test_what_holds_is_the_newest_that_all_frames_on_the_way_have(tf2):
+    source = listening()
+    for ms in (0, 10, 20):
+        tf2.move(at(ms), 'odom', 'base', NOW + ms * MS)
+    for ms in (0, 12):
+        tf2.move(at(ms / 1000), 'base', 'camera', NOW + ms * MS)
+    found = source.lookup('odom', 'camera', NOW + 25 * MS, 0.0, 0.02)
+    assert found[0, 3] == pytest.approx(12.012)
+    assert reason(source, 'odom', 'camera', NOW + 33 * MS, 0.0, 0.02) == 'no_transform'
 
 
 # --- two parents -------------------------------------------------------------------------------
@@ -87,7 +137,7 @@ def test_a_frame_of_two_parents_is_named_and_everything_below_it_is_refused(tf2,
     tf2.move(at(2.0), 'other_odom', 'base', NOW)
     for frame in ('base', 'camera'):
         with pytest.raises(PoseUnavailableError) as error:
-            source.lookup('odom', frame, NOW, 0.0)
+            source.lookup('odom', frame, NOW, 0.0, 0.02)
         assert error.value.reason == 'tf_two_parents'
         text = str(error.value)
         assert text.startswith('base has 2 parents in tf, odom (moving) and other_odom (moving);')
