@@ -50,7 +50,7 @@ class Transforms:
         self._parents: Any = None
         self._listener: Any = None
         self._broadcasters: dict[bool, Any] = {}
-        self._fixed: dict[str, tuple[str, bytes]] = {}
+        self._fixed: dict[str, Any] = {}
         self._since = self._asked = 0.0
         self._owners: dict[str, str | None] = {}
 
@@ -202,13 +202,23 @@ class Transforms:
             return
         if not (parent and child):  # one such message, kept for late listeners, breaks their tf
             return
-        if fixed:
-            told = (parent, T_parent_child.tobytes())
-            if self._fixed.get(child) == told:
-                return
-            self._fixed[child] = told
-        if fixed not in self._broadcasters:
-            kinds = (tf2_ros.TransformBroadcaster, tf2_ros.StaticTransformBroadcaster)
-            self._broadcasters[fixed] = kinds[fixed](self._node)
         msg = transform_to_msg(T_parent_child, stamp_ns, parent, child)
-        self._broadcasters[fixed].sendTransform(msg)
+        if not fixed:
+            if fixed not in self._broadcasters:
+                self._broadcasters[fixed] = tf2_ros.TransformBroadcaster(self._node)
+            self._broadcasters[fixed].sendTransform(msg)
+            return
+        told = self._fixed.get(child)
+        if told is not None and _same_place(told, msg):
+            return
+        if told is not None:  # tf2 goes on sending what it was told first
+            self._node.destroy_publisher(self._broadcasters.pop(fixed).pub_tf)
+        if fixed not in self._broadcasters:
+            self._broadcasters[fixed] = tf2_ros.StaticTransformBroadcaster(self._node)
+        self._fixed[child] = msg
+        # on humble late listeners hear the last message alone, so it is complete
+        self._broadcasters[fixed].sendTransform(list(self._fixed.values()))
+
+
+def _same_place(one: Any, other: Any) -> bool:
+    return (one.header.frame_id, one.transform) == (other.header.frame_id, other.transform)

@@ -248,19 +248,21 @@ def tf2(request, monkeypatch):
             tell(self.fixed, messages)
 
     class StaticBroadcaster(Broadcaster):
-        """Late listeners get the last message."""
+        """Late listeners get the last message alone (humble); no frame is moved (jazzy on)."""
 
         fixed = True
 
         def __init__(self, node):
             super().__init__(node)
+            self.first = {}
             self.latched = []
             fake.latched.append(self.latched)
 
         def sendTransform(self, messages):
             messages = [*messages] if isinstance(messages, list) else [messages]
-            self.latched[:] = deepcopy(messages)
-            super().sendTransform(messages)
+            said = [self.first.setdefault(m.child_frame_id, deepcopy(m)) for m in messages]
+            self.latched[:] = said
+            super().sendTransform(said)
 
         def destroy(self):
             fake.latched[:] = [one for one in fake.latched if one is not self.latched]

@@ -283,3 +283,17 @@ def test_frames_of_views_reach_others_that_listen_late(make_node, peer, robot):
     for name, x in zip(names, (0.3, 0.6), strict=True):
         found = late.lookup(CAMERA, f'{name}_optical_frame', peer.now(), 0.0)
         np.testing.assert_allclose(found[:3, 3], [x, 0.0, 0.0], atol=1e-9)
+
+
+def test_a_fixed_frame_that_was_moved_is_where_it_is_now(peer, context):
+    node = rclpy.create_node('views', context=context)
+    ours = Transforms(node)
+    for name, x in (('side', 1.0), ('top', 2.0), ('side', 3.0)):
+        ours.broadcast(at(x), 0, CAMERA, name, fixed=True)
+        peer.spin(0.1)
+    late = Transforms(peer.node)
+    late.listen()
+    peer.spin(0.5)
+    for name, x in (('side', 3.0), ('top', 2.0)):
+        np.testing.assert_allclose(late.lookup(CAMERA, name, BEGIN, 0.0), at(x))
+    node.destroy_node()

@@ -238,6 +238,15 @@ def test_fixed_frames_are_told_once_and_moving_ones_with_every_image(tf2):
     np.testing.assert_allclose(matrix_from_transform(last.transform), T, atol=1e-12)
 
 
+def test_late_listeners_hear_all_fixed_frames_as_they_are_now(tf2):
+    source = Transforms(fake_node())
+    for name, x in (('side', 1.0), ('top', 2.0), ('side', 3.0)):
+        source.broadcast(at(x), 0, 'camera', name, fixed=True)
+    late = listening()
+    for name, x in (('side', 3.0), ('top', 2.0)):
+        np.testing.assert_allclose(late.lookup('camera', name, NOW, 0.0), at(x))
+
+
 def test_transforms_of_what_is_yet_to_come_are_forgotten_when_time_goes_back(tf2):
     source = Transforms(fake_node())
     source.time_went_back(60 * 10**9)  # nothing was collected yet
