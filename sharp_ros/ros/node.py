@@ -62,7 +62,12 @@ from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
 from sharp_ros.ros.diagnostics import Health, NORMAL_DROPS
 from sharp_ros.ros.ending import Ending
 from sharp_ros.ros.graph import SubscriptionEventCallbacks, why_silent
-from sharp_ros.ros.parameters import declare_parameters, is_ours, read_config
+from sharp_ros.ros.parameters import (
+    declare_parameters,
+    is_ours,
+    parameter_changes,
+    read_config,
+)
 from sharp_ros.ros.pose_sources import make_pose_source, PoseSource
 from sharp_ros.ros.services import LAST_PATIENCE, Services
 from sharp_ros.ros.transforms import Transforms, TWO_PARENTS
@@ -589,6 +594,10 @@ class SharpNode(LifecycleNode):
         """Seconds after which the frame at work is taken to hang."""
         return self._health.patience()
 
+    def enabled(self) -> bool:
+        """Whether images are processed."""
+        return self._enabled
+
     def set_enabled(self, enabled: bool) -> None:
         """Process images, or ignore them; the map and the weights are kept."""
         self._enabled = enabled
@@ -697,6 +706,20 @@ class SharpNode(LifecycleNode):
         if key not in recent and len(recent) < _KINDS:
             self._told = {**recent, key: now}  # replaced as a whole: several threads warn
             self.get_logger().warning(message)
+
+    def set_parameters_atomically(
+        self, parameter_list: list[Parameter[Any]]
+    ) -> SetParametersResult:
+        """Set parameters, or refuse them with a text; what stays as it is may be said, too.
+
+        A dump of all parameters can be loaded back that way, although some are read-only.
+        """
+        changes, unknown = parameter_changes(self, parameter_list)
+        if unknown:
+            return SetParametersResult(successful=False, reason=unknown)
+        if not changes:
+            return SetParametersResult(successful=True)
+        return super().set_parameters_atomically(changes)
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         """Refuse what is invalid; apply between two frames what may change, refuse the rest."""

@@ -21,7 +21,9 @@ from sharp_ros.config import (
 from sharp_ros.errors import ConfigError
 
 # Parameters that rclpy or a launch file adds to any node.
-_FOREIGN = ('use_sim_time', 'qos_overrides.', 'start_type_description_service')
+_QOS = 'qos_overrides.'
+_FOREIGN = ('use_sim_time', _QOS, 'start_type_description_service')
+_LIST = 'config/sharp.yaml lists all parameters'
 
 
 def declare_parameters(node: Node) -> None:
@@ -57,9 +59,7 @@ def read_config(node: Node, changes: list[Parameter] | None = None) -> SharpConf
     given = getattr(node, '_parameter_overrides', {})
     unknown = [n for n in given if not node.has_parameter(n) and is_ours(n)]
     if unknown:
-        raise ConfigError(
-            f'unknown parameter(s) {", ".join(sorted(unknown))}; config/sharp.yaml lists all'
-        )
+        raise ConfigError(f'unknown: {", ".join(sorted(unknown))}; {_LIST}')
     # pylint: disable=protected-access  (rclpy offers no public list of declared parameters)
     flat = {
         name: _plain(name, parameter.value)
@@ -70,6 +70,34 @@ def read_config(node: Node, changes: list[Parameter] | None = None) -> SharpConf
         if is_ours(parameter.name):
             flat[parameter.name] = _plain(parameter.name, parameter.value)
     return from_flat(flat)
+
+
+def parameter_changes(node: Node, given: list[Parameter[Any]]) -> tuple[list[Parameter[Any]], str]:
+    """Those of some parameters that change something, and why they are refused, if they are.
+
+    Overrides of QoS are declared by rclpy when their topic is made; until then they are kept for
+    that moment.
+    """
+    changes: list[Parameter[Any]] = []
+    unknown: list[str] = []
+    for parameter in given:
+        name = parameter.name
+        if node.has_parameter(name):
+            if not _same(node.get_parameter(name).value, parameter.value):
+                changes.append(parameter)
+        elif name.startswith(_QOS):
+            # pylint: disable=protected-access  (where rclpy looks for them)
+            node._parameter_overrides[name] = parameter
+        else:
+            unknown.append(name)
+    return changes, f'unknown: {", ".join(unknown)}; {_LIST}' if unknown else ''
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are one, of whatever kind of sequence."""
+    if isinstance(one, (bool, int, float, str, type(None))):
+        return type(one) is type(other) and one == other
+    return not isinstance(other, (bool, int, float, str, type(None))) and [*one] == [*other]
 
 
 def _declare(node: Node, entry: Option) -> Any:

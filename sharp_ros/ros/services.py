@@ -51,8 +51,12 @@ class Host(Protocol):
         """Seconds after which the frame at work is taken to hang."""
         ...
 
-    def set_enabled(self, enabled: bool) -> None:
+    def enabled(self) -> bool:
         """Whether images are processed."""
+        ...
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Have images processed or not."""
         ...
 
 
@@ -162,6 +166,8 @@ class Services:
 
     def _snapshot(self) -> str:
         pipeline, worker, config = self._host.running()
+        if not self._host.enabled():
+            raise SharpError('images are ignored; call ~/set_enabled with true first')
 
         def begin() -> None:
             pipeline.begin_snapshot()

@@ -165,3 +165,61 @@ def test_every_live_setting_changes_in_a_running_node_without_harm(make_node, pe
 def flat_value(node, key):
     value = flatten(node._config)[key]
     return list(value) if isinstance(value, tuple) else value
+
+
+# a dump, as `ros2 param dump` writes it ----------------------------------------------------------
+
+
+def dump(node):
+    """All parameters of a node, as others see them."""
+    return [node.get_parameter(name) for name in node.list_parameters([], 0).names]
+
+
+@pytest.mark.parametrize('state', ['unconfigured', 'inactive', 'active'])
+def test_a_dump_of_a_running_node_can_be_loaded_back(make_node, state):
+    node = start(make_node())
+    parameters = dump(node)
+    assert any(p.name.startswith('qos_overrides./sharp/points') for p in parameters)
+    node.trigger_deactivate()
+    if state == 'active':
+        node.trigger_activate()
+    elif state == 'unconfigured':
+        node.trigger_cleanup()
+    for given in (parameters, *([p] for p in parameters)):  # as from kilted on, and before
+        result = node.set_parameters_atomically(given)
+        assert result.successful, result.reason
+
+
+def test_a_dump_can_be_loaded_into_another_node_and_counts_there(make_node):
+    parameters = dump(start(make_node(point_cloud__min_range=0.3)))
+    points = 'qos_overrides./sharp/points.publisher.depth'
+    parameters = [Parameter(points, value=7) if p.name == points else p for p in parameters]
+    other = make_node()
+    result = other.set_parameters_atomically(parameters)
+    assert result.successful, result.reason
+    start(other)
+    assert other._config.point_cloud.min_range == 0.3
+    assert other.get_parameter(points).value == 7
+
+
+def test_a_dump_can_be_given_at_the_start(make_node):
+    values = {p.name: p.value for p in dump(start(make_node()))}
+    del values['use_sim_time']  # rclpy wants it once
+    node = start(make_node(**values))
+    assert dump(node)
+
+
+def test_a_change_of_what_is_read_only_is_refused_with_its_name(make_node):
+    node = start(make_node())
+    name = 'qos_overrides./sharp/points.publisher.depth'
+    reason = node.set_parameters_atomically([Parameter(name, value=5)]).reason
+    assert reason
+
+
+def test_a_parameter_that_does_not_exist_is_refused_by_name_and_nothing_is_set(make_node):
+    node = make_node()
+    both = [Parameter('occupancy.size', value=12.0), Parameter('occupancy.sise', value=1.0)]
+    result = node.set_parameters_atomically(both)
+    assert not result.successful
+    assert result.reason == 'unknown: occupancy.sise; config/sharp.yaml lists all parameters'
+    assert node.get_parameter('occupancy.size').value != 12.0

@@ -238,6 +238,14 @@ def test_snapshot_without_images_gives_up(make_node, peer, call):
     assert response.message
 
 
+def test_snapshot_of_a_disabled_node_says_how_to_enable_it(make_node, peer, call):
+    start(make_node(pose__source='none'))
+    assert call('set_enabled', SetBool.Request(data=False)).success
+    response = call('snapshot')
+    assert not response.success
+    assert response.message == 'images are ignored; call ~/set_enabled with true first'
+
+
 def test_disabled_node_ignores_images_and_keeps_its_map(make_node, peer, call, tmp_path):
     node = mapping_node(make_node, peer, tmp_path)
     assert call('set_enabled', SetBool.Request(data=False)).success
