@@ -26,7 +26,9 @@ demo: setup
 
 test:
 	@scripts/setup.sh --test
+	@mkdir -p build && rm -f build/tally
 	@$(MAKE) --no-print-directory lint unit colcon
+	@. scripts/env.sh && python scripts/tally.py build/tally
 
 lint:
 	@scripts/lint.sh
@@ -36,7 +38,7 @@ format:
 
 # Nodes of ROS would hear each other and run one after the other; what needs none shares the cores.
 unit:
-	@. scripts/env.sh && export OMP_WAIT_POLICY=PASSIVE && \
+	@. scripts/env.sh && export OMP_WAIT_POLICY=PASSIVE SHARP_TALLY=build/tally && mkdir -p build && \
 	    { python -m pytest -n auto --maxprocesses 8 --dist loadfile --ignore test/ros --ignore test/faults; core=$$?; \
 	    python -m pytest test/ros test/faults && exit $$core; }
 

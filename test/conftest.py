@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 import sys
 
 import pytest
@@ -14,6 +16,20 @@ if 'AMENT_PREFIX_PATH' not in os.environ:
 os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 50)
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Leave in a file, if `make test` asks for it, what was not run and why."""
+    path = os.environ.get('SHARP_TALLY')
+    if not path:
+        return
+    stats = terminalreporter.stats
+    skips = [
+        (report.nodeid.partition('::')[0], report.longrepr[2].removeprefix('Skipped: '))
+        for report in stats.get('skipped', [])
+    ]
+    with Path(path).open('a') as file:
+        print(json.dumps({'passed': len(stats.get('passed', [])), 'skipped': skips}), file=file)
 
 
 @pytest.fixture(scope='module')

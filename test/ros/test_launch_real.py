@@ -37,7 +37,7 @@ def missing():
 
 pytestmark = [
     pytest.mark.ros,
-    pytest.mark.skipif(bool(missing()), reason=f'not run here: {missing()}'),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 START = 120.0
 
