@@ -43,6 +43,7 @@ from sharp_ros.ros.conversions import (
     image_to_msg,
     odometry_to_msg,
 )
+from sharp_ros.ros.ending import limited
 from sharp_ros.ros.lifecycle import Manager, TransitionTimeoutError
 from sharp_ros.ros.monitor import Monitor, NODE
 
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(peer)
     monitor = Monitor(peer)
+    code = 1
     try:
         with node_process(args.model, args.output / 'node.log') as process:
             source = open_source(args.source, hfov=hfov, loop=True)  # while the node starts
@@ -118,15 +120,17 @@ def run(args: argparse.Namespace) -> int:
         }
         write_atomically(args.output / 'report.json', json.dumps(report, indent=2) + '\n')
         write_atomically(args.output / 'overview.png', encode_picture(monitor.overview()))
+        console.print(monitor.table(camera.sent))
+        console.print(f'wrote {args.output / "report.json"} and {args.output / "overview.png"}')
+        if not report['topics']['depth/image']['count']:
+            raise SharpError(f'no depth came back from the node; see {args.output / "node.log"}')
+        code = 0
     finally:
-        executor.shutdown()
-        peer.destroy_node()
-        rclpy.try_shutdown()
-    console.print(monitor.table(camera.sent))
-    console.print(f'wrote {args.output / "report.json"} and {args.output / "overview.png"}')
-    if not report['topics']['depth/image']['count']:
-        raise SharpError(f'no depth came back from the node; see {args.output / "node.log"}')
-    return 0
+        with limited(code):
+            executor.shutdown()
+            peer.destroy_node()
+            rclpy.try_shutdown()
+    return code
 
 
 @contextmanager
@@ -180,7 +184,8 @@ def manager_of(
         if process.poll() is not None:
             raise SharpError(f'the node ended with code {process.returncode}; see node.log')
 
-    return Manager(peer, NODE, executor, check, tell, START_TIMEOUT)
+    log = 'node.log in the output folder'
+    return Manager(peer, NODE, executor, check, tell, START_TIMEOUT, log)
 
 
 class CameraDriver:

@@ -7,7 +7,8 @@ so a timer of the system does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 import ctypes
 import os
 import signal
@@ -103,6 +104,20 @@ class Deadline:
             timer.daemon = True
             timer.start()
             self.cancel = timer.cancel
+
+
+@contextmanager
+def limited(code: int) -> Iterator[None]:
+    """Whatever hangs in the block, the process leaves after `PATIENCE` seconds.
+
+    Args:
+        code: exit code then.
+    """
+    deadline = Deadline(PATIENCE, code)
+    try:
+        yield
+    finally:
+        deadline.cancel()
 
 
 class _Event(ctypes.Structure):

@@ -52,6 +52,7 @@ class Manager:
         check: called every moment while waiting; what it raises ends the waiting.
         tell: told what is waited for.
         limit: seconds that a transition may take.
+        log: where the node says why it refuses.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class Manager:
         check: Callable[[], None],
         tell: Callable[[str], object],
         limit: float = math.inf,
+        log: str = 'its log',
     ) -> None:
         self._name, self._executor, self._check, self._tell = name, executor, check, tell
-        self._limit, self._end = limit, math.inf
+        self._limit, self._end, self._log = limit, math.inf, log
         self._get = peer.create_client(GetState, f'{name}/get_state')
         self._change = peer.create_client(ChangeState, f'{name}/change_state')
 
@@ -105,7 +107,7 @@ class Manager:
                 return
             if answer is not None or state.id != before:
                 raise SharpError(
-                    f'{self._name} refused to {label} and is {state.label}; its log says why'
+                    f'{self._name} refused to {label} and is {state.label}; {self._log} says why'
                 )
             self._tell(f'{self._name} is still {state.label}; it is asked to {label} again')
 

@@ -43,6 +43,20 @@ def test_a_deadline_that_is_cancelled_ends_nothing():
     assert run('Deadline(0.2, 3).cancel()\ntime.sleep(0.6)\nprint("on")')[:2] == (0, 'on\n')
 
 
+def test_a_block_that_hangs_is_left_and_one_that_does_not_goes_on():
+    code = """
+from sharp_ros.ros import ending
+ending.PATIENCE = 0.3
+with ending.limited(1):
+    pass
+time.sleep(0.6)
+print('on', flush=True)
+with ending.limited(4):
+    hang()
+"""
+    assert run(code)[:2] == (4, 'on\n')
+
+
 def test_without_the_timer_of_the_system_a_thread_takes_its_place():
     code = """
 from sharp_ros.ros import ending
