@@ -1,13 +1,15 @@
-"""Ends the launch files again and again, in three ways, and says how well they end.
+"""Starts and ends the launch files again and again, and says how well that goes.
 
-    python bench/endings.py --times 30 [--json out/endings.json]
+    python bench/endings.py --times 30 [--cold] [--json out/endings.json]
 
 With the real `ros2 launch`, where it is installed, or with a stand-in that starts node and camera
-as it does (`--stand-in`). The ways are Ctrl-C in the terminal (SIGINT to all processes), SIGTERM
-to the launch alone, and SIGTERM to all processes, as systemd does. Clean is an end within 5 s,
-with exit code 0 of every process of ours, without a line of the level ERROR, and with exit
-code 0 of the launch itself after Ctrl-C; it has no handler for SIGTERM, in humble, jazzy and
-rolling, and dies of it. Ends with 1 if any end was not clean.
+as it does (`--stand-in`). The ways are Ctrl-C in the terminal (SIGINT to all processes), once and
+twice, SIGTERM to the launch alone, and SIGTERM to all processes, as systemd does. Clean is an end
+within 5 s, with exit code 0 of every process of ours, without a line of the level ERROR, and with
+exit code 0 of the launch itself after Ctrl-C; it has no handler for SIGTERM, in humble, jazzy and
+rolling, and dies of it. Told of a start are its time until all nodes are active and how often it
+had to ask again; with `--cold` each compiles the kernels, as the first start on a machine does.
+Ends with 1 if any start or end was not clean.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+from dataclasses import dataclass
 import json
 import os
 from pathlib import Path
@@ -59,12 +62,32 @@ sys.exit(max(abs(process.wait()) for process in processes))
 """
 STAND_IN = ([sys.executable, '-c', _STAND_IN], 1)
 PROGRAMS = ('sharp_node', 'sharp_camera', 'sharp_autostart')
+
+
+def _twice(launch):
+    os.killpg(launch, signal.SIGINT)
+    time.sleep(0.3)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(launch, signal.SIGINT)
+
+
 WAYS = {
     'Ctrl-C': lambda launch: os.killpg(launch, signal.SIGINT),
+    'Ctrl-C twice': _twice,
     'SIGTERM to the launch': lambda launch: os.kill(launch, signal.SIGTERM),
     'SIGTERM to all': lambda launch: os.killpg(launch, signal.SIGTERM),
 }
 _PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one start and one end; times in seconds, `fault` empty if all was clean."""
+
+    fault: str
+    start: float
+    asked_again: int = 0
+    end: float = 0.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,6 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--times', type=int, default=30, help='ends of each launch in each way')
     parser.add_argument('--only', default='', help='names of launches or ways, by comma')
+    parser.add_argument('--cold', action='store_true', help='compile kernels at each start')
     parser.add_argument('--stand-in', action='store_true', help='a stand-in for ros2 launch')
     parser.add_argument('--json', type=Path, help='file for the report')
     args = parser.parse_args(argv)
@@ -80,32 +104,33 @@ def main(argv: list[str] | None = None) -> int:
         sys.exit('ros2 is not there: source the set-up file of your distribution, or --stand-in')
     only = set(filter(None, args.only.split(',')))
     adopt_orphans()
-    table = Table('launch', 'way', 'clean', 'median s', 'longest s', 'load', title='endings')
+    columns = ('clean', 'start median s', 'longest', 'asked again', 'end median s', 'longest')
+    table = Table('launch', 'way', *columns, 'load', title='starts and ends')
     report, bad = {}, 0
     for name, (command, nodes) in launches.items():
         for way, end in WAYS.items():
             if only and not {name, way} & only:
                 continue
-            results = [ending(command, nodes, end) for _ in range(args.times)]
-            faults = [fault for fault, _ in results if fault]
-            seconds = [s for _, s in results]
-            report[f'{name}, {way}'] = {
+            outcomes = [ending(command, nodes, end, args.cold) for _ in range(args.times)]
+            faults = [outcome.fault for outcome in outcomes if outcome.fault]
+            starts, ends = ([getattr(o, which) for o in outcomes] for which in ('start', 'end'))
+            row = report[f'{name}, {way}'] = {
                 'times': args.times, 'clean': args.times - len(faults), 'faults': faults,
-                'median_s': round(statistics.median(seconds), 2),
-                'longest_s': round(max(seconds), 2), 'load': round(os.getloadavg()[0], 1),
+                'start_median_s': round(statistics.median(starts), 1),
+                'start_longest_s': round(max(starts), 1),
+                'asked_again': sum(outcome.asked_again for outcome in outcomes),
+                'end_median_s': round(statistics.median(ends), 2),
+                'end_longest_s': round(max(ends), 2), 'load': round(os.getloadavg()[0], 1),
             }  # fmt: skip
             bad += len(faults)
-            row = report[f'{name}, {way}']
-            table.add_row(
-                name, way, f'{row["clean"]} of {row["times"]}', str(row['median_s']),
-                str(row['longest_s']), str(row['load']),
-            )  # fmt: skip
+            shown = [str(value) for key, value in row.items() if key not in ('times', 'faults')]
+            table.add_row(name, way, f'{shown[0]} of {args.times}', *shown[1:])
             for fault in faults:
                 print(f'{name}, {way}: {fault}', flush=True)
-    Console(width=100).print(table)
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report, indent=2) + '\n')
+            if args.json is not None:
+                args.json.parent.mkdir(parents=True, exist_ok=True)
+                args.json.write_text(json.dumps(report, indent=2) + '\n')
+    Console(width=120).print(table)
     return 1 if bad else 0
 
 
@@ -114,21 +139,23 @@ def adopt_orphans():
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def ending(command, nodes, end):
-    """Start a launch, let it work for a moment, end it: what was wrong, and how long it took."""
+def ending(command, nodes, end, cold=False):
+    """Start a launch, let it work for a moment, and end it."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / 'launch.log'
+        cache = {'NUMBA_CACHE_DIR': folder} if cold else {}
         with log.open('wb') as output:
             launch = subprocess.Popen(
-                command,
+                command, env={**os.environ, **cache},
                 stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         started = time.monotonic()
         while log.read_text().count(' is active') < nodes:
             if launch.poll() is not None or time.monotonic() - started > START:
                 _kill(launch.pid)
-                return f'did not start:\n{log.read_text()}', 0.0
+                return Outcome(f'did not start:\n{log.read_text()}', START)
             time.sleep(0.1)
+        start = time.monotonic() - started
         time.sleep(1.0)
         ours = {pid for pid in _group(launch.pid) if _program(pid)}
         began = time.monotonic()
@@ -148,7 +175,8 @@ def ending(command, nodes, end):
         faults.append(f'the launch ended with {codes.get(launch.pid)}')
     faults += re.findall(r'.*(?:\[ERROR\]|Traceback|has died).*', text)
     faults += [f'it took {seconds:.1f} s'] * (seconds > LIMIT)
-    return '; '.join(faults) and '; '.join(faults) + '\n' + text, seconds
+    fault = '; '.join([*faults, text]) if faults else ''
+    return Outcome(fault, start, text.count('again\n'), seconds)
 
 
 def _group(leader):

@@ -20,6 +20,6 @@ pytestmark = pytest.mark.ros
 @pytest.mark.parametrize('way', endings.WAYS)
 def test_node_and_camera_end_cleanly_together(way):
     endings.adopt_orphans()
-    fault, seconds = endings.ending(*endings.STAND_IN, endings.WAYS[way])
-    assert not fault, fault
-    assert seconds < endings.LIMIT
+    outcome = endings.ending(*endings.STAND_IN, endings.WAYS[way])
+    assert not outcome.fault, outcome.fault
+    assert outcome.end < endings.LIMIT

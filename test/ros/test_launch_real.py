@@ -91,16 +91,16 @@ def launch(tmp_path):
 
 @pytest.mark.parametrize('name', endings.LAUNCHES)
 def test_each_file_starts_active_nodes_and_ends_after_ctrl_c_without_an_error(name):
-    fault, seconds = endings.ending(*endings.LAUNCHES[name], endings.WAYS['Ctrl-C'])
-    assert not fault, fault
-    assert seconds < endings.LIMIT
+    outcome = endings.ending(*endings.LAUNCHES[name], endings.WAYS['Ctrl-C'])
+    assert not outcome.fault, outcome.fault
+    assert outcome.end < endings.LIMIT
 
 
 @pytest.mark.parametrize('name', endings.LAUNCHES)
 def test_no_process_is_left_when_the_launch_alone_is_killed(name):
     endings.adopt_orphans()
-    fault, _ = endings.ending(*endings.LAUNCHES[name], endings.WAYS['SIGTERM to the launch'])
-    assert not fault, fault
+    outcome = endings.ending(*endings.LAUNCHES[name], endings.WAYS['SIGTERM to the launch'])
+    assert not outcome.fault, outcome.fault
 
 
 def test_names_topics_parameters_and_clock_arrive_at_the_node(launch, peer, tmp_path):
