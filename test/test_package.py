@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import configparser
+from fnmatch import fnmatch
+import json
 from pathlib import Path
 import re
 import sys
@@ -212,3 +214,69 @@ def test_images_and_actions_are_pinned():
             for step in job['steps']:
                 used = step.get('uses', 'x@v1')
                 assert re.search(r'@(v\d|[0-9a-f]{40})', used), f'{name}: {used}'
+
+
+def container_files() -> dict[str, str]:
+    """Name -> text with continued lines joined."""
+    files = sorted((ROOT / 'docker').glob('Dockerfile.*'))
+    return {path.name: path.read_text().replace('\\\n', ' ') for path in files}
+
+
+def reaches_docker(path: str) -> bool:
+    """Whether .dockerignore lets a path through: its last pattern that fits decides."""
+    parts = path.split('/')
+    ways = ['/'.join(parts[:n]) for n in range(1, len(parts) + 1)]  # a folder counts for its files
+    through = True
+    for line in (ROOT / '.dockerignore').read_text().splitlines():
+        if line and not line.startswith('#'):
+            pattern = line.removeprefix('!')
+            names = parts if pattern.startswith('**/') else ways
+            if any(fnmatch(name, pattern.removeprefix('**/')) for name in names):
+                through = line.startswith('!')
+    return through
+
+
+def test_what_container_files_copy_and_install_is_there():
+    for name, text in container_files().items():
+        copied = {}
+        for source, target in re.findall(r'^COPY (?!--from)(\S+) (\S+)$', text, re.MULTILINE):
+            assert (ROOT / source).exists(), f'{name}: {source}'
+            assert source == '.' or reaches_docker(source), f'{name}: {source} is ignored'
+            copied[target] = source
+        wanted = re.findall(r' -r (\S+)', text)
+        assert wanted
+        for requirements in wanted:
+            assert copied[requirements].startswith('requirements/'), f'{name}: {requirements}'
+        assert text.count('gsplat==') == (name == 'Dockerfile.cuda')
+        for pin in re.findall(r'(?:gsplat|torch)==[\d.]+\d', re.sub('#.*', '', text)):
+            files = (ROOT / 'requirements').glob('*.txt')
+            assert any(pin in file.read_text().splitlines() for file in files), f'{name}: {pin}'
+        libraries = re.findall(
+            r'^lib\S+\.so\S* (\S+)$', (ROOT / 'scripts' / 'setup.sh').read_text(), re.MULTILINE
+        )
+        assert len(libraries) == 5
+        assert set(libraries) <= set(text.split()), name
+
+
+def test_docker_gets_what_is_installed_and_nothing_else():
+    package = [p.relative_to(ROOT) for p in (ROOT / 'sharp_ros').rglob('*.*')]
+    needed = [p for p in package if '__pycache__' not in p.parts and p.suffix != '.pt']
+    for pattern in ('launch/*.launch.py', 'config/*.yaml', 'rviz/*.rviz', 'resource/*'):
+        needed += [p.relative_to(ROOT) for p in ROOT.glob(pattern)]
+    needed += [Path(name) for name in ('package.xml', 'setup.py', 'setup.cfg', 'LICENSE')]
+    for path in needed:
+        assert reaches_docker(path.as_posix()), path
+    for path in ('.git/config', '.venv/bin/python', 'data/a.mcap', 'out/map/map.pgm', 'sharp.pt',
+                 'sharp_ros/weights/sharp.pt', 'sharp_ros/__pycache__/a.pyc'):  # fmt: skip
+        assert not reaches_docker(path), path
+
+
+def test_containers_end_the_node_and_are_not_root():
+    for name, text in container_files().items():
+        lines = text.splitlines()
+        last = {line.partition(' ')[0]: line.partition(' ')[2].strip() for line in lines}
+        entry, command = json.loads(last['ENTRYPOINT']), json.loads(last['CMD'])  # no shell form
+        assert 'exec "$@"' in entry[2], name  # the command becomes the first process
+        assert (ROOT / 'launch' / command[-1]).is_file()
+        assert last['STOPSIGNAL'] == 'SIGINT', name  # ros2 launch does not hear SIGTERM there
+        assert last['USER'] == '1000', name
