@@ -1,5 +1,5 @@
 #!/bin/sh
-# ruff, then the linters of ament; .flake8 and pyproject.toml say what is asked.
+# ruff, the linters of ament, hadolint; .flake8 and pyproject.toml say what is asked.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/env.sh
@@ -16,3 +16,4 @@ quietly ament_flake8 --config .flake8 setup.py sharp_ros launch examples bench t
 quietly ament_pep257 --convention google \
     --add-ignore D100 D101 D102 D103 D104 D105 D106 D107 -- \
     setup.py sharp_ros launch examples bench
+quietly hadolint docker/Dockerfile.*
