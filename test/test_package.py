@@ -236,6 +236,19 @@ def reaches_docker(path: str) -> bool:
     return through
 
 
+def test_readme_leads_to_the_container_files():
+    assert '](docker/)' in (ROOT / 'README.md').read_text()
+    page = (ROOT / 'docker' / 'README.md').read_text()
+    files = container_files()
+    assert files.keys() == {'Dockerfile.cpu', 'Dockerfile.cuda'}
+    for name, text in files.items():
+        assert f'docker build -f docker/{name} ' in page
+        arguments = re.findall(r'^ARG (\w+)', text, re.MULTILINE)
+        assert arguments
+        for argument in arguments:
+            assert f'{argument}=' in page, f'{name}: {argument}'
+
+
 def test_what_container_files_copy_and_install_is_there():
     for name, text in container_files().items():
         copied = {}

@@ -60,7 +60,9 @@ def test_launch_file_starts_our_executable_and_holds_no_settings_of_the_node():
         assert section not in text
 
 
-@pytest.mark.parametrize('name', ['README.md', 'CONTRIBUTING.md', 'docs/architecture.md'])
+@pytest.mark.parametrize(
+    'name', ['README.md', 'CONTRIBUTING.md', 'docker/README.md', 'docs/architecture.md']
+)
 def test_links_lead_somewhere(name):
     page = ROOT / name
     for target in re.findall(r'\]\(([^)#:]+)\)', page.read_text()):
