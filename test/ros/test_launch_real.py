@@ -45,11 +45,12 @@ START = 120.0
 class Launch:
     """One `ros2 launch sharp_ros FILE KEY:=VALUE ...` as a process of its own."""
 
-    def __init__(self, folder, file, *arguments):
+    def __init__(self, folder, file, *arguments, **environment):
         self.log = folder / 'launch.log'
         with self.log.open('wb') as output:
             self.process = subprocess.Popen(
-                ['ros2', 'launch', 'sharp_ros', file, *arguments],
+                [shutil.which('ros2'), 'launch', 'sharp_ros', file, *arguments],
+                env={**os.environ, **environment},
                 stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
@@ -80,8 +81,8 @@ class Launch:
 def launch(tmp_path):
     launches = []
 
-    def start(*arguments):
-        launches.append(Launch(tmp_path, *arguments))
+    def start(*arguments, **environment):
+        launches.append(Launch(tmp_path, *arguments, **environment))
         return launches[-1]
 
     yield start
@@ -153,6 +154,33 @@ def test_a_node_that_refuses_to_start_ends_the_launch_with_its_reason(launch, tm
     assert 'cannot configure' in text
     assert '/nowhere.safetensors' in text
     assert any('the start of /sharp failed' in line for line in errors)
+
+
+def test_rviz_and_the_player_of_bags_get_their_command_lines(launch, tmp_path):
+    """Both are programs in C++ on a robot; what stands for them here says what it was given."""
+    prefix = tmp_path / 'prefix'
+    (prefix / 'share' / 'ament_index' / 'resource_index' / 'packages').mkdir(parents=True)
+    (prefix / 'share' / 'ament_index' / 'resource_index' / 'packages' / 'rviz2').touch()
+    for path in (prefix / 'lib' / 'rviz2' / 'rviz2', prefix / 'bin' / 'ros2'):
+        path.parent.mkdir(parents=True)
+        path.write_text(f'#!/bin/sh\necho "$0 $*" | tee -a {tmp_path}/said\nsleep 1\n')
+        path.chmod(0o755)
+    run = launch(
+        'sharp.launch.py', 'namespace:=front', 'rviz:=true', 'bag:=/data/drive.mcap',
+        AMENT_PREFIX_PATH=f'{prefix}:{os.environ["AMENT_PREFIX_PATH"]}',
+        PATH=f'{prefix / "bin"}:{os.environ["PATH"]}',
+    )  # fmt: skip
+    run.wait_for('the bag has ended; /front/sharp goes on')
+    lines = run.log.read_text().splitlines()
+    (player,) = (line for line in lines if 'bin/ros2 bag play' in line)
+    assert player.endswith('ros2 bag play /data/drive.mcap --clock')
+    assert lines.index(player) > next(i for i, x in enumerate(lines) if 'sharp is active' in x)
+    said = (tmp_path / 'said').read_text().splitlines()
+    (rviz,) = (line for line in said if 'lib/rviz2/rviz2 -d' in line)
+    assert 'share/sharp_ros/rviz/sharp.rviz --ros-args' in rviz
+    assert '-r /sharp/points:=/front/sharp/points' in rviz
+    parameters = rviz.partition('--params-file ')[2].split()[0]
+    assert 'use_sim_time: true' in Path(parameters).read_text()
 
 
 @pytest.mark.skipif(shutil.which('rviz2') is not None, reason='rviz2 is installed')
