@@ -13,6 +13,7 @@ from launch.actions import (
     IncludeLaunchDescription,
     OpaqueFunction,
     Shutdown,
+    TimerAction,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
@@ -70,7 +71,7 @@ def start_camera(context):
 
 
 def ended(event, context):
-    """The end of the camera ends the launch, once.
+    """The end of the camera ends the launch, once; see `required` in sharp.launch.py.
 
     Args:
         event: of the process.
@@ -80,4 +81,4 @@ def ended(event, context):
         return []
     if event.returncode:
         raise RuntimeError(f'the camera failed (exit code {event.returncode}); its log says why')
-    return [Shutdown(reason='the camera ended')]
+    return [TimerAction(period=1.0, actions=[Shutdown(reason='the camera ended')])]

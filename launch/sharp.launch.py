@@ -17,6 +17,7 @@ from launch.actions import (
     OpaqueFunction,
     SetEnvironmentVariable,
     Shutdown,
+    TimerAction,
 )
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
@@ -135,8 +136,10 @@ def start(context):
 def required(what, then=None):
     """What to do when a process has ended: the next actions if it did its work, else end it all.
 
-    Nothing is asked for while the launch ends: a second shutdown would be an error. What is raised
-    is told in one line, and the launch ends with exit code 1, so that a supervisor notices.
+    Nothing is asked for while the launch ends: a second shutdown would be an error. Ctrl-C reaches
+    all processes at once, and one may have ended before launch itself takes note; hence the timer,
+    which the end of the launch cancels. What is raised is told in one line, and the launch ends
+    with exit code 1, so that a supervisor notices.
 
     Args:
         what: name of the process, for people.
@@ -148,7 +151,8 @@ def required(what, then=None):
             return []
         if event.returncode:
             raise RuntimeError(f'{what} failed (exit code {event.returncode}); its log says why')
-        return [Shutdown(reason=f'{what} ended')] if then is None else then
+        end = TimerAction(period=1.0, actions=[Shutdown(reason=f'{what} ended')])
+        return [end] if then is None else then
 
     return ended
 

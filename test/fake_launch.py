@@ -241,6 +241,20 @@ class Shutdown(Action):
         context.ended = self.reason
 
 
+class TimerAction(Action):
+    """Its actions are visited when the launch waits, unless it ends before."""
+
+    def __init__(self, *, period, actions, cancel_on_shutdown=True, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(period, (int, float)):
+            checked(period)
+        assert cancel_on_shutdown is True
+        self.actions = entities(actions)
+
+    def execute(self, context):
+        context.timers.append(self)
+
+
 class ExecuteProcess(Action):
     def __init__(
         self, *, cmd, prefix=None, name=None, cwd=None, env=None, additional_env=None,
@@ -327,6 +341,7 @@ class Launch:
     read: set = field(default_factory=set)
     processes: list = field(default_factory=list)
     log: list = field(default_factory=list)
+    timers: list = field(default_factory=list)
     ended: str | None = None
 
     @property
@@ -368,6 +383,12 @@ class Launch:
         for entity in entities(on_exit):
             self.visit(entity)
 
+    def waits(self):
+        """Time passes, and nothing else happens."""
+        while self.timers and not self.is_shutdown:
+            for action in self.timers.pop().actions:
+                self.visit(action)
+
     def _modules(self):
         found = {}
 
@@ -381,7 +402,7 @@ class Launch:
         module('launch', LaunchDescription=LaunchDescription)
         actions = (
             DeclareLaunchArgument, ExecuteProcess, GroupAction, IncludeLaunchDescription, LogInfo,
-            OpaqueFunction, SetEnvironmentVariable, Shutdown,
+            OpaqueFunction, SetEnvironmentVariable, Shutdown, TimerAction,
         )  # fmt: skip
         module('launch.actions', **{action.__name__: action for action in actions})
         module(

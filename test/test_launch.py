@@ -195,7 +195,18 @@ def test_a_node_that_dies_or_refuses_to_start_is_named_and_ends_the_launch(
 def test_a_node_that_is_ended_ends_the_launch(launch):
     run = launch()
     run.exits(node_of(run))
+    assert run.ended is None
+    run.waits()
     assert run.ended == '/sharp ended'
+
+
+def test_a_process_that_ctrl_c_ends_before_launch_takes_note_asks_for_no_second_end(launch):
+    run = launch('demo.launch.py', rviz='false')
+    for process in run.processes:
+        run.exits(process)
+    run.ended = 'ctrl-c (SIGINT)'
+    run.waits()
+    assert run.ended == 'ctrl-c (SIGINT)'
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -352,6 +363,7 @@ def test_the_demo_ends_with_its_camera(launch):
     (camera,) = started(run, 'sharp_camera')
     assert camera.parameters['source'] == '0'
     run.exits(camera)
+    run.waits()
     assert run.ended == 'the camera ended'
     failed = launch('demo.launch.py')
     with pytest.raises(RuntimeError, match='the camera failed'):
