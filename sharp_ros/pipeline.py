@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 import logging
 import math
@@ -175,7 +176,13 @@ class Pipeline:
             depth=np.full(size, 2.0, np.float32),
         )
         views = (VIEW + name for name in self.config.views)
+        if self.info.metric:
+            self.begin_snapshot()
         self.process(frame, {POINTS, GAUSSIANS, OCCUPANCY, MAP_POINTS, CLEARING, *views})
+        if self.info.metric:
+            with suppress(InputError):  # a network may see nothing in grey
+                self.take_snapshot().cloud()
+            self._snapshot = Snapshot(self.config.snapshot)
         self.reset()
 
     def reset(self) -> None:

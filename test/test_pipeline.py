@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numba
 import numpy as np
 import pytest
 import torch
 
+from sharp_ros import snapshot
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import (
     GaussianMapConfig,
@@ -287,6 +289,27 @@ def test_warm_up_leaves_no_trace():
     result = pipeline.process(wall_frame(), {OCCUPANCY})
     fresh = make_pipeline().process(wall_frame(), {OCCUPANCY})
     np.testing.assert_array_equal(result.grid.cells, fresh.grid.cells)
+    assert pipeline.snapshot_is_complete
+    with pytest.raises(InputError, match='no image has come yet'):
+        pipeline.take_snapshot().cloud()
+
+
+def test_warm_up_compiles_what_joins_the_first_snapshot(monkeypatch):
+    kinds, join = [], snapshot._join
+
+    def watched(*arguments):
+        kinds.append([numba.typeof(argument) for argument in arguments])
+        return join(*arguments)
+
+    monkeypatch.setattr(snapshot, '_join', watched)
+    pipeline = make_pipeline()
+    pipeline.warm_up(INTRINSICS)
+    assert len(kinds) == 1
+    pipeline.begin_snapshot()
+    for stamp_ns in (0, 10**9):
+        pipeline.process(wall_frame(stamp_ns=stamp_ns), set())
+    assert pipeline.take_snapshot().cloud().frames == 2
+    assert kinds[0] == kinds[1]
 
 
 def test_view_from_the_camera_itself_shows_the_wall_and_from_behind_it_nothing():

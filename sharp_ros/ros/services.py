@@ -175,7 +175,7 @@ class Services:
 
         worker.call(begin, self._host.patience())
         self._snapshot_ready.wait(config.snapshot.timeout)
-        # joined on this thread: the first time it is compiled, which takes many seconds
+        # joined on this thread: the next images need not wait for it
         cloud = worker.call(pipeline.take_snapshot, self._host.patience()).cloud()
         self._host.publish_snapshot(cloud)
         return f'{len(cloud.points)} points of {cloud.frames} images on ~/snapshot/points'

@@ -288,7 +288,7 @@ def newest(make_node, peer):
         assert not answer.done() or answer.result().success, answer.result().message
         return all(peer.received[topic] and peer.received[topic][-1].width for topic in CLOUDS)
 
-    peer.spin_until(all_filled, 60, each=peer.send)  # the first snapshot ever is compiled
+    peer.spin_until(all_filled, 60, each=peer.send)
     return {topic: messages[-1] for topic, messages in peer.received.items()}
 
 
