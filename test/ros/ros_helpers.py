@@ -31,6 +31,7 @@ from sharp_ros.ros.conversions import (
     camera_info_to_msg,
     image_to_msg,
     odometry_to_msg,
+    stamp_ns_from_msg,
 )
 from sharp_ros.ros.node import SharpNode
 from sharp_ros.se3 import look_at
@@ -194,6 +195,12 @@ class Peer:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.executor.spin_once(timeout_sec=0.01)
+
+    def diagnose(self, node):
+        """Have a node publish its diagnostics; wait for these, not for earlier ones under way."""
+        asked, received = node.get_clock().now().nanoseconds, self.received['/diagnostics']
+        node.publish_diagnostics()
+        self.spin_until(lambda: received and stamp_ns_from_msg(received[-1].header) >= asked)
 
     def status(self, component):
         """Values and level of a component in the newest diagnostics."""

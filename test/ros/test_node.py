@@ -93,10 +93,7 @@ def test_the_scale_of_predicted_depth_is_published_and_told(make_node, peer):
     assert (vector.x, vector.y) == (1.5, 0.0)
     depth = depth_from_msg(peer.received['/sharp/depth/image'][0])
     assert np.nanmedian(depth) == pytest.approx(1.5 * WALL, abs=1e-3)
-    peer.spin(0.1)
-    peer.received['/diagnostics'].clear()
-    node.publish_diagnostics()
-    peer.spin_until(lambda: peer.received['/diagnostics'])
+    peer.diagnose(node)
     assert peer.status('Mapping')[2]['scale'] == '1.5000'
 
 
@@ -183,9 +180,7 @@ def test_a_bad_image_is_counted_and_the_stream_goes_on(make_node, peer, name, br
     peer.spin_until(lambda: counts(node).reasons.get(reason, 0) >= 1, each=send_bad)
     before = counts(node).processed
     peer.spin_until(lambda: counts(node).processed > before, each=peer.send)
-    peer.received.clear()
-    node.publish_diagnostics()
-    peer.spin_until(lambda: peer.received['/diagnostics'])
+    peer.diagnose(node)
     level, message, values = peer.status('Input')
     assert level == 1
     assert reason in message
@@ -258,9 +253,7 @@ def test_without_a_pose_depth_flows_but_nothing_is_mapped(make_node, peer):
         lambda: len(peer.received['/sharp/depth/image']) >= 3, each=lambda: peer.send(pose=None)
     )
     assert not peer.received['/sharp/occupancy_grid']
-    node.publish_diagnostics()
-    peer.received['/diagnostics'].clear()
-    peer.spin_until(lambda: peer.received['/diagnostics'])
+    peer.diagnose(node)
     level, _, values = peer.status('Mapping')
     assert level == 1
     assert int(values['unmapped.no_pose_yet']) >= 3
@@ -457,10 +450,7 @@ def test_no_component_claims_to_run_before_the_node_is_active(make_node, peer):
     node = make_node()
 
     def messages():
-        peer.spin(0.1)  # what the timer has published meanwhile
-        peer.received['/diagnostics'].clear()
-        node.publish_diagnostics()
-        peer.spin_until(lambda: peer.received['/diagnostics'])
+        peer.diagnose(node)
         return {status.message for status in peer.received['/diagnostics'][-1].status}
 
     peer.spin_until(node._diagnostics.get_subscription_count)
@@ -474,15 +464,11 @@ def test_no_component_claims_to_run_before_the_node_is_active(make_node, peer):
 def test_silence_of_the_camera_is_reported(make_node, peer):
     peer.listen('/diagnostics')
     node = start(make_node())
-    node.publish_diagnostics()
-    peer.spin_until(lambda: peer.received['/diagnostics'])
+    peer.diagnose(node)
     level, message, _ = peer.status('Input')
     assert level == 1
     assert 'no image yet' in message
     node._health.image_arrived(peer.now(), peer.now())
     node._health._last_image = time.monotonic() - 6
-    peer.spin(0.1)  # what the timer has published meanwhile
-    peer.received['/diagnostics'].clear()
-    node.publish_diagnostics()
-    peer.spin_until(lambda: peer.received['/diagnostics'])
+    peer.diagnose(node)
     assert peer.status('Input')[0] == 2

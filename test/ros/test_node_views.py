@@ -150,9 +150,7 @@ def test_a_view_without_a_place_is_counted_while_the_rest_goes_on(
         lambda: len(peer.received['/sharp/depth/image']) >= 3, each=lambda: peer.send(pose=pose)
     )
     assert not got['image']
-    peer.received['/diagnostics'].clear()
-    node.publish_diagnostics()
-    peer.spin_until(lambda: peer.received['/diagnostics'])
+    peer.diagnose(node)
     peer.spin_until(lambda: 'lost' in peer.status('Views')[1], each=node.publish_diagnostics)
     level, _, values = peer.status('Views')
     assert level == 1
@@ -168,9 +166,7 @@ def test_a_view_beyond_its_bounds_is_reported_and_withheld_if_so_configured(
     node = start(make_node(**parameters))
     peer.spin_until(lambda: got['image'], each=peer.send)
     assert (image_from_msg(got['image'][0])[0] == (220, 30, 30)).all()
-    peer.received['/diagnostics'].clear()
-    node.publish_diagnostics()
-    peer.spin_until(lambda: peer.received['/diagnostics'])
+    peer.diagnose(node)
     level, message, values = peer.status('Views')
     assert level == 1
     assert 'max_distance' in message
