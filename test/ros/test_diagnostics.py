@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -81,15 +82,22 @@ def test_publisher_whose_quality_of_service_does_not_suit_is_told_with_the_cure(
 
 
 def test_stall_is_an_error_until_images_are_back_which_is_told(make_node, peer, said, monkeypatch):
-    monkeypatch.setattr(diagnostics, '_SLOW', 0.3)
-    monkeypatch.setattr(diagnostics, '_STALLED', 0.6)
+    now = 100.0  # seconds; on a busy machine any pause could be a stall
+    monkeypatch.setattr(diagnostics, 'time', SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(diagnostics, '_RECENT', 0.0)
     peer.listen('/sharp/depth/image')
     node = start(make_node())
-    peer.spin_until(lambda: peer.received['/sharp/depth/image'], each=peer.send)
-    assert said(node, 'Input', r'is the camera running\?') in (WARN, ERROR)
-    peer.spin(0.7)
-    assert said(node, 'Input', r'is the camera running\?') == ERROR
+    peer.spin_until(
+        lambda: (
+            peer.received['/sharp/depth/image'] and node._last_stamp_ns == peer.stamps_sent[-1]
+        ),
+        each=peer.send,
+        period=0.5,
+    )  # no image is under way
+    now += 2.5
+    assert said(node, 'Input', r'no image for 2\.5 s; is the camera running\?') == WARN
+    now += 3.5
+    assert said(node, 'Input', r'no image for 6\.0 s; is the camera running\?') == ERROR
     assert said(node, 'Input', '^running$', each=peer.send) == OK
     assert node._health._events['stall_recovered'] == 1
 
