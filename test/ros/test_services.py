@@ -260,10 +260,11 @@ def test_disabled_node_ignores_images_and_keeps_its_map(make_node, peer, call, t
 
 def test_map_of_a_recording_that_starts_over_is_taken_back_at_once(make_node, peer, tmp_path):
     mapping_node(make_node, peer, tmp_path)
-    peer.received.clear()
     old = peer.now() - 60_000_000_000
     # no pose: nothing is mapped that could replace the old map
-    peer.spin_until(lambda: peer.received[GRID], each=lambda: peer.send(stamp_ns=old, pose=None))
+    peer.spin_until(
+        lambda: stamps(peer, GRID)[-1] == old, each=lambda: peer.send(stamp_ns=old, pose=None)
+    )
     assert (cells(peer) == -1).all()
 
 
