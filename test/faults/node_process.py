@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 import os
 from pathlib import Path
 import subprocess
@@ -76,7 +77,7 @@ class NodeProcess:
         self.process.wait(timeout)
         seconds = time.monotonic() - start
         assert not psutil.wait_procs(children, 1)[1]
-        left = [path for path in shared if path.exists()]
+        left = abandoned(shared)
         assert not left, left
         return seconds
 
@@ -88,8 +89,32 @@ class NodeProcess:
 
 def shared_memory(process):
     """Files in shared memory that a process uses and this one does not."""
-    used = []
-    for pid in (process.pid, os.getpid()):
-        lines = Path(f'/proc/{pid}/maps').read_text().splitlines()
-        used.append({line.split()[5] for line in lines if ' /dev/shm/' in line})
-    return {Path(name) for name in used[0] - used[1] if not name.endswith('(deleted)')}
+    return mapped(process.pid) - mapped(os.getpid())
+
+
+def mapped(pid):
+    """Files in shared memory that a process uses, each with its inode."""
+    lines = Path(f'/proc/{pid}/maps').read_text().splitlines()
+    parts = [line.split() for line in lines if ' /dev/shm/' in line]
+    return {(Path(p[5]), int(p[4])) for p in parts if p[-1] != '(deleted)'}
+
+
+def abandoned(files):
+    """Those files that are still there and used by nobody.
+
+    Fast DDS looks for a free port among files that programs of all domains share, so that one of
+    this name may be there for another program.
+    """
+
+    def there():
+        found = set()
+        for path, inode in files:
+            with suppress(FileNotFoundError):
+                found |= {(path, inode)} if path.stat().st_ino == inode else set()
+        return found
+
+    left = there()
+    for pid in psutil.pids() if left else ():
+        with suppress(OSError):  # it has ended, or is of another user
+            left -= mapped(pid)
+    return left & there()
