@@ -265,7 +265,8 @@ def _watch(
     interrupted: threading.Event,
 ) -> None:
     """Spin and show the table until time is up, Ctrl-C, or something ended."""
-    end = time.monotonic() + (duration or math.inf)
+    begun, complete = time.monotonic(), False
+    end = begun + (duration or math.inf)
     interactive = console.is_terminal and not os.environ.get('CI')
     table = monitor.table(0)
     with Live(table, console=console, auto_refresh=False, transient=True) as live:
@@ -276,6 +277,9 @@ def _watch(
                 raise SharpError(f'the node ended with code {process.returncode}; see node.log')
             if camera.error is not None:
                 raise camera.error
+            if not complete and all(topic.count for topic in monitor.topics.values()):
+                complete = True
+                console.print(f'every topic came back within {time.monotonic() - begun:.1f} s')
             if interactive and time.monotonic() - shown > 0.5:
                 shown = time.monotonic()
                 live.update(monitor.table(camera.sent), refresh=True)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 import json
 import os
 from pathlib import Path
 import signal
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import cv2
 import psutil
 import pytest
+from rich.console import Console
+
+from sharp_ros.ros import demo
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,10 +36,34 @@ def run_demo(output, *arguments, timeout=240):
     )  # fmt: skip
 
 
+@contextmanager
+def demo_until(text, output, *arguments):
+    """A demo that has just said something, and is killed at the end if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'sharp_ros.apps.cli', 'demo', '--model', 'sensor',
+         '--output', str(output), *arguments],
+        cwd=ROOT, env=demo_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+    limit = threading.Timer(240, process.kill)
+    limit.start()
+    try:
+        said = []
+        assert any(text in (said.append(line) or line) for line in process.stdout), ''.join(said)
+        yield process
+    finally:
+        limit.cancel()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
 @pytest.mark.slow
-def test_demo_reports_every_topic_true_depth_and_a_picture(tmp_path):
-    done = run_demo(tmp_path, '--model', 'sensor', '--duration', '6')
-    assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / 'node.log').read_text()
+def test_ctrl_c_ends_an_endless_demo_with_every_topic_true_depth_and_a_picture(tmp_path):
+    with demo_until('every topic came back', tmp_path, '--duration', '0') as process:
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output + (tmp_path / 'node.log').read_text()
     report = json.loads((tmp_path / 'report.json').read_text())
     topics = report['topics']
     for name in (
@@ -52,37 +82,22 @@ def test_demo_reports_every_topic_true_depth_and_a_picture(tmp_path):
     assert picture.std() > 20
 
 
-def test_ctrl_c_ends_an_endless_demo_with_its_report(tmp_path):
-    demo = subprocess.Popen(
-        [sys.executable, '-m', 'sharp_ros.apps.cli', 'demo', '--model', 'sensor',
-         '--duration', '0', '--output', str(tmp_path)],
-        cwd=ROOT, env=demo_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
-    )  # fmt: skip
-    try:
-        assert any('streaming' in line for line in demo.stdout), 'the demo ended early'
-        time.sleep(8)
-        demo.send_signal(signal.SIGINT)
-        output, _ = demo.communicate(timeout=60)
-    finally:
-        demo.kill()
-        demo.wait()
-    assert demo.returncode == 0, output
-    report = json.loads((tmp_path / 'report.json').read_text())
-    assert report['frames_in'] == report['processed'] + report['dropped'] > 0
+@pytest.mark.parametrize('interrupted', [False, True])
+def test_demo_streams_as_long_as_it_was_told_or_until_ctrl_c(interrupted):
+    executor = SimpleNamespace(spin_once=lambda timeout_sec: time.sleep(0.01))
+    process, camera = SimpleNamespace(poll=lambda: None), SimpleNamespace(error=None)
+    monitor = SimpleNamespace(topics={'points': SimpleNamespace(count=0)}, table=lambda sent: '')
+    ctrl_c, begun = threading.Event(), time.monotonic()
+    if interrupted:
+        threading.Timer(0.2, ctrl_c.set).start()
+    duration = 0.0 if interrupted else 0.2
+    demo._watch(executor, process, camera, monitor, duration, Console(), ctrl_c)
+    assert time.monotonic() - begun >= 0.2
 
 
 def test_a_killed_demo_leaves_no_node_behind(tmp_path):
-    demo = subprocess.Popen(
-        [sys.executable, '-m', 'sharp_ros.apps.cli', 'demo', '--model', 'sensor',
-         '--output', str(tmp_path)],
-        cwd=ROOT, env=demo_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
-    )  # fmt: skip
-    assert any('starting the node' in line for line in demo.stdout)
-    (node,) = psutil.Process(demo.pid).children()
-    demo.kill()
-    demo.wait()
+    with demo_until('starting the node', tmp_path) as process:
+        (node,) = psutil.Process(process.pid).children()
     node.wait(timeout=30)
     assert not node.is_running()
 
