@@ -20,7 +20,7 @@ from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import parameter_value_to_python
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / 'bench'))
+sys.path.append(str(ROOT / 'bench'))  # last: it has an onnx.py
 
 import endings  # noqa: E402
 
