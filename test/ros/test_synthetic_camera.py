@@ -58,7 +58,7 @@ def peer():
 def test_all_topics_of_a_frame_share_stamp_and_frame_and_the_room_is_level(peer):
     camera = start()
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240  # as the demo gives its node on a busy machine
         common = set()
         while len(common) < 3 and time.monotonic() < end and camera.poll() is None:
             peer.spin()
