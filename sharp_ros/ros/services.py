@@ -151,7 +151,9 @@ class Services:
         return str(folder)
 
     def _load_map(self) -> str:
-        pipeline, worker, config = self._host.running()
+        pipeline, worker, _ = self._host.running()
+        # by settings that were accepted before, which apply between two frames
+        config = worker.call(lambda: self._host.running()[2], self._host.patience())
         directory = Path(config.output.directory).expanduser()
         folder = map_folder(directory, config.output.load)
         state = load_map(folder)
@@ -165,16 +167,17 @@ class Services:
         return f'{folder}, in frame {state.world_frame}; poses must be in the world it was made in'
 
     def _snapshot(self) -> str:
-        pipeline, worker, config = self._host.running()
+        pipeline, worker, _ = self._host.running()
         if not self._host.enabled():
             raise SharpError('images are ignored; call ~/set_enabled with true first')
 
-        def begin() -> None:
+        def begin() -> float:
             pipeline.begin_snapshot()
             self._snapshot_ready.clear()  # between two frames, of which the last one may have set
+            return pipeline.config.snapshot.timeout
 
-        worker.call(begin, self._host.patience())
-        self._snapshot_ready.wait(config.snapshot.timeout)
+        timeout = worker.call(begin, self._host.patience())
+        self._snapshot_ready.wait(timeout)
         # joined on this thread: the next images need not wait for it
         cloud = worker.call(pipeline.take_snapshot, self._host.patience()).cloud()
         self._host.publish_snapshot(cloud)

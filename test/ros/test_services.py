@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy')
 
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_helpers import CAMERA, POSE, start, WALL
 from sensor_msgs.msg import PointCloud2
@@ -166,6 +167,27 @@ def test_saved_map_is_there_again_in_another_run_before_any_image(make_node, pee
     peer.spin_until(lambda: peer.received[GRID])
     np.testing.assert_array_equal(cells(peer).reshape(saved.cells.shape), saved.cells)
     assert peer.received[GRID][-1].header.frame_id == 'odom'
+
+
+def test_map_is_loaded_by_the_name_that_was_set_just_before(
+    make_node, peer, call, tmp_path, monkeypatch
+):
+    node = mapping_node(make_node, peer, tmp_path, output__load='old')
+    gate, running = threading.Event(), node.running
+
+    def asked():
+        found = running()
+        gate.set()
+        return found
+
+    monkeypatch.setattr(node, 'running', asked)
+    node._worker.post(lambda: gate.wait(10))  # a frame is at work until the service has begun
+    (changed,) = node.set_parameters([Parameter('output.load', value='new')])
+    assert changed.successful
+    assert node._config.output.load == 'old'
+    response = call('load_map', send=lambda: None)
+    assert not response.success
+    assert str(tmp_path / 'new') in response.message
 
 
 @pytest.mark.parametrize(
