@@ -31,6 +31,7 @@ from sharp_ros.models import load_predictor
 from sharp_ros.pipeline import Pipeline
 from sharp_ros.ros import diagnostics
 from sharp_ros.ros.conversions import depth_from_msg, stamp_ns_from_msg, stamp_to_msg
+from sharp_ros.ros.node import SharpNode
 from sharp_ros.worker import Worker
 
 pytestmark = pytest.mark.ros
@@ -313,7 +314,7 @@ def test_a_hanging_network_is_told_and_deactivate_answers_with_a_way_out(hung, p
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(Worker.stop, '__defaults__', (0.2,))
+    monkeypatch.setattr(SharpNode._stop, '__defaults__', (0.0, 0.2))
 
 
 def test_a_frame_that_hung_ends_without_an_error_after_its_run(hung, peer, impatient):

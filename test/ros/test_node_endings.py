@@ -25,7 +25,6 @@ from sharp_ros.ros import parents
 from sharp_ros.ros.conversions import image_to_msg
 from sharp_ros.ros.ending import Ending
 from sharp_ros.ros.node import main, SharpNode
-from sharp_ros.worker import Worker
 
 pytestmark = pytest.mark.ros
 
@@ -115,7 +114,7 @@ def test_whatever_fails_at_configure_is_told_and_what_was_made_is_freed(
 def test_deactivate_waits_for_a_frame_of_a_slow_network_and_keeps_the_map(
     make_node, peer, monkeypatch
 ):
-    monkeypatch.setattr(Worker.stop, '__defaults__', (0.1,))
+    monkeypatch.setattr(SharpNode._stop, '__defaults__', (0.0, 0.1))
     oracle = WallOracle()
     peer.listen(DEPTH)
     node = start(make_node(oracle))
