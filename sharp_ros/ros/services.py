@@ -80,14 +80,14 @@ class Services:
             'save_map': self._save_map,
             'load_map': self._load_map,
             'snapshot': self._snapshot,
-            'timings': host.timings,
         }
         for name, action in triggers.items():
             node.create_service(
                 Trigger, f'~/{name}', self._answering(action), callback_group=group
             )
-        # it stops work at once, so it must not wait for what others asked for
+        # one stops work, one tells why it is slow: they do not wait for what others asked for
         node.create_service(SetBool, '~/set_enabled', self._on_set_enabled)
+        node.create_service(Trigger, '~/timings', self._on_timings)
 
     def stop(self) -> None:
         """Answer no more, and let the request at work end if that takes no longer than a moment.
@@ -182,6 +182,10 @@ class Services:
         cloud = worker.call(pipeline.take_snapshot, self._host.patience()).cloud()
         self._host.publish_snapshot(cloud)
         return f'{len(cloud.points)} points of {cloud.frames} images on ~/snapshot/points'
+
+    def _on_timings(self, request: Any, response: Any) -> Any:
+        response.success, response.message = True, self._host.timings()
+        return response
 
     def _on_set_enabled(self, request: Any, response: Any) -> Any:
         self._host.set_enabled(request.data)

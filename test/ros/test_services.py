@@ -116,13 +116,14 @@ def test_request_is_given_up_when_the_frame_at_work_hangs(
     assert 'busy for 0.05 s' in response.message
 
 
-def test_node_can_be_disabled_while_a_slow_service_is_at_work(make_node, peer, call):
+def test_node_can_be_disabled_and_timed_while_a_slow_service_is_at_work(make_node, peer, call):
     node = start(make_node(pose__source='none', snapshot__timeout=20.0))
     client = peer.node.create_client(Trigger, '/sharp/snapshot')
     assert client.wait_for_service(5.0)
     snapshot = client.call_async(Trigger.Request())
     peer.spin_until(lambda: not node._pipeline.snapshot_is_complete)
     assert call('set_enabled', SetBool.Request(data=False), send=lambda: None).success
+    assert call('timings', send=lambda: None).success
     assert not snapshot.done()
     node._requests.snapshot_is_complete()  # enough
     peer.spin_until(snapshot.done)
