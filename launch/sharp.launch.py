@@ -58,9 +58,11 @@ def generate_launch_description():
         for name, (default, text) in ARGUMENTS.items()
     ]
     transports = SetEnvironmentVariable(
-        # the default transports of Fast DDS drop large best-effort images
+        # the shared memory that Fast DDS sets aside by itself is smaller than one image
         'FASTDDS_BUILTIN_TRANSPORTS',
-        EnvironmentVariable('FASTDDS_BUILTIN_TRANSPORTS', default_value='LARGE_DATA'),
+        EnvironmentVariable(
+            'FASTDDS_BUILTIN_TRANSPORTS', default_value='DEFAULT?sockets_size=8MB'
+        ),
     )
     return LaunchDescription([*declared, transports, OpaqueFunction(function=start)])
 

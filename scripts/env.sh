@@ -6,6 +6,6 @@ if [ -z "${ROS_DISTRO:-}" ]; then
     AMENT_PREFIX_PATH="$VIRTUAL_ENV${AMENT_PREFIX_PATH:+:$AMENT_PREFIX_PATH}"
     ROS_DISTRO=kilted
 fi
-# Fast DDS drops big best-effort messages over its default transports.
-: "${FASTDDS_BUILTIN_TRANSPORTS:=LARGE_DATA}"
+# Fast DDS drops big best-effort messages in the shared memory it sets aside by itself, 512 KB.
+: "${FASTDDS_BUILTIN_TRANSPORTS:=DEFAULT?sockets_size=8MB}"
 export PATH VIRTUAL_ENV AMENT_PREFIX_PATH ROS_DISTRO FASTDDS_BUILTIN_TRANSPORTS

@@ -15,7 +15,7 @@ if 'AMENT_PREFIX_PATH' not in os.environ:
 # Tests of two checkouts on one machine must not hear each other.
 os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 50)
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')
+os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'DEFAULT?sockets_size=8MB')
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -83,15 +83,30 @@ def test_without_ros_there_is_a_warning_only(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('value', 'status'), [('LARGE_DATA', 'ok'), ('UDPv4', 'warn'), ('', 'warn')]
+    ('value', 'status', 'why'),
+    [
+        ('DEFAULT?sockets_size=8MB', 'ok', ''),
+        ('LARGE_DATA', 'warn', 'do not find'),
+        ('UDPv4', 'warn', 'drops'),
+        ('', 'warn', 'drops'),
+    ],
 )
-def test_transport_of_fast_dds_is_checked(monkeypatch, value, status):
+def test_transport_of_fast_dds_is_checked(monkeypatch, value, status, why):
     name = 'FASTDDS_BUILTIN_TRANSPORTS'
     monkeypatch.setenv(name, value)
     monkeypatch.setenv('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp')
     check = checks_of(doctor._middleware)[name]
     assert check.status == status
-    assert status == 'ok' or f'export {name}=LARGE_DATA' in check.advice
+    assert status == 'ok' or f"export {name}='DEFAULT?sockets_size=8MB'" in check.advice
+    assert why in check.advice
+
+
+@pytest.mark.parametrize(('value', 'known'), [('LOCALHOST', True), ('SUBNET', False)])
+def test_range_that_overrules_the_transports_is_told(monkeypatch, value, known):
+    name = 'ROS_AUTOMATIC_DISCOVERY_RANGE'
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp')
+    assert (name in checks_of(doctor._middleware)) == known
 
 
 def test_package_that_cannot_be_loaded_is_told_from_one_that_is_missing(monkeypatch):

@@ -117,7 +117,9 @@ def test_every_package_that_a_file_imports_or_starts_is_declared(launch, name):
 
 
 @pytest.mark.parametrize('name', FILES)
-@pytest.mark.parametrize(('before', 'after'), [(None, 'LARGE_DATA'), ('UDPv4', 'UDPv4')])
+@pytest.mark.parametrize(
+    ('before', 'after'), [(None, 'DEFAULT?sockets_size=8MB'), ('UDPv4', 'UDPv4')]
+)
 def test_the_transports_are_set_unless_the_user_has_set_them(launch, name, before, after):
     run = launch(name, environment={} if before is None else {TRANSPORTS: before})
     assert {p.environment[TRANSPORTS] for p in run.processes} == {after}

@@ -208,18 +208,36 @@ def _middleware() -> Iterator[Check]:
     yield Check('middleware', 'ok', rmw or 'none without ROS')
     if rmw and 'fastrtps' not in rmw:
         return
-    name, wanted = 'FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA'
+    yield from _transports()
+
+
+def _transports() -> Iterator[Check]:
+    """Whether images fit into what Fast DDS sets aside, and everybody is reached."""
+    name, wanted = 'FASTDDS_BUILTIN_TRANSPORTS', 'DEFAULT?sockets_size=8MB'
     value = os.environ.get(name, '')
-    if value.startswith(wanted):
+    advice = (
+        f"export {name}='{wanted}' in every process that sends images or clouds (make demo and "
+        'the launch files do so): '
+    )
+    if value.startswith('LARGE_DATA'):
+        advice += (
+            'LARGE_DATA carries them, too, but programs without it, such as ros2 in another '
+            'terminal, do not find those that have it, and services answer late'
+        )
+        yield Check(name, 'warn', value, advice)
+    elif value.startswith('DEFAULT?') and 'sockets_size=' in value:
         yield Check(name, 'ok', value)
     else:
+        advice += 'Fast DDS else drops most best-effort messages as big as an image'
+        yield Check(name, 'warn', value or 'unset', advice)
+    name = 'ROS_AUTOMATIC_DISCOVERY_RANGE'
+    if os.environ.get(name) == 'LOCALHOST':
         yield Check(
             name,
             'warn',
-            value or 'unset',
-            f'export {name}={wanted} in every process that sends or receives images: with the '
-            'default transports Fast DDS drops most best-effort messages as big as an image '
-            '(make demo and the launch files set it)',
+            'LOCALHOST',
+            'with it rmw_fastrtps takes no notice of FASTDDS_BUILTIN_TRANSPORTS, and most big '
+            'best-effort images are lost; unset it, or send compressed images',
         )
 
 

@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SharpError: if the node does not start, or nothing of it arrives.
     """
-    os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')
+    os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'DEFAULT?sockets_size=8MB')
     runs = 5 if args.quick else 50
     layer, latency = _layer(0.0 if args.quick else args.seconds, at_least=runs)
     report = {

@@ -72,7 +72,8 @@ def cyclone():
 
 
 @pytest.fixture(
-    params=['SUBNET DEFAULT', 'SUBNET UDPv4', 'LOCALHOST LARGE_DATA'], ids=lambda p: p.split()[1]
+    params=['SUBNET DEFAULT?sockets_size=8MB', 'SUBNET UDPv4', 'LOCALHOST DEFAULT'],
+    ids=lambda p: '_'.join(p.split()),
 )
 def transports(request, monkeypatch):
     """The settings under which Fast DDS talks to others, see docs/conventions.md."""
@@ -132,7 +133,7 @@ def test_another_dds_vendor_hears_what_rclpy_hears(make_node, peer, other_vendor
     assert heard[ODOMETRY]['child_frame_id'] == CAMERA
 
 
-@pytest.mark.parametrize('transports', ['SUBNET DEFAULT'], indirect=True)
+@pytest.mark.parametrize('transports', ['SUBNET DEFAULT?sockets_size=8MB'], indirect=True)
 @pytest.mark.usefixtures('transports')
 def test_another_dds_vendor_that_comes_late_gets_the_map(make_node, peer, other_vendor):
     peer.listen(GRID)
