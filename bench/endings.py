@@ -103,13 +103,16 @@ def main(argv: list[str] | None = None) -> int:
     if not args.stand_in and shutil.which('ros2') is None:
         sys.exit('ros2 is not there: source the set-up file of your distribution, or --stand-in')
     only = set(filter(None, args.only.split(',')))
+    if unknown := only - {*launches, *WAYS}:
+        sys.exit(f'{", ".join(sorted(unknown))}: none of {", ".join([*launches, *WAYS])}')
+    chosen, ways = only & {*launches} or {*launches}, only & {*WAYS} or {*WAYS}
     adopt_orphans()
     columns = ('clean', 'start median s', 'longest', 'asked again', 'end median s', 'longest')
     table = Table('launch', 'way', *columns, 'load', title='starts and ends')
     report, bad = {}, 0
     for name, (command, nodes) in launches.items():
         for way, end in WAYS.items():
-            if only and not {name, way} & only:
+            if name not in chosen or way not in ways:
                 continue
             outcomes = [ending(command, nodes, end, args.cold) for _ in range(args.times)]
             faults = [outcome.fault for outcome in outcomes if outcome.fault]
