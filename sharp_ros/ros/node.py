@@ -43,6 +43,7 @@ from sharp_ros.pipeline import (
     VIEW,
     VIEW_DEPTH,
 )
+from sharp_ros.ros.answers import answer_patiently
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
     cloud_to_msg,
@@ -130,6 +131,7 @@ class SharpNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self.create_timer(1.0, self.publish_diagnostics)
         self._requests = Services(self, self)
+        answer_patiently(self)
 
     # lifecycle ---------------------------------------------------------------------------------
 

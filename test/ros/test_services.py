@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ros_helpers import CAMERA, POSE, start, WALL
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import SetBool, Trigger
 
-from sharp_ros.ros import services, transforms
+from sharp_ros.ros import answers, services, transforms
 from sharp_ros.ros.conversions import pose_from_odometry, stamp_ns_from_msg
 from sharp_ros.se3 import inverse, transform
 
@@ -127,6 +128,45 @@ def test_node_can_be_disabled_and_timed_while_a_slow_service_is_at_work(make_nod
     assert not snapshot.done()
     node._requests.snapshot_is_complete()  # enough
     peer.spin_until(snapshot.done)
+
+
+@pytest.mark.parametrize('name', ['timings', 'set_enabled', 'get_state', 'get_parameters'])
+def test_answer_is_sent_again_until_the_client_is_found(make_node, peer, name):
+    node = make_node()
+    [service] = [s for s in node.services if s.srv_name.endswith(f'/{name}')]
+    sender, attempts = service.send_response, []
+    send = sender._send
+
+    def unheard_at_first(response, header):
+        attempts.append(response)
+        if len(attempts) < 3:
+            warnings.warn('failed to send response (timeout): client will ...', stacklevel=1)
+        else:
+            send(response, header)
+
+    sender._send = unheard_at_first
+    client = peer.node.create_client(service.srv_type, f'/sharp/{name}')
+    assert client.wait_for_service(5.0)
+    timers = len(list(node.timers))
+    answer = client.call_async(service.srv_type.Request())
+    peer.spin_until(answer.done)
+    assert len(attempts) == 3
+    assert len(list(node.timers)) == timers
+
+
+def test_client_that_is_never_found_is_given_up(make_node, peer, monkeypatch):
+    monkeypatch.setattr(answers, '_PATIENCE', 0.3)
+    node = make_node()
+    [service] = [s for s in node.services if s.srv_name.endswith('/timings')]
+    service.send_response._send = lambda *_: warnings.warn(
+        'failed to send response (timeout)', stacklevel=1
+    )
+    client = peer.node.create_client(Trigger, '/sharp/timings')
+    assert client.wait_for_service(5.0)
+    client.call_async(Trigger.Request())
+    timers = len(list(node.timers))
+    peer.spin_until(lambda: len(list(node.timers)) > timers)
+    peer.spin_until(lambda: len(list(node.timers)) == timers)
 
 
 def test_map_is_saved_while_images_go_on(make_node, peer, call, tmp_path, monkeypatch):
