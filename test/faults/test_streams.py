@@ -90,7 +90,8 @@ def test_a_camera_that_is_killed_is_missed_and_taken_back(make_node, peer, monke
             if not node._health.silence():  # the newest image may have come after the end
                 now, silences = now + 10, silences + 1
             peer.diagnose(node)
-            return peer.status('Input')[0] == DiagnosticStatus.ERROR[0]
+            silent = node._health.silence()  # it may have come since the diagnostics were made
+            return silent and peer.status('Input')[0] == DiagnosticStatus.ERROR[0]
 
         peer.spin_until(missed)
         assert 'no image for 10.0 s' in peer.status('Input')[1]
