@@ -23,7 +23,6 @@ from sharp_ros.errors import ConfigError
 # Parameters that rclpy or a launch file adds to any node.
 _QOS = 'qos_overrides.'
 _FOREIGN = ('use_sim_time', _QOS, 'start_type_description_service')
-_LIST = 'config/sharp.yaml lists all parameters'
 
 
 def declare_parameters(node: Node) -> None:
@@ -59,7 +58,7 @@ def read_config(node: Node, changes: list[Parameter] | None = None) -> SharpConf
     given = getattr(node, '_parameter_overrides', {})
     unknown = [n for n in given if not node.has_parameter(n) and is_ours(n)]
     if unknown:
-        raise ConfigError(f'unknown: {", ".join(sorted(unknown))}; {_LIST}')
+        raise ConfigError(_unknown(unknown))
     # pylint: disable=protected-access  (rclpy offers no public list of declared parameters)
     flat = {
         name: _plain(name, parameter.value)
@@ -90,7 +89,11 @@ def parameter_changes(node: Node, given: list[Parameter[Any]]) -> tuple[list[Par
             node._parameter_overrides[name] = parameter
         else:
             unknown.append(name)
-    return changes, f'unknown: {", ".join(unknown)}; {_LIST}' if unknown else ''
+    return changes, _unknown(unknown) if unknown else ''
+
+
+def _unknown(names: list[str]) -> str:
+    return f'unknown parameter(s) {", ".join(sorted(names))}; config/sharp.yaml lists all'
 
 
 def _same(one: Any, other: Any) -> bool:

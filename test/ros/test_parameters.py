@@ -221,5 +221,5 @@ def test_a_parameter_that_does_not_exist_is_refused_by_name_and_nothing_is_set(m
     both = [Parameter('occupancy.size', value=12.0), Parameter('occupancy.sise', value=1.0)]
     result = node.set_parameters_atomically(both)
     assert not result.successful
-    assert result.reason == 'unknown: occupancy.sise; config/sharp.yaml lists all parameters'
+    assert result.reason == 'unknown parameter(s) occupancy.sise; config/sharp.yaml lists all'
     assert node.get_parameter('occupancy.size').value != 12.0
