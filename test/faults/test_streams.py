@@ -80,7 +80,7 @@ def test_a_camera_that_is_killed_is_missed_and_taken_back(make_node, peer, monke
         camera = subprocess.Popen(command, env=environment)
         try:
             flows_from_camera = len(peer.received[DEPTH]) + 3
-            peer.spin_until(lambda n=flows_from_camera: len(peer.received[DEPTH]) >= n, 60)
+            peer.spin_until(lambda n=flows_from_camera: len(peer.received[DEPTH]) >= n, 240)
         finally:
             camera.kill()  # SIGKILL: it says goodbye to nobody
             camera.wait()
