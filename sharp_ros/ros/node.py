@@ -233,15 +233,17 @@ class SharpNode(LifecycleNode):
         """Stop the threads before the handles go."""
         if self._requests is not None:
             self._requests.stop()
-        self._stop(step=LAST_PATIENCE)
+        if not self._stop(step=LAST_PATIENCE, ending=True):
+            self.get_logger().info('the frame at work is given up, since the node ends')
         super().destroy_node()
 
-    def _stop(self, patience: float = 0.0, step: float = 5.0) -> bool:
+    def _stop(self, patience: float = 0.0, step: float = 5.0, *, ending: bool = False) -> bool:
         """Stop listening and working; False if the frame at work did not end in time.
 
         Args:
             patience: seconds that it has, while the context lives.
             step: seconds that it has in any case.
+            ending: whether all ends, so that it is no error that the frame does not.
         """
         for subscriber in self._subscribers:
             self.destroy_subscription(subscriber)
@@ -249,8 +251,9 @@ class SharpNode(LifecycleNode):
         end = time.monotonic() + patience
         while self._worker is not None and not self._worker.stop(step):
             if time.monotonic() > end or not self.context.ok():
-                self.get_logger().error('the frame at work did not end; it is left to itself')
                 self._worker = None  # see `_process`
+                if not ending:
+                    self.get_logger().error('the frame at work did not end; it is left to itself')
                 return False
         return True
 
