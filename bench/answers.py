@@ -29,7 +29,6 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from lifecycle_msgs.msg import Transition  # noqa: E402
 from nav_msgs.msg import OccupancyGrid  # noqa: E402
 import numpy as np  # noqa: E402
 import rclpy  # noqa: E402
@@ -40,7 +39,7 @@ from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from sharp_ros.errors import SharpError  # noqa: E402
 from sharp_ros.files import write_atomically  # noqa: E402
-from sharp_ros.ros.demo import Manager  # noqa: E402
+from sharp_ros.ros.demo import manager_of  # noqa: E402
 
 SERVICES = ('reset', 'save_map', 'load_map', 'snapshot', 'timings', 'set_enabled')
 TRANSPORTS = 'FASTDDS_BUILTIN_TRANSPORTS'
@@ -54,8 +53,8 @@ CLOUDS = {
 _KEPT = ('occupancy_grid', 'map_points')
 _READY, _ANSWER = 20.0, 30.0  # seconds that a client waits for the service, and the answer
 _WARM_UP = 60.0  # seconds within which clouds must flow
-_NODE = 'from sharp_ros.ros.node import main; raise SystemExit(main())'
-_CAMERA = 'from sharp_ros.ros.synthetic_camera import main; raise SystemExit(main())'
+_NODE = 'from sharp_ros.ros.programs import sharp_node; sharp_node()'
+_CAMERA = 'from sharp_ros.ros.programs import sharp_camera; sharp_camera()'
 
 
 @dataclass(frozen=True)
@@ -156,9 +155,7 @@ def start(folder: Path, stack: ExitStack, context: Any) -> Any:
     peer = rclpy.create_node('manager')
     executor = SingleThreadedExecutor()
     executor.add_node(peer)
-    manager = Manager(peer, node, threading.Event(), executor)
-    manager.change(Transition.TRANSITION_CONFIGURE)
-    manager.change(Transition.TRANSITION_ACTIVATE)
+    manager_of(node, peer, executor, threading.Event(), print).start()
     executor.shutdown()
     peer.destroy_node()
     rclpy.try_shutdown()

@@ -128,6 +128,7 @@ end = time.monotonic() + 10
 while 'ending' in {t.name for t in threading.enumerate()}:
     assert time.monotonic() < end
 os.kill(os.getpid(), signal.SIGINT)
+time.sleep(60)
 """
     assert 'KeyboardInterrupt' in run(code)[1]
 
