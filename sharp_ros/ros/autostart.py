@@ -54,6 +54,7 @@ def main(ending: Ending, args: list[str] | None = None) -> int:
     except _AskedToEndError:
         code = 0
     ending.limit(code)
+    executor.shutdown(0.0)  # it holds on to the node, whose participant would stay
     peer.destroy_node()
     rclpy.try_shutdown()
     return code

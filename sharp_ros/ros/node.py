@@ -236,6 +236,11 @@ class SharpNode(LifecycleNode):
         if not self._stop(step=LAST_PATIENCE, ending=True):
             self.get_logger().info('the frame at work is given up, since the node ends')
         super().destroy_node()
+        # rclpy leaves this to the garbage collector, which cannot break the cycle: services of the
+        # transitions would go on, and the participant would stay with its shared memory
+        machine = getattr(self, '_state_machine', None)
+        if machine is not None:
+            machine.destroy_when_not_in_use()
 
     def _stop(self, patience: float = 0.0, step: float = 5.0, *, ending: bool = False) -> bool:
         """Stop listening and working; False if the frame at work did not end in time.
@@ -765,11 +770,11 @@ def main(ending: Ending, args: list[str] | None = None) -> int:
         args: command line in place of that of the process.
     """
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    executor = SingleThreadedExecutor()
+    ending.wake(executor.wake)
     node: SharpNode | None = None
     code = 0
     try:
-        executor = SingleThreadedExecutor()
-        ending.wake(executor.wake)
         node = SharpNode()
         executor.add_node(node)
         while not ending.asked.is_set() and rclpy.ok():
@@ -782,6 +787,7 @@ def main(ending: Ending, args: list[str] | None = None) -> int:
             traceback.print_exc()
             code = 1
     ending.limit(code)
+    executor.shutdown(0.0)
     if node is not None:
         node.destroy_node()
     rclpy.try_shutdown()

@@ -15,7 +15,7 @@ import psutil
 
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
 ROOT = Path(__file__).parents[2]
-_PROGRAM = 'from sharp_ros.ros.programs import sharp_node; sharp_node()'
+PROGRAM = 'from sharp_ros.ros.programs import sharp_node; sharp_node()'
 START = 60.0  # seconds that a start may take on a busy machine
 
 
@@ -37,7 +37,7 @@ class NodeProcess:
         flat = [part for k, v in (parameters or {}).items() for part in ('-p', f'{k}:={v}')]
         with self.log.open('wb') as output:
             self.process = subprocess.Popen(
-                [sys.executable, '-c', f'{before}\n{_PROGRAM}', '--ros-args', *flat],
+                [sys.executable, '-c', f'{before}\n{PROGRAM}', '--ros-args', *flat],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, 'PYTHONFAULTHANDLER': '1'},

@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 
-from node_process import ACTIVATE, CONFIGURE, NodeProcess
+from node_process import ACTIVATE, CONFIGURE, mapped, NodeProcess, PROGRAM, START
 import pytest
 from std_srvs.srv import Trigger
 
@@ -19,6 +22,7 @@ from sharp_ros.mapping.map_files import load_map
 pytestmark = pytest.mark.ros
 
 DEPTH = '/sharp/depth/image'
+SEGMENT = re.compile(r'fast(dds|rtps)_[0-9a-f]{16}')  # of one participant
 SIGNALS = {'SIGINT': signal.SIGINT, 'SIGTERM': signal.SIGTERM}
 # a card that takes a second for every file, as those of small computers do when they are busy
 SLOW_DISK = """
@@ -147,3 +151,25 @@ def test_signal_while_a_map_is_saved_on_a_slow_disk(
     finally:
         peer.node.destroy_client(client)
         maps_are_whole(maps)
+
+
+def test_a_node_that_nobody_hears_leaves_no_shared_memory(tmp_path):
+    """A peer would have it in use, and hide what is left."""
+    with (tmp_path / 'node.log').open('wb') as log:
+        node = subprocess.Popen(
+            [sys.executable, '-c', PROGRAM], stdout=log, stderr=subprocess.STDOUT,
+            env={**os.environ, 'ROS_DOMAIN_ID': str(51 + os.getpid() % 50)},
+        )  # fmt: skip
+    try:
+        end = time.monotonic() + START
+        while not (segments := [p for p, _ in mapped(node.pid) if SEGMENT.fullmatch(p.name)]):
+            assert time.monotonic() < end
+            assert node.poll() is None
+            time.sleep(0.1)
+        time.sleep(1.0)  # so that the node itself is made, too
+        node.send_signal(signal.SIGINT)
+        assert node.wait(30) == 0
+    finally:
+        node.kill()
+        node.wait()
+    assert not [path for path in segments if path.exists()]
