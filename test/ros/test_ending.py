@@ -119,18 +119,17 @@ ending.wake(lambda: print('woken', flush=True))
 
 def test_a_guest_leaves_the_process_as_it_was():
     code = """
-before = signal.getsignal(signal.SIGINT)
+signal.signal(signal.SIGINT, lambda *_: print('mine', flush=True))  # it may be ignored here
 ending = Ending()
 ending.close()
-assert signal.getsignal(signal.SIGINT) is before
 assert signal.set_wakeup_fd(-1) == -1
 end = time.monotonic() + 10
 while 'ending' in {t.name for t in threading.enumerate()}:
     assert time.monotonic() < end
 os.kill(os.getpid(), signal.SIGINT)
-time.sleep(60)
+time.sleep(0.1)
 """
-    assert 'KeyboardInterrupt' in run(code)[1]
+    assert run(code)[:2] == (0, 'mine\n')
 
 
 def test_text_that_was_printed_is_out():
