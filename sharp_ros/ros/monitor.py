@@ -152,7 +152,9 @@ class Monitor:
         """Spin until the diagnostics of the deactivated node are here."""
         end = time.monotonic() + 3
         while time.monotonic() < end:
-            if self._values.get('Input', {}).get('state') == 'inactive':
+            values = self._values.get('Input', {})
+            # before it was first activated it was inactive, too, and had nothing to count
+            if values.get('state') == 'inactive' and 'frames_in' in values:
                 return
             executor.spin_once(timeout_sec=0.05)
 

@@ -19,6 +19,7 @@ import pytest
 from rich.console import Console
 
 from sharp_ros.ros import demo
+from sharp_ros.ros.monitor import Monitor
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,3 +116,14 @@ def test_a_node_that_cannot_start_is_reported_with_its_log(tmp_path):
     assert done.returncode == 1
     assert 'node.log' in done.stderr
     assert 'nowhere' in (tmp_path / 'node.log').read_text()
+
+
+def test_counts_of_before_the_start_are_not_taken_for_the_final_ones(make_node, peer, executor):
+    monitor = Monitor(peer.node)
+    node = make_node()
+    node.trigger_configure()
+    peer.spin_until(lambda: 'Input' in monitor._values, each=node.publish_diagnostics)
+    node.trigger_activate()
+    node.trigger_deactivate()
+    monitor.wait_for_final_counts(executor)
+    assert monitor.report(0)['frames_in'] == 0
