@@ -39,7 +39,7 @@ from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from sharp_ros.errors import SharpError  # noqa: E402
 from sharp_ros.files import write_atomically  # noqa: E402
-from sharp_ros.ros.demo import manager_of  # noqa: E402
+from sharp_ros.ros.demo import end_process, manager_of  # noqa: E402
 
 SERVICES = ('reset', 'save_map', 'load_map', 'snapshot', 'timings', 'set_enabled')
 TRANSPORTS = 'FASTDDS_BUILTIN_TRANSPORTS'
@@ -127,12 +127,7 @@ def program(text: str, log: Path, *arguments: str) -> Iterator[subprocess.Popen[
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process)
 
 
 def start(folder: Path, stack: ExitStack, context: Any) -> Any:

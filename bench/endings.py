@@ -106,7 +106,6 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := only - {*launches, *WAYS}:
         sys.exit(f'{", ".join(sorted(unknown))}: none of {", ".join([*launches, *WAYS])}')
     chosen, ways = only & {*launches} or {*launches}, only & {*WAYS} or {*WAYS}
-    adopt_orphans()
     columns = ('clean', 'start median s', 'longest', 'asked again', 'end median s', 'longest')
     table = Table('launch', 'way', *columns, 'load', title='starts and ends')
     report, bad = {}, 0
@@ -114,7 +113,8 @@ def main(argv: list[str] | None = None) -> int:
         for way, end in WAYS.items():
             if name not in chosen or way not in ways:
                 continue
-            outcomes = [ending(command, nodes, end, args.cold) for _ in range(args.times)]
+            with orphans_adopted():
+                outcomes = [ending(command, nodes, end, args.cold) for _ in range(args.times)]
             faults = [outcome.fault for outcome in outcomes if outcome.fault]
             starts, ends = ([getattr(o, which) for o in outcomes] for which in ('start', 'end'))
             row = report[f'{name}, {way}'] = {
@@ -137,9 +137,15 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if bad else 0
 
 
-def adopt_orphans():
+@contextlib.contextmanager
+def orphans_adopted():
     """Orphans of a launch that dies become children of this process, which sees how they end."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
 
 def ending(command, nodes, end, cold=False):

@@ -153,12 +153,17 @@ def node_process(model: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
             time.sleep(1)
             raise
         finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end_process(process)
+
+
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """Ctrl-C for one process; it is killed if it takes no notice for five seconds."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def manager_of(

@@ -80,8 +80,7 @@ class Manager:
         state = self._state()
         if state.id == State.PRIMARY_STATE_UNCONFIGURED:
             self.change(Transition.TRANSITION_CONFIGURE)
-            state.id = State.PRIMARY_STATE_INACTIVE
-        if state.id == State.PRIMARY_STATE_INACTIVE:
+        if state.id in (State.PRIMARY_STATE_UNCONFIGURED, State.PRIMARY_STATE_INACTIVE):
             self.change(Transition.TRANSITION_ACTIVATE)
         elif state.id != State.PRIMARY_STATE_ACTIVE:
             raise SharpError(f'{self._name} is {state.label}; start it anew')

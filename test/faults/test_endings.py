@@ -22,7 +22,7 @@ def test_node_and_camera_end_cleanly_together(way, monkeypatch):
     # the transports in which Fast DDS may wait for ever; the range LOCALHOST overrules them
     monkeypatch.setenv('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET')
-    endings.adopt_orphans()
-    outcome = endings.ending(*endings.STAND_IN, endings.WAYS[way])
+    with endings.orphans_adopted():
+        outcome = endings.ending(*endings.STAND_IN, endings.WAYS[way])
     assert not outcome.fault, outcome.fault
     assert outcome.end < endings.LIMIT

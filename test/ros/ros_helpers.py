@@ -69,16 +69,6 @@ def start(node):
     return node
 
 
-def destroy(node):
-    """End a node of which nothing is under way.
-
-    rclpy leaves the services of the transitions to the garbage collector: until then they would
-    take requests in the place of the node of the next test.
-    """
-    node.destroy_node()
-    node._state_machine.destroy_when_not_in_use()
-
-
 @pytest.fixture
 def context():
     context = Context()
@@ -119,7 +109,7 @@ def make_node(context, executor):
     yield make
     for node in nodes:
         executor.remove_node(node)
-        destroy(node)
+        node.destroy_node()
 
 
 class Peer:

@@ -99,8 +99,8 @@ def test_each_file_starts_active_nodes_and_ends_after_ctrl_c_without_an_error(na
 
 @pytest.mark.parametrize('name', endings.LAUNCHES)
 def test_no_process_is_left_when_the_launch_alone_is_killed(name):
-    endings.adopt_orphans()
-    outcome = endings.ending(*endings.LAUNCHES[name], endings.WAYS['SIGTERM to the launch'])
+    with endings.orphans_adopted():
+        outcome = endings.ending(*endings.LAUNCHES[name], endings.WAYS['SIGTERM to the launch'])
     assert not outcome.fault, outcome.fault
 
 

@@ -28,7 +28,7 @@ from rclpy.qos import (
     QoSProfile,
     ReliabilityPolicy,
 )
-from ros_helpers import CAMERA, destroy, Peer
+from ros_helpers import CAMERA, Peer
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_srvs.srv import Trigger
 import yaml
@@ -172,7 +172,7 @@ def robot():
     robot = Robot(context, executor)
     robot.start()
     yield robot
-    destroy(robot.node)
+    robot.node.destroy_node()
     robot.peer.node.destroy_node()
     executor.shutdown()
     rclpy.try_shutdown(context=context)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from rclpy.parameter import Parameter
-from ros_helpers import CAMERA, destroy, IMAGE, INTRINSICS, Peer, start
+from ros_helpers import CAMERA, IMAGE, INTRINSICS, Peer, start
 from sensor_msgs.msg import CameraInfo, Image
 import yaml
 
@@ -55,7 +55,7 @@ def node(context, executor, description):
     executor.add_node(node)
     yield start(node)
     executor.remove_node(node)
-    destroy(node)
+    node.destroy_node()
 
 
 def test_a_relative_model_never_publishes_what_is_in_metres(node, peer):
