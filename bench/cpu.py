@@ -27,11 +27,10 @@ import torch
 from torch.nn import functional as F
 
 from sharp_ros import self_check
-from sharp_ros.apps.bench import commit
-from sharp_ros.apps.doctor import machine
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
 from sharp_ros.engine import _keep_freed_memory, Engine
+from sharp_ros.evaluation.circumstances import commit, machine
 from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import load_ply, save_ply
 from sharp_ros.network import backbone

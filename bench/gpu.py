@@ -54,12 +54,11 @@ from seeded_sharp import filled_network, seeded_image
 import test_sharp_network as reference
 
 from sharp_ros import self_check
-from sharp_ros.apps.bench import commit, rss_mb
-from sharp_ros.apps.doctor import machine
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
 from sharp_ros.engine import allow_tf32, DTYPES, Engine
 from sharp_ros.errors import EngineError
+from sharp_ros.evaluation.circumstances import commit, machine, rss_mb
 from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import Gaussians, rotations_from_quats
 from sharp_ros.models import load_predictor, WEIGHTS_FOLDER

@@ -32,17 +32,17 @@ sys.path[0] = str(ROOT)  # instead of this folder, whose file onnx.py would hide
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from sharp_ros.apps.base_source import SourceFrame  # noqa: E402
 from sharp_ros.camera import Intrinsics  # noqa: E402
 from sharp_ros.errors import ConfigError, InputError, SharpError  # noqa: E402
-from sharp_ros.files import sha256_of, write_atomically  # noqa: E402
-from sharp_ros.metrics import (  # noqa: E402
+from sharp_ros.evaluation.metrics import (  # noqa: E402
     depth_metrics,
     MAX_TRUTH,
     mean_metrics,
     MIN_TRUTH,
     uncertainty_metrics,
 )
+from sharp_ros.files import sha256_of, write_atomically  # noqa: E402
+from sharp_ros.sources.base import SourceFrame  # noqa: E402
 
 RESULTS = ROOT / 'docs' / 'results' / 'nano.json'
 GALLERY = ROOT / 'docs' / 'images' / 'nano_failures.jpg'
@@ -90,8 +90,8 @@ class ImageSet(NamedTuple):
 
 def drawn_scenes(indoors: int, outdoors: int) -> Iterator[SourceFrame]:
     """One image each of scenes of the training generator, so many without sky and with."""
-    from sharp_ros.training.rooms import OUTDOORS, scene_views
-    from sharp_ros.training.textures import make_textures
+    from sharp_ros.procedural.rooms import OUTDOORS, scene_views
+    from sharp_ros.procedural.textures import make_textures
 
     textures = make_textures()
     left = {False: indoors, True: outdoors}
@@ -365,8 +365,8 @@ def sky_study(seen: Iterable[tuple[SourceFrame, Seen]]) -> dict[str, float]:
 
 def gallery(worst: Iterable[tuple[str, SourceFrame, Seen]]) -> bytes:
     """A JPEG with a row for each image: image, truth, prediction, error."""
-    from sharp_ros.apps.pictures import tile_pictures
-    from sharp_ros.training.pictures import validation_grid
+    from sharp_ros.pictures.drawing import tile_pictures
+    from sharp_ros.training.progress import validation_grid
 
     rows = {}
     for title, frame, seen in worst:
@@ -413,7 +413,7 @@ def _along(depth: np.ndarray, frame: SourceFrame, rays: np.ndarray) -> np.ndarra
 def open_sets(args: argparse.Namespace) -> tuple[dict[str, ImageSet], list[list[SourceFrame]]]:
     """Everything to measure on, by the keys of the report; and the rooms in several `FIELDS`."""
     from sharp_ros.apps.evaluate import motorcycle_frames
-    from sharp_ros.apps.sources import open_source
+    from sharp_ros.sources import open_source
 
     quick = args.quick
     if args.shards:
@@ -447,10 +447,10 @@ def open_sets(args: argparse.Namespace) -> tuple[dict[str, ImageSet], list[list[
 
 def measure(args: argparse.Namespace) -> tuple[dict[str, Any], bytes]:
     """The report and the gallery."""
-    from sharp_ros.apps.bench import circumstances
     from sharp_ros.apps.evaluate import evaluate
     from sharp_ros.config import ModelConfig
     from sharp_ros.engine import Engine
+    from sharp_ros.evaluation.circumstances import circumstances
     from sharp_ros.models import load_predictor, WEIGHTS_FOLDER
     from sharp_ros.point_cloud import depth_from_gaussians
 

@@ -28,10 +28,10 @@ import torch  # noqa: E402
 from sharp_ros import self_check  # noqa: E402
 from sharp_ros.apps.evaluate import motorcycle_frames  # noqa: E402
 from sharp_ros.apps.export import export_nano  # noqa: E402
-from sharp_ros.apps.sources import open_source  # noqa: E402
 from sharp_ros.files import write_atomically  # noqa: E402
 from sharp_ros.models import load_predictor  # noqa: E402
 from sharp_ros.network.onnx_predictor import OnnxNanoPredictor, OnnxSession  # noqa: E402
+from sharp_ros.sources import open_source  # noqa: E402
 
 
 class Samples(quantization.CalibrationDataReader):

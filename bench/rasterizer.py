@@ -30,9 +30,8 @@ import numpy as np
 import torch
 
 from sharp_ros import se3
-from sharp_ros.apps.bench import commit
-from sharp_ros.apps.doctor import machine
 from sharp_ros.camera import Intrinsics
+from sharp_ros.evaluation.circumstances import commit, machine
 from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import Gaussians, srgb_from_linear
 from sharp_ros.rasterizer import rasterize, reference

@@ -4,10 +4,11 @@ import sys
 
 import numpy as np
 
-from sharp_ros.camera import DEFAULT_FOCAL_35MM, focal_from_35mm, Intrinsics, read_image
+from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
 from sharp_ros.engine import Engine
 from sharp_ros.gaussians import save_ply
+from sharp_ros.images import DEFAULT_FOCAL_35MM, focal_from_35mm, read_image
 from sharp_ros.models import load_predictor
 from sharp_ros.point_cloud import depth_from_gaussians
 

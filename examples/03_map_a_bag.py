@@ -3,12 +3,12 @@
 from pathlib import Path
 import sys
 
-from sharp_ros.apps.sources import open_source
 from sharp_ros.camera import Frame
 from sharp_ros.config import from_flat
 from sharp_ros.errors import InputError
 from sharp_ros.mapping.map_files import save_map
 from sharp_ros.pipeline import Pipeline
+from sharp_ros.sources import open_source
 
 bag, folder = sys.argv[1], Path(sys.argv[2])
 model = sys.argv[3] if len(sys.argv) > 3 else 'nano'  # sensor: the depth of the bag

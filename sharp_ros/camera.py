@@ -10,11 +10,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-import io
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
-import warnings
 
 import cv2
 import numpy as np
@@ -22,7 +19,7 @@ import numpy as np
 from sharp_ros.errors import InputError
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 
 JITTER_NS = 1_000_000_000  # by which stamps may go back without that a recording started over
@@ -427,183 +424,3 @@ def _undistortion_maps(
     )
     size = (rectified.width, rectified.height)
     return initialise(raw.matrix, np.array(model.D), R, rectified.matrix, size, cv2.CV_16SC2)
-
-
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
-MAX_IMAGE_PIXELS = 200_000_000  # of a file; as many as SHARP's own tool takes
-MAX_MESSAGE_PIXELS = 64_000_000  # of a compressed message
-DEFAULT_FOCAL_35MM = 30.0  # a phone's main camera, about; SHARP's own tool assumes the same
-_EXIF_IFD, _EXIF_FOCAL, _EXIF_FOCAL_35MM = 0x8769, 0x920A, 0xA405
-_HEIF_BRANDS = (b'hei', b'hev', b'mif', b'msf')
-
-
-def decode_image(data: bytes | memoryview, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
-    """A complete compressed image as OpenCV reads it, so in BGR order.
-
-    OpenCV fills what a truncated JPEG lacks with grey and says nothing; here that is an error.
-
-    Args:
-        data: contents of a JPEG, PNG or any other file OpenCV knows.
-        flags: `cv2.IMREAD_*`.
-
-    Returns:
-        [H, W, 3] uint8, or what `flags` ask for.
-
-    Raises:
-        InputError: `bad_compressed` if the data are truncated, corrupt or of unknown format.
-    """
-    data = bytes(data)
-    complete = True
-    if data.startswith(b'\xff\xd8'):
-        # A thumbnail in the header has an end marker too: look behind the start of scan only.
-        complete = data.find(b'\xff\xd9', _jpeg_scan_start(data)) >= 0
-    elif data.startswith(b'\x89PNG'):
-        complete = b'IEND\xaeB`\x82' in data
-    image = None
-    if data and complete:
-        _check_size(data)
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        except cv2.error as error:
-            raise InputError(f'cannot decode the image: {error}', 'bad_compressed') from error
-    if image is None:
-        state = 'damaged or of unknown format' if complete else 'truncated'
-        raise InputError(
-            f'compressed image of {len(data)} bytes is {state}; send complete JPEG or PNG data',
-            'bad_compressed',
-        )
-    return image
-
-
-def _check_size(data: bytes) -> None:
-    """Refuse by its header what would be far larger unpacked; the rest is for OpenCV to judge."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as header:
-                pixels = header.width * header.height
-    except Image.DecompressionBombError:
-        pixels = MAX_MESSAGE_PIXELS + 1
-    except Exception:  # Pillow raises many types for files it does not know
-        return
-    if pixels > MAX_MESSAGE_PIXELS:
-        raise InputError(
-            f'compressed image has more than {MAX_MESSAGE_PIXELS / 1e6:.0f} million pixels; '
-            'send smaller ones',
-            'image_too_large',
-        )
-
-
-def _jpeg_scan_start(data: bytes) -> int:
-    """Offset behind the header of the first scan; the length of the data if there is none."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
-        if marker == 0xDA:
-            return position
-    return len(data)
-
-
-def focal_from_35mm(millimetres: float, width: int, height: int) -> float:
-    """Pixels of a focal length on 35 mm film, compared by the diagonal (CIPA DC-008)."""
-    return millimetres * math.hypot(width, height) / math.hypot(36, 24)
-
-
-def read_image(path: str | Path) -> tuple[np.ndarray, float | None]:
-    """Read a photograph upright, in 8 bits a channel, whatever its mode.
-
-    Of several frames or pages the first counts; alpha and colour profiles are ignored.
-
-    Args:
-        path: file in any format Pillow reads; HEIC needs the package pillow-heif.
-
-    Returns:
-        [H, W, 3] uint8 RGB, and the focal length in pixels if EXIF knows it: the equivalent on
-        35 mm film, or else the true one by SHARP's rule, which takes less than 10 mm for that of
-        a phone (times 8.4) and more for that of a 35 mm camera.
-
-    Raises:
-        InputError: `unreadable_image` if the file is missing, damaged or larger than 200 Mpx.
-    """
-    from PIL import Image
-
-    heif = _register_heif()
-    limit = Image.MAX_IMAGE_PIXELS
-    try:
-        Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS // 2  # Pillow refuses twice as many
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            with Image.open(path) as image:
-                image.load()
-                film_mm = _turn_upright(image)
-                focal = film_mm and focal_from_35mm(film_mm, *image.size)
-                return _rgb(image), focal
-    except Image.DecompressionBombError as error:
-        limit_mpx = MAX_IMAGE_PIXELS / 1e6
-        raise InputError(
-            f'{path} has more than {limit_mpx:.0f} million pixels; shrink it', 'unreadable_image'
-        ) from error
-    except Exception as error:  # damaged files raise whatever their decoder stumbles over
-        reason = _why_unreadable(path, error, heif)
-        raise InputError(f'cannot read {path}: {reason}', 'unreadable_image') from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
-def _register_heif() -> bool:
-    """Teach Pillow to read HEIC; whether the package for it is installed."""
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        return False
-    register_heif_opener()
-    return True
-
-
-def _why_unreadable(path: str | Path, error: Exception, heif: bool) -> str:
-    from PIL import UnidentifiedImageError
-
-    if isinstance(error, MemoryError):
-        return 'not enough memory; shrink it'
-    reason = getattr(error, 'strerror', None) or str(error)
-    if isinstance(error, UnidentifiedImageError):
-        with Path(path).open('rb') as file:
-            start = file.read(12)
-        if not heif and start[4:8] == b'ftyp' and start[8:11] in _HEIF_BRANDS:
-            return 'HEIC needs another package; pip install pillow-heif, or convert it to JPEG'
-        reason = 'damaged or of unknown format' if start else 'the file is empty'
-    return f'{reason}; give a complete JPEG, PNG, WebP or TIFF file'
-
-
-def _turn_upright(image: Image.Image) -> float | None:
-    """Turn or mirror as EXIF says; returns its focal length on 35 mm film, mm, if known."""
-    from PIL import ImageOps
-
-    try:
-        tags = image.getexif().get_ifd(_EXIF_IFD)
-        ImageOps.exif_transpose(image, in_place=True)
-        on_film, true = (float(tags.get(tag, 0)) for tag in (_EXIF_FOCAL_35MM, _EXIF_FOCAL))
-    except MemoryError:
-        raise
-    except Exception:  # damaged EXIF raises whatever its parser stumbles over
-        return None
-    if 1 <= on_film < math.inf:
-        return on_film
-    if 0 < true < math.inf:  # False for the rational number 0/0, which is not a number
-        return true * 8.4 if true < 10 else true
-    return None
-
-
-def _rgb(image: Image.Image) -> np.ndarray:  # -> [H, W, 3] uint8
-    if image.mode == 'F':
-        raise ValueError('pixels are fractional numbers of unknown range')
-    if image.mode.startswith('I'):  # 16 bits of grey, which Pillow would clip instead of scale
-        grey = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, -1)
-    return np.array(image if image.mode == 'RGB' else image.convert('RGB'))

@@ -16,6 +16,9 @@ from sharp_ros.config import ModelConfig, SharpConfig
 from sharp_ros.engine import choose_device, Engine, Pending
 from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError, SharpError
 from sharp_ros.gaussians import Gaussians
+from sharp_ros.localization.odometry import Motion, VisualOdometry
+from sharp_ros.localization.scale_anchors import up_from_pose
+from sharp_ros.localization.scale_filter import ScaleEstimate, ScaleFilter
 from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.keyframes import Keyframes
 from sharp_ros.mapping.map_files import MapState
@@ -24,10 +27,8 @@ from sharp_ros.mapping.path import CameraPath
 from sharp_ros.mapping.surface_map import SurfaceMap
 from sharp_ros.models import load_predictor, ModelInfo
 from sharp_ros.network.nano import MIN_HEIGHT
-from sharp_ros.odometry import Motion, VisualOdometry
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
 from sharp_ros.rasterizer import backend
-from sharp_ros.scale import ScaleEstimate, ScaleFilter, up_from_pose
 from sharp_ros.se3 import checked_pose, inverse, look_at
 from sharp_ros.snapshot import Snapshot
 from sharp_ros.viewpoints import locate, viewpoints

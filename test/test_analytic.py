@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sharp_ros.training import analytic, drawn
-from sharp_ros.training.analytic import (
+from sharp_ros.procedural.analytic import (
     BOX,
     developed,
     metered,
@@ -19,6 +18,7 @@ from sharp_ros.training.analytic import (
     sample_cameras,
     sample_scenes,
 )
+from sharp_ros.training import analytic, drawn
 from sharp_ros.training.drawn import draw_batch, DrawnImages
 
 pytestmark = pytest.mark.usefixtures('one_thread')

@@ -18,14 +18,14 @@ from sharp_ros.apps.evaluate import (
     save_training_mean,
     training_mean_depth,
 )
-from sharp_ros.apps.sources import SourceFrame
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import CheckpointError, InputError
-from sharp_ros.metrics import depth_metrics
+from sharp_ros.evaluation.metrics import depth_metrics
 from sharp_ros.models import ModelInfo
 from sharp_ros.network.composer import gaussians_from_depth
+from sharp_ros.sources import SourceFrame
 from sharp_ros.synthetic import Room
 
 INTRINSICS = Intrinsics.from_hfov(1.2, 64, 48)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sharp_ros.camera import Intrinsics
-from sharp_ros.mapping.gravity import level_from_depth
+from sharp_ros.localization.gravity import level_from_depth
 from sharp_ros.synthetic import plane_depth, Room
 
 INTRINSICS = Intrinsics.from_hfov(1.2, 320, 240)

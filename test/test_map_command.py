@@ -15,16 +15,15 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 
-from sharp_ros import se3
-from sharp_ros.apps import sources
-from sharp_ros.apps.base_source import LevelWorld
+from sharp_ros import se3, sources
 from sharp_ros.apps.cli import main
-from sharp_ros.apps.map_pictures import draw_map, draw_surface, draw_trajectory, Way
-from sharp_ros.apps.sources import SyntheticSource
 from sharp_ros.config import load_yaml, SharpConfig, to_yaml
 from sharp_ros.errors import InputError
 from sharp_ros.mapping.map_files import load_map
 from sharp_ros.mapping.occupancy import FREE, OccupancyGrid2D, OCCUPIED, UNKNOWN
+from sharp_ros.pictures.maps import draw_map, draw_surface, draw_trajectory, Way
+from sharp_ros.sources import SyntheticSource
+from sharp_ros.sources.base import LevelWorld
 from sharp_ros.synthetic import Room
 from sharp_ros.synthetic.renderer import Atlas
 

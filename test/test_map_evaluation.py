@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 from sharp_ros import se3
-from sharp_ros.apps import map_evaluation as module
 from sharp_ros.apps.cli import main
-from sharp_ros.apps.map_evaluation import (
+from sharp_ros.config import ModelConfig, OccupancyConfig
+from sharp_ros.engine import Engine
+from sharp_ros.errors import InputError
+from sharp_ros.evaluation import maps as module
+from sharp_ros.evaluation.maps import (
     DisturbedPredictor,
     evaluate_map,
     map_config,
@@ -23,14 +26,11 @@ from sharp_ros.apps.map_evaluation import (
     summary,
     Visibility,
 )
-from sharp_ros.apps.sources import SyntheticSource
-from sharp_ros.config import ModelConfig, OccupancyConfig
-from sharp_ros.engine import Engine
-from sharp_ros.errors import InputError
 from sharp_ros.mapping.occupancy import FREE, OccupancyGrid2D, OCCUPIED, UNKNOWN
 from sharp_ros.models import MODELS
 from sharp_ros.network.predictor import SensorPredictor
 from sharp_ros.pipeline import Pipeline
+from sharp_ros.sources import SyntheticSource
 from sharp_ros.synthetic.disturbance import disturbed
 
 BAND = OccupancyConfig()

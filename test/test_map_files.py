@@ -27,12 +27,12 @@ from sharp_ros.config import (
 )
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians, load_ply
+from sharp_ros.localization.odometry import VisualOdometry
 from sharp_ros.mapping import map_files
 from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.map_files import load_map, map_folder, MapState, save_map, save_new_map
 from sharp_ros.mapping.occupancy import FREE, OccupancyMap, OCCUPIED, UNKNOWN
 from sharp_ros.mapping.surface_map import SurfaceMap
-from sharp_ros.odometry import VisualOdometry
 from sharp_ros.se3 import inverse, look_at
 from sharp_ros.synthetic import Room
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from sharp_ros.errors import InputError
-from sharp_ros.training.layout import build_storey
-from sharp_ros.training.meshes import attribution, load_models, Model, Models, with_models
-from sharp_ros.training.raycast import render
-from sharp_ros.training.rooms import build_scene, Camera, scene_views
-from sharp_ros.training.scene import Piece, SceneBuilder, Sky
-from sharp_ros.training.textures import COUNTS, make_textures, Textures
+from sharp_ros.procedural.layout import build_storey
+from sharp_ros.procedural.meshes import attribution, load_models, Model, Models, with_models
+from sharp_ros.procedural.raycast import render
+from sharp_ros.procedural.rooms import build_scene, Camera, scene_views
+from sharp_ros.procedural.scene import Piece, SceneBuilder, Sky
+from sharp_ros.procedural.textures import COUNTS, make_textures, Textures
 
 # A box from the corner (0, 0, 0) to (2, 4, 1) in the file's units; its second side along the
 # file's y is the height, the face with z = 1 is the front and shows the picture.

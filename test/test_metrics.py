@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sharp_ros.errors import InputError
-from sharp_ros.metrics import fitted, image_metrics, trajectory_metrics
+from sharp_ros.evaluation.metrics import fitted, image_metrics, trajectory_metrics
 from sharp_ros.se3 import apply, look_at
 
 pytest.importorskip('skimage')

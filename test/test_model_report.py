@@ -14,15 +14,15 @@ import torch
 
 from sharp_ros import models
 from sharp_ros.apps.evaluate import evaluate, floor_depth
-from sharp_ros.apps.sources import SourceFrame
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import ConfigError
+from sharp_ros.evaluation.metrics import uncertainty_metrics
 from sharp_ros.files import sha256_of
-from sharp_ros.metrics import uncertainty_metrics
 from sharp_ros.network.composer import gaussians_from_depth
 from sharp_ros.network.nano import load_weights
 from sharp_ros.network.predictor import NanoPredictor
 from sharp_ros.se3 import look_at
+from sharp_ros.sources import SourceFrame
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

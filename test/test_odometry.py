@@ -9,7 +9,7 @@ import pytest
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import OdometryConfig
 from sharp_ros.errors import InputError
-from sharp_ros.odometry import VisualOdometry
+from sharp_ros.localization.odometry import VisualOdometry
 from sharp_ros.se3 import inverse, transform
 from sharp_ros.synthetic import Room
 

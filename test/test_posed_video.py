@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from sharp_ros.apps.base_source import SourceFrame
 from sharp_ros.apps.cli import main
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.models import WEIGHTS_FOLDER
 from sharp_ros.network.nano import load_weights, NONE, save_weights
 from sharp_ros.se3 import quat_from_matrix
+from sharp_ros.sources.base import SourceFrame
 from sharp_ros.synthetic import Room
 from sharp_ros.training import trainer
 from sharp_ros.training.dataset import Batch, Shards

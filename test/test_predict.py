@@ -16,15 +16,10 @@ import torch
 
 from sharp_ros import models, pipeline
 from sharp_ros.apps.cli import main
-from sharp_ros.apps.predict import (
-    colour_depth,
-    depth_range,
-    draw_preview,
-    find_images,
-    millimetres,
-)
+from sharp_ros.apps.predict import find_images, millimetres
 from sharp_ros.gaussians import load_ply
 from sharp_ros.network.nano import NanoNetwork, save_weights
+from sharp_ros.pictures.depth import colour_depth, depth_range, draw_preview
 from sharp_ros.pipeline import GAUSSIANS, Pipeline
 
 pytestmark = pytest.mark.usefixtures('one_thread')

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sharp_ros import se3
-from sharp_ros.apps.bench import rss_mb
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
+from sharp_ros.evaluation.circumstances import rss_mb
 from sharp_ros.gaussians import Gaussians, linear_from_srgb, srgb_from_linear
 from sharp_ros.rasterizer import backend, rasterize, reference
 

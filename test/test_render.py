@@ -18,12 +18,12 @@ import torch
 
 from sharp_ros.apps import render as command
 from sharp_ros.apps.cli import main
-from sharp_ros.apps.predict import colour_depth, depth_range
 from sharp_ros.apps.render import video_intrinsics
-from sharp_ros.apps.video import video_writer
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians, load_ply, save_ply
+from sharp_ros.pictures.depth import colour_depth, depth_range
+from sharp_ros.pictures.video import video_writer
 from sharp_ros.rasterizer import rasterize, Rendering
 from sharp_ros.se3 import inverse
 from sharp_ros.trajectory import camera_path
@@ -320,7 +320,7 @@ def test_a_full_disk_is_told(ply, tmp_path, monkeypatch, capsys):
         def write(self, data):
             raise OSError(errno.ENOSPC, 'No space left on device')
 
-    monkeypatch.setattr('sharp_ros.apps.video.replacing', lambda path: nullcontext(Full()))
+    monkeypatch.setattr('sharp_ros.pictures.video.replacing', lambda path: nullcontext(Full()))
     assert render(ply, tmp_path / 'out.mp4', '--steps', 2) == 1
     assert 'o space left' in capsys.readouterr().err
 

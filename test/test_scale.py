@@ -6,18 +6,18 @@ import math
 import numpy as np
 import pytest
 
-from sharp_ros import scale as scale_module
 from sharp_ros.camera import Intrinsics, project, unproject
 from sharp_ros.config import ScaleConfig
 from sharp_ros.errors import InputError
-from sharp_ros.scale import (
+from sharp_ros.localization import scale_filter as scale_module
+from sharp_ros.localization.scale_anchors import (
     consistency_scale,
     height_scale,
     parallax_scale,
-    ScaleFilter,
     ScaleObservation,
     sensor_scale,
 )
+from sharp_ros.localization.scale_filter import ScaleFilter
 from sharp_ros.se3 import apply, interpolate, inverse, look_at
 from sharp_ros.synthetic import plane_depth, Room
 

@@ -13,12 +13,11 @@ from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 
-from sharp_ros import se3
-from sharp_ros.apps import sources
-from sharp_ros.apps.base_source import DEFAULT_HFOV
-from sharp_ros.apps.sources import open_source
+from sharp_ros import se3, sources
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
+from sharp_ros.sources import open_source
+from sharp_ros.sources.base import DEFAULT_HFOV
 from sharp_ros.synthetic import Room
 from sharp_ros.synthetic.renderer import Atlas
 
@@ -343,7 +342,7 @@ class Block:
 sys.meta_path.insert(0, Block())
 
 import pickle
-from sharp_ros.apps.sources import open_source
+from sharp_ros.sources import open_source
 sys.stdout.buffer.write(pickle.dumps(list(open_source(sys.argv[1]).frames())))
 """
 

@@ -15,13 +15,13 @@ import torch
 
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.network.nano import LAYOUTS, load_weights, NanoNetwork, save_weights
+from sharp_ros.procedural.rooms import scene_views, View, write_shard
+from sharp_ros.procedural.textures import COUNTS, LEVEL_OFFSET, make_textures, Textures
 from sharp_ros.training import trainer
 from sharp_ros.training.dataset import _motion_kernel, photograph, sample, Shards
 from sharp_ros.training.dataset import View as Image
-from sharp_ros.training.pictures import training_curve, validation_grid
-from sharp_ros.training.rooms import scene_views, View, write_shard
+from sharp_ros.training.progress import training_curve, validation_grid
 from sharp_ros.training.settings import load_yaml, NEWEST_LAYOUT, to_yaml, TrainingConfig
-from sharp_ros.training.textures import COUNTS, LEVEL_OFFSET, make_textures, Textures
 from sharp_ros.training.trainer import Log, mixed, open_data, Run, shuffled, train
 
 pytestmark = pytest.mark.usefixtures('one_thread')

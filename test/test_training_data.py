@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from sharp_ros.training.furniture import THEMES
-from sharp_ros.training.layout import Room
-from sharp_ros.training.raycast import camera_rays, cast
-from sharp_ros.training.rooms import build_scene, scene_views, View
-from sharp_ros.training.scene import Scene, SceneBuilder, tilted
-from sharp_ros.training.textures import COUNTS, make_textures, Textures
+from sharp_ros.procedural.furniture import THEMES
+from sharp_ros.procedural.layout import Room
+from sharp_ros.procedural.raycast import camera_rays, cast
+from sharp_ros.procedural.rooms import build_scene, scene_views, View
+from sharp_ros.procedural.scene import Scene, SceneBuilder, tilted
+from sharp_ros.procedural.textures import COUNTS, make_textures, Textures
 
 SIZE = (64, 48)
 INDOORS, OUTDOORS = (3, 5, 7), (4, 31, 51)

@@ -11,9 +11,14 @@ import pytest
 import torch
 
 from sharp_ros import models, se3, synthetic
-from sharp_ros.apps import view_evaluation as module
 from sharp_ros.apps.cli import main
-from sharp_ros.apps.view_evaluation import (
+from sharp_ros.camera import Intrinsics
+from sharp_ros.config import ModelConfig
+from sharp_ros.engine import Engine
+from sharp_ros.errors import ConfigError, InputError
+from sharp_ros.evaluation import views as module
+from sharp_ros.evaluation.metrics import image_metrics
+from sharp_ros.evaluation.views import (
     BASELINES,
     evaluate_views,
     feature_distance,
@@ -28,11 +33,6 @@ from sharp_ros.apps.view_evaluation import (
     views_of,
     warp,
 )
-from sharp_ros.camera import Intrinsics
-from sharp_ros.config import ModelConfig
-from sharp_ros.engine import Engine
-from sharp_ros.errors import ConfigError, InputError
-from sharp_ros.metrics import image_metrics
 from sharp_ros.models import ModelInfo
 from sharp_ros.network.composer import gaussians_from_depth
 from sharp_ros.network.predictor import SensorPredictor

@@ -11,14 +11,10 @@ from itertools import count, cycle, islice
 import json
 import os
 from pathlib import Path
-import shlex
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 from typing import Any, TYPE_CHECKING
 
-from sharp_ros import __version__
 from sharp_ros.config import ModelConfig, SharpConfig
 from sharp_ros.errors import ConfigError
 from sharp_ros.files import write_atomically
@@ -26,10 +22,10 @@ from sharp_ros.files import write_atomically
 if TYPE_CHECKING:
     import numpy as np
 
-    from sharp_ros.apps.sources import SourceFrame
     from sharp_ros.camera import Frame
     from sharp_ros.gaussians import Gaussians
     from sharp_ros.pipeline import FrameResult, Pipeline
+    from sharp_ros.sources import SourceFrame
 
 WIDTH, HEIGHT = 640, 480
 MAX_RSS_MB = 1536.0
@@ -96,8 +92,9 @@ def run(args: argparse.Namespace) -> int:
     if args.part == 'ros':  # which imports this module, so by name
         return import_module('sharp_ros.ros.bench').run(args)
 
-    from sharp_ros.apps.sources import open_source
+    from sharp_ros.evaluation.circumstances import circumstances, rss_mb
     from sharp_ros.pipeline import Pipeline
+    from sharp_ros.sources import open_source
 
     if not 0 <= args.minutes < 1e5:
         raise ConfigError(f'--minutes must not be negative, got {args.minutes:g}')
@@ -133,14 +130,6 @@ def run(args: argparse.Namespace) -> int:
         write_atomically(args.json, json.dumps(report, indent=2) + '\n')
     _print(report)
     return 0
-
-
-def circumstances() -> dict[str, Any]:
-    """Where, with what and how a report was measured."""
-    from sharp_ros.apps.doctor import machine
-
-    command = shlex.join(['sharp-ros', *sys.argv[1:]])
-    return {'machine': machine(), 'commit': commit(), 'command': command}
 
 
 def measure(stage: Stage, runs: int) -> dict[str, Any]:
@@ -191,6 +180,8 @@ def endurance(
     """
     import numpy as np
 
+    from sharp_ros.evaluation.circumstances import rss_mb
+
     wanted = _all_outputs(pipeline.config)
     frames = (frame for _ in count() for frame in make_frames())
     stamps = count(step=_FRAME_INTERVAL_NS)
@@ -219,42 +210,13 @@ def endurance(
     }
 
 
-def rss_mb() -> float:
-    """Resident memory of this process, MB; without psutil its peak so far."""
-    try:
-        import psutil
-    except ImportError:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (1e6 if sys.platform == 'darwin' else 1024)
-    return psutil.Process().memory_info().rss / 2**20
-
-
-def commit() -> str:
-    """Commit of the checkout this package runs from, else the version of the package."""
-    root = Path(__file__).parents[2]
-    try:
-        answer = subprocess.run(
-            ['git', '-C', str(root), 'rev-parse', '--show-toplevel', 'HEAD'],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.split('\n')
-    except (OSError, subprocess.SubprocessError):
-        return __version__
-    # installed into some other repository's folder, its commit says nothing about us
-    return answer[1][:12] if Path(answer[0]).resolve() == root.resolve() else __version__
-
-
 def _stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stage]:
     """The stages of a frame, each with its input made beforehand."""
     from sharp_ros.camera import CameraModel, Rectifier
+    from sharp_ros.localization.odometry import VisualOdometry
     from sharp_ros.mapping.gaussian_map import GaussianMap
     from sharp_ros.mapping.occupancy import OccupancyMap
     from sharp_ros.mapping.surface_map import SurfaceMap
-    from sharp_ros.odometry import VisualOdometry
     from sharp_ros.pipeline import OCCUPANCY, POINTS
     from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
     from sharp_ros.rasterizer import rasterize
@@ -396,9 +358,9 @@ def _plain_frames() -> Iterator[SourceFrame]:
     import cv2
     import numpy as np
 
-    from sharp_ros.apps.sources import SourceFrame
     from sharp_ros.camera import Intrinsics
     from sharp_ros.se3 import look_at
+    from sharp_ros.sources import SourceFrame
 
     coarse = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
     image = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)

@@ -13,7 +13,7 @@ from pathlib import Path
 import platform
 import shutil
 import sys
-from typing import Any, Literal
+from typing import Literal
 
 from sharp_ros import __version__
 from sharp_ros.errors import SharpError
@@ -63,32 +63,6 @@ def diagnose() -> Iterator[Check]:
         except Exception as error:  # whatever a broken installation raises is what we look for
             name = check.__name__.lstrip('_')
             yield Check(name, 'fail', f'{type(error).__name__}: {error}', f'try again: {_INSTALL}')
-
-
-def machine() -> dict[str, Any]:
-    """The machine as reports of measurements name it."""
-    import numpy as np
-
-    try:
-        import torch
-
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'
-        versions = {'torch': torch.__version__}
-    except ImportError:
-        device, versions = 'unknown', {}
-    total, _ = _memory_gb()
-    return {
-        'cpu': _cpu_name(),
-        'cores': _cores(),
-        'load_average': round(os.getloadavg()[0], 2),  # above the cores: timings are too long
-        'memory_gb': round(total, 1),
-        'gpu': device,
-        'system': platform.platform(),
-        'python': platform.python_version(),
-        'numpy': np.__version__,
-        **versions,
-        'sharp_ros': __version__,
-    }
 
 
 # --- checks --------------------------------------------------------------------------------------
@@ -263,15 +237,18 @@ def _nano() -> Iterator[Check]:
 
 
 def _resources() -> Iterator[Check]:
-    cores = _cores()
+    from sharp_ros.evaluation.circumstances import cores as usable_cores
+    from sharp_ros.evaluation.circumstances import cpu_name, memory_gb
+
+    cores = usable_cores()
     few = cores < 2
     yield Check(
         'cores',
         'warn' if few else 'ok',
-        f'{cores} ({_cpu_name()})',
+        f'{cores} ({cpu_name()})',
         'two cores are needed for live rates' if few else '',
     )
-    total, available = _memory_gb()
+    total, available = memory_gb()
     tight = available < _MIN_MEMORY
     yield Check(
         'memory',
@@ -337,35 +314,6 @@ def _version(module: str) -> str:
         return metadata.version(module)
     except metadata.PackageNotFoundError:
         return 'version unknown'
-
-
-def _cores() -> int:
-    """Cores this process may use, which containers limit."""
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines():
-            key, _, value = line.partition(':')
-            if key.strip() in ('model name', 'Model'):
-                return value.strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _memory_gb() -> tuple[float, float]:
-    """Total and available memory, GB; 0 where the system does not say."""
-    try:
-        text = Path('/proc/meminfo').read_text(encoding='utf-8')
-    except OSError:
-        page, pages = os.sysconf('SC_PAGE_SIZE'), os.sysconf('SC_PHYS_PAGES')
-        return page * pages / 1e9, page * pages / 1e9
-    kilobytes = {line.split(':')[0]: int(line.split()[1]) for line in text.splitlines()}
-    return kilobytes['MemTotal'] / 1e6, kilobytes['MemAvailable'] / 1e6
 
 
 def _text(checks: list[Check]) -> str:

@@ -3,8 +3,8 @@
 With `--views`, how good views from the side are instead, see `view_evaluation`; with `--map`, how
 true the map is, see `map_evaluation`.
 
-Pixels are compared at the resolution of the image, see `sharp_ros.metrics`. Predictions are taken
-before flying pixels are removed, so that a model cannot gain by staying silent.
+Pixels are compared at the resolution of the image, see `sharp_ros.evaluation.metrics`. Predictions
+are taken before flying pixels are removed, so that a model cannot gain by staying silent.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import numpy as np
 
 from sharp_ros.config import ModelConfig, PointCloudConfig, SharpConfig
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
+from sharp_ros.evaluation.metrics import depth_metrics, MAX_TRUTH, mean_metrics, METRICS, MIN_TRUTH
 from sharp_ros.files import write_atomically
-from sharp_ros.metrics import depth_metrics, MAX_TRUTH, mean_metrics, METRICS, MIN_TRUTH
 
 if TYPE_CHECKING:
-    from sharp_ros.apps.sources import SourceFrame
     from sharp_ros.camera import Intrinsics
     from sharp_ros.engine import Engine
     from sharp_ros.models import ModelInfo
+    from sharp_ros.sources import SourceFrame
 
 _Item = TypeVar('_Item')
 TRAINING_MEAN = Path(__file__).parents[1] / 'weights' / 'training_mean_depth.npz'
@@ -57,13 +57,13 @@ def evaluate(
     Raises:
         InputError: `no_truth` if no frame could be compared.
     """
-    from sharp_ros.apps.base_source import LevelWorld
     from sharp_ros.camera import FloorGeometry, Frame
-    from sharp_ros.mapping.gravity import level_from_depth
+    from sharp_ros.localization.gravity import level_from_depth
+    from sharp_ros.localization.scale_anchors import height_scale
     from sharp_ros.network.nano import MIN_HEIGHT
     from sharp_ros.pipeline import Pipeline
     from sharp_ros.point_cloud import depth_from_gaussians
-    from sharp_ros.scale import height_scale
+    from sharp_ros.sources.base import LevelWorld
 
     model, scaled, informed, constant, mean, floor = (_Tally() for _ in range(6))
     level = LevelWorld(guess=False)
@@ -222,8 +222,8 @@ def motorcycle_frames() -> Iterator[SourceFrame]:
     Raises:
         ConfigError: if scikit-image is not installed.
     """
-    from sharp_ros.apps.sources import SourceFrame
-    from sharp_ros.apps.view_evaluation import motorcycle_pair
+    from sharp_ros.evaluation.views import motorcycle_pair
+    from sharp_ros.sources import SourceFrame
 
     pair = motorcycle_pair()
     yield SourceFrame(pair.image, pair.intrinsics, 0, depth=pair.depth)
@@ -286,8 +286,8 @@ def run(args: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
-    from sharp_ros.apps.bench import circumstances
     from sharp_ros.engine import choose_device, Engine
+    from sharp_ros.evaluation.circumstances import circumstances
     from sharp_ros.models import load_predictor
 
     if args.max_frames is not None and args.max_frames < 1:
@@ -306,7 +306,7 @@ def run(args: argparse.Namespace) -> int:
         return _with_progress(_limited(frames, args.max_frames), 'frames')
 
     if args.map:
-        from sharp_ros.apps.map_evaluation import evaluate_maps, map_tables
+        from sharp_ros.evaluation.maps import evaluate_maps, map_tables
 
         measured, info, note = evaluate_maps(
             args.source,
@@ -320,7 +320,7 @@ def run(args: argparse.Namespace) -> int:
         )
         tables = map_tables
     elif args.views:
-        from sharp_ros.apps.view_evaluation import evaluate_views, view_pairs, view_tables
+        from sharp_ros.evaluation.views import evaluate_views, view_pairs, view_tables
 
         predictor, info = load_predictor(args.model, device)
         engine = Engine(predictor, config)
@@ -372,7 +372,7 @@ def _open(source: str) -> tuple[Iterable[SourceFrame], str]:
     """Frames of a source, and what it had to assume."""
     if source == 'motorcycle':
         return motorcycle_frames(), ''
-    from sharp_ros.apps.sources import open_source
+    from sharp_ros.sources import open_source
 
     opened = open_source(source)
     return opened.frames(), opened.note

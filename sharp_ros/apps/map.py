@@ -26,10 +26,10 @@ from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError
 from sharp_ros.files import write_atomically
 
 if TYPE_CHECKING:
-    from sharp_ros.apps.base_source import SourceFrame
     from sharp_ros.mapping.map_files import MapState
     from sharp_ros.mapping.occupancy import OccupancyGrid2D
     from sharp_ros.pipeline import FrameResult, Pipeline
+    from sharp_ros.sources.base import SourceFrame
 
 _FIRST_FRAMES = 10  # searched for a pose, to decide who places the camera
 _TILE = (640, 480)  # width, height of one picture of the overview
@@ -93,11 +93,11 @@ def run(args: argparse.Namespace) -> int:
     config = _configured(args)
     from rich.console import Console
 
-    from sharp_ros.apps.bench import circumstances
-    from sharp_ros.apps.pictures import encode_picture
-    from sharp_ros.apps.sources import open_source
+    from sharp_ros.evaluation.circumstances import circumstances
     from sharp_ros.mapping.map_files import save_map
+    from sharp_ros.pictures.drawing import encode_picture
     from sharp_ros.pipeline import Pipeline
+    from sharp_ros.sources import open_source
 
     hfov = None if args.hfov is None else math.radians(args.hfov)
     source = open_source(args.source, hfov=hfov, image_topic=args.image_topic)
@@ -219,9 +219,9 @@ def map_frames(
     Raises:
         InputError: of the source, if it breaks off before any frame was placed.
     """
-    from sharp_ros.apps.base_source import LevelWorld
     from sharp_ros.camera import Frame
     from sharp_ros.pipeline import MAP_POINTS
+    from sharp_ros.sources.base import LevelWorld
 
     first = list(islice(frames, _FIRST_FRAMES))
     recorded = any(frame.T_world_camera is not None for frame in first)
@@ -322,10 +322,10 @@ class _Contents:
 
 def _draw(contents: _Contents, tally: Tally, title: str) -> dict[str, np.ndarray]:
     """Pictures by file name."""
-    from sharp_ros.apps.map_pictures import draw_map, draw_surface, draw_trajectory, Way
-    from sharp_ros.apps.pictures import tile_pictures
-    from sharp_ros.apps.predict import colour_depth, depth_range
-    from sharp_ros.metrics import fitted
+    from sharp_ros.evaluation.metrics import fitted
+    from sharp_ros.pictures.depth import colour_depth, depth_range
+    from sharp_ros.pictures.drawing import tile_pictures
+    from sharp_ros.pictures.maps import draw_map, draw_surface, draw_trajectory, Way
 
     truth = contents.true_path(tally)
     if truth is not None:
@@ -350,7 +350,7 @@ def _draw(contents: _Contents, tally: Tally, title: str) -> dict[str, np.ndarray
 
 def _measured(tally: Tally, contents: _Contents) -> dict[str, Any]:
     """The numbers of the report."""
-    from sharp_ros.metrics import trajectory_metrics
+    from sharp_ros.evaluation.metrics import trajectory_metrics
 
     steps = np.linalg.norm(np.diff(contents.path[:, :3, 3], axis=0), axis=1)
     truth, against_truth = contents.true_path(tally), {}

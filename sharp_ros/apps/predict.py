@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 PNG_MAX_RANGE = 65.535  # metres that 16 bits of millimetres can hold
 _ARRAYS, _DEPTH, _PREVIEW, _GAUSSIANS = '_depth.npz', '_depth.png', '_preview.png', '.ply'
-_PREVIEW_SIDE = 960  # longest side of either half of a preview, pixels
 # From folders besides what sources of frames know; any file Pillow reads can be named itself.
 _MORE_SUFFIXES = ('.jfif', '.gif', '.ppm', '.pgm', '.jp2', '.avif', '.heic', '.heif')
 
@@ -132,7 +131,7 @@ def find_images(paths: Sequence[Path]) -> dict[Path, Path]:
     Raises:
         ConfigError: if a path does not exist or no image is found.
     """
-    from sharp_ros.camera import IMAGE_SUFFIXES
+    from sharp_ros.images import IMAGE_SUFFIXES
 
     suffixes = (*IMAGE_SUFFIXES, *_MORE_SUFFIXES)
     found: dict[Path, Path] = {}
@@ -185,8 +184,9 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
     """
     import numpy as np
 
-    from sharp_ros.apps.pictures import encode_picture
     from sharp_ros.gaussians import save_ply
+    from sharp_ros.pictures.depth import depth_range, draw_preview
+    from sharp_ros.pictures.drawing import encode_picture
 
     k = result.frame.intrinsics
     arrays = {'depth': result.depth, 'intrinsics': np.array([k.fx, k.fy, k.cx, k.cy])}
@@ -238,68 +238,13 @@ def millimetres(depth: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W] uint16
     return np.where(known, np.maximum(rounded, 1), 0).astype(np.uint16)
 
 
-def depth_range(depth: np.ndarray) -> tuple[float, float]:
-    """Nearest and farthest depth worth a colour: the 1 % and 99 % quantiles, metres."""
-    import numpy as np
-
-    known = depth[np.isfinite(depth) & (depth > 0)]
-    if known.size == 0:
-        return 1.0, 2.0
-    near, far = (float(v) for v in np.quantile(known, (0.01, 0.99)))
-    return near, max(far, near * 1.05)
-
-
-def colour_depth(depth: np.ndarray, near: float, far: float) -> np.ndarray:
-    """Depth in colours, red near to blue far on a logarithmic scale, dark grey where unknown.
-
-    Args:
-        depth: [H, W] metres; what is not positive or not a number is unknown.
-        near: depth of the reddest colour, metres.
-        far: depth of the bluest colour, metres.
-
-    Returns:
-        [H, W, 3] uint8 RGB.
-    """
-    import cv2
-    import numpy as np
-
-    known = depth > 0
-    part = np.log(np.where(known, depth, near) / near) / math.log(far / near)
-    shade = (255 * (1 - np.clip(part, 0, 1)) + 0.5).astype(np.uint8)
-    colour = cv2.applyColorMap(shade, cv2.COLORMAP_TURBO)[..., ::-1]
-    return np.where(known[..., None], colour, np.uint8(40))
-
-
-def draw_preview(image: np.ndarray, depth: np.ndarray, near: float, far: float) -> np.ndarray:
-    """The image, its depth in colours and a scale bar in metres, side by side.
-
-    Args:
-        image: [H, W, 3] uint8 RGB.
-        depth: [H, W] metres.
-        near: see `colour_depth`.
-        far: see `colour_depth`.
-
-    Returns:
-        [h, w, 3] uint8 RGB, large images reduced.
-    """
-    import cv2
-    import numpy as np
-
-    height, width = depth.shape
-    shrink = min(1.0, _PREVIEW_SIDE / max(width, height))
-    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    photo = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    colour = colour_depth(cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST), near, far)
-    bar = _scale_bar(size[1], near, far)
-    return np.concatenate([photo, colour, bar], axis=1)
-
-
 def _predict_file(
     pipeline: Pipeline, path: Path, stem: Path, args: argparse.Namespace
 ) -> str:  # what to tell about it
     import numpy as np
 
-    from sharp_ros.camera import Frame, read_image
+    from sharp_ros.camera import Frame
+    from sharp_ros.images import read_image
     from sharp_ros.pipeline import GAUSSIANS
 
     image, exif_focal = read_image(path)
@@ -323,7 +268,8 @@ def _predict_file(
 def _intrinsics(
     size: tuple[int, int], exif_focal: float | None, args: argparse.Namespace
 ) -> tuple[Intrinsics, str]:
-    from sharp_ros.camera import DEFAULT_FOCAL_35MM, focal_from_35mm, Intrinsics
+    from sharp_ros.camera import Intrinsics
+    from sharp_ros.images import DEFAULT_FOCAL_35MM, focal_from_35mm
 
     width, height = size
     if args.hfov is not None:
@@ -379,35 +325,3 @@ def _check_focal(args: argparse.Namespace) -> None:
         raise ConfigError(f'--focal-px must be positive pixels, got {args.focal_px:g}')
     if args.hfov is not None and not 0 < args.hfov < 180:
         raise ConfigError(f'--hfov must lie between 0 and 180 degrees, got {args.hfov:g}')
-
-
-def _scale_bar(height: int, near: float, far: float) -> np.ndarray:  # -> [height, ~90, 3]
-    """The colours of `colour_depth` from near (bottom) to far (top), with ticks in metres."""
-    import cv2
-    import numpy as np
-
-    font, text = cv2.FONT_HERSHEY_SIMPLEX, 0.45
-    margin = min(14, height // 4)
-    bar = np.full((height, 92, 3), 40, np.uint8)
-    rows = max(height - 2 * margin, 2)
-    metres = far * (near / far) ** (np.arange(rows) / (rows - 1))
-    ramp = colour_depth(np.repeat(metres[:, None], 18, 1), near, far)
-    bar[margin : margin + rows, 12:30] = ramp[: height - margin]
-    last = math.inf
-    for tick in _ticks(near, far):
-        y = margin + round((rows - 1) * math.log(far / tick) / math.log(far / near))
-        if last - y < 16:  # labels would overlap
-            continue
-        last = y
-        cv2.line(bar, (30, y), (35, y), (255, 255, 255), 1)
-        cv2.putText(bar, f'{tick:g} m', (39, y + 5), font, text, (255,) * 3, 1, cv2.LINE_AA)
-    return bar
-
-
-def _ticks(near: float, far: float) -> list[float]:
-    """Round numbers between two depths, ascending: 1, 2, 5 and, over a short range, all tenths."""
-    decades = range(math.floor(math.log10(near)), math.ceil(math.log10(far)) + 1)
-    digits = (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9) if far / near < 20 else (1, 2, 5)
-    ticks = [float(f'{d * 10.0**e:.3g}') for e in decades for d in digits]
-    inside = [tick for tick in ticks if near <= tick <= far]
-    return inside if len(inside) >= 2 else [float(f'{v:.3g}') for v in (near, far)]

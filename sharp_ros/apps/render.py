@@ -170,7 +170,7 @@ def _write_video(
 ) -> _Report:
     from rich.progress import Progress
 
-    from sharp_ros.apps.video import video_writer
+    from sharp_ros.pictures.video import video_writer
 
     size = (intrinsics.width, intrinsics.height)
     report, colours, depth_output = _Report(), _DepthColours(), _depth_path(output)
@@ -196,7 +196,7 @@ def _write_picture(
     T_world_camera: np.ndarray,
     with_depth: bool,
 ) -> _Report:
-    from sharp_ros.apps.pictures import encode_picture
+    from sharp_ros.pictures.drawing import encode_picture
 
     report = _Report()
     rendering = _render(gaussians, intrinsics, T_world_camera, report)
@@ -258,7 +258,7 @@ class _DepthColours:
         self._range: tuple[float, float] | None = None
 
     def __call__(self, depth: Tensor) -> np.ndarray:  # [H, W] -> [H, W, 3] uint8 RGB
-        from sharp_ros.apps.predict import colour_depth, depth_range
+        from sharp_ros.pictures.depth import colour_depth, depth_range
 
         metres = depth.cpu().numpy()
         if self._range is None and (metres > 0).any():

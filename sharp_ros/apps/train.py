@@ -20,7 +20,7 @@ from sharp_ros.models import WEIGHTS_FOLDER
 from sharp_ros.training.settings import load_yaml, TrainingConfig
 
 if TYPE_CHECKING:
-    from sharp_ros.apps.base_source import SourceFrame
+    from sharp_ros.sources.base import SourceFrame
     from sharp_ros.training.recordings import RecordedImage
     from sharp_ros.training.trainer import Run
 
@@ -116,7 +116,7 @@ def _for_recording(config: TrainingConfig, folder: Path) -> TrainingConfig:
 
 def _views(folder: Path) -> Iterable[RecordedImage]:
     """What there is to learn from in a recording: images with depth, or else pairs of views."""
-    from sharp_ros.apps.sources import open_source
+    from sharp_ros.sources import open_source
     from sharp_ros.training.recordings import posed_pairs, with_depth
 
     source = open_source(str(folder))

@@ -44,11 +44,12 @@ from rich.table import Table
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 import torch
 
-from sharp_ros.apps.bench import circumstances, HEIGHT, WIDTH
+from sharp_ros.apps.bench import HEIGHT, WIDTH
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import SharpConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import SharpError
+from sharp_ros.evaluation.circumstances import circumstances
 from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.models import ModelInfo

@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 
 from sharp_ros import se3
-from sharp_ros.camera import CameraModel, decode_image, Intrinsics
+from sharp_ros.camera import CameraModel, Intrinsics
 from sharp_ros.errors import InputError
+from sharp_ros.images import decode_image
 
 if TYPE_CHECKING:
     from sharp_ros.gaussians import Gaussians

@@ -31,12 +31,10 @@ from rich.console import Console
 from rich.live import Live
 from sensor_msgs.msg import CameraInfo, Image
 
-from sharp_ros.apps.base_source import LevelWorld
-from sharp_ros.apps.pictures import encode_picture
-from sharp_ros.apps.sources import open_source, Source, SourceFrame
 from sharp_ros.errors import SharpError
 from sharp_ros.files import write_atomically
 from sharp_ros.models import model_names
+from sharp_ros.pictures.drawing import encode_picture
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
     depth_to_msg,
@@ -46,6 +44,8 @@ from sharp_ros.ros.conversions import (
 from sharp_ros.ros.ending import limited
 from sharp_ros.ros.lifecycle import Manager, TransitionTimeoutError
 from sharp_ros.ros.monitor import Monitor, NODE
+from sharp_ros.sources import open_source, Source, SourceFrame
+from sharp_ros.sources.base import LevelWorld
 
 CAMERA = '/camera'
 WORLD = 'odom'

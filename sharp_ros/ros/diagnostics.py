@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sharp_ros.odometry import Motion
+from sharp_ros.localization.odometry import Motion
 from sharp_ros.views import View
 from sharp_ros.worker import WorkerCounts
 

@@ -23,13 +23,13 @@ from rich.table import Table
 from rich.text import Text
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from sharp_ros.apps.pictures import draw_cloud, draw_grid, tile_pictures
-from sharp_ros.apps.predict import colour_depth, depth_range
-from sharp_ros.apps.sources import SourceFrame
 from sharp_ros.config import SharpConfig
 from sharp_ros.errors import InputError
-from sharp_ros.metrics import depth_metrics, mean_metrics
+from sharp_ros.evaluation.metrics import depth_metrics, mean_metrics
+from sharp_ros.pictures.depth import colour_depth, depth_range
+from sharp_ros.pictures.drawing import draw_cloud, draw_grid, tile_pictures
 from sharp_ros.ros.conversions import depth_from_msg, image_from_msg
+from sharp_ros.sources import SourceFrame
 
 NODE = '/sharp'
 _REMEMBERED = 60  # frames kept, with their truth, until their depth comes back

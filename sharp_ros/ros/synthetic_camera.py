@@ -13,12 +13,12 @@ import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from sharp_ros.apps.base_source import LevelWorld
-from sharp_ros.apps.sources import open_source, SourceFrame
 from sharp_ros.errors import SharpError
 from sharp_ros.ros.demo import CameraDriver, WORLD
 from sharp_ros.ros.ending import Ending
 from sharp_ros.ros.transforms import Transforms
+from sharp_ros.sources import open_source, SourceFrame
+from sharp_ros.sources.base import LevelWorld
 
 
 class Localisation:

@@ -6,7 +6,7 @@ The room is made of a few thousand flat patches, each with its own texture. From
 
 from __future__ import annotations
 
-from sharp_ros.synthetic.furniture import SIZE
+from sharp_ros.synthetic.pieces import SIZE
 from sharp_ros.synthetic.room import GridTruth, Room, SPEED
 from sharp_ros.synthetic.scenes import plane_depth, step_edge_depth
 

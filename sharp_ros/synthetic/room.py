@@ -12,8 +12,8 @@ import numpy as np
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.se3 import look_at
-from sharp_ros.synthetic.furniture import furnish, SIZE
 from sharp_ros.synthetic.patches import distance_to_patch, Patches
+from sharp_ros.synthetic.pieces import furnish, SIZE
 from sharp_ros.synthetic.renderer import Atlas, bake, render
 
 SPEED = 0.5  # of the drive, m/s

@@ -66,7 +66,7 @@ class Shards:
     def __init__(self, files: Iterable[str | Path]) -> None:
         self._shards = [_open_shard(Path(file)) for file in files]
         if not self._shards:
-            raise InputError('no .npz shards; generate some with sharp_ros.training.rooms')
+            raise InputError('no .npz shards; generate some with sharp_ros.procedural.rooms')
         self._starts = np.cumsum([0, *(len(shard['rgb']) for shard in self._shards)])
 
     def __len__(self) -> int:

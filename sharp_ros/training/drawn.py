@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sharp_ros.network.nano import MIN_HEIGHT
-from sharp_ros.training import analytic
-from sharp_ros.training.analytic import Cameras, Draw
+from sharp_ros.procedural import analytic
+from sharp_ros.procedural.analytic import Cameras, Draw
 from sharp_ros.training.dataset import Batch, GEOMETRY_UNKNOWN, GRAVITY_NOISE, HEIGHT_NOISE
 
 VALIDATION_KEY = 20_301  # seed of the images to measure on: the same for every run

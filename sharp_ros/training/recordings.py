@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 import yaml
 
-from sharp_ros.camera import IMAGE_SUFFIXES, Intrinsics, read_image
+from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.files import new_folder
+from sharp_ros.images import IMAGE_SUFFIXES, read_image
 from sharp_ros.se3 import inverse
 
 LONGEST_SIDE = 384  # pixels of a stored image; leaves crops something to be cut from

@@ -25,7 +25,7 @@ class TrainingConfig:
     """
 
     data: tuple[str, ...] = option(
-        ('out/nano/data',), 'folders with the .npz shards of sharp_ros.training.rooms'
+        ('out/nano/data',), 'folders with the .npz shards of sharp_ros.procedural.rooms'
     )
     out: str = option(
         'out/nano/run', 'folder for checkpoint, log, pictures, weights; a run there is resumed'

@@ -28,8 +28,8 @@ import torch
 from torch import nn, Tensor
 
 from sharp_ros.errors import CheckpointError, InputError
+from sharp_ros.evaluation.metrics import depth_metrics, mean_metrics
 from sharp_ros.files import replacing, write_atomically
-from sharp_ros.metrics import depth_metrics, mean_metrics
 from sharp_ros.network.nano import (
     LAYOUTS,
     Lite0Encoder,
@@ -40,7 +40,7 @@ from sharp_ros.network.nano import (
 from sharp_ros.training.dataset import Batch, Shards
 from sharp_ros.training.drawn import draw_batch, DrawnImages
 from sharp_ros.training.losses import depth_loss, photometric, render_second_view
-from sharp_ros.training.pictures import training_curve, validation_grid
+from sharp_ros.training.progress import training_curve, validation_grid
 from sharp_ros.training.settings import TrainingConfig
 
 VALIDATION_SIZE = (192, 256)  # rows, columns; the resolution nano is meant for
@@ -93,9 +93,9 @@ def train(
         'version': config.version,
         'licence': 'Apache-2.0',
         'encoder': 'EfficientNet-Lite0, ImageNet weights (Apache-2.0)',
-        'data': f'{rendered} images rendered by sharp_ros.training.rooms, '
+        'data': f'{rendered} images rendered by sharp_ros.procedural.rooms, '
         f'{len(images or ()) - rendered} of own recordings, '
-        f'{config.on_device:.0%} of the steps on new ones of sharp_ros.training.analytic',
+        f'{config.on_device:.0%} of the steps on new ones of sharp_ros.procedural.analytic',
         'input_size': f'{VALIDATION_SIZE[1]}x{VALIDATION_SIZE[0]}',
         'samples': str(run.seen),
         'outputs': 'log z1, log z2, log Laplace scale (of metres); logit of nothing there; '
@@ -500,7 +500,7 @@ def open_data(config: TrainingConfig, record: Path) -> tuple[Shards | None, int,
         raise InputError(
             f'{len(judged)} shards in {config.recording or ", ".join(config.data)}, of which '
             f'{len(held_out)} are to be held out; at least one must remain on either side. Draw '
-            'images first: python -m sharp_ros.training.rooms --out FOLDER; or let the device '
+            'images first: python -m sharp_ros.procedural.rooms --out FOLDER; or let the device '
             'draw all of them: on_device: 1.0'
         )
     write_atomically(record, json.dumps([str(path) for path in held_out], indent=1))

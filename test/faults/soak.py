@@ -43,10 +43,10 @@ def soak(minutes, output):
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.node import Node
 
-    from sharp_ros.apps.sources import open_source
     from sharp_ros.files import write_atomically
     from sharp_ros.ros.demo import CameraDriver, manager_of, node_process
     from sharp_ros.ros.monitor import Monitor
+    from sharp_ros.sources import open_source
 
     output.mkdir(parents=True, exist_ok=True)
     context = Context()

@@ -21,10 +21,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from ros_helpers import IMAGE, INTRINSICS, POSE
 from sensor_msgs.msg import CameraInfo, Image
 
-from sharp_ros.apps.base_source import SourceFrame
 from sharp_ros.ros.conversions import depth_from_msg, stamp_ns_from_msg
 from sharp_ros.ros.ending import Ending
 from sharp_ros.ros.synthetic_camera import Localisation, main
+from sharp_ros.sources.base import SourceFrame
 
 DOMAIN = 51 + (os.getpid() + 17) % 50
 TOPICS = {'image': Image, 'camera_info': CameraInfo, 'depth': Image, 'odometry': Odometry}

@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sharp_ros import se3
-from sharp_ros.apps.pictures import encode_picture, tile_pictures
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
+from sharp_ros.evaluation.metrics import depth_metrics, filled, image_metrics, unit_range
 from sharp_ros.files import write_atomically
-from sharp_ros.metrics import depth_metrics, filled, image_metrics, unit_range
 from sharp_ros.network.predictor import SensorPredictor
+from sharp_ros.pictures.drawing import encode_picture, tile_pictures
 from sharp_ros.point_cloud import depth_from_gaussians
 from sharp_ros.rasterizer import rasterize
 

@@ -20,11 +20,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sharp_ros.apps.bag_source import BagSource
-from sharp_ros.apps.base_source import assumed_hfov, Source, SourceFrame
-from sharp_ros.apps.tum_source import TumSource
-from sharp_ros.camera import IMAGE_SUFFIXES, Intrinsics, read_image
+from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
+from sharp_ros.images import IMAGE_SUFFIXES, read_image
+from sharp_ros.sources.bag import BagSource
+from sharp_ros.sources.base import assumed_hfov, Source, SourceFrame
+from sharp_ros.sources.tum import TumSource
 
 _BAG_SUFFIXES = ('.mcap', '.db3', '.bag')
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import numpy as np
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import PoseUnavailableError
-from sharp_ros.mapping.gravity import level_from_depth
+from sharp_ros.localization.gravity import level_from_depth
 from sharp_ros.se3 import inverse, PoseBuffer
 
 DEFAULT_HFOV = math.radians(60)  # a phone's main camera, about

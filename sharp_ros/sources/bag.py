@@ -12,17 +12,17 @@ from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from sharp_ros.apps.base_source import (
+from sharp_ros.camera import CameraModel, Rectifier
+from sharp_ros.errors import InputError
+from sharp_ros.ros import conversions
+from sharp_ros.se3 import inverse, matrix_from_quat, PoseBuffer, transform
+from sharp_ros.sources.base import (
     assumed_hfov,
     MAX_STAMP_DIFFERENCE_NS,
     pose_at,
     pose_buffer,
     SourceFrame,
 )
-from sharp_ros.camera import CameraModel, Rectifier
-from sharp_ros.errors import InputError
-from sharp_ros.ros import conversions
-from sharp_ros.se3 import inverse, matrix_from_quat, PoseBuffer, transform
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader

@@ -22,14 +22,11 @@ import numba
 import numpy as np
 
 from sharp_ros import se3
-from sharp_ros.apps.base_source import LevelWorld, SourceFrame
-from sharp_ros.apps.map_pictures import draw_map, draw_trajectory, Way
-from sharp_ros.apps.pictures import encode_picture, tile_pictures
-from sharp_ros.apps.sources import open_source, SyntheticSource
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import ModelConfig, OccupancyConfig, ScaleConfig, SharpConfig
 from sharp_ros.engine import choose_device, Engine
 from sharp_ros.errors import ConfigError, InputError
+from sharp_ros.evaluation.metrics import depth_metrics, mean_metrics, trajectory_metrics
 from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.occupancy import (
@@ -39,10 +36,13 @@ from sharp_ros.mapping.occupancy import (
     OCCUPIED,
     UNKNOWN,
 )
-from sharp_ros.metrics import depth_metrics, mean_metrics, trajectory_metrics
 from sharp_ros.models import load_predictor, ModelInfo
 from sharp_ros.network.predictor import SensorPredictor
+from sharp_ros.pictures.drawing import encode_picture, tile_pictures
+from sharp_ros.pictures.maps import draw_map, draw_trajectory, Way
 from sharp_ros.pipeline import OCCUPANCY, Pipeline
+from sharp_ros.sources import open_source, SyntheticSource
+from sharp_ros.sources.base import LevelWorld, SourceFrame
 from sharp_ros.synthetic import Room, SIZE
 from sharp_ros.synthetic.disturbance import disturbed
 

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import open3d as o3d
 
-from sharp_ros.training.scene import Light, Scene, Sky
-from sharp_ros.training.textures import LEVEL_OFFSET, LEVELS, LINEAR, SIZE, Textures
+from sharp_ros.procedural.scene import Light, Scene, Sky
+from sharp_ros.procedural.textures import LEVEL_OFFSET, LEVELS, LINEAR, SIZE, Textures
 
 SUPERSAMPLING = 2  # albedo samples per pixel, along each side
 GATHER_RAYS = 8  # per shaded pixel

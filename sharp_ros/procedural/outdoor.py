@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from sharp_ros.training.furniture import (
+from sharp_ros.procedural.furniture import (
     add_chair,
     add_clutter,
     add_foliage,
@@ -20,9 +20,9 @@ from sharp_ros.training.furniture import (
     leaf_colour,
     local_frame,
 )
-from sharp_ros.training.layout import Furnisher, Room
-from sharp_ros.training.scene import Light, Material, Scene, SceneBuilder, Sky, Target, tilted
-from sharp_ros.training.textures import Textures
+from sharp_ros.procedural.layout import Furnisher, Room
+from sharp_ros.procedural.scene import Light, Material, Scene, SceneBuilder, Sky, Target, tilted
+from sharp_ros.procedural.textures import Textures
 
 FAR = 250.0  # half the side of the ground
 SUN_DISTANCE = 200.0

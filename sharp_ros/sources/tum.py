@@ -13,16 +13,17 @@ import cv2
 import numpy as np
 import yaml
 
-from sharp_ros.apps.base_source import (
+from sharp_ros.camera import Intrinsics
+from sharp_ros.errors import InputError
+from sharp_ros.images import read_image
+from sharp_ros.se3 import matrix_from_quat, transform
+from sharp_ros.sources.base import (
     assumed_hfov,
     MAX_STAMP_DIFFERENCE_NS,
     pose_at,
     pose_buffer,
     SourceFrame,
 )
-from sharp_ros.camera import Intrinsics, read_image
-from sharp_ros.errors import InputError
-from sharp_ros.se3 import matrix_from_quat, transform
 
 _log = logging.getLogger(__name__)
 

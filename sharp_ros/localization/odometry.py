@@ -20,7 +20,7 @@ import numpy as np
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import OdometryConfig
 from sharp_ros.errors import InputError
-from sharp_ros.mapping.gravity import level_from_depth
+from sharp_ros.localization.gravity import level_from_depth
 from sharp_ros.mapping.stored import bad_map, stored_array, stored_poses
 from sharp_ros.se3 import interpolate, inverse, transform
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sharp_ros.training.furniture import (
+from sharp_ros.procedural.furniture import (
     add_bed,
     add_bench,
     add_cabinet,
@@ -31,7 +31,7 @@ from sharp_ros.training.furniture import (
     add_table,
     local_frame,
 )
-from sharp_ros.training.scene import (
+from sharp_ros.procedural.scene import (
     Light,
     Material,
     Piece,
@@ -40,7 +40,7 @@ from sharp_ros.training.scene import (
     Target,
     Vector,
 )
-from sharp_ros.training.textures import Textures
+from sharp_ros.procedural.textures import Textures
 
 STYLES = {  # share of the scenes
     'home': 0.26,

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import open3d as o3d
 
-from sharp_ros.training.meshes import FIXED_COLOURS, FurnishedTextures, Model
-from sharp_ros.training.textures import SIZE, Textures
+from sharp_ros.procedural.meshes import FIXED_COLOURS, FurnishedTextures, Model
+from sharp_ros.procedural.textures import SIZE, Textures
 
 Vector = tuple[float, float, float]
 Turn = float | np.ndarray  # yaw in radians, or a rotation matrix [3, 3]

@@ -1,6 +1,6 @@
 """Generate training images: pairs of near views of rooms, streets and yards, with exact depth.
 
-    python -m sharp_ros.training.rooms --out DIR --seed S --scenes N --furniture FOLDER
+    python -m sharp_ros.procedural.rooms --out DIR --seed S --scenes N --furniture FOLDER
 
 Shards of 40 scenes hold `rgb` uint8 [N, H, W, 3], `d` and `d2` float16 [N, H, W] (metres of the
 first and second surface; both inf where there is nothing but sky), `f` [N] (focal length in
@@ -25,12 +25,12 @@ import numpy as np
 
 from sharp_ros.errors import InputError
 from sharp_ros.files import replacing
-from sharp_ros.training.layout import build_storey, Room
-from sharp_ros.training.meshes import load_models, with_models
-from sharp_ros.training.outdoor import build_outdoors
-from sharp_ros.training.raycast import camera_rays, cast, render, Rendering
-from sharp_ros.training.scene import Scene, Target
-from sharp_ros.training.textures import make_textures, Textures
+from sharp_ros.procedural.layout import build_storey, Room
+from sharp_ros.procedural.meshes import load_models, with_models
+from sharp_ros.procedural.outdoor import build_outdoors
+from sharp_ros.procedural.raycast import camera_rays, cast, render, Rendering
+from sharp_ros.procedural.scene import Scene, Target
+from sharp_ros.procedural.textures import make_textures, Textures
 
 IMAGE_SIZE = (256, 192)  # width, height
 PAIRS = 3  # per scene

@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from sharp_ros.training.meshes import TOP_SHARE
-from sharp_ros.training.scene import Material, Piece, SceneBuilder, Target, tilted, Vector
+from sharp_ros.procedural.meshes import TOP_SHARE
+from sharp_ros.procedural.scene import Material, Piece, SceneBuilder, Target, tilted, Vector
 
 Place = Callable[[float, float, float], Vector]
 AddThing = Callable[[SceneBuilder, Vector, float], None]  # place and yaw

@@ -1,6 +1,6 @@
 """Models of furniture, people and plants from Sweet Home 3D libraries (.sh3f), ready to place.
 
-    python -m sharp_ros.training.meshes FOLDER > docs/training_assets.md
+    python -m sharp_ros.procedural.meshes FOLDER > docs/training_assets.md
 
 writes who made them and under which licences. A library is a zip file with a catalogue
 (PluginFurnitureCatalog.properties, see the SH3F section of Sweet Home 3D's documentation) and
@@ -32,7 +32,7 @@ from PIL import Image
 
 from sharp_ros.errors import InputError
 from sharp_ros.files import CACHE_FOLDER, replacing
-from sharp_ros.training.textures import linear_means, mip_pyramid, SIZE, Textures
+from sharp_ros.procedural.textures import linear_means, mip_pyramid, SIZE, Textures
 
 CATALOGUE = 'PluginFurnitureCatalog.properties'
 FORMAT = 1  # of the cache; raise it when anything below changes what comes out
@@ -911,7 +911,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     folder, *more = sys.argv[1:] if arguments is None else arguments
     if more:
-        raise SystemExit('usage: python -m sharp_ros.training.meshes FOLDER')
+        raise SystemExit('usage: python -m sharp_ros.procedural.meshes FOLDER')
     sys.stdout.write(attribution(load_models(Path(folder))))
     return 0
 

@@ -1,0 +1,1 @@
+"""Metrics, and the evaluations of depth, views and maps."""

@@ -1,0 +1,1 @@
+"""Where the camera is, and how long a metre is."""

@@ -1,0 +1,1 @@
+"""Procedural worlds for training; they know nothing of training."""
