@@ -1,24 +1,24 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 
 import numpy as np
 import pytest
 
-from sharp_ros.camera import Intrinsics, project, unproject
+from sharp_ros.camera import Frame, Intrinsics, project, unproject
 from sharp_ros.config import ScaleConfig
 from sharp_ros.errors import InputError
-from sharp_ros.localization import scale_filter as scale_module
 from sharp_ros.localization.scale_anchors import (
     consistency_scale,
     height_scale,
     parallax_scale,
+    ParallaxAnchor,
     ScaleObservation,
     sensor_scale,
 )
-from sharp_ros.localization.scale_filter import ScaleFilter
-from sharp_ros.se3 import apply, interpolate, inverse, look_at
+from sharp_ros.localization.scale_filter import ANCHORS, ScaleFilter
+from sharp_ros.se3 import apply, interpolate, inverse, look_at, transform
 from sharp_ros.synthetic import plane_depth, Room
 
 K = Intrinsics.from_hfov(1.2, 160, 120)
@@ -85,6 +85,33 @@ def tracks_between(rng, T0, depth0, T1, px=0.3):
     return Tracks(before, now[seen] + rng.normal(0, px, (seen.sum(), 2)), inverse(T_1_0))
 
 
+def update(
+    scale,
+    stamp_ns,
+    depth,
+    intrinsics,
+    *,
+    pose_is_metric,
+    T_world_camera=None,
+    tracks=None,
+    sensor_depth=None,
+    height=None,
+    up=None,
+):
+    """Show a frame to the filter; a height with `up` comes by tf, one without by parameter."""
+    image = np.zeros((intrinsics.height, intrinsics.width, 3), np.uint8)
+    frame = Frame(image, intrinsics, stamp_ns, 'camera', T_world_camera, depth=sensor_depth)
+    if up is not None:
+        scale.config = replace(scale.config, floor_frame='floor')
+        right = np.cross([0.0, 1.0, 0.0], up)
+        right /= np.linalg.norm(right)
+        axes = np.stack([right, np.cross(up, right), up], 1)
+        frame = replace(frame, transforms={'floor': transform(axes, -height * np.array(up))})
+    elif height:
+        scale.config = replace(scale.config, camera_height=height)
+    return scale.update(frame, depth, tracks, pose_is_metric=pose_is_metric)
+
+
 def stamp(i, rate):
     return 1_700_000_000 * 10**9 + round(i / rate * 1e9)
 
@@ -96,8 +123,8 @@ def test_a_static_scene_is_steady_although_every_frame_has_its_own_scale(room, s
     medians = []
     for i in range(300):
         predicted = noisy(rng, truth, rng.uniform(0.85, 1.15))
-        estimate = scale.update(
-            stamp(i, 30), predicted, K, T_world_camera=STILL, pose_is_metric=False
+        estimate = update(
+            scale, stamp(i, 30), predicted, K, T_world_camera=STILL, pose_is_metric=False
         )
         medians.append(np.median(predicted) * estimate.value)
     assert np.std(medians) / np.mean(medians) < 0.015
@@ -114,8 +141,8 @@ def test_a_still_camera_before_which_the_scene_changes_shows_it_within_a_second(
     for i in range(6 * rate):
         truth = plane_depth(K, 2.0 * (factor if i >= before else 1.0))
         predicted = noisy(rng, truth, rng.uniform(0.85, 1.15))
-        estimate = scale.update(
-            stamp(i, rate), predicted, K, T_world_camera=STILL, pose_is_metric=False
+        estimate = update(
+            scale, stamp(i, rate), predicted, K, T_world_camera=STILL, pose_is_metric=False
         )
         errors.append(np.log(np.median(predicted) * estimate.value / np.median(truth)))
     # What the first frame was off stays, for nobody knows it.
@@ -137,7 +164,8 @@ def test_a_step_of_the_network_is_followed_within_a_second(room, rate, anchor):
             {'height': T[2, 3], 'up': T[2, :3]} if anchor == 'height' else {'sensor_depth': truth}
         )
         pose = STILL if 'still' in anchor else None
-        estimate = scale.update(
+        estimate = update(
+            scale,
             stamp(i, rate),
             noisy(rng, truth, true),
             K,
@@ -156,7 +184,8 @@ def run_drive(drive, seed, *, every=5, **options):
     for i, (now_ns, T, truth) in enumerate(drive):
         true = BIAS * rng.uniform(0.85, 1.15)
         tracks = tracks_between(rng, key[1], key[2], T) if options.get('tracks', True) else None
-        estimate = scale.update(
+        estimate = update(
+            scale,
             now_ns,
             noisy(rng, truth, true),
             K,
@@ -198,7 +227,8 @@ def test_errors_are_within_three_of_the_standard_deviations_given(drive):
 def steady(scale, frames=30, rate=10, **given):
     """Let the filter see the same plane at 2 m for a while; its last estimate."""
     for i in range(frames):
-        estimate = scale.update(
+        estimate = update(
+            scale,
             stamp(i, rate),
             plane_depth(K, 2.0),
             K,
@@ -219,8 +249,8 @@ def test_a_person_walking_through_a_third_of_the_image_moves_nothing(room):
         if i >= 10:
             left = i % 40 * 2
             predicted[:, left : left + 48] = 0.8 / frame
-        estimate = scale.update(
-            stamp(i, 10), predicted, K, T_world_camera=STILL, pose_is_metric=False
+        estimate = update(
+            scale, stamp(i, 10), predicted, K, T_world_camera=STILL, pose_is_metric=False
         )
         factors.append(estimate.value / frame)
     assert np.std(factors) / np.mean(factors) < 0.01
@@ -230,7 +260,8 @@ def test_the_wrong_one_of_several_anchors_is_refused(drive):
     rng = np.random.default_rng(3)
     scale, key = ScaleFilter(ScaleConfig()), drive[0]
     for i, (now_ns, T, truth) in enumerate(drive[:40]):
-        estimate = scale.update(
+        estimate = update(
+            scale,
             now_ns,
             noisy(rng, truth, BIAS),
             K,
@@ -250,7 +281,8 @@ def test_an_anchor_that_alone_contradicts_is_believed_only_when_it_persists():
     depth, scale = plane_depth(K, 2.0), ScaleFilter(ScaleConfig())
     steady(scale, sensor_depth=depth)
     for i in range(30, 40):
-        estimate = scale.update(
+        estimate = update(
+            scale,
             stamp(i, 10),
             depth,
             K,
@@ -277,7 +309,8 @@ def test_without_depth_nothing_is_observed_and_doubt_grows(shape, content):
     known = steady(scale, sensor_depth=plane_depth(K, 2.0))
     variances = [known.log_variance]
     for i in range(30, 40):
-        estimate = scale.update(
+        estimate = update(
+            scale,
             stamp(i, 10),
             empty,
             intrinsics,
@@ -295,10 +328,10 @@ def test_nothing_known_means_factor_one_and_the_doubt_of_the_prior():
     config = ScaleConfig(prior_std=0.4)
     scale = ScaleFilter(config)
     for _ in range(2):
-        estimate = scale.update(0, plane_depth(K, 2.0), K, pose_is_metric=False)
+        estimate = update(scale, 0, plane_depth(K, 2.0), K, pose_is_metric=False)
         assert estimate.value == 1.0
         assert estimate.log_variance == pytest.approx(0.16)
-        later = scale.update(stamp(1, 10), plane_depth(K, 2.0), K, pose_is_metric=False)
+        later = update(scale, stamp(1, 10), plane_depth(K, 2.0), K, pose_is_metric=False)
         assert later.value == 1.0
         assert later.log_variance > 0.16
         scale.reset()
@@ -307,7 +340,7 @@ def test_nothing_known_means_factor_one_and_the_doubt_of_the_prior():
 def test_time_that_goes_back_starts_anew():
     depth, scale = plane_depth(K, 2.0), ScaleFilter(ScaleConfig())
     assert steady(scale, sensor_depth=1.5 * depth).value == pytest.approx(1.5, rel=0.02)
-    estimate = scale.update(0, depth, K, T_world_camera=STILL, pose_is_metric=False)
+    estimate = update(scale, 0, depth, K, T_world_camera=STILL, pose_is_metric=False)
     assert (estimate.value, estimate.sources) == (1.0, {})
 
 
@@ -327,11 +360,11 @@ def test_what_cannot_belong_together_is_refused(reason):
     depth = plane_depth(K, 2.0)
     calls = {
         'size_mismatch': [
-            lambda s: s.update(0, depth[1:], K, pose_is_metric=False),
-            lambda s: s.update(0, depth, K, pose_is_metric=False, sensor_depth=depth[1:]),
+            lambda s: update(s, 0, depth[1:], K, pose_is_metric=False),
+            lambda s: update(s, 0, depth, K, pose_is_metric=False, sensor_depth=depth[1:]),
         ],
         'bad_pose': [
-            lambda s: s.update(0, depth, K, T_world_camera=2 * np.eye(4), pose_is_metric=False)
+            lambda s: update(s, 0, depth, K, T_world_camera=2 * np.eye(4), pose_is_metric=False)
         ],
     }
     for call in calls[reason]:
@@ -444,14 +477,36 @@ def test_a_range_reading_is_a_sensor_with_one_pixel():
 
 
 @pytest.mark.parametrize(('side', 'wild'), [(0.75, 0.3), (1 / 0.75, 1 / 0.3)])
-def test_one_wild_reading_after_a_doubtful_run_does_not_take_the_scale_along(
-    monkeypatch, side, wild
-):
+def test_one_wild_reading_after_a_doubtful_run_does_not_take_the_scale_along(side, wild):
     """Readings off to one side make a change likely, but not one of the size of the last."""
     k = Intrinsics.from_hfov(1.0, 160, 120)
-    depth, scales = plane_depth(k, 2.0), ScaleFilter(ScaleConfig())
+    depth, reading = plane_depth(k, 2.0), None
+
+    class Reader(ParallaxAnchor):
+        def observe(self, frame, depth, tracks):
+            return reading
+
+    scales = ScaleFilter(ScaleConfig(), [Reader])
     for i, factor in enumerate([1.0] * 30 + [side] * 2 + [wild]):
         reading = ScaleObservation(math.log(factor), 0.06**2, 'parallax')
-        monkeypatch.setattr(scale_module, 'parallax_scale', lambda *_, reading=reading: reading)
-        estimate = scales.update(i * 200_000_000, depth, k, pose_is_metric=True, tracks=object())
+        estimate = update(scales, i * 200_000_000, depth, k, pose_is_metric=True)
     assert abs(math.log(estimate.value / side)) < 0.15
+
+
+def test_a_new_anchor_is_one_class_and_one_entry_of_the_list():
+    class AltimeterAnchor:
+        """A range finder beside the camera, which says how far the plane ahead is."""
+
+        source, systematic = 'altimeter', 0.02
+
+        def __init__(self, config):
+            self._prior = config.prior_std
+
+        def observe(self, frame, depth, tracks):
+            ratio = 3.0 / float(np.median(depth))
+            return ScaleObservation(math.log(ratio), 0.03**2, self.source)
+
+    scale = ScaleFilter(ScaleConfig(), [*ANCHORS, AltimeterAnchor])
+    estimate = steady(scale)  # a plane predicted at 2 m
+    assert estimate.value == pytest.approx(1.5, rel=0.02)
+    assert estimate.sources['altimeter'] == 30

@@ -1,22 +1,29 @@
-"""Anchors of the metric scale: what one frame says about the factor of its predicted depth."""
+"""Anchors of the metric scale: evidence about the factor of the predicted depth of one frame.
+
+Each anchor is a small class with `observe`, around a function of arrays that does the work;
+`scale_filter.ANCHORS` lists those that are in use.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 import math
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import FloorGeometry, Frame, Intrinsics
+from sharp_ros.config import ScaleConfig
 from sharp_ros.errors import InputError
 from sharp_ros.localization.gravity import level_from_depth
-from sharp_ros.se3 import checked_pose
+from sharp_ros.se3 import checked_pose, inverse
 
 CONSISTENCY, PARALLAX, HEIGHT, SENSOR = 'consistency', 'parallax', 'height', 'sensor'
-# What averaging over pixels does not remove, standard deviation of the logarithm: matching of two
-# predictions; calibration of odometry; how a network bends a floor; calibration of a sensor.
-_SYSTEMATIC = {CONSISTENCY: 0.003, PARALLAX: 0.015, HEIGHT: 0.03, SENSOR: 0.01}
+# What averaging over pixels does not remove, standard deviation of the logarithm.
+_MATCHING = 0.003  # of two predictions
+_CALIBRATION = 0.015  # of odometry
+_BENDING = 0.03  # of a floor by a network
+_RANGING = 0.01  # of a depth sensor
 
 _SAMPLES_ACROSS = 80  # of each depth image; more change nothing but the time
 _MIN_SAMPLES = 100  # that must agree before two depth images are compared
@@ -44,8 +51,8 @@ class ScaleObservation:
 
     Attributes:
         log_scale: natural logarithm of true over predicted depth.
-        variance: of it, with what the anchor gets wrong systematically.
-        source: `consistency`, `parallax`, `height` or `sensor`.
+        variance: of it, systematic errors of the anchor included.
+        source: name of the anchor.
     """
 
     log_scale: float
@@ -68,6 +75,103 @@ class MetricTracks(Protocol):
     def now_px(self) -> np.ndarray: ...  # noqa: D102
     @property
     def T_keyframe_camera(self) -> np.ndarray: ...  # noqa: D102
+
+
+class ScaleAnchor(Protocol):
+    """One kind of evidence about how long a metre is; made anew when its settings change.
+
+    Attributes:
+        source: its name, by which it is counted.
+        systematic: standard deviation of the logarithm that averaging over pixels leaves; such an
+            error is common to observations that follow each other.
+    """
+
+    source: ClassVar[str]
+    systematic: ClassVar[float]
+
+    def __init__(self, config: ScaleConfig) -> None: ...
+
+    def observe(
+        self, frame: Frame, depth: np.ndarray, tracks: MetricTracks | None
+    ) -> ScaleObservation | None:
+        """What a frame says about the scale.
+
+        Args:
+            frame: with its pose, measured depth and transforms as far as known.
+            depth: [H, W] z-depth as predicted.
+            tracks: points seen from two metric poses, of which the second is that of the frame.
+
+        Returns:
+            None where it says nothing.
+        """
+        ...
+
+
+class ParallaxAnchor:
+    """Points seen from two poses whose distance in metres is known; see `parallax_scale`."""
+
+    source, systematic = PARALLAX, _CALIBRATION
+
+    def __init__(self, config: ScaleConfig) -> None:
+        del config  # nothing to set
+
+    def observe(
+        self, frame: Frame, depth: np.ndarray, tracks: MetricTracks | None
+    ) -> ScaleObservation | None:
+        """See `ScaleAnchor.observe`."""
+        return None if tracks is None else parallax_scale(tracks, depth, frame.intrinsics)
+
+
+class HeightAnchor:
+    """The floor, at the known height of the camera above it; see `height_scale`."""
+
+    source, systematic = HEIGHT, _BENDING
+
+    def __init__(self, config: ScaleConfig) -> None:
+        self._config = config
+
+    def observe(
+        self, frame: Frame, depth: np.ndarray, tracks: MetricTracks | None
+    ) -> ScaleObservation | None:
+        """See `ScaleAnchor.observe`."""
+        floor = floor_below(frame, self._config.floor_frame)
+        if floor is not None:
+            return height_scale(depth, frame.intrinsics, floor.height, floor.up)
+        if not self._config.camera_height > 0:
+            return None
+        up = None if frame.T_world_camera is None else up_from_pose(frame.T_world_camera)
+        return height_scale(depth, frame.intrinsics, self._config.camera_height, up)
+
+
+class SensorAnchor:
+    """Depth as a sensor measured it; see `sensor_scale`."""
+
+    source, systematic = SENSOR, _RANGING
+
+    def __init__(self, config: ScaleConfig) -> None:
+        del config  # nothing to set
+
+    def observe(
+        self, frame: Frame, depth: np.ndarray, tracks: MetricTracks | None
+    ) -> ScaleObservation | None:
+        """See `ScaleAnchor.observe`."""
+        return None if frame.depth is None else sensor_scale(depth, frame.depth)
+
+
+def surface_samples(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray | None:
+    """Points [N, 3] of a depth image in the optical frame, to compare others with.
+
+    None if they are too few.
+    """
+    points = _points(depth, intrinsics).reshape(-1, 3)
+    points = points[np.isfinite(points[:, 2])]
+    return points if len(points) >= _MIN_SAMPLES else None
+
+
+def share_in_view(points: np.ndarray, intrinsics: Intrinsics) -> float:  # [N, 3] -> 0..1
+    """Share of points in the optical frame that lie within the image."""
+    u, v = _pixels(points, intrinsics)
+    return float(np.mean(_inside(u, v, points[:, 2], intrinsics)))
 
 
 def consistency_scale(
@@ -93,7 +197,7 @@ def consistency_scale(
     nearest = np.full((depth.shape[0] // step + 1) * (depth.shape[1] // step + 1), np.inf)
     np.minimum.at(nearest, cell, z)
     visible = z < 1.05 * nearest[cell]
-    return _agreement(z[visible], depth[v[visible], u[visible]], CONSISTENCY)
+    return _agreement(z[visible], depth[v[visible], u[visible]], CONSISTENCY, _MATCHING)
 
 
 def sensor_scale(depth: np.ndarray, sensor_depth: np.ndarray) -> ScaleObservation | None:
@@ -117,14 +221,14 @@ def sensor_scale(depth: np.ndarray, sensor_depth: np.ndarray) -> ScaleObservatio
             'size_mismatch',
         )
     grid = _grid(depth.shape)
-    dense = _agreement(sensor_depth[grid].ravel(), depth[grid].ravel(), SENSOR)
+    dense = _agreement(sensor_depth[grid].ravel(), depth[grid].ravel(), SENSOR, _RANGING)
     if dense is not None or np.count_nonzero(_known(sensor_depth[grid])) >= _MIN_SAMPLES:
         return dense
     log_ratio = _log_ratio(sensor_depth, depth)
     if not len(log_ratio):
         return None
     independent = min(max(1.0, len(log_ratio) / _PIXELS_TOGETHER), _MOST_INDEPENDENT)
-    variance = _POINT_SPREAD**2 / independent + _SYSTEMATIC[SENSOR] ** 2
+    variance = _POINT_SPREAD**2 / independent + _RANGING**2
     return ScaleObservation(float(np.median(log_ratio)), variance, SENSOR)
 
 
@@ -187,7 +291,7 @@ def parallax_scale(
     variance = (
         math.pi / 2 * max(spread, 0.5 * _POINT_SPREAD) ** 2 / independent
         + (_ROTATION_ERROR / typical_angle) ** 2
-        + _SYSTEMATIC[PARALLAX] ** 2
+        + _CALIBRATION**2
     )
     return ScaleObservation(float(centre), float(variance), PARALLAX)
 
@@ -242,7 +346,21 @@ def height_scale(
     lower = np.count_nonzero(close & (below > math.exp(centre + 3 * _FLOOR_STEP)))
     if lower > _BELOW_SHARE * np.count_nonzero(np.isfinite(below)):
         return None
-    return _agreement(np.full(len(floor), height), np.exp(floor), HEIGHT)
+    return _agreement(np.full(len(floor), height), np.exp(floor), HEIGHT, _BENDING)
+
+
+def floor_below(frame: Frame, floor_frame: str) -> FloorGeometry | None:
+    """The floor as tf has it, if it lies below the camera.
+
+    Args:
+        frame: with its transforms.
+        floor_frame: name of a frame whose x-y plane is the floor.
+    """
+    T_camera_floor = frame.transforms.get(floor_frame)
+    if T_camera_floor is None:
+        return None
+    height = float(inverse(T_camera_floor)[2, 3])
+    return FloorGeometry(T_camera_floor[:3, 2], height) if 0 < height < math.inf else None
 
 
 def up_from_pose(T_world_camera: np.ndarray) -> np.ndarray | None:  # [4, 4] -> [3]
@@ -253,7 +371,9 @@ def up_from_pose(T_world_camera: np.ndarray) -> np.ndarray | None:  # [4, 4] -> 
     return T_world_camera[2, :3] if T_world_camera[2, 2] < 0.9 else None
 
 
-def _agreement(true: np.ndarray, predicted: np.ndarray, source: str) -> ScaleObservation | None:
+def _agreement(
+    true: np.ndarray, predicted: np.ndarray, source: str, systematic: float
+) -> ScaleObservation | None:
     """The factor that most of the pixels agree on: of the narrowest half, then of all near it."""
     log_ratio = np.sort(_log_ratio(true, predicted))
     count = len(log_ratio)
@@ -268,7 +388,7 @@ def _agreement(true: np.ndarray, predicted: np.ndarray, source: str) -> ScaleObs
     if spread > _WIDEST or len(near) < _MIN_SAMPLES:
         return None
     independent = min(max(1.0, len(near) / _PIXELS_TOGETHER), _MOST_INDEPENDENT)
-    variance = math.pi / 2 * spread**2 / independent + _SYSTEMATIC[source] ** 2
+    variance = math.pi / 2 * spread**2 / independent + systematic**2
     return ScaleObservation(float(np.median(near)), variance, source)
 
 

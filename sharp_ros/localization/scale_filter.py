@@ -11,35 +11,33 @@ factors add up.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import math
 
 import numpy as np
 
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import ScaleConfig
 from sharp_ros.errors import InputError
 from sharp_ros.localization.scale_anchors import (
-    _inside,
-    _MIN_SAMPLES,
-    _pixels,
-    _points,
-    _SYSTEMATIC,
     CONSISTENCY,
     consistency_scale,
-    HEIGHT,
-    height_scale,
+    HeightAnchor,
     MetricTracks,
-    PARALLAX,
-    parallax_scale,
+    ParallaxAnchor,
+    ScaleAnchor,
     ScaleObservation,
-    SENSOR,
-    sensor_scale,
-    up_from_pose,
+    SensorAnchor,
+    share_in_view,
+    surface_samples,
 )
 from sharp_ros.se3 import apply, checked_pose, inverse
 
+# All anchors in use; a new one is a class in a file of its own and an entry here.
+ANCHORS: tuple[type[ScaleAnchor], ...] = (ParallaxAnchor, HeightAnchor, SensorAnchor)
+
+_BIAS, _REFERENCE, _NOW = range(3)  # states; the systematic error of each anchor follows
 _SYSTEMATIC_TIME = 5.0  # seconds after which such an error of an absolute anchor is another one
 _GATE = 4.0  # standard deviations at which an observation is refused
 _PERSISTENT = (1.0, 5.0)  # allowance and threshold of the cumulative sums, standard deviations
@@ -77,26 +75,43 @@ class ScaleFilter:
     the current frame, and over what each absolute anchor gets wrong systematically. A deviation
     that keeps its sign is not noise: after a third of a second it is followed.
 
-    Attributes:
-        config: what is known beforehand; may be replaced between two frames.
+    Args:
+        config: see `ScaleConfig`.
+        anchors: classes of those that are asked, in this order.
     """
 
-    def __init__(self, config: ScaleConfig) -> None:
+    def __init__(
+        self, config: ScaleConfig, anchors: Sequence[type[ScaleAnchor]] = ANCHORS
+    ) -> None:
+        self._kinds = anchors
+        self._offset = {kind.source: _NOW + 1 + i for i, kind in enumerate(anchors)}
+        self._offsets = np.arange(_NOW + 1, _NOW + 1 + len(anchors))
+        self._systematic = {kind.source: kind.systematic**2 for kind in anchors}
         self.config = config
         self.reset()
+
+    @property
+    def config(self) -> ScaleConfig:
+        """What is known beforehand; may be replaced between two frames."""
+        return self._config
+
+    @config.setter
+    def config(self, config: ScaleConfig) -> None:
+        self._config = config
+        self._anchors = [kind(config) for kind in self._kinds]
 
     def reset(self) -> None:
         """Back to the start: factor 1, with the variance of the prior."""
         prior, frame = self.config.prior_std**2, self.config.frame_std**2
-        self._log = np.zeros(_STATES)
-        self._covariance = np.diag([0.0, 0.0, 0.0, *_SYSTEMATIC_VARIANCE])
+        self._covariance = np.diag([0.0, 0.0, 0.0, *self._systematic.values()])
+        self._log = np.zeros(len(self._covariance))
         self._covariance[:3, :3] = prior
         # The error of the first frame is counted as the bias's, so that learning it later, from
         # the mean of other frames, does not move depth that was steady from the start.
         self._covariance[_BIAS, _BIAS] += frame
         self._started, self._stamp_ns = False, 0
         self._reference: _Reference | None = None
-        self._watches = {source: _Watch() for source in _SYSTEMATIC}
+        self._watches = {source: _Watch() for source in (CONSISTENCY, *self._systematic)}
         self._judged: dict[str, tuple[int, bool]] = {}
         self._counts: Counter[str] = Counter()
 
@@ -106,41 +121,33 @@ class ScaleFilter:
 
     def update(
         self,
-        stamp_ns: int,
-        depth_pred: np.ndarray,
-        intrinsics: Intrinsics,
-        *,
-        T_world_camera: np.ndarray | None = None,
-        pose_is_metric: bool,
+        frame: Frame,
+        depth: np.ndarray,
         tracks: MetricTracks | None = None,
-        sensor_depth: np.ndarray | None = None,
-        height: float | None = None,
-        up: np.ndarray | None = None,
+        *,
+        pose_is_metric: bool,
     ) -> ScaleEstimate:
         """Estimate the scale of one frame from all that is known about it.
 
+        When time goes back everything starts anew.
+
         Args:
-            stamp_ns: of the frame; when time goes back everything starts anew.
-            depth_pred: [H, W] z-depth as the network gave it; 0 and non-finite mean none.
-            intrinsics: of that image.
-            T_world_camera: [4, 4] pose, world z up; the identity for a camera that stands still.
+            frame: with its pose, world z up, where that is known; the identity for a camera that
+                stands still.
+            depth: [H, W] z-depth as the network gave it; 0 and non-finite mean none.
+            tracks: points seen from two poses, see `parallax_scale`.
             pose_is_metric: whether poses come from elsewhere than from predicted depth, so that
                 `tracks` tells the scale.
-            tracks: points seen from two poses, see `parallax_scale`.
-            sensor_depth: [H, W] measured depth, see `sensor_scale`.
-            height: of the camera over the floor, metres; None: that of the configuration.
-            up: [3] upwards in the optical frame; None: from the pose, else from the depth.
 
         Raises:
             InputError: `size_mismatch`, `bad_pose`.
         """
         if self.config.constant > 0:
             return ScaleEstimate(self.config.constant, 0.0, {}, self.config.constant)
-        if depth_pred.shape != (intrinsics.height, intrinsics.width):
-            raise InputError(
-                f'depth {depth_pred.shape} does not fit {intrinsics}', 'size_mismatch'
-            )
-        pose = None if T_world_camera is None else checked_pose(T_world_camera)
+        stamp_ns, intrinsics, pose = frame.stamp_ns, frame.intrinsics, frame.T_world_camera
+        if depth.shape != (intrinsics.height, intrinsics.width):
+            raise InputError(f'depth {depth.shape} does not fit {intrinsics}', 'size_mismatch')
+        pose = None if pose is None else checked_pose(pose)
         if stamp_ns < self._stamp_ns:
             self.reset()
         if self._started:
@@ -154,21 +161,13 @@ class ScaleFilter:
             )
             self._predict((stamp_ns - self._stamp_ns) * 1e-9, drift=not same)
         self._started, self._stamp_ns = True, stamp_ns
-        if up is None and pose is not None:
-            up = up_from_pose(pose)
-        height = height or self.config.camera_height
-        absolute = [
-            parallax_scale(tracks, depth_pred, intrinsics)
-            if tracks is not None and pose_is_metric
-            else None,
-            height_scale(depth_pred, intrinsics, height, up) if height > 0 else None,
-            None if sensor_depth is None else sensor_scale(depth_pred, sensor_depth),
-        ]
-        observations = [o for o in absolute if o is not None]
+        tracks = tracks if pose_is_metric else None
+        observed = [anchor.observe(frame, depth, tracks) for anchor in self._anchors]
+        observations = [observation for observation in observed if observation is not None]
         if pose is None:
             self._fix(observations)
         else:
-            self._follow(pose, pose_is_metric, depth_pred, intrinsics, observations)
+            self._follow(pose, pose_is_metric, depth, intrinsics, observations)
         return ScaleEstimate(
             math.exp(self._log[_NOW]),
             float(self._covariance[_NOW, _NOW]),
@@ -181,12 +180,13 @@ class ScaleFilter:
         """Advance: the bias wanders as places change, the frame is a new one around it."""
         if drift:
             self._covariance[_BIAS, _BIAS] += self.config.drift_std**2 * seconds
-        F = np.eye(_STATES)
+        F = np.eye(len(self._log))
         F[_NOW, _NOW], F[_NOW, _BIAS] = 0, 1
         kept = math.exp(-seconds / _SYSTEMATIC_TIME)
-        F[_OFFSETS, _OFFSETS] = kept
+        F[self._offsets, self._offsets] = kept
         self._map(F)
-        self._covariance[_OFFSETS, _OFFSETS] += _SYSTEMATIC_VARIANCE * (1 - kept**2)
+        added = np.array(list(self._systematic.values())) * (1 - kept**2)
+        self._covariance[self._offsets, self._offsets] += added
         self._covariance[_NOW, _NOW] += self.config.frame_std**2
 
     def _follow(
@@ -221,13 +221,14 @@ class ScaleFilter:
         # an error of the scale would seem to grow as the camera comes nearer, and so would.
         ahead = points[points[:, 2] > 0, 2]
         growth = np.median(1 - T_camera_reference[2, 3] / ahead) if pose_is_metric else 1.0
-        H = np.zeros(_STATES)
+        H = np.zeros(len(self._log))
         H[_NOW], H[_REFERENCE] = 1, -growth
         value = relative.log_scale - growth * self._log[_REFERENCE]
         deviation = self._deviation(H, value, variance)
         watch = self._watches[CONSISTENCY]
         if watch.persists(deviation, value - H @ self._log, self._stamp_ns):
-            if self._stands_still(reference, pose) and not self._votes(True, besides=CONSISTENCY):
+            supported = self._votes(True, excluding=CONSISTENCY)
+            if self._stands_still(reference, pose) and not supported:
                 # A network does not change its mind about one and the same scene: this is another.
                 self._fix(observations)
                 self._refer_to(pose, depth, intrinsics)
@@ -240,8 +241,7 @@ class ScaleFilter:
             self._correct(H, value, variance)
         self._count(CONSISTENCY, accepted)
         self._fix(observations)
-        u, v = _pixels(points, intrinsics)
-        overlap = np.mean(_inside(u, v, points[:, 2], intrinsics))
+        overlap = share_in_view(points, intrinsics)
         if accepted and (overlap < _REFERENCE_OVERLAP or base > _REFERENCE_BASE):
             self._refer_to(pose, depth, intrinsics)
 
@@ -250,15 +250,15 @@ class ScaleFilter:
         votes = [o.log_scale for o in observations]
         middle = np.median(votes if len(votes) % 2 else [*votes, self._log[_NOW]])
         for o in sorted(observations, key=lambda o: abs(o.log_scale - middle)):
-            H = np.zeros(_STATES)
-            H[_NOW] = H[_OFFSET[o.source]] = 1
-            value, variance = o.log_scale, o.variance - _SYSTEMATIC[o.source] ** 2
+            H = np.zeros(len(self._log))
+            H[_NOW] = H[self._offset[o.source]] = 1
+            value, variance = o.log_scale, o.variance - self._systematic[o.source]
             deviation = self._deviation(H, value, variance)
-            against = 1 + self._votes(False, besides=o.source)
+            against = 1 + self._votes(False, excluding=o.source)
             watch = self._watches[o.source]
             if (
                 watch.persists(deviation, value - H @ self._log, self._stamp_ns)
-                and self._votes(True, besides=o.source) < against
+                and self._votes(True, excluding=o.source) < against
             ):
                 self._doubt(_BIAS, _REFERENCE, _NOW)
                 value = H @ self._log + watch.typical
@@ -269,11 +269,11 @@ class ScaleFilter:
             self._judged[o.source] = (self._stamp_ns, accepted)
             self._count(o.source, accepted)
 
-    def _votes(self, accepted: bool, besides: str) -> int:
+    def _votes(self, accepted: bool, excluding: str) -> int:
         """How many absolute anchors, other than one, were lately accepted, or refused."""
         recent = self._stamp_ns - _MEMORY * 1e9
         return sum(
-            stamp > recent and verdict == accepted and source != besides
+            stamp > recent and verdict == accepted and source != excluding
             for source, (stamp, verdict) in self._judged.items()
         )
 
@@ -287,13 +287,12 @@ class ScaleFilter:
 
     def _refer_to(self, pose: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> None:
         """Make the current frame the reference, if it has depth."""
-        points = _points(depth, intrinsics).reshape(-1, 3)
-        points = points[np.isfinite(points[:, 2])]
-        if len(points) < _MIN_SAMPLES:
+        points = surface_samples(depth, intrinsics)
+        if points is None:
             return
         median = float(np.median(points[:, 2]))
         self._reference = _Reference(pose, points, median, self._stamp_ns)
-        F = np.eye(_STATES)
+        F = np.eye(len(self._log))
         F[_REFERENCE] = F[_NOW]
         self._map(F)
 
@@ -313,18 +312,11 @@ class ScaleFilter:
         gain = self._covariance @ H / (H @ self._covariance @ H + variance)
         self._log = self._log + gain * (value - H @ self._log)
         # Joseph's form stays symmetric and positive
-        left = np.eye(_STATES) - np.outer(gain, H)
+        left = np.eye(len(self._log)) - np.outer(gain, H)
         self._covariance = left @ self._covariance @ left.T + np.outer(gain, gain) * variance
 
     def _count(self, source: str, accepted: bool) -> None:
         self._counts[source if accepted else f'{source}_refused'] += 1
-
-
-_BIAS, _REFERENCE, _NOW = range(3)
-_OFFSET = {PARALLAX: 3, HEIGHT: 4, SENSOR: 5}
-_STATES = 3 + len(_OFFSET)
-_OFFSETS = np.arange(3, _STATES)
-_SYSTEMATIC_VARIANCE = np.array([_SYSTEMATIC[source] ** 2 for source in _OFFSET])
 
 
 @dataclass
