@@ -1,17 +1,24 @@
-"""What a virtual camera sees, and how far that can be trusted."""
+"""All virtual cameras: which are due, what they see, and how far that can be trusted."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 import math
 
 import numpy as np
 
-from sharp_ros.camera import Intrinsics, unproject
+from sharp_ros.camera import Frame, Intrinsics, unproject
 from sharp_ros.config import ViewConfig
+from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
+from sharp_ros.mapping.world_map import WorldMap
 from sharp_ros.rasterizer import rasterize
+from sharp_ros.rate_limiter import RateLimiter
 from sharp_ros.se3 import apply, inverse
+from sharp_ros.viewpoints import locate, viewpoints
+
+VIEW, VIEW_DEPTH = 'view/', '/depth'  # outputs are `view/<name>` and `view/<name>/depth`
 
 _SAMPLES = 16  # along either side of the image, of surface points whose angle is judged
 _BORDER_PX = 4
@@ -65,6 +72,132 @@ class View:
     skipped: int
     doubt: str
     withheld: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A frame as virtual cameras may look at it.
+
+    Attributes:
+        frame: with its pose and transforms as far as known.
+        gaussians: of it, in its optical frame.
+        mapped: whether it was integrated into the map.
+    """
+
+    frame: Frame
+    gaussians: Gaussians
+    mapped: bool
+
+
+class VirtualCameras:
+    """The virtual cameras of a configuration.
+
+    Args:
+        configs: by name.
+
+    Raises:
+        ConfigError: if one of them cannot stand as configured.
+    """
+
+    def __init__(self, configs: Mapping[str, ViewConfig]) -> None:
+        self._limits: dict[str, RateLimiter] = {}
+        self.reconfigure(configs)
+
+    def reconfigure(self, configs: Mapping[str, ViewConfig]) -> None:
+        """Go on with other settings.
+
+        Raises:
+            ConfigError: if one of them cannot stand as configured; then nothing has changed.
+        """
+        self._viewpoints, self._configs = viewpoints(configs), configs
+        for name, config in configs.items():
+            self._limits.setdefault(name, RateLimiter(config.rate_hz)).rate_hz = config.rate_hz
+
+    def reset(self) -> None:
+        """Let all be due."""
+        for limit in self._limits.values():
+            limit.reset()
+
+    @property
+    def frames(self) -> dict[str, str]:
+        """The frame each is placed in, as configured; those of requests come with them."""
+        return {
+            name: self._viewpoints[name].frame
+            for name, config in self._configs.items()
+            if config.placement != 'request'
+        }
+
+    def take_due(self, stamp_ns: int, wanted: Collection[str]) -> list[str]:
+        """Names of those that are to be rendered for a frame; their turns are used up.
+
+        Args:
+            stamp_ns: of the frame.
+            wanted: outputs with subscribers, of which `view/<name>` count.
+        """
+        wished = [name for name in self.frames if VIEW + name in wanted]
+        return [name for name in wished if self._limits[name].take(stamp_ns)]
+
+    def on_request(self, wanted: Collection[str]) -> list[str]:
+        """Names of those with subscribers that are rendered when somebody says where from."""
+        configs = self._configs.items()
+        names = [name for name, config in configs if config.placement == 'request']
+        return [name for name in names if VIEW + name in wanted]
+
+    def render(
+        self,
+        names: Iterable[str],
+        seen: Seen,
+        world: WorldMap,
+        wanted: Collection[str],
+        request: tuple[str, np.ndarray] | None = None,
+    ) -> tuple[dict[str, View], dict[str, PoseUnavailableError]]:
+        """Render some of them.
+
+        Args:
+            names: of them.
+            seen: the newest frame.
+            world: the map, whose Gaussians are the scene of some.
+            wanted: outputs with subscribers, of which `view/<name>/depth` count.
+            request: frame and pose [4, 4] in it, in place of those that are configured.
+
+        Returns:
+            Views by name, and why others cannot be placed.
+
+        Raises:
+            InputError: if the Gaussians cannot be rendered.
+        """
+        frame = seen.frame
+        views: dict[str, View] = {}
+        unplaced: dict[str, PoseUnavailableError] = {}
+        for name in names:
+            config, viewpoint = self._configs[name], self._viewpoints[name]
+            parent, pose = request or (viewpoint.frame, viewpoint.pose(frame.stamp_ns))
+            try:
+                T_camera_parent, parent = locate(frame, parent)
+                gaussians, T_scene_camera, observers = _scene(config.source, seen, world)
+            except PoseUnavailableError as error:
+                unplaced[name] = error
+                continue
+            T_scene_view = T_scene_camera @ T_camera_parent @ pose
+            views[name] = render_view(
+                gaussians,
+                viewpoint.intrinsics,
+                Placement(parent, pose, viewpoint.fixed, T_scene_view),
+                observers,
+                config,
+                with_depth=VIEW + name + VIEW_DEPTH in wanted,
+            )
+        return views, unplaced
+
+
+def _scene(source: str, seen: Seen, world: WorldMap) -> tuple[Gaussians, np.ndarray, np.ndarray]:
+    """Gaussians to look at, `T_scene_camera`, and [K, 3] where they were observed from."""
+    if source == 'frame':
+        return seen.gaussians, np.eye(4), np.zeros((1, 3))
+    if seen.frame.T_world_camera is None or not seen.mapped:
+        raise PoseUnavailableError('the pose of the camera in the map is not known', 'no_pose')
+    gaussians, observers = world.fused()
+    return gaussians, seen.frame.T_world_camera, observers
 
 
 def render_view(

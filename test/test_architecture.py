@@ -14,7 +14,7 @@ ROOT = PACKAGE.name
 
 # A module imports from lower rows, or, within a folder, from those of its folder.
 ROWS = [
-    ['errors', 'files'],
+    ['errors', 'files', 'rate_limiter', 'stopwatch'],
     ['config', 'se3', 'evaluation.metrics'],
     ['camera', 'images'],
     ['gaussians', 'viewpoints'],
@@ -23,8 +23,8 @@ ROWS = [
         *('inference_queue', 'self_check'),
     ],
     ['localization.gravity'],
-    ['mapping', 'models', 'engine', 'views', 'snapshot'],
-    ['localization'],
+    ['mapping', 'models', 'engine', 'snapshot'],
+    ['localization', 'loading', 'views'],
     ['pipeline', 'worker', 'training'],
     ['ros.conversions'],
     ['sources', 'pictures'],

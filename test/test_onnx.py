@@ -17,11 +17,12 @@ from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import ModelConfig, SharpConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import CheckpointError, ConfigError, EngineError, InputError
+from sharp_ros.loading import load_engine
 from sharp_ros.models import load_predictor
 from sharp_ros.network import onnx_predictor
 from sharp_ros.network.description import load_description
 from sharp_ros.network.nano import NONE
-from sharp_ros.pipeline import load_engine, Pipeline
+from sharp_ros.pipeline import Pipeline
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')

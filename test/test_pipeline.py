@@ -28,12 +28,11 @@ from sharp_ros.pipeline import (
     OCCUPANCY,
     Pipeline,
     POINTS,
-    VIEW,
-    VIEW_DEPTH,
 )
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians
 from sharp_ros.se3 import inverse, look_at
 from sharp_ros.synthetic import Room
+from sharp_ros.views import VIEW, VIEW_DEPTH
 
 INTRINSICS = Intrinsics.from_hfov(1.2, 160, 120)
 POSE = look_at(np.array([0.0, 0, 1]), np.array([1.0, 0, 1]), np.array([0.0, 0, 1]))

@@ -334,7 +334,8 @@ def _image_msg(rgb: np.ndarray, encoding: str) -> SimpleNamespace:
 
 
 def _all_outputs(config: SharpConfig) -> set[str]:
-    from sharp_ros.pipeline import GAUSSIANS, OCCUPANCY, POINTS, VIEW
+    from sharp_ros.pipeline import GAUSSIANS, OCCUPANCY, POINTS
+    from sharp_ros.views import VIEW
 
     return {GAUSSIANS, OCCUPANCY, POINTS, *(VIEW + name for name in config.views)}
 

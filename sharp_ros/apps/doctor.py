@@ -221,7 +221,7 @@ def _nano() -> Iterator[Check]:
     from sharp_ros.camera import Intrinsics
     from sharp_ros.config import ModelConfig
     from sharp_ros.engine import choose_device
-    from sharp_ros.pipeline import load_engine
+    from sharp_ros.loading import load_engine
 
     try:
         engine, info = load_engine(ModelConfig(), choose_device('auto'))

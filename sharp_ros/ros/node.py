@@ -39,9 +39,6 @@ from sharp_ros.pipeline import (
     OCCUPANCY,
     Pipeline,
     POINTS,
-    Stopwatch,
-    VIEW,
-    VIEW_DEPTH,
 )
 from sharp_ros.ros.answers import answer_patiently
 from sharp_ros.ros.conversions import (
@@ -74,8 +71,9 @@ from sharp_ros.ros.services import LAST_PATIENCE, Services
 from sharp_ros.ros.transforms import Transforms, TWO_PARENTS
 from sharp_ros.se3 import moved_pose
 from sharp_ros.snapshot import SnapshotCloud
+from sharp_ros.stopwatch import Stopwatch
 from sharp_ros.viewpoints import CAMERA, viewpoints, WORLD
-from sharp_ros.views import View
+from sharp_ros.views import VIEW, View, VIEW_DEPTH
 from sharp_ros.worker import Wait, Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE

@@ -1,0 +1,258 @@
+"""Given a frame and its depth: where is the camera, and how long is a metre?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+import logging
+
+import numpy as np
+
+from sharp_ros.camera import FloorGeometry, Frame, JITTER_NS
+from sharp_ros.config import SharpConfig
+from sharp_ros.errors import PoseUnavailableError
+from sharp_ros.gaussians import Gaussians
+from sharp_ros.localization.odometry import Motion, Tracks, VisualOdometry
+from sharp_ros.localization.scale_anchors import floor_below, up_from_pose
+from sharp_ros.localization.scale_filter import ScaleEstimate, ScaleFilter
+from sharp_ros.network.nano import MIN_HEIGHT
+from sharp_ros.se3 import inverse
+from sharp_ros.stopwatch import Stopwatch
+
+_SETTLING_NS, _SETTLED_STD = 1_000_000_000, 0.05  # see `Localizer._is_settling`
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Localized:
+    """A frame with its place and its metre.
+
+    Attributes:
+        frame: with the pose of visual odometry, where that was asked for it.
+        scale: factor that predicted depth is to be multiplied by; None for measured depth.
+        motion: of visual odometry, where it was asked for the pose.
+        visual: whether the pose, if there is one, is that of visual odometry.
+        unplaced: why visual odometry did not place the frame, where `motion` does not say it.
+    """
+
+    frame: Frame
+    scale: ScaleEstimate | None
+    motion: Motion | None
+    visual: bool
+    unplaced: PoseUnavailableError | None = None
+
+    def to_metres(
+        self, gaussians: Gaussians, depth: np.ndarray
+    ) -> tuple[Gaussians, np.ndarray]:  # [H, W] -> [H, W]
+        """Gaussians and depth of the frame, as predicted, in metres."""
+        if self.scale is None:
+            return gaussians, depth
+        return gaussians.scaled(self.scale.value), depth * np.float32(self.scale.value)
+
+
+class Localizer:
+    """Own odometry and the scale of predicted depth, which need each other.
+
+    Args:
+        config: all settings.
+        estimates_scale: whether depth is predicted, so that its scale is to be found.
+    """
+
+    def __init__(self, config: SharpConfig, *, estimates_scale: bool) -> None:
+        self._config = config
+        self._filter = ScaleFilter(config.scale) if estimates_scale else None
+        self._odometry = VisualOdometry(config.odometry)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the path and the scale."""
+        if self._filter is not None:
+            self._filter.reset()
+        self._odometry.reset()
+        self._stamp_ns: int | None = None  # of the newest frame
+        self._estimate: ScaleEstimate | None = None  # of that frame
+        self._waiting_ns: int | None = None  # stamp of the first frame that waited for the scale
+        self._placed_any = False
+        # stamps and poses [4, 4] that come from elsewhere: the newest, and that of the tracks
+        self._given: tuple[int, np.ndarray] | None = None
+        self._keyframe: tuple[int, np.ndarray] | None = None
+
+    @property
+    def stamp_ns(self) -> int:
+        """Of the newest frame, nanoseconds; 0 before the first."""
+        return self._stamp_ns or 0
+
+    def reconfigure(self, config: SharpConfig) -> None:
+        """Go on with other settings, which differ in live ones only."""
+        self._config = config
+        if self._filter is not None:
+            self._filter.config = config.scale
+
+    def odometry_state(self) -> dict[str, np.ndarray]:
+        """What `restore` goes on from, copied."""
+        return self._odometry.state()
+
+    def restore(self, odometry: Mapping[str, np.ndarray] | None) -> None:
+        """Start over in the world of a saved map, in whose keyframes the camera is looked for.
+
+        Args:
+            odometry: as `odometry_state` gave it; None for poses from elsewhere.
+
+        Raises:
+            InputError: `bad_map` if it is damaged; nothing is then changed.
+        """
+        restored = VisualOdometry(self._config.odometry)
+        if odometry is not None:
+            restored.restore(odometry)
+        self.reset()
+        self._odometry, self._placed_any = restored, True
+
+    def why_start_over(self, frame: Frame) -> str:
+        """Why all that is known is of no use for this frame; empty if it is of use."""
+        if self._stamp_ns is None:
+            return ''
+        back_ns = self._stamp_ns - frame.stamp_ns
+        if back_ns > JITTER_NS:  # maps of what is yet to come would be lies
+            return f'time went back by {back_ns * 1e-9:.1f} s: the maps start over'
+        visual = frame.T_world_camera is None and bool(frame.world_frame)
+        if visual and back_ns <= 0 and self._odometry.camera not in (None, frame.intrinsics):
+            return 'the camera changed: odometry, and with it the maps, start over'
+        return ''
+
+    def floor(self, frame: Frame) -> FloorGeometry | None:
+        """Gravity and height that the network is given, or None where they are not known.
+
+        To be asked before visual odometry places the frame: what stems from predicted depth would
+        confirm itself. Where this comes and goes the metres of the network step; to `ScaleFilter`
+        that is an error of the frame, which with poses what was seen before corrects.
+        """
+        height, pose = self._config.scale.camera_height, frame.T_world_camera
+        floor = floor_below(frame, self._config.scale.floor_frame)
+        if floor is None and height > 0 and pose is not None:
+            up = up_from_pose(pose)
+            floor = None if up is None else FloorGeometry(up, height)
+        return floor if floor is not None and floor.height >= MIN_HEIGHT else None
+
+    def update(self, frame: Frame, depth: np.ndarray, clock: Stopwatch) -> Localized:
+        """Place a frame, and find the factor of its depth.
+
+        A frame that is older than the newest is left as it is: what goes by time has gone on.
+
+        Args:
+            frame: with its pose, or with the name of the world frame it is to be placed in.
+            depth: [H, W] z-depth as predicted, or as measured, metres.
+            clock: of its steps; the laps are `odometry` and `scale`.
+
+        Raises:
+            InputError: if pose or depth cannot be used.
+        """
+        visual = frame.T_world_camera is None
+        motion = unplaced = None
+        late = self._stamp_ns is not None and frame.stamp_ns < self._stamp_ns
+        if not late:
+            try:
+                frame, motion = self._place(frame, depth)
+            except PoseUnavailableError as error:
+                unplaced = error
+        clock.lap('odometry')
+        if not late:
+            if self._filter is not None:
+                self._estimate = self._filter.update(
+                    frame,
+                    depth,
+                    self._tracks(frame, motion, visual=visual),
+                    pose_is_metric=not (visual and self._knows_metres(frame)),
+                )
+            self._stamp_ns = frame.stamp_ns  # it was not lost on the way
+        clock.lap('scale')
+        self._placed_any |= frame.T_world_camera is not None
+        return Localized(frame, self._estimate, motion if visual else None, visual, unplaced)
+
+    def _place(self, frame: Frame, depth: np.ndarray) -> tuple[Frame, Motion | None]:
+        """What visual odometry makes of a frame, and the frame where that is the one to place it.
+
+        A pose from elsewhere counts more: then only the tracks of features are of use, since their
+        parallax over poses in metres tells the scale of the depth.
+
+        Raises:
+            PoseUnavailableError: `repeated_stamp` for a frame to place that has the stamp of the
+                one before: where the camera has moved since, nobody knows.
+        """
+        config = self._config
+        visual = frame.T_world_camera is None and bool(frame.world_frame)
+        if visual and self._odometry.stamp_ns == frame.stamp_ns:
+            raise PoseUnavailableError(
+                'the image has the stamp of the one before; make the driver stamp each image by '
+                'the time it was taken, or let /clock go on',
+                'repeated_stamp',
+            )
+        estimates = self._filter is not None and not config.scale.constant
+        if not (visual or (frame.T_world_camera is not None and estimates)):
+            return frame, None
+        base = config.pose.base_frame if visual else ''
+        T_camera_base = frame.transforms.get(base)
+        if base and T_camera_base is None and not self._placed_any:
+            return frame, None  # the world shall be level by it
+        if visual and not self._placed_any and self._is_settling(frame):
+            return frame, None
+        factor = config.scale.constant or 1.0
+        if self._estimate is not None and (not visual or self._knows_metres(frame)):
+            factor = self._estimate.bias
+        level = None if T_camera_base is None else inverse(T_camera_base)
+        motion = self._odometry.register_frame(
+            frame.image, depth * np.float32(factor), frame.intrinsics, frame.stamp_ns, level
+        )
+        if visual:
+            return frame.placed(motion.T_odom_camera, frame.world_frame), motion
+        assert frame.T_world_camera is not None
+        if motion.state == 'lost':
+            self._odometry.reset()  # its keyframes lie behind, and only tracks are asked for
+        self._watch_jumps(frame.stamp_ns, frame.T_world_camera)
+        if motion.keyframe:
+            self._keyframe = (frame.stamp_ns, frame.T_world_camera)
+        return frame, motion
+
+    def _tracks(self, frame: Frame, motion: Motion | None, *, visual: bool) -> Tracks | None:
+        """Tracks of a frame; with a pose from elsewhere only those over two such poses."""
+        tracks = None if motion is None else motion.tracks
+        if visual or tracks is None:
+            return tracks
+        if self._keyframe is None or self._keyframe[0] != tracks.keyframe_stamp_ns:
+            return None
+        assert frame.T_world_camera is not None
+        T_keyframe_camera = inverse(self._keyframe[1]) @ frame.T_world_camera
+        return replace(tracks, T_keyframe_camera=T_keyframe_camera)
+
+    def _watch_jumps(self, stamp_ns: int, T_world_camera: np.ndarray) -> None:
+        """After a jump, as of a localisation that corrects itself, the past tells no scale.
+
+        Neither do tracks before the next keyframe.
+        """
+        if self._given is not None:
+            before_ns, before = self._given
+            moved = float(np.linalg.norm(T_world_camera[:3, 3] - before[:3, 3]))
+            if moved > self._config.odometry.max_speed * (stamp_ns - before_ns) * 1e-9:
+                _log.warning('the pose jumped by %.2f m; the map goes on from there', moved)
+                self._keyframe = None
+                if self._filter is not None:
+                    self._filter.forget_places()
+        self._given = (stamp_ns, T_world_camera)
+
+    def _knows_metres(self, frame: Frame) -> bool:
+        """Whether something else than predicted depth says how long a metre is.
+
+        If nothing does, visual odometry takes the depth as predicted, averages its scale over many
+        images better than anything, and is to the scale of the depth what metric poses are.
+        """
+        config = self._config.scale
+        known = config.camera_height > 0 or config.constant > 0
+        return known or config.floor_frame in frame.transforms or frame.depth is not None
+
+    def _is_settling(self, frame: Frame) -> bool:
+        """Whether odometry shall wait for the metres it will be in, a second at most."""
+        if self._filter is None or self._config.scale.constant or not self._knows_metres(frame):
+            return False
+        if self._waiting_ns is None:
+            self._waiting_ns = frame.stamp_ns
+        sure = self._estimate is not None and self._estimate.bias_variance < _SETTLED_STD**2
+        return not sure and frame.stamp_ns - self._waiting_ns < _SETTLING_NS

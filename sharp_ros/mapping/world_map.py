@@ -1,0 +1,191 @@
+"""The map of one world frame: occupancy, Gaussians, surface, path; integrate, state, restore."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from sharp_ros.camera import Frame
+from sharp_ros.config import SharpConfig
+from sharp_ros.errors import InputError, PoseUnavailableError
+from sharp_ros.gaussians import Gaussians
+from sharp_ros.mapping.gaussian_map import GaussianMap
+from sharp_ros.mapping.keyframes import Keyframes
+from sharp_ros.mapping.map_files import MapState
+from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
+from sharp_ros.mapping.path import CameraPath
+from sharp_ros.mapping.surface_map import SurfaceMap
+
+_ORIGIN = {True: 'visual odometry', False: 'elsewhere'}
+
+
+class WorldMap:
+    """Everything that is remembered of the world, in one frame and from one source of poses.
+
+    Args:
+        config: all settings.
+
+    Attributes:
+        frame: name of the world frame; empty while nothing is mapped.
+    """
+
+    def __init__(self, config: SharpConfig) -> None:
+        self._config = config
+        self._occupancy = OccupancyMap(config.occupancy)
+        self._gaussians = GaussianMap(config.gaussian_map) if config.gaussian_map.enabled else None
+        self._surface = SurfaceMap(config.surface_map) if config.surface_map.enabled else None
+        self._keyframes = Keyframes(config.keyframe)
+        self._path = CameraPath()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        parts = (self._occupancy, self._gaussians, self._surface, self._keyframes, self._path)
+        for part in parts:
+            if part is not None:
+                part.reset()
+        self.frame = ''
+        self._visual = False  # whether own odometry placed its frames
+
+    def reconfigure(self, config: SharpConfig) -> None:
+        """Go on with other settings, which differ in live ones only."""
+        self._config = config
+        self._occupancy.config, self._keyframes.config = config.occupancy, config.keyframe
+
+    def may_fuse(self, frame: Frame) -> bool:
+        """Whether a frame is due for fused Gaussians; what odometry has yet to place may be."""
+        if self._gaussians is None:
+            return False
+        if frame.T_world_camera is None:
+            return bool(frame.world_frame)
+        return self._keyframes.is_due(frame.stamp_ns, frame.T_world_camera)
+
+    def integrate(self, frame: Frame, depth: np.ndarray, *, visual: bool) -> None:
+        """Take what is free and what is occupied from a frame; it may be fused, too, by `fuse`.
+
+        Args:
+            frame: with its pose.
+            depth: [H, W] z-depth in metres; NaN where there is none.
+            visual: whether the pose is that of visual odometry.
+
+        Raises:
+            PoseUnavailableError: `world_frame_changed` if its pose is not one in that map; then
+                nothing has changed.
+        """
+        pose = frame.T_world_camera
+        assert pose is not None
+        if self.frame and (frame.world_frame, visual) != (self.frame, self._visual):
+            raise PoseUnavailableError(
+                f'the pose is in {frame.world_frame!r} and comes from {_ORIGIN[visual]}, but '
+                f'those of the map are in {self.frame!r} and from {_ORIGIN[self._visual]}; reset '
+                'the map after changing the source of poses',
+                'world_frame_changed',
+            )
+        intrinsics, stamp_ns = frame.intrinsics, frame.stamp_ns
+        self._occupancy.integrate(depth, intrinsics, pose, stamp_ns, self._base(frame))
+        self._path.add(stamp_ns, pose)
+        self.frame, self._visual = frame.world_frame, visual
+
+    def fuse(self, frame: Frame, depth: np.ndarray, gaussians: Gaussians) -> None:
+        """Take surface and Gaussians from a frame that was integrated, if it is a keyframe.
+
+        Args:
+            frame: with its pose.
+            depth: as for `integrate`.
+            gaussians: of the frame, in its optical frame; with covariances if `may_fuse`.
+        """
+        pose = frame.T_world_camera
+        assert pose is not None
+        if self._gaussians is None and self._surface is None:
+            return
+        if not self._keyframes.is_due(frame.stamp_ns, pose):
+            return
+        if self._gaussians is not None:
+            self._gaussians.integrate(gaussians, depth, frame.intrinsics, pose)
+        if self._surface is not None:
+            self._surface.integrate(frame.image, depth, frame.intrinsics, pose)
+        self._keyframes.note(frame.stamp_ns, pose)
+
+    def grid(self) -> OccupancyGrid2D:
+        """The 2-D projection of the occupancy as it is now."""
+        return self._occupancy.grid()
+
+    def points(self) -> np.ndarray:  # -> [N, 3]
+        """Centres of occupied voxels in the world frame, metres."""
+        return self._occupancy.occupied_points()
+
+    def clearing_points(self, frame: Frame, depth: np.ndarray) -> np.ndarray:  # [H, W] -> [M, 3]
+        """Where rays end that met nothing in range, in the optical frame, metres."""
+        return self._occupancy.clearing_points(depth, frame.intrinsics, frame.T_world_camera)
+
+    def fused(self) -> tuple[Gaussians, np.ndarray]:
+        """Gaussians in the world frame, and [K, 3] positions that they were observed from.
+
+        Raises:
+            PoseUnavailableError: `map_empty`.
+        """
+        assert self._gaussians is not None
+        if not len(self._gaussians):
+            raise PoseUnavailableError('no Gaussians are fused yet', 'map_empty')
+        return self._gaussians.gaussians(), self._gaussians.viewpoints
+
+    def state(
+        self, stamp_ns: int, odometry: Mapping[str, np.ndarray], about: Mapping[str, str]
+    ) -> MapState:
+        """All that the map holds, copied, so that any thread may save it.
+
+        Args:
+            stamp_ns: of the newest frame.
+            odometry: state of visual odometry, kept where that has placed the frames.
+            about: what else is worth knowing.
+
+        Raises:
+            InputError: `map_empty` if no frame has been mapped.
+        """
+        if not self.frame:
+            raise InputError(
+                'nothing is mapped yet: there was no image with a known pose; see pose.source',
+                'map_empty',
+            )
+        stamps_ns, poses = self._path.arrays()
+        return MapState(
+            config=self._config,
+            world_frame=self.frame,
+            stamp_ns=stamp_ns,
+            visual=self._visual,
+            occupancy=self._occupancy.state(),
+            gaussians=None if self._gaussians is None else self._gaussians.state(),
+            surface=None if self._surface is None else self._surface.state(),
+            odometry=odometry if self._visual else None,
+            path_stamps_ns=stamps_ns,
+            path=poses,
+            about=about,
+        )
+
+    @classmethod
+    def restored(cls, config: SharpConfig, state: MapState) -> WorldMap:
+        """The map that a state was taken from.
+
+        Raises:
+            InputError: `bad_map` if it does not fit the configuration.
+        """
+        world = cls(config)
+        world._occupancy.restore(state.occupancy)
+        if world._gaussians is not None and state.gaussians is not None:
+            world._gaussians.restore(state.gaussians)
+        if world._surface is not None and state.surface is not None:
+            world._surface.restore(state.surface)
+        for stamp_ns, pose in zip(state.path_stamps_ns, state.path, strict=True):
+            world._path.add(int(stamp_ns), pose)
+        world.frame, world._visual = state.world_frame, state.visual
+        return world
+
+    def _base(self, frame: Frame) -> np.ndarray | None:
+        """Position [3] of the robot in the world frame, or None where that is not known."""
+        assert frame.T_world_camera is not None
+        name = self._config.pose.base_frame
+        if not name:
+            return frame.T_world_camera[:3, 3]
+        T_camera_base = frame.transforms.get(name)
+        return None if T_camera_base is None else (frame.T_world_camera @ T_camera_base)[:3, 3]
