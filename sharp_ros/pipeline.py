@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 import logging
 from typing import Any
 
@@ -12,13 +12,12 @@ import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import SharpConfig
-from sharp_ros.engine import choose_device, Engine, Pending
+from sharp_ros.engine import choose_device, Engine
 from sharp_ros.errors import InputError, PoseUnavailableError
+from sharp_ros.frame_result import BegunFrame, FrameResult
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.loading import load_engine
 from sharp_ros.localization.localizer import Localized, Localizer
-from sharp_ros.localization.odometry import Motion
-from sharp_ros.localization.scale_filter import ScaleEstimate
 from sharp_ros.mapping.map_files import MapState
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.mapping.world_map import WorldMap
@@ -37,68 +36,6 @@ OCCUPANCY = 'occupancy_grid'
 MAP_POINTS = 'map_points'
 CLEARING = 'clearing_points'
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FrameResult:
-    """All that one frame gave; what nobody asked for is None or absent.
-
-    Attributes:
-        frame: what went in, rectified.
-        gaussians: in the optical frame of the camera, metres; points only where neither they nor
-            a view were asked for.
-        depth: [H, W] float32 z-depth of the visible surface, metres; NaN where there is none, and
-            everywhere if the model is a relative one.
-        cloud: [H, W, 4] float32 x, y, z and packed RGB in the optical frame.
-        views: by name, those too that their configuration withholds.
-        unplaced: views that could not be rendered, and why.
-        grid: when it was due and a pose is known.
-        mapped: whether the frame was integrated into the map.
-        unmapped: why it was not: `repeated_stamp`, `world_frame_changed`; None also for a frame
-            whose pose was never known, and where `motion` says why.
-        map_points: [N, 3] centres of occupied voxels in the world frame, when due.
-        clearing_points: [M, 3] in the optical frame, where rays end that met nothing in range.
-        scale: factor that predicted depth was multiplied by; None for measured depth.
-        motion: of visual odometry, where it was asked for the pose.
-        restarted: whether the maps started over with this frame, or one before it that failed.
-        timings_ms: duration of each step; those of the engine, `network.*`, are part of `network`,
-            which also holds what was done for the next frame meanwhile.
-        relative_depth: [H, W] float32 of a relative model, see `RelativePipeline`.
-    """
-
-    frame: Frame
-    gaussians: Gaussians
-    depth: np.ndarray
-    cloud: np.ndarray | None = None
-    views: Mapping[str, View] = field(default_factory=dict)
-    unplaced: Mapping[str, PoseUnavailableError] = field(default_factory=dict)
-    grid: OccupancyGrid2D | None = None
-    mapped: bool = False
-    unmapped: PoseUnavailableError | None = None
-    map_points: np.ndarray | None = None
-    clearing_points: np.ndarray | None = None
-    scale: ScaleEstimate | None = None
-    motion: Motion | None = None
-    restarted: bool = False
-    timings_ms: Mapping[str, float] = field(default_factory=dict)
-    relative_depth: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class BegunFrame:
-    """A frame whose network runs or is about to.
-
-    Attributes:
-        frame: what went in.
-        wanted: outputs somebody listens to.
-        pending: its Gaussians to be.
-        clock: of its steps, running.
-    """
-
-    frame: Frame
-    wanted: frozenset[str]
-    pending: Pending
-    clock: Stopwatch
 
 
 class Pipeline:

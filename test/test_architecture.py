@@ -25,6 +25,7 @@ ROWS = [
     ['localization.gravity'],
     ['mapping', 'models', 'engine', 'snapshot'],
     ['localization', 'loading', 'views'],
+    ['frame_result'],
     ['pipeline', 'worker', 'training'],
     ['ros.conversions'],
     ['sources', 'pictures'],

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sharp_ros.camera import Frame
+    from sharp_ros.frame_result import FrameResult
     from sharp_ros.gaussians import Gaussians
-    from sharp_ros.pipeline import FrameResult, Pipeline
+    from sharp_ros.pipeline import Pipeline
     from sharp_ros.sources import SourceFrame
 
 WIDTH, HEIGHT = 640, 480

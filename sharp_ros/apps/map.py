@@ -26,9 +26,10 @@ from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError
 from sharp_ros.files import write_atomically
 
 if TYPE_CHECKING:
+    from sharp_ros.frame_result import FrameResult
     from sharp_ros.mapping.map_files import MapState
     from sharp_ros.mapping.occupancy import OccupancyGrid2D
-    from sharp_ros.pipeline import FrameResult, Pipeline
+    from sharp_ros.pipeline import Pipeline
     from sharp_ros.sources.base import SourceFrame
 
 _FIRST_FRAMES = 10  # searched for a pose, to decide who places the camera

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sharp_ros.camera import Intrinsics
-    from sharp_ros.pipeline import FrameResult, Pipeline
+    from sharp_ros.frame_result import FrameResult
+    from sharp_ros.pipeline import Pipeline
 
 PNG_MAX_RANGE = 65.535  # metres that 16 bits of millimetres can hold
 _ARRAYS, _DEPTH, _PREVIEW, _GAUSSIANS = '_depth.npz', '_depth.png', '_preview.png', '.ply'

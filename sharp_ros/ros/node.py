@@ -29,11 +29,11 @@ from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import differences, frozen_changes, SharpConfig
 from sharp_ros.engine import release_memory
 from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError, SharpError
+from sharp_ros.frame_result import FrameResult
 from sharp_ros.localization.odometry import Motion
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.pipeline import (
     CLEARING,
-    FrameResult,
     GAUSSIANS,
     MAP_POINTS,
     OCCUPANCY,

@@ -396,13 +396,13 @@ def test_second_parent_that_appears_ends_the_broadcast(make_node, peer, robot):
 def test_height_over_the_floor_frame_sets_the_scale(make_node, peer, robot, monkeypatch):
     node = start(make_node(pose__source='none', scale__floor_frame='base'))
     heights = []
-    update = node._pipeline._scale.update
+    update = node._pipeline._localizer._filter.update
 
     def watched(*args, **known):
         heights.append((known['height'], known['up']))
         return update(*args, **known)
 
-    monkeypatch.setattr(node._pipeline._scale, 'update', watched)
+    monkeypatch.setattr(node._pipeline._localizer._filter, 'update', watched)
     peer.listen(DEPTH)
     peer.spin_until(lambda: heights, each=peer.send)
     assert heights[0][0] == pytest.approx(1.0)
