@@ -14,7 +14,7 @@ from PIL import Image
 import pytest
 import torch
 
-from sharp_ros import models, pipeline
+from sharp_ros import loading, models
 from sharp_ros.apps.cli import main
 from sharp_ros.apps.predict import find_images, millimetres
 from sharp_ros.gaussians import load_ply
@@ -39,7 +39,7 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope='module', autouse=True)
 def loaded_once():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, 'load_predictor', lru_cache(pipeline.load_predictor))
+        patch.setattr(loading, 'load_predictor', lru_cache(loading.load_predictor))
         yield
 
 
@@ -256,7 +256,7 @@ def test_half_a_checkpoint_is_refused(weights, tmp_path, capsys, suffix):
 
 def test_missing_device_is_noticed_before_the_weights_are_loaded(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    monkeypatch.setattr(pipeline, 'load_predictor', None)  # a call would raise
+    monkeypatch.setattr(loading, 'load_predictor', None)  # a call would raise
     photo = write_photo(tmp_path / 'a.png')
     message = refused(capsys, photo, '-o', tmp_path / 'out', '--device', 'cuda')
     assert 'cuda is not available' in message
@@ -265,7 +265,7 @@ def test_missing_device_is_noticed_before_the_weights_are_loaded(tmp_path, capsy
 def test_output_that_cannot_be_written_is_noticed_before_the_weights_are_loaded(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(pipeline, 'load_predictor', None)
+    monkeypatch.setattr(loading, 'load_predictor', None)
     photo = write_photo(tmp_path / 'a.png')
     for out in (photo, photo / 'out'):
         assert f'{photo} is a file' in refused(capsys, photo, '-o', out)
@@ -277,7 +277,7 @@ def test_output_that_cannot_be_written_is_noticed_before_the_weights_are_loaded(
 def test_files_of_others_beside_the_photos_are_refused_before_any_work(
     tmp_path, capsys, monkeypatch, ending
 ):
-    monkeypatch.setattr(pipeline, 'load_predictor', None)  # a call would raise
+    monkeypatch.setattr(loading, 'load_predictor', None)  # a call would raise
     for name in 'ab':
         write_photo(tmp_path / f'{name}.jpg')
     measured = tmp_path / f'b{ending}'

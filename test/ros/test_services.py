@@ -16,6 +16,7 @@ from ros_helpers import CAMERA, POSE, start, WALL
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import SetBool, Trigger
 
+from sharp_ros.localization.scale_anchors import floor_below
 from sharp_ros.ros import answers, services, transforms
 from sharp_ros.ros.conversions import pose_from_odometry, stamp_ns_from_msg
 from sharp_ros.se3 import inverse, transform
@@ -396,13 +397,15 @@ def test_second_parent_that_appears_ends_the_broadcast(make_node, peer, robot):
 def test_height_over_the_floor_frame_sets_the_scale(make_node, peer, robot, monkeypatch):
     node = start(make_node(pose__source='none', scale__floor_frame='base'))
     heights = []
-    update = node._pipeline._localizer._filter.update
+    scale = node._pipeline._localizer._filter
+    update = scale.update
 
-    def watched(*args, **known):
-        heights.append((known['height'], known['up']))
-        return update(*args, **known)
+    def watched(frame, *args, **known):
+        floor = floor_below(frame, scale.config.floor_frame)
+        heights.append((floor.height, floor.up))
+        return update(frame, *args, **known)
 
-    monkeypatch.setattr(node._pipeline._localizer._filter, 'update', watched)
+    monkeypatch.setattr(scale, 'update', watched)
     peer.listen(DEPTH)
     peer.spin_until(lambda: heights, each=peer.send)
     assert heights[0][0] == pytest.approx(1.0)
