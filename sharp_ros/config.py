@@ -15,6 +15,7 @@ import math
 import os
 from pathlib import Path
 import re
+from textwrap import wrap
 from typing import Any, get_type_hints
 
 from sharp_ros.errors import ConfigError
@@ -451,6 +452,8 @@ class SharpConfig:
 
 MAX_VOXELS = 100_000_000  # of the occupancy window; some 300 MB
 LARGEST = 1e6  # of a float whose range says nothing else; seconds stay nanoseconds of 64 bits
+_COLUMNS = 99  # of a line of `config/sharp.yaml`
+_GLUE = '\N{NO-BREAK SPACE}'
 VIEW_NAMES = 'view_names'  # the key that lists the views, since ROS parameters cannot nest lists
 
 
@@ -583,10 +586,13 @@ def load_yaml(*paths: str | Path) -> SharpConfig:
 
 
 def to_yaml(config: SharpConfig | None = None) -> str:
-    """The text of `config/sharp.yaml`: every setting with its value and one comment."""
+    """The text of `config/sharp.yaml`: every setting with its value and a comment.
+
+    A comment that does not fit beside its setting stands above it.
+    """
     lines = ['/**:', '  ros__parameters:']
     open_heads: list[str] = []
-    told: set[tuple[str, ...]] = set()  # the settings of views are explained at the first one
+    described: set[tuple[str, ...]] = set()  # settings of views are explained at the first one
     for entry in options(config):
         *heads, name = entry.key.split('.')
         shared = 0
@@ -596,9 +602,28 @@ def to_yaml(config: SharpConfig | None = None) -> str:
             lines.append(f'{"  " * (depth + 2)}{heads[depth]}:')
         open_heads = heads
         line = f'{"  " * (len(heads) + 2)}{name}: {_scalar(entry.default)}'
-        lines.append(line if (*heads[:1], name) in told else f'{line}  # {describe(entry)}')
-        told.add((*heads[:1], name))
+        known = (*heads[:1], name) in described
+        lines += [line] if known else _commented(line, describe(entry))
+        described.add((*heads[:1], name))
     return '\n'.join(lines) + '\n'
+
+
+def _commented(line: str, text: str) -> list[str]:
+    """A line and its comment: beside it where that fits, else above, with the range unbroken."""
+    if len(line) + 4 + len(text) <= _COLUMNS:
+        return [f'{line}  # {text}']
+    indent = ' ' * (len(line) - len(line.lstrip()))
+    text = re.sub(r'\[.*\]$', lambda found: found[0].replace(' ', _GLUE), text)
+    start = f'{indent}# '
+    above = wrap(
+        text,
+        _COLUMNS,
+        initial_indent=start,
+        subsequent_indent=start,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [*(part.replace(_GLUE, ' ') for part in above), line]
 
 
 def to_markdown() -> str:
