@@ -41,29 +41,30 @@ class ModelConfig:
 
     name: str = option(
         'nano',
-        'nano, sensor, sharp, the path of weights of nano (.safetensors, .onnx) or SHARP, or the '
-        'path or name of the description (.yaml) of a depth network in ONNX',
+        'nano, sensor or sharp; or the path of nano (.safetensors, .onnx) or SHARP weights; or '
+        'the path or name of a description (.yaml) of an ONNX depth network',
     )
-    device: str = option('auto', 'where inference runs', choices=('auto', 'cpu', 'cuda', 'mps'))
+    device: str = option('auto', 'inference device', choices=('auto', 'cpu', 'cuda', 'mps'))
     precision: str = option(
         'auto',
-        'of matrix products; auto: half for sharp where the device is fast at it, else fp32',
+        'number format of matrix products; auto: half for sharp where the device is fast at it, '
+        'else fp32',
         choices=('auto', 'fp32', 'tf32', 'fp16', 'bf16'),
     )
     execution: str = option(
         'auto',
-        'eager; graph: replay a CUDA graph; compile: torch.compile first, minutes at the first '
-        'start; onnx: nano by ONNX Runtime; auto: graph on cuda, else onnx for nano, else eager',
+        'eager; graph: CUDA graph; compile: torch.compile, minutes at the first start; onnx: nano '
+        'in ONNX Runtime; auto: graph on cuda, else onnx for nano, else eager',
         choices=('auto', 'eager', 'graph', 'compile', 'onnx'),
     )
     patch_batch: int = option(
-        0, 'windows that sharp encodes at a time, fewer need less memory; 0: chosen', minimum=0
+        0,
+        'patches that sharp encodes per batch; fewer need less memory; 0: chosen by device',
+        minimum=0,
     )
-    threads: int = option(0, 'CPU threads for inference; 0 leaves the choice to torch', minimum=0)
+    threads: int = option(0, 'CPU threads for inference; 0: torch decides', minimum=0)
     release_when_inactive: bool = option(
-        False,
-        'whether deactivate frees the memory of the GPU; activate then brings the network back',
-        live=True,
+        False, 'release of GPU memory on deactivate; activate restores the network', live=True
     )
 
 
@@ -78,12 +79,12 @@ class CameraConfig:
     )
     rectified: bool = option(
         False,
-        'images are rectified already: use P of camera_info; K, D and R only tell which pixels of '
-        'them are black',
+        'input is already rectified: intrinsics from P of camera_info; K, D and R only locate the '
+        'black margins',
     )
     fallback_hfov: float = option(
         0.0,
-        'horizontal field of view assumed for an uncalibrated camera; 0 refuses such images',
+        'horizontal field of view of uncalibrated cameras; 0: their images are refused',
         minimum=0.0,
         maximum=3.1,
     )
@@ -101,38 +102,40 @@ class PoseConfig:
     source: str = option(
         'auto',
         'tf; odometry: nav_msgs/Odometry; visual: own visual odometry; auto: the first of these '
-        'that answers; none: never map',
+        'that delivers; none: no mapping',
         choices=('auto', 'tf', 'odometry', 'visual', 'none'),
     )
-    world_frame: str = option('odom', 'of the map, where poses come from tf or visual odometry')
+    world_frame: str = option(
+        'odom', 'world frame of the map if poses come from tf or visual odometry'
+    )
     wait: float = option(
-        0.1, 'how long an image waits for the pose that follows it', minimum=0.0, maximum=2.0
+        0.1, 'longest time that an image waits for its pose', minimum=0.0, maximum=2.0
     )
     tolerance: float = option(
         0.02,
-        'how far an image may lie outside the poses received from tf or odometry; once wait has '
-        'passed, the nearest of them is taken',
+        'largest stamp difference to the nearest pose of tf or odometry, which is used where none '
+        'brackets the image after wait',
         minimum=0.0,
     )
     max_gap: float = option(
         0.5,
-        'longest gap between poses of odometry that is interpolated; tf bridges any',
+        'longest gap between odometry poses that is interpolated; tf has no such limit',
         minimum=0.0,
     )
     base_to_camera: tuple[float, ...] = option(
         (0.0,) * 7,
-        'x y z qx qy qz qw of the optical frame in the child frame of the odometry; all zero: '
-        'the odometry must place the optical frame itself',
+        'extrinsics x y z qx qy qz qw of the optical frame in the odometry child frame; all 0: '
+        'that frame must be the optical frame itself',
     )
     base_frame: str = option(
         '',
-        'of tf, on the robot with z up, for example base_footprint: the footprint lies around it, '
-        'visual odometry is level by it and may broadcast it; empty: none',
+        'robot frame in tf, z up, e.g. base_footprint: centre of the footprint, frame and level '
+        'of visual odometry; empty: none',
     )
     publish_tf: bool = option(
         False,
-        'visual odometry broadcasts base_frame (the optical frame, where that is empty) in '
-        'world_frame, unless somebody else does',
+        'tf broadcast of base_frame (if empty, the optical frame) in world_frame by visual '
+        'odometry, unless another node does it',
         live=True,
     )
 
@@ -141,18 +144,27 @@ class PoseConfig:
 class OdometryConfig:
     """Pose of the camera from its own images."""
 
-    features: int = option(300, 'tracked at about this many places', minimum=30, maximum=2000)
-    min_inliers: int = option(25, 'with fewer the camera is lost', minimum=8)
-    keyframe_parallax: float = option(
-        0.05, 'that makes the next keyframe, in image widths', minimum=0.005, maximum=0.5
+    features: int = option(300, 'target number of tracked features', minimum=30, maximum=2000)
+    min_inliers: int = option(
+        25, 'fewest inliers of a pose; below that, tracking is lost', minimum=8
     )
-    keyframes: int = option(30, 'kept to find back by after being lost', minimum=1, maximum=200)
+    keyframe_parallax: float = option(
+        0.05,
+        'median parallax that triggers a tracking keyframe, as a share of the image width',
+        minimum=0.005,
+        maximum=0.5,
+    )
+    keyframes: int = option(
+        30, 'stored keyframes for relocalisation after tracking loss', minimum=1, maximum=200
+    )
     max_speed: float = option(
-        5.0, 'm/s; what seems faster is a mistake unless the place is recognised', minimum=0.1
+        5.0,
+        'largest plausible camera speed, m/s; faster poses need relocalisation',
+        minimum=0.1,
     )
     depth_sigma: float = option(
         0.1,
-        'relative error of the depth of one feature beside the others; parallax corrects it',
+        'relative standard deviation of a feature depth in its image; parallax refines it',
         minimum=0.001,
         maximum=1.0,
     )
@@ -163,29 +175,24 @@ class ScaleConfig:
     """One steady metric scale for predicted depth."""
 
     constant: float = option(
-        0.0,
-        'factor of all predicted depth, known beforehand; 0: estimated',
-        minimum=0.0,
-        live=True,
+        0.0, 'known scale factor of predicted depth; 0: estimated', minimum=0.0, live=True
     )
     camera_height: float = option(
-        0.0, 'height of the camera over the floor it sees; 0: unknown', minimum=0.0, live=True
+        0.0, 'camera height above the visible floor; 0: unknown', minimum=0.0, live=True
     )
     floor_frame: str = option(
         '',
-        'of tf, on the robot, whose origin lies on the floor, for example base_footprint: gives '
-        'gravity and the height of the camera; empty: none',
+        'robot frame in tf with its origin on the floor, e.g. base_footprint: gives gravity and '
+        'camera height; empty: none',
     )
     prior_std: float = option(
-        0.3, 'how far the network may be off at the start, std of the log', minimum=0.01
+        0.3, 'initial standard deviation of the log scale of the network', minimum=0.01
     )
     frame_std: float = option(
-        0.12,
-        'how the scale of the network differs from frame to frame, std of the log',
-        minimum=0.01,
+        0.12, 'frame-to-frame standard deviation of the log scale about its bias', minimum=0.01
     )
     drift_std: float = option(
-        0.02, 'how its bias wanders in one second, std of the log', minimum=0.0
+        0.02, 'random walk of the log scale bias: standard deviation after 1 s', minimum=0.0
     )
 
 
@@ -193,12 +200,12 @@ class ScaleConfig:
 class PointCloudConfig:
     """Depth image and organised cloud."""
 
-    min_range: float = option(0.1, 'nearer depth is dropped', minimum=0.0, live=True)
-    max_range: float = option(20.0, 'farther depth is dropped', minimum=0.0, live=True)
+    min_range: float = option(0.1, 'smallest valid depth; nearer is -inf', minimum=0.0, live=True)
+    max_range: float = option(20.0, 'largest valid depth; farther is +inf', minimum=0.0, live=True)
     edge_ratio: float = option(
         0.12,
-        'a pixel whose inverse depth differs by more than this share from both neighbours along '
-        'a row or column is a flying pixel and dropped; 0 keeps all',
+        'relative step of inverse depth to both neighbours along a row or column beyond which a '
+        'pixel is a flying pixel and dropped; 0: keeps all',
         minimum=0.0,
         live=True,
     )
@@ -208,48 +215,51 @@ class PointCloudConfig:
 class OccupancyConfig:
     """Voxel log-odds map and its 2-D projection."""
 
-    voxel_size: float = option(0.05, 'side of a cell', minimum=0.005)
+    voxel_size: float = option(0.05, 'voxel edge length, also the grid resolution', minimum=0.005)
     size: float = option(20.0, 'side of the square rolling window', minimum=1.0)
-    min_height: float = option(0.1, 'lowest obstacle that counts, in the world frame')
-    max_height: float = option(1.8, 'highest obstacle that counts, in the world frame')
-    min_range: float = option(0.3, 'nearer depth never marks', minimum=0.0, live=True)
+    min_height: float = option(0.1, 'bottom of the obstacle height band, z in the world frame')
+    max_height: float = option(1.8, 'top of the obstacle height band, z in the world frame')
+    min_range: float = option(0.3, 'shortest ray that is integrated', minimum=0.0, live=True)
     max_range: float = option(
-        5.0, 'farther depth never marks; rays clear up to here', minimum=0.1, live=True
+        5.0,
+        'longest ray that marks; longer rays clear up to this range',
+        minimum=0.1,
+        live=True,
     )
     # The bounds keep each of them apart from 0, which is unknown, in a map of 16 bits.
-    hit_log_odds: float = option(0.85, 'added where a ray ends', minimum=0.1)
-    miss_log_odds: float = option(0.4, 'subtracted where a ray passes', minimum=0.01)
+    hit_log_odds: float = option(0.85, 'log-odds added by a hit', minimum=0.1)
+    miss_log_odds: float = option(0.4, 'log-odds subtracted where a ray passes', minimum=0.01)
     clamp_log_odds: float = option(
-        3.5, 'bound of the log-odds, both signs', minimum=0.1, maximum=20.0
+        3.5, 'clamping bound of the log-odds, both signs', minimum=0.1, maximum=20.0
     )
     occupied_log_odds: float = option(
-        0.6, 'from here on a cell counts as occupied', minimum=0.01, maximum=20.0
+        0.6, 'log-odds at or above which a voxel is occupied', minimum=0.01, maximum=20.0
     )
     free_log_odds: float = option(
-        -0.6, 'down from here a cell counts as free', minimum=-20.0, maximum=-0.01
+        -0.6, 'log-odds at or below which a voxel is free', minimum=-20.0, maximum=-0.01
     )
     range_std: float = option(
         0.01,
-        'standard deviation of depth as a share of it, besides the noise between pixels, which is '
-        'measured; 0: a hit marks one cell',
+        'relative standard deviation of depth that spreads a hit along its ray; 0: only by the '
+        'measured pixel noise',
         minimum=0.0,
         maximum=0.2,
         live=True,
     )
     decay_time: float = option(
         0.0,
-        'in which what is known fades to 37 % unless seen again; 0: never',
+        'time constant of decay: unobserved log-odds fall to 1/e; 0: never',
         minimum=0.0,
         live=True,
     )
     footprint_radius: float = option(
         0.0,
-        'around the place of the camera, where the robot is and all is free',
+        'radius of the robot around base_frame, else the camera, that is cleared; 0: none',
         minimum=0.0,
         live=True,
     )
     rate_hz: float = option(
-        2.0, 'how often the grid is published at most', minimum=0.01, live=True
+        2.0, 'maximum publishing rate of the grid and of map_points', minimum=0.01, live=True
     )
 
 
@@ -257,34 +267,42 @@ class OccupancyConfig:
 class KeyframeConfig:
     """Which frames are fused: those that show something new."""
 
-    distance: float = option(0.1, 'way of the camera to the next keyframe', minimum=0.0, live=True)
-    angle: float = option(0.15, 'turn of the camera to the next keyframe', minimum=0.0, live=True)
-    interval: float = option(1.0, 'seconds to the next keyframe at most', minimum=0.0, live=True)
+    distance: float = option(
+        0.1, 'camera translation that triggers a keyframe', minimum=0.0, live=True
+    )
+    angle: float = option(0.15, 'camera rotation that triggers a keyframe', minimum=0.0, live=True)
+    interval: float = option(
+        1.0, 'time since the last keyframe that triggers the next', minimum=0.0, live=True
+    )
 
 
 @dataclass(frozen=True)
 class GaussianMapConfig:
-    """Gaussians of all frames whose pose is known, fused: what views from far off show."""
+    """Gaussians of keyframes whose pose is known, fused: what views from far off show."""
 
-    enabled: bool = option(False, 'fuse the Gaussians of keyframes; views may then show the map')
-    voxel_size: float = option(
-        0.05, 'side of a cell, which holds one Gaussian; 0.03 for exact depth', minimum=0.005
+    enabled: bool = option(
+        False, 'fusion of the Gaussians of keyframes, for views with source map'
     )
-    max_gaussians: int = option(300_000, 'bound of the map, 200 bytes each', minimum=1000)
-    max_range: float = option(5.0, 'farther Gaussians are not fused', minimum=0.1)
+    voxel_size: float = option(
+        0.05, 'voxel edge length, one Gaussian per voxel; 0.03 for exact depth', minimum=0.005
+    )
+    max_gaussians: int = option(
+        300_000, 'largest number of Gaussians, 200 bytes each', minimum=1000
+    )
+    max_range: float = option(5.0, 'largest distance at which Gaussians are fused', minimum=0.1)
 
 
 @dataclass(frozen=True)
 class SurfaceMapConfig:
     """Coloured surface fused from keyframes: the mesh and the dense cloud of a saved map."""
 
-    enabled: bool = option(False, 'fuse the depth of keyframes to a surface; needs open3d')
-    voxel_size: float = option(0.02, 'side of a voxel', minimum=0.005)
+    enabled: bool = option(False, 'TSDF fusion of keyframes to a surface; needs open3d')
+    voxel_size: float = option(0.02, 'voxel edge length', minimum=0.005)
     max_blocks: int = option(
-        20_000, 'bound of the map, of 8 x 8 x 8 voxels and 10 kB each', minimum=500
+        20_000, 'largest number of blocks of 8 x 8 x 8 voxels, 10 kB each', minimum=500
     )
-    max_range: float = option(4.0, 'farther depth is not fused', minimum=0.1)
-    device: str = option('cpu', 'where it is fused', choices=('cpu', 'cuda'))
+    max_range: float = option(4.0, 'largest distance at which depth is fused', minimum=0.1)
+    device: str = option('cpu', 'fusion device', choices=('cpu', 'cuda'))
 
 
 @dataclass(frozen=True)
@@ -293,18 +311,27 @@ class SnapshotConfig:
 
     frames: int = option(
         8,
-        'of which the depth is joined, if the camera stands; all are kept until then',
+        'number of images joined, taken while the camera stands still; held in memory until then',
         minimum=1,
         maximum=100,
         live=True,
     )
     timeout: float = option(
-        3.0, 'after which those must do that have come', minimum=0.1, maximum=600.0, live=True
+        3.0,
+        'time after which the snapshot uses the images received so far',
+        minimum=0.1,
+        maximum=600.0,
+        live=True,
     )
-    max_motion: float = option(0.01, 'of the camera between them', minimum=0.0, live=True)
+    max_motion: float = option(
+        0.01,
+        'largest camera motion between images, metres and radians; beyond, collection restarts',
+        minimum=0.0,
+        live=True,
+    )
     max_spread: float = option(
         0.1,
-        'relative; where depth differs more between them, there is no point',
+        'largest relative standard deviation of a pixel depth between images; beyond, no point',
         minimum=0.0,
         live=True,
     )
@@ -314,61 +341,67 @@ class SnapshotConfig:
 class OutputConfig:
     """Where services write and read; never anywhere else."""
 
-    directory: str = option('~/.ros/sharp_ros', 'below which ~/save_map makes its folders')
-    load: str = option('latest', 'folder below it that ~/load_map reads', live=True)
+    directory: str = option('~/.ros/sharp_ros', 'parent folder of the maps that ~/save_map writes')
+    load: str = option('latest', 'map folder below directory that ~/load_map reads', live=True)
 
 
 @dataclass(frozen=True)
 class ViewConfig:
     """One virtual camera."""
 
-    width: int = option(320, 'pixels', minimum=16, maximum=4096, live=True)
-    height: int = option(240, 'pixels', minimum=16, maximum=4096, live=True)
+    width: int = option(320, 'image width, pixels', minimum=16, maximum=4096, live=True)
+    height: int = option(240, 'image height, pixels', minimum=16, maximum=4096, live=True)
     hfov: float = option(1.2, 'horizontal field of view', minimum=0.05, maximum=3.0, live=True)
     placement: str = option(
         'look_at',
         'look_at: from position to target; orbit: from position around target; offset: position '
-        'and orientation; request: as the newest pose on ~/view_request, once for each',
+        'and orientation; request: each new pose on ~/view_request, once',
         choices=('look_at', 'orbit', 'offset', 'request'),
     )
     frame: str = option(
         'camera',
-        'of position, target, up and orientation: camera (optical frame of the image), world '
-        '(frame of the pose) or a frame of tf',
+        'reference frame of the placement: camera (optical frame of the image), world (frame of '
+        'the pose) or a frame of tf',
     )
     position: tuple[float, ...] = option((0.4, -0.4, -0.4), 'x y z of the viewpoint', live=True)
-    target: tuple[float, ...] = option((0.0, 0.0, 2.5), 'x y z that the view looks at', live=True)
+    target: tuple[float, ...] = option((0.0, 0.0, 2.5), 'x y z of the look-at point', live=True)
     up: tuple[float, ...] = option(
         (0.0, 0.0, 0.0),
-        'x y z of what appears upwards; all zero: -y in the frame camera, +z in any other',
+        'up vector x y z; all 0: -y in the frame camera, +z in any other',
         live=True,
     )
     orientation: tuple[float, ...] = option(
-        (0.0, 0.0, 0.0, 1.0), 'x y z w of the optical frame, for placement offset', live=True
+        (0.0, 0.0, 0.0, 1.0),
+        'quaternion x y z w of the optical frame, for placement offset',
+        live=True,
     )
-    period: float = option(20.0, 'seconds of one turn of an orbit', minimum=0.1, live=True)
-    rate_hz: float = option(2.0, 'how often the view is rendered at most', minimum=0.01, live=True)
+    period: float = option(20.0, 'time per turn of an orbit', minimum=0.1, live=True)
+    rate_hz: float = option(2.0, 'maximum rendering rate', minimum=0.01, live=True)
     source: str = option(
         'frame',
-        'frame: Gaussians of the newest image; map: the fused ones (gaussian_map.enabled)',
+        'frame: Gaussians of the newest image; map: fused Gaussians (gaussian_map.enabled)',
         choices=('frame', 'map'),
     )
     min_coverage: float = option(
         0.5,
-        'share of the image that must be backed by Gaussians',
+        'smallest share of the image that is backed by Gaussians',
         minimum=0.0,
         maximum=1.0,
         live=True,
     )
     max_angle: float = option(
         0.7,
-        'between where the surface is seen from and where it was seen from',
+        'largest angle between the virtual line of sight and the nearest real one',
         minimum=0.0,
         live=True,
     )
-    max_distance: float = option(2.0, 'from where the camera has been', minimum=0.0, live=True)
+    max_distance: float = option(
+        2.0, 'largest distance from the nearest real camera position', minimum=0.0, live=True
+    )
     withhold: bool = option(
-        False, 'do not publish a view beyond these bounds; else it gets a red border', live=True
+        False,
+        'no publication of views beyond these bounds; false: with a red border',
+        live=True,
     )
 
 
@@ -410,7 +443,7 @@ class SharpConfig:
             raise ConfigError(
                 f'occupancy.max_range ({occupancy.max_range:g}) must not exceed '
                 f'point_cloud.max_range ({self.point_cloud.max_range:g}), beyond which depth '
-                'counts as nothing there: the map would clear through walls; raise the latter'
+                'counts as out of range: the map would clear through walls; raise the latter'
             )
         side = max(1, round(occupancy.size / occupancy.voxel_size))  # as `OccupancyMap` does
         band = occupancy.max_height - occupancy.min_height
@@ -424,7 +457,7 @@ class SharpConfig:
             if abs(getattr(occupancy, name)) > occupancy.clamp_log_odds:
                 raise ConfigError(
                     f'occupancy.{name} lies beyond occupancy.clamp_log_odds '
-                    f'({occupancy.clamp_log_odds:g}), where no cell ever gets; bring it nearer '
+                    f'({occupancy.clamp_log_odds:g}), which no voxel can pass; bring it nearer '
                     'to 0 or raise the latter'
                 )
         if not self.pose.world_frame.strip():
@@ -632,12 +665,12 @@ def to_markdown() -> str:
         '# Parameters',
         '',
         'Written by `sharp-ros params --format markdown`. Metres, seconds and radians go without',
-        'a suffix. Those marked live may change while the node runs and count from the next',
-        'frame on; all others are read when it is configured. What is invalid or unknown is',
-        'refused with the reason. Where no range says else, numbers with a fraction go up to a',
-        'million, either way.',
+        'a suffix. Parameters marked live may change while the node runs and take effect at the',
+        'next frame; all others are read at configure. Invalid values and unknown names are',
+        'refused with the reason. Floating-point values without a range of their own are limited',
+        'to a million, either sign.',
     ]
-    view = next(iter(SharpConfig().views))  # their settings are told once
+    view = next(iter(SharpConfig().views))  # settings of views are listed once
     sections = {name: (stage, f'{name}.', f'{name}.') for name, stage in _STAGES.items()}
     sections['views'] = (ViewConfig, f'views.{view}.', 'views.<name>.')
     for name, (stage, prefix, shown) in sections.items():
@@ -674,7 +707,10 @@ _ORDERED = (
     ('point_cloud.min_range', 'occupancy.max_range'),  # else the map clears and never marks
 )
 _ROS_OWN = ('use_sim_time',)  # every ROS node has these; they are not ours to validate
-_VIEW_NAMES_OPTION = ('strings', 'names of the virtual cameras, each set up below views.<name>')
+_VIEW_NAMES_OPTION = (
+    'strings',
+    'names of the virtual cameras, each configured below views.<name>',
+)
 
 
 _type_hints = cache(get_type_hints)  # which takes a thousand times longer than all the rest
