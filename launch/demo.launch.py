@@ -21,9 +21,12 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 ARGUMENTS = {
-    'source': ('synthetic', 'synthetic, webcam index, video, folder of images or RGB-D, bag'),
+    'source': (
+        'synthetic',
+        'synthetic, webcam index, video, folder of images, RGB-D folder or bag',
+    ),
     'hfov': ('0.0', 'horizontal field of view of an uncalibrated source, radians'),
-    'rviz': ('true', 'false: without RViz'),
+    'rviz': ('true', 'start RViz'),
 }
 TOPICS = ('image', 'camera_info', 'odometry', 'depth')
 PREFIX = 'setpriv --pdeathsig INT' if shutil.which('setpriv') else ''  # as in sharp.launch.py

@@ -20,15 +20,15 @@ FOR_EACH = {  # arguments of sharp.launch.py
     'image': ('/{camera}/image', 'image topics'),
     'camera_info': ('/{camera}/camera_info', 'camera_info topics'),
     'depth': ('/{camera}/depth/image', 'registered depth topics, for model sensor'),
-    'odometry': ('/odom', 'nav_msgs/Odometry that places the cameras'),
-    'overrides': ('', 'parameter files with only what differs, for example /etc/{camera}.yaml'),
+    'odometry': ('/odom', 'nav_msgs/Odometry topic with the poses of the cameras'),
+    'overrides': ('', 'parameter files that override the first, e.g. /etc/{camera}.yaml'),
     'model': ('', 'as in sharp.launch.py'),
     'autostart': ('true', 'as in sharp.launch.py'),
-    'use_sim_time': ('', 'true: take time from /clock'),
+    'use_sim_time': ('', 'true: time from /clock'),
 }
 ARGUMENTS = {
-    'cameras': ('front,rear', 'names, which become the namespaces'),
-    'rviz': ('', 'name of the camera that RViz shows; empty: no RViz'),
+    'cameras': ('front,rear', 'names of the cameras, also their namespaces'),
+    'rviz': ('', 'name of the camera shown in RViz; empty: no RViz'),
     **FOR_EACH,
 }
 

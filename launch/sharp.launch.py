@@ -30,24 +30,24 @@ RVIZ_NODE = '/sharp'  # whose topics that file shows
 TOPICS = {  # relative names follow the namespace
     'image': ('camera/image', 'image topic'),
     'camera_info': ('camera/camera_info', 'camera_info topic of that image'),
-    'odometry': ('odom', 'nav_msgs/Odometry that places the camera'),
+    'odometry': ('odom', 'nav_msgs/Odometry topic with the pose of the camera'),
     'depth': ('camera/depth/image', 'registered depth topic, for model sensor'),
 }
 ARGUMENTS = {
     **TOPICS,
-    'model': ('', 'nano, sensor, sharp, or the path of weights; empty: as the files say'),
+    'model': ('', 'nano, sensor, sharp or the path of weights; empty: as in the files'),
     'config': (str(SHARE / 'config' / 'sharp.yaml'), 'parameter file'),
-    'overrides': ('', 'second parameter file, with only what differs'),
+    'overrides': ('', 'second parameter file, which overrides the first'),
     'namespace': ('', 'namespace of the node, one per camera'),
     'name': ('sharp', 'name of the node'),
-    'autostart': ('true', 'false: leave its states to a lifecycle manager or to you'),
-    'use_sim_time': ('', 'true: take time from /clock; empty: if a bag is played'),
-    'bag': ('', 'bag to play, with its clock, once the node is active'),
-    'rviz': ('false', 'true: start RViz with our displays'),
+    'autostart': ('true', 'configure and activate; false: left to a lifecycle manager or to you'),
+    'use_sim_time': ('', 'true: time from /clock; empty: true if a bag is played'),
+    'bag': ('', 'bag to play with its clock once the node is active'),
+    'rviz': ('false', 'start RViz with our displays'),
 }
 FLAGS = {'true': True, '1': True, 'false': False, '0': False}
 NAME = r'[A-Za-z_][A-Za-z0-9_]*'
-# a launch that is killed leaves no process behind; it would else go on with nobody to end it
+# a launch that is killed must leave no process behind, since nothing would end it
 PREFIX = 'setpriv --pdeathsig INT' if shutil.which('setpriv') else ''
 
 
@@ -138,9 +138,9 @@ def start(context):
 def required(what, then=None):
     """What to do when a process has ended: the next actions if it did its work, else end it all.
 
-    Nothing is asked for while the launch ends: a second shutdown would be an error. Ctrl-C reaches
-    all processes at once, and one may have ended before launch itself takes note; hence the timer,
-    which the end of the launch cancels. What is raised is told in one line, and the launch ends
+    Nothing is requested while the launch ends: a second shutdown would be an error. Ctrl-C reaches
+    all processes at once, and one may have ended before launch itself notices; hence the timer,
+    which the end of the launch cancels. An error is reported in one line, and the launch ends
     with exit code 1, so that a supervisor notices.
 
     Args:
