@@ -655,7 +655,7 @@ def _accuracy_section(report: Mapping[str, Any]) -> str:
         baselines = images['baselines']
         models = {
             f'**{report["model"]}**': images,
-            'told height and gravity': images.get('with_geometry'),
+            'height and gravity given': images.get('with_geometry'),
             'times the scale of the node': images.get('one_scale'),
             f'constant {baselines["constant"]["depth"]:.2f} m': baselines['constant'],
             'room mean': baselines['training_mean'],
