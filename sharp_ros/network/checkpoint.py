@@ -1,4 +1,4 @@
-"""What weight files of all networks have in common: being of another one, and saying so."""
+"""Check shared by all weight files: one of another network is refused by the first difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What somebody else's depth network wants and gives, read from a small YAML file beside it.
+"""Inputs and outputs of a third-party depth network, read from a small YAML file beside it.
 
     description: relative depth of anything      file: depth.onnx       licence: Apache-2.0
     input: {name: pixel_values, size: 518, multiple_of: 14, mean: [...], std: [...]}
@@ -153,7 +153,7 @@ class _Section:
         return key in self._left
 
     def done(self) -> None:
-        """Refuse what nobody has taken.
+        """Refuse keys that were not read.
 
         Raises:
             ValueError: naming it.

@@ -13,7 +13,7 @@
 
 Depth is predicted for a camera of `CANONICAL_FOCAL` pixels and multiplied by the ratio of the true
 focal length to it (the canonical camera of Yin et al., Metric3D, 2023), so that zooming an image
-together with its intrinsics leaves the metres in place. Attribute names are the names of the
+together with its intrinsics leaves metric depth unchanged. Attribute names are the names of the
 tensors in weight files; `LAYOUTS` holds the shapes of every version of them.
 """
 

@@ -171,7 +171,7 @@ class OnnxNanoPredictor(OnnxPredictor, NanoPredictor):
 
     @property
     def uses_geometry(self) -> bool:
-        """See `NetworkPredictor`; the file tells by its inputs."""
+        """See `NetworkPredictor`; known from the inputs of the file."""
         return 'geometry' in self.session.inputs
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:

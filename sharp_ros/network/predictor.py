@@ -1,4 +1,4 @@
-"""What turns one image into Gaussians: the role every model plays, and the models that do."""
+"""Predictors, one image to Gaussians: the role of every model, and the models that play it."""
 
 from __future__ import annotations
 

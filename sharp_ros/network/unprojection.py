@@ -47,7 +47,7 @@ def unproject(
         ndc: a batch. A Gaussian that is not finite stays so and disturbs no other.
         intrinsics: of the image before it was resized for the network.
         item: which of the batch.
-        covariances: whether to work out shapes; who needs only points saves most of the time.
+        covariances: whether to compute shapes; without them most of the time is saved.
 
     Returns:
         Gaussians in the optical frame, metres, with unit quaternions whose component of largest
@@ -78,7 +78,7 @@ def unproject(
 def _through(lens: Tensor, vectors: Tensor) -> Tensor:  # [2, 3], [..., 3] -> [..., 3]
     """A v for every vector: the first row of `lens` is A's diagonal, the second its last column.
 
-    No matrix product, because a GPU may be told to round those to ten bits.
+    No matrix product, because a GPU may be set to round those to ten bits.
     """
     return torch.addcmul(vectors * lens[0], vectors[..., 2:], lens[1])
 

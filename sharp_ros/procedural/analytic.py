@@ -1,7 +1,7 @@
 """Random furnished rooms and yards of boxes and rounds, drawn in batches on any torch device.
 
-The rooms of `training/rooms.py` are richer, but come at a few images a second. Here a scene is a
-tensor: every ray meets every primitive, so that a GPU trains on images that nobody saw before.
+The rooms of `procedural/rooms.py` are richer, but come at a few images a second. Here a scene is a
+tensor: every ray meets every primitive, so that a GPU trains on new images all the time.
 
     sample_scenes ── Scenes ──┐
     sample_cameras ─ Cameras ─┴─ render ── light, depth, depth of the surface behind
@@ -654,7 +654,7 @@ def _albedo(
     """Two colours mixed by noise, stripes, checks, tiles with joints or grain.
 
     What is finer than the footprint of a pixel fades to its mean: the flicker of single samples
-    would tell how far away a surface is.
+    would reveal how far away a surface is.
     """
     kind, size, strength, _ = pattern.unbind(-1)
     u, v = (uv / size[..., None]).unbind(-1)

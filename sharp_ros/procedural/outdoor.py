@@ -1,6 +1,6 @@
 """Random streets and yards under a sky: facades, trees, hedges, cars, kerbs, poles, people.
 
-Lengths in metres; what the camera stands on is z = 0; a seed stands for a scene.
+Lengths in metres; the ground under the camera is z = 0; a seed stands for a scene.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@
 Shards of 40 scenes hold `rgb` uint8 [N, H, W, 3], `d` and `d2` float16 [N, H, W] (metres of the
 first and second surface; both inf where there is nothing but sky), `f` [N] (focal length in
 pixels, principal point in the centre), `pose` [N, 4, 4] (`T_world_camera`; z is up and the floor
-is z = 0) and `scene` [N] (seed); rows 2i and 2i + 1 are a pair. A shard that is there already is
-not made again.
+is z = 0) and `scene` [N] (seed); rows 2i and 2i + 1 are a pair. Existing shards are kept.
 """
 
 from __future__ import annotations
@@ -185,7 +184,7 @@ def _draw_camera(scene: Scene, rooms: list[Room], rng: np.random.Generator) -> C
 
 
 def _close_camera(target: Target, roll: float, rng: np.random.Generator) -> Camera:
-    """A viewpoint 0.3 to 2 m away, as of a gripper or of somebody at a counter."""
+    """A viewpoint 0.3 to 2 m away, as of a gripper or of a person at a counter."""
     angle = rng.uniform(0, 6.28)
     if target.yaw is not None:
         angle = target.yaw - math.pi / 2 + rng.uniform(-1.1, 1.1)
@@ -227,7 +226,7 @@ def _worth_rendering(
 
 
 def _second_camera(scene: Scene, camera: Camera, rng: np.random.Generator) -> Camera | None:
-    """A viewpoint 0.05 to 0.5 m away, almost the same way; None if something is there."""
+    """A viewpoint 0.05 to 0.5 m away, in almost the same direction; None if something is there."""
     step = rng.normal(0, 1, 3)
     step[2] *= 0.4
     step = step / np.linalg.norm(step) * rng.uniform(0.05, 0.5)

@@ -1,4 +1,4 @@
-"""Textured triangle scenes: boxes, cylinders, turned shapes and panels, collected, made castable.
+"""Textured triangle scenes for ray casting: boxes, cylinders, turned shapes and panels.
 
 Lengths in metres, z up. Random numbers are drawn from one generator in a fixed order, so that a
 seed stands for a scene.
@@ -375,7 +375,7 @@ class SceneBuilder:
         return Piece(fitting[rng.integers(len(fitting))], scale) if fitting else None
 
     def model(self, piece: Piece, position: Vector, turn: Turn, part: int | None = None) -> None:
-        """A model standing on `position`, its plain parts sometimes painted or made anew."""
+        """A model standing on `position`, its plain parts sometimes of another material."""
         model, rng = piece.model, self.rng
         assert isinstance(self._textures, FurnishedTextures)
         first = len(self._textures.mips) - len(self._textures.models.mips)

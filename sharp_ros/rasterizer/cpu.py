@@ -249,7 +249,7 @@ def _blend_row(pixels, first, start, row_x, hx, rest, cutoff, opacity, r, g, b, 
 
     `pixels` holds the planes of the tile one after the other; with constant distances between
     them the compiler knows that they do not overlap. `median` is True or None: the type decides,
-    so that those who want no median depth do not pay for it.
+    so that rendering without median depth does not pay for it.
     """
     for j in range(_ROW):
         dx = (start + np.float32(np.int32(j))) - row_x

@@ -159,7 +159,7 @@ def _median_depth(gsplat: ModuleType, meta: dict, alpha: Tensor) -> Tensor:  # [
 def _median_gaussian(gsplat: ModuleType, meta: dict, alpha: Tensor) -> Tensor:  # [H, W] -> [H * W]
     """Index of that Gaussian, -1 where there is none.
 
-    gsplat tells which Gaussians reach which pixels, one stretch of the lists of all tiles per
+    gsplat lists which Gaussians reach which pixels, one stretch of the lists of all tiles per
     round. Only pixels that have yet to cross are asked for, and not too many at a time.
     """
     height, width = alpha.shape

@@ -1,7 +1,7 @@
 """Worlds whose image, depth, poses and occupancy are known exactly: a furnished room and planes.
 
 The room is made of a few thousand flat patches, each with its own texture. From the bottom up:
-`materials`, `patches`, `furniture`, `renderer`, `room`; the planes are in `scenes`.
+`materials`, `patches`, `pieces`, `renderer`, `room`; the planes are in `scenes`.
 """
 
 from __future__ import annotations

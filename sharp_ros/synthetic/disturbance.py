@@ -1,4 +1,4 @@
-"""True depth made about as wrong as that of a network."""
+"""True depth with errors about as large as those of a network."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ second surface; infinite: nothing there, 0 or NaN: unknown), and `f` float32 [N]
 pixels, principal point in the centre) or `k` float32 [N, 4] (fx fy cx cy from the corner). With
 `pose` float32 [N, 4, 4] (`T_world_camera`, NaN if unknown) rows 2i and 2i + 1 are a pair of views
 of one scene, whose world, beside `f`, has z up and the floor at 0. Shards stay on disk, mapped
-into memory: a set may be larger than it.
+into memory, which a data set may exceed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sharp_ros.network.nano import MIN_HEIGHT
 
 cv2.setNumThreads(1)  # the training threads prepare their samples themselves
 
-GEOMETRY_UNKNOWN = 0.5  # share of the samples that tell the network nothing of gravity and floor
+GEOMETRY_UNKNOWN = 0.5  # share of the samples without gravity and floor as input
 GRAVITY_NOISE = 0.015  # of the direction, radians, as of an accelerometer and a loose mount
 HEIGHT_NOISE = 0.03  # of the camera over the floor, relative
 GOOD_CAMERA = 0.2  # share of the samples as sharp and clean as the picture is

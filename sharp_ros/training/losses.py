@@ -298,8 +298,8 @@ def depth_loss(
         terms['photometric'] = photometric(rendered, seen, alpha)
         if encoder is not None:
             terms['perceptual'] = perceptual(rendered, seen, alpha, encoder)
-        # A prior as in Kheradmand et al., 3DGS as MCMC (2024), here around what the depth says
-        # by itself: corrections without use for any view stay away.
+        # A prior as in Kheradmand et al., 3DGS as MCMC (2024), here around what the depth alone
+        # gives: corrections that help no view stay at zero.
         if prediction.shape[1] > NONE + 1:
             terms['widths'] = prediction[:, WIDTHS].square().mean((1, 2, 3))
             terms['opacities'] = prediction[:, OPACITIES].square().mean((1, 2, 3))

@@ -29,7 +29,7 @@ MAX_TURN = math.radians(15)  # leaves most of the image in both views
 
 
 class RecordedImage(Protocol):
-    """An image with what its recording knows; `apps.base_source.SourceFrame` is one.
+    """An image with what its recording knows, such as a frame of `sources`.
 
     Attributes:
         image: [H, W, 3] uint8 RGB, rectified.
@@ -112,7 +112,7 @@ def posed_pairs(images: Iterable[RecordedImage]) -> Iterator[RecordedImage]:
     """Pairs of views of a moving camera without depth, one view after the other.
 
     The metres come from the poses: the second view of a pair is the first one `MIN_STEP` away.
-    Each image is in one pair; where the camera turns by more than `MAX_TURN` on the way, the
+    Each image is in one pair; where the camera turns by more than `MAX_TURN` in between, the
     search begins again.
 
     Args:

@@ -1,4 +1,4 @@
-"""Train nano for a given time or number of steps; survives being killed and started again.
+"""Train nano for a given time or number of steps; resumes after being killed.
 
     images ── loader threads ── parts of a batch ──> one network per part ──> mean gradient
                                                       all with the same weights      │
@@ -56,7 +56,7 @@ def train(
     report: Callable[[Run], None] = lambda run: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Train, or go on training, and write the weights.
+    """Train, or resume training, and write the weights.
 
     An exception leaves the last checkpoint as it was: amid a step, the network is between two.
 
@@ -344,7 +344,7 @@ def shuffled(length: int, start: int, count: int, seed: int) -> list[int]:
     """Indices below `length` at positions `start` to `start + count` of an endless sequence.
 
     Every index comes once per pass, each pass in its own order; being a function of the position
-    alone, the sequence goes on after a resumption as if nothing had happened.
+    alone, the sequence continues unchanged after a resumption.
     """
     first, last = start // length, (start + count - 1) // length
     passes = [
