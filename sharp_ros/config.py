@@ -150,7 +150,7 @@ class OdometryConfig:
     )
     keyframe_parallax: float = option(
         0.05,
-        'median parallax that triggers a tracking keyframe, as a share of the image width',
+        'median parallax that triggers a tracking keyframe, in image widths',
         minimum=0.005,
         maximum=0.5,
     )
@@ -164,7 +164,7 @@ class OdometryConfig:
     )
     depth_sigma: float = option(
         0.1,
-        'relative standard deviation of a feature depth in its image; parallax refines it',
+        'relative standard deviation of the depth of one feature; parallax refines it',
         minimum=0.001,
         maximum=1.0,
     )
@@ -331,7 +331,7 @@ class SnapshotConfig:
     )
     max_spread: float = option(
         0.1,
-        'largest relative standard deviation of a pixel depth between images; beyond, no point',
+        'largest relative standard deviation of depth of a pixel between images; beyond, no point',
         minimum=0.0,
         live=True,
     )
@@ -400,7 +400,7 @@ class ViewConfig:
     )
     withhold: bool = option(
         False,
-        'no publication of views beyond these bounds; false: with a red border',
+        'suppression of views beyond these bounds; false: a red border',
         live=True,
     )
 
@@ -486,7 +486,7 @@ class SharpConfig:
 MAX_VOXELS = 100_000_000  # of the occupancy window; some 300 MB
 LARGEST = 1e6  # of a float whose range says nothing else; seconds stay nanoseconds of 64 bits
 _COLUMNS = 99  # of a line of `config/sharp.yaml`
-_GLUE = '\N{NO-BREAK SPACE}'
+_GLUE = '\N{NO-BREAK SPACE}'  # stands for a space at which no line is broken
 VIEW_NAMES = 'view_names'  # the key that lists the views, since ROS parameters cannot nest lists
 
 
