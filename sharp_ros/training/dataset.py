@@ -25,7 +25,7 @@ from sharp_ros.network.nano import MIN_HEIGHT
 
 cv2.setNumThreads(1)  # the training threads prepare their samples themselves
 
-GEOMETRY_UNKNOWN = 0.5  # share of the samples without gravity and floor as input
+GEOMETRY_UNKNOWN = 0.5  # share of the samples that tell the network nothing of gravity and floor
 GRAVITY_NOISE = 0.015  # of the direction, radians, as of an accelerometer and a loose mount
 HEIGHT_NOISE = 0.03  # of the camera over the floor, relative
 GOOD_CAMERA = 0.2  # share of the samples as sharp and clean as the picture is
