@@ -1,8 +1,9 @@
-"""What the node tells about itself once a second (REP-107): rates, ages, drops, poses, stalls."""
+"""What the node reports of itself once a second (REP-107): rates, ages, drops, poses, stalls."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 import math
 import threading
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from sharp_ros.errors import PoseUnavailableError
+from sharp_ros.frame_result import FrameResult
 from sharp_ros.localization.odometry import Motion
 from sharp_ros.views import View
 from sharp_ros.worker import WorkerCounts
@@ -23,8 +26,31 @@ _STALE, _AHEAD = 5.0, 1.0  # seconds that stamps may lie behind the clock, or be
 _STUCK = 1.0  # seconds of images with the same stamp
 _HANGS, _HANGS_TIMES = 10.0, 5.0  # seconds and usual durations after which a frame hangs
 _STEPS = ('decode', 'pose', 'process')  # that make up the duration of a frame
-# Drops that belong to normal running: the node is slower than the camera, or nobody listens.
+THROTTLE, _KINDS = 5.0, 50  # seconds between two warnings of a kind; kinds within them
+# Drops that belong to normal running: the node is slower than the camera, or no output is used.
 NORMAL_DROPS = frozenset({'replaced', 'stopped', 'nobody_listens', 'disabled'})
+
+
+class ThrottledLog:
+    """Logs a message of each kind once in a few seconds, and no flood of kinds.
+
+    rclpy throttles by line of code: there one warning would silence all the others.
+
+    Args:
+        log: takes a message.
+    """
+
+    def __init__(self, log: Callable[[str], object]) -> None:
+        self._log = log
+        self._recent: dict[tuple[str, str], float] = {}  # when each kind was logged
+
+    def __call__(self, kind: tuple[str, str], message: str) -> None:
+        """Log a message, unless one of its kind was logged just before."""
+        now = time.monotonic()
+        recent = {k: when for k, when in self._recent.items() if now - when < THROTTLE}
+        if kind not in recent and len(recent) < _KINDS:
+            self._recent = {**recent, kind: now}  # replaced as a whole: several threads warn
+            self._log(message)
 
 
 @dataclass
@@ -33,9 +59,11 @@ class Health:
 
     Attributes:
         warm_up: seconds that the first frame took, which is all that is known before others.
+        log: takes the kind of a warning, component and reason, and its text.
     """
 
     warm_up: float = 0.0
+    log: Callable[[tuple[str, str], str], None] = lambda kind, message: None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _ages_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _done: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
@@ -99,10 +127,25 @@ class Health:
             for name, value in timings_ms.items():
                 self._timings_ms.setdefault(name, deque(maxlen=_WINDOW)).append(value)
 
-    def unmapped(self, reason: str) -> None:
-        """Count a frame that was published but not integrated."""
+    def note(self, result: FrameResult) -> None:
+        """Note scale, odometry and views of a frame, and why it was not integrated."""
+        scale, motion, unmapped = result.scale, result.motion, result.unmapped
+        if scale is not None:
+            self.scale(scale.value, scale.log_variance)
+        if motion is not None:
+            self.odometry(motion)
+            if motion.T_odom_camera is None:
+                self.not_mapped(f'odometry_{motion.state}', f'visual odometry is {motion.state}')
+        if unmapped is not None:
+            self.not_mapped(unmapped.reason, str(unmapped))
+        self.views(result.views, result.unplaced)
+
+    def not_mapped(self, reason: str, why: str, *, log: bool = True) -> None:
+        """Count a frame that is published but not integrated; warn of it if it is to be logged."""
         with self._lock:
             self._unmapped[reason] += 1
+        if log:
+            self.warn('Mapping', reason, f'not mapped: {why}')
 
     def scale(self, value: float, log_variance: float) -> None:
         """Note the factor of the newest depth."""
@@ -121,22 +164,35 @@ class Health:
                 'odometry_tracked': motion.tracked,
             }
 
-    def view_done(self, name: str, view: View) -> None:
-        """Note how far the newest image of a virtual camera can be trusted."""
-        with self._lock:
-            self._views[name] = view
-        if view.doubt:
-            self.problem('Views', f'{name}: {view.doubt}')
-
-    def view_unplaced(self, name: str, reason: str) -> None:
-        """Count an image of a virtual camera that could not be made."""
-        with self._lock:
-            self._unplaced[f'{name}.{reason}'] += 1
+    def views(
+        self, views: Mapping[str, View], unplaced: Mapping[str, PoseUnavailableError]
+    ) -> None:
+        """Note how far new images of virtual cameras can be trusted, and which are missing."""
+        for name, error in unplaced.items():
+            kind = f'{name}.{error.reason}'
+            with self._lock:
+                self._unplaced[kind] += 1
+            self.warn('Views', kind, f'view {name} not rendered: {error}')
+        for name, view in views.items():
+            with self._lock:
+                self._views[name] = view
+            if view.doubt:
+                self.problem('Views', f'{name}: {view.doubt}')
 
     def event(self, name: str) -> None:
         """Count something that harms no frame, such as a stamp that went back."""
         with self._lock:
             self._events[name] += 1
+
+    def report(self, component: str, reason: str, message: str) -> None:
+        """Count an event, and warn of it."""
+        self.event(reason)
+        self.warn(component, reason, message)
+
+    def warn(self, component: str, reason: str, message: str) -> None:
+        """Keep a component at WARN for a few seconds, and log why."""
+        self.problem(component, message)
+        self.log((component, reason), message)
 
     def problem(self, component: str, message: str) -> None:
         """Keep a component at WARN for a few seconds."""
@@ -237,7 +293,7 @@ class Health:
         if age < -_AHEAD:
             return WARN, (
                 f'images are {-age:.0f} s ahead of the clock of the node: synchronise the clocks; '
-                'with use_sim_time somebody must publish /clock'
+                'with use_sim_time a node must publish /clock'
             )
         return None
 
@@ -259,9 +315,10 @@ class Health:
         a slow network that always fails would look well between two failures.
         """
         with self._lock:
-            when, text = self._problems.get(component, (-1e9, ''))
-        if quiet_since - when >= _RECENT:
+            problem = self._problems.get(component)
+        if problem is None or quiet_since - problem[0] >= _RECENT:
             return trouble or (OK, 'running' if state == 'active' else 'idle')
+        text = problem[1]
         if trouble is None:
             return WARN, text
         level, present = trouble

@@ -1,9 +1,10 @@
-"""Why a topic brings nothing, as far as the graph of ROS tells: name, type, quality of service."""
+"""Why a subscription receives nothing, from the ROS graph: name, type, quality of service."""
 
 from __future__ import annotations
 
 from rclpy.node import Node
-from rclpy.qos import qos_check_compatible, QoSCompatibility, QoSProfile
+from rclpy.qos import qos_check_compatible, QoSCompatibility
+from rclpy.subscription import Subscription
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -14,15 +15,15 @@ __all__ = ['SubscriptionEventCallbacks', 'why_silent']
 _COMPRESSED = 'sensor_msgs/msg/CompressedImage'
 
 
-def why_silent(node: Node, topic: str, kind: str, qos: QoSProfile) -> str:
+def why_silent(node: Node, subscription: Subscription) -> str:
     """What is wrong with the publishers of a topic, and what to do; empty if nothing is.
 
     Args:
         node: that subscribes.
-        topic: fully qualified, after remapping.
-        kind: type we subscribe with, such as `sensor_msgs/msg/Image`.
-        qos: of our subscription.
+        subscription: to that topic.
     """
+    topic, msg_type = subscription.topic_name, subscription.msg_type
+    kind = f'{msg_type.__module__.split(".")[0]}/msg/{msg_type.__name__}'
     publishers = node.get_publishers_info_by_topic(topic)
     if not publishers:
         return f'nobody publishes on {topic}; remap the topic, or start the camera'
@@ -35,11 +36,11 @@ def why_silent(node: Node, topic: str, kind: str, qos: QoSProfile) -> str:
             cure = f'set camera.transport: {wanted}, or {cure}'
         return f'{topic} brings {named}, not {kind}; {cure}'
     for publisher in publishers:
-        verdict, reason = qos_check_compatible(publisher.qos_profile, qos)
+        verdict, reason = qos_check_compatible(publisher.qos_profile, subscription.qos_profile)
         if publisher.topic_type == kind and verdict == QoSCompatibility.ERROR:
             return (
-                f'{publisher.node_name} publishes on {topic} with a quality of service that does '
-                f'not suit ours ({reason.strip()}); change its own, or ours with '
+                f'{publisher.node_name} publishes on {topic} with a QoS incompatible with ours '
+                f'({reason.strip()}); change its own, or ours with '
                 f'qos_overrides.{topic}.subscription.*'
             )
     return ''

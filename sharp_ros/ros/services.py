@@ -11,53 +11,19 @@ from concurrent.futures import Future
 from pathlib import Path
 import threading
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 import rclpy.task
 from std_srvs.srv import SetBool, Trigger
 
-from sharp_ros.config import SharpConfig
 from sharp_ros.errors import SharpError
 from sharp_ros.mapping.map_files import load_map, map_folder, save_new_map
-from sharp_ros.pipeline import Pipeline
-from sharp_ros.snapshot import SnapshotCloud
+from sharp_ros.ros.session import Running
 from sharp_ros.worker import Worker
 
 LAST_PATIENCE = 1.0  # seconds that a request or frame at work has left when the node ends
-
-
-class Host(Protocol):
-    """What the services need of the node."""
-
-    def running(self) -> tuple[Pipeline, Worker[Any], SharpConfig]:
-        """The parts at work; SharpError while the node is not active."""
-        ...
-
-    def publish_map(self) -> None:
-        """Publish the map as it is now; on the worker thread."""
-        ...
-
-    def publish_snapshot(self, cloud: SnapshotCloud) -> None:
-        """Publish a snapshot."""
-        ...
-
-    def timings(self) -> str:
-        """How long the steps of recent frames took."""
-        ...
-
-    def patience(self) -> float:
-        """Seconds after which the frame at work is taken to hang."""
-        ...
-
-    def enabled(self) -> bool:
-        """Whether images are processed."""
-        ...
-
-    def set_enabled(self, enabled: bool) -> None:
-        """Have images processed or not."""
-        ...
 
 
 class Services:
@@ -65,11 +31,20 @@ class Services:
 
     Args:
         node: that owns the services.
-        host: the same node, as the services see it.
+        running: what is at work; raises `SharpError` while the node is not active.
+        set_enabled: has images processed or ignored.
+        timings: how long the steps of recent frames took.
     """
 
-    def __init__(self, node: Node, host: Host) -> None:
-        self._node, self._host = node, host
+    def __init__(
+        self,
+        node: Node,
+        running: Callable[[], Running],
+        set_enabled: Callable[[bool], None],
+        timings: Callable[[], str],
+    ) -> None:
+        self._node, self._running = node, running
+        self._set_enabled, self._timings = set_enabled, timings
         self._thread: Worker[None] = Worker(lambda _: None, lambda *_: None, 'sharp_services')
         self._snapshot_ready = threading.Event()
         self._next_save = 0.0  # a caller in a loop must not fill the disk
@@ -85,7 +60,7 @@ class Services:
             node.create_service(
                 Trigger, f'~/{name}', self._answering(action), callback_group=group
             )
-        # one stops work, one tells why it is slow: they do not wait for what others asked for
+        # one stops work, one says why it is slow: they do not wait for what others asked for
         node.create_service(SetBool, '~/set_enabled', self._on_set_enabled)
         node.create_service(Trigger, '~/timings', self._on_timings)
 
@@ -98,7 +73,7 @@ class Services:
         self._thread.stop(LAST_PATIENCE)
 
     def snapshot_is_complete(self) -> None:
-        """Told by the node when no more frames are needed for the snapshot."""
+        """Note that no more frames are needed for the snapshot."""
         self._snapshot_ready.set()
 
     def _answering(self, action: Callable[[], str]) -> Callable[[Any, Any], Any]:
@@ -131,64 +106,67 @@ class Services:
         return answer
 
     def _reset(self) -> str:
-        pipeline, worker, _ = self._host.running()
+        running = self._running()
+        session = running.session
 
         def reset() -> None:
-            pipeline.reset()
-            self._host.publish_map()
+            session.pipeline.reset()
+            session.publish_map()
 
-        worker.call(reset, self._host.patience())
+        running.call(reset)
         return 'the map is empty'
 
     def _save_map(self) -> str:
-        pipeline, worker, config = self._host.running()
+        running = self._running()
+        session = running.session
         if time.monotonic() < self._next_save:
             raise SharpError('the last map was saved less than a second ago; ask again later')
-        state = worker.call(pipeline.map_state, self._host.patience())
-        folder = save_new_map(Path(config.output.directory).expanduser(), state)
+        directory = Path(session.config.output.directory).expanduser()
+        folder = save_new_map(directory, running.call(session.pipeline.map_state))
         self._next_save = time.monotonic() + 1.0
         self._node.get_logger().info(f'map saved in {folder}')
         return str(folder)
 
     def _load_map(self) -> str:
-        pipeline, worker, _ = self._host.running()
+        running = self._running()
+        session = running.session
         # by settings that were accepted before, which apply between two frames
-        config = worker.call(lambda: self._host.running()[2], self._host.patience())
-        directory = Path(config.output.directory).expanduser()
-        folder = map_folder(directory, config.output.load)
+        output = running.call(lambda: session.config.output)
+        folder = map_folder(Path(output.directory).expanduser(), output.load)
         state = load_map(folder)
 
         def restore() -> None:
-            pipeline.restore(state)
-            self._host.publish_map()
+            session.pipeline.restore(state)
+            session.publish_map()
 
-        worker.call(restore, self._host.patience())
+        running.call(restore)
         self._node.get_logger().info(f'map loaded from {folder}')
         return f'{folder}, in frame {state.world_frame}; poses must be in the world it was made in'
 
     def _snapshot(self) -> str:
-        pipeline, worker, _ = self._host.running()
-        if not self._host.enabled():
+        running = self._running()
+        session = running.session
+        if not running.enabled:
             raise SharpError('images are ignored; call ~/set_enabled with true first')
 
         def begin() -> float:
-            pipeline.begin_snapshot()
+            session.pipeline.begin_snapshot()
             self._snapshot_ready.clear()  # between two frames, of which the last one may have set
-            return pipeline.config.snapshot.timeout
+            return session.config.snapshot.timeout
 
-        timeout = worker.call(begin, self._host.patience())
+        timeout = running.call(begin)
         self._snapshot_ready.wait(timeout)
         # joined on this thread: the next images need not wait for it
-        cloud = worker.call(pipeline.take_snapshot, self._host.patience()).cloud()
-        self._host.publish_snapshot(cloud)
+        cloud = running.call(session.pipeline.take_snapshot).cloud()
+        session.outputs.publish_snapshot(cloud)
         return f'{len(cloud.points)} points of {cloud.frames} images on ~/snapshot/points'
 
     def _on_timings(self, request: Any, response: Any) -> Any:
-        response.success, response.message = True, self._host.timings()
+        response.success, response.message = True, self._timings()
         return response
 
     def _on_set_enabled(self, request: Any, response: Any) -> Any:
-        self._host.set_enabled(request.data)
+        self._set_enabled(request.data)
         response.success = True
         response.message = 'enabled' if request.data else 'disabled: images are ignored'
         return response

@@ -122,7 +122,7 @@ def test_a_storm_of_parameters_is_refused_or_applied_whole_while_images_flow(
             peer.send()
         peer.executor.spin_once(timeout_sec=0.002)
     node._worker.call(lambda: None, 30)
-    assert node._config == read_config(node) == node._pipeline.config
+    assert node._session.config == read_config(node) == node._session.pipeline.config
     assert fates['applied'] > 50
     assert fates['refused'] > 100
     assert node.set_parameters_atomically(defaults).successful
@@ -178,7 +178,7 @@ def test_a_storm_of_transitions_and_services_ends_where_the_rules_say(
         fates['made' if goal else 'refused'] += 1
         if state == ACTIVE:
             peer.spin(0.02)
-            if node._pipeline is not None:
+            if node._session is not None:
                 assert 'internal_error' not in node._worker.counts().reasons
         if step == number // 3:
             resources = process.num_threads(), process.num_fds()

@@ -273,10 +273,10 @@ class Bench:
         """Whatever came before: this frame is processed, mapped, and its depth is right."""
         node = self.node
         self.counts()
-        node._pipeline.reset()
+        node._session.pipeline.reset()
         mapped = node._health._mapped
         node._on_info(camera_info_to_msg(K, STAMP, CAMERA))
-        if node._poses.odometry is not None:
+        if node._session.poses.odometry is not None:
             node._on_odometry(good_odometry(STAMP - 1))  # in case that stamps were far ahead
             node._on_odometry(good_odometry())
         assert self.fate(lambda: node._on_image(good_image())) == ''
@@ -292,7 +292,7 @@ def bench(make_node, peer):
     def make(oracle=None, info=None, **parameters):
         node = make_node(oracle, info, **{**SMALL, **parameters})
         bench = Bench(node)
-        peer.spin_until(lambda: len(node._wanted()) >= 9)
+        peer.spin_until(lambda: len(node._session.outputs.wanted()) >= 9)
         return bench
 
     return make
@@ -452,11 +452,11 @@ def test_what_is_malformed_on_the_wire_is_counted_and_the_stream_goes_on(
     node = make_node(**SMALL)
     Bench(node)
     peer.listen(DEPTH)
-    peer.spin_until(lambda: 'depth/image' in node._wanted())
+    peer.spin_until(lambda: 'depth/image' in node._session.outputs.wanted())
     number, sent = 1000 if long_form else 200, Counter()
 
     def publish(stamp_ns, **spoiled):
-        world = node._pipeline.world_frame or 'odom'
+        world = node._session.pipeline.world_frame or 'odom'
         good = {
             'info': camera_info_to_msg(K, stamp_ns, CAMERA),
             'odometry': odometry_to_msg(POSE, stamp_ns, world, CAMERA),

@@ -273,13 +273,13 @@ def hung(make_node, peer, monkeypatch):
     peer.listen(DEPTH, '/diagnostics')
     node = start(make_node(oracle))
     flows(peer)
-    begin = node._pipeline.begin
+    begin = node._session.pipeline.begin
 
     def noted(frame, wanted):
         oracle.stamp_ns = frame.stamp_ns
         return begin(frame, wanted)
 
-    monkeypatch.setattr(node._pipeline, 'begin', noted)
+    monkeypatch.setattr(node._session.pipeline, 'begin', noted)
     oracle.hang = True
 
     def reported():

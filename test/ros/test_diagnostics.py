@@ -89,7 +89,8 @@ def test_stall_is_an_error_until_images_are_back_which_is_told(make_node, peer, 
     node = start(make_node())
     peer.spin_until(
         lambda: (
-            peer.received['/sharp/depth/image'] and node._last_stamp_ns == peer.stamps_sent[-1]
+            peer.received['/sharp/depth/image']
+            and node._session.last_stamp_ns == peer.stamps_sent[-1]
         ),
         each=peer.send,
         period=0.5,

@@ -453,7 +453,7 @@ def test_configured_views_are_published_and_others_are_not(make_node, peer):
     node = start(
         make_node(view_names=['left', 'right'], views__left__width=64, views__left__height=48)
     )
-    assert set(node._config.views) == {'left', 'right'}
+    assert set(node._session.config.views) == {'left', 'right'}
     got = []
     peer.node.create_subscription(Image, '/sharp/view/left/image', got.append, 10)
     peer.spin_until(lambda: got, each=peer.send)

@@ -105,8 +105,8 @@ def test_whatever_fails_at_configure_is_told_and_what_was_made_is_freed(
         patch.setattr(node, 'create_lifecycle_publisher', refuse)
         assert node.trigger_configure() == FAILURE
     assert 'cannot configure: RuntimeError: no more publishers' in log(capfd)
-    assert node._pipeline is None
-    assert not node._outputs
+    assert node._session is None
+    assert not [p for p in node.publishers if p.topic_name.startswith('/sharp/')]
     assert node._label == 'unconfigured'
     assert node.trigger_configure() == SUCCESS
 
@@ -121,7 +121,7 @@ def test_deactivate_waits_for_a_frame_of_a_slow_network_and_keeps_the_map(
     peer.spin_until(lambda: node._health._mapped, each=peer.send)
     occupy(peer, oracle, 0.6)
     assert node.trigger_deactivate() == SUCCESS
-    assert node._pipeline.world_frame == 'odom'
+    assert node._session.pipeline.world_frame == 'odom'
 
 
 def test_parameters_accepted_during_the_last_frame_are_not_lost(make_node, peer, monkeypatch):
@@ -134,9 +134,9 @@ def test_parameters_accepted_during_the_last_frame_are_not_lost(make_node, peer,
     changes = {'point_cloud.min_range': 0.25, 'model.release_when_inactive': True}
     results = node.set_parameters([Parameter(k, value=v) for k, v in changes.items()])
     assert all(result.successful for result in results)
-    assert node._config.point_cloud.min_range != 0.25, 'the frame ended too early'
+    assert node._session.config.point_cloud.min_range != 0.25, 'the frame ended too early'
     assert node.trigger_deactivate() == SUCCESS
-    assert node._pipeline.config.point_cloud.min_range == 0.25
+    assert node._session.pipeline.config.point_cloud.min_range == 0.25
     assert released
 
 
@@ -232,12 +232,12 @@ def test_images_that_name_no_frame_are_told_and_place_nothing_in_tf(make_node, p
 def test_a_steady_warning_silences_its_own_kind_only(make_node, capfd):
     node = make_node()
     for kind, text in (('a', 'first'), ('a', 'once more'), ('b', 'second')):
-        node._warn('Input', kind, text)
-    node._warn('Mapping', 'a', 'third')
+        node._health.warn('Input', kind, text)
+    node._health.warn('Mapping', 'a', 'third')
     text = log(capfd)
     assert [word for word in ('first', 'once more', 'second', 'third') if word in text] == [
         'first', 'second', 'third',
     ]  # fmt: skip
     for number in range(1000):
-        node._warn('Views', f'frame_{number}', f'no frame {number}')
-    assert len(node._told) == log(capfd).count('no frame') + 3 < 100
+        node._health.warn('Views', f'frame_{number}', f'no frame {number}')
+    assert len(node._throttled._recent) == log(capfd).count('no frame') + 3 < 100

@@ -47,7 +47,7 @@ def test_before_configure_anything_valid_may_change_and_the_rest_is_refused(make
     assert 'raw, compressed' in change(node, camera__transport='pigeon')
     assert not change(node, occupancy__size=12)
     assert node.trigger_configure() == SUCCESS
-    assert node._config.occupancy.size == 12.0
+    assert node._session.config.occupancy.size == 12.0
 
 
 def test_unknown_parameter_is_refused(make_node):
@@ -62,7 +62,7 @@ def test_what_needs_a_new_configure_is_refused_by_name_while_the_rest_goes_on(ma
     assert 'occupancy.size' in reason
     assert 'occupancy.min_range' not in reason  # that one might have changed
     assert 'clean up' in reason
-    assert node._config.occupancy.min_range != 0.5  # all or nothing
+    assert node._session.config.occupancy.min_range != 0.5  # all or nothing
     assert node.get_parameter('occupancy.min_range').value != 0.5
 
 
@@ -125,7 +125,7 @@ def test_virtual_camera_moves_and_grows_while_running(make_node, peer):
     assert not change(node, views__over_shoulder__width=width)
     peer.spin_until(lambda: peer.received[VIEW][-1].width == width, each=peer.send)
     looks_nowhere = {
-        'views__over_shoulder__target': list(node._config.views['over_shoulder'].position)
+        'views__over_shoulder__target': list(node._session.config.views['over_shoulder'].position)
     }
     assert 'target' in change(node, **looks_nowhere)
     before = len(peer.received[VIEW])
@@ -137,7 +137,7 @@ def test_every_live_setting_changes_in_a_running_node_without_harm(make_node, pe
     peer.listen(DEPTH, GRID, VIEW)
     node = start(make_node())
     peer.spin_until(lambda: peer.received[DEPTH], each=peer.send)
-    for entry in options(node._config):
+    for entry in options(node._session.config):
         if not entry.live:
             continue
         value = entry.default
@@ -163,7 +163,7 @@ def test_every_live_setting_changes_in_a_running_node_without_harm(make_node, pe
 
 
 def flat_value(node, key):
-    value = flatten(node._config)[key]
+    value = flatten(node._session.config)[key]
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -198,7 +198,7 @@ def test_a_dump_can_be_loaded_into_another_node_and_counts_there(make_node):
     result = other.set_parameters_atomically(parameters)
     assert result.successful, result.reason
     start(other)
-    assert other._config.point_cloud.min_range == 0.3
+    assert other._session.config.point_cloud.min_range == 0.3
     assert other.get_parameter(points).value == 7
 
 

@@ -86,7 +86,8 @@ def test_late_subscriber_gets_no_points_of_a_map_that_is_gone(
     node = mapping_node(make_node, peer, tmp_path)
     peer.spin_until(lambda: received and received[-1].width, each=peer.send)
     peer.node.destroy_subscription(subscriber)  # nobody listens when the map goes
-    peer.spin_until(lambda: not node._outputs['map_points'].get_subscription_count())
+    map_points = node._session.outputs.publishers['map_points']
+    peer.spin_until(lambda: not map_points.get_subscription_count())
     gone = max(peer.stamps_sent)
     if how == 'reset':
         assert call('reset', send=lambda: None).success
@@ -107,7 +108,7 @@ def test_request_is_given_up_when_the_frame_at_work_hangs(
     make_node, peer, call, tmp_path, monkeypatch
 ):
     node = mapping_node(make_node, peer, tmp_path)
-    monkeypatch.setattr(node, 'patience', lambda: 0.05)
+    monkeypatch.setattr(node._health, 'patience', lambda: 0.05)
     gate = threading.Event()
     node._worker.post(lambda: gate.wait(10))
     try:
@@ -123,7 +124,7 @@ def test_node_can_be_disabled_and_timed_while_a_slow_service_is_at_work(make_nod
     client = peer.node.create_client(Trigger, '/sharp/snapshot')
     assert client.wait_for_service(5.0)
     snapshot = client.call_async(Trigger.Request())
-    peer.spin_until(lambda: not node._pipeline.snapshot_is_complete)
+    peer.spin_until(lambda: not node._session.pipeline.snapshot_is_complete)
     assert call('set_enabled', SetBool.Request(data=False), send=lambda: None).success
     assert call('timings', send=lambda: None).success
     assert not snapshot.done()
@@ -196,7 +197,7 @@ def test_map_is_saved_while_images_go_on(make_node, peer, call, tmp_path, monkey
 def test_saved_map_is_there_again_in_another_run_before_any_image(make_node, peer, call, tmp_path):
     first = mapping_node(make_node, peer, tmp_path)
     assert call('save_map').success
-    saved = first._pipeline.grid()
+    saved = first._session.pipeline.grid()
     first.trigger_deactivate()
     first.trigger_cleanup()
     peer.executor.remove_node(first)
@@ -215,18 +216,18 @@ def test_map_is_loaded_by_the_name_that_was_set_just_before(
     make_node, peer, call, tmp_path, monkeypatch
 ):
     node = mapping_node(make_node, peer, tmp_path, output__load='old')
-    gate, running = threading.Event(), node.running
+    gate, running = threading.Event(), node._requests._running
 
     def asked():
         found = running()
         gate.set()
         return found
 
-    monkeypatch.setattr(node, 'running', asked)
+    monkeypatch.setattr(node._requests, '_running', asked)
     node._worker.post(lambda: gate.wait(10))  # a frame is at work until the service has begun
     (changed,) = node.set_parameters([Parameter('output.load', value='new')])
     assert changed.successful
-    assert node._config.output.load == 'old'
+    assert node._session.config.output.load == 'old'
     response = call('load_map', send=lambda: None)
     assert not response.success
     assert str(tmp_path / 'new') in response.message
@@ -317,7 +318,7 @@ def test_disabled_node_ignores_images_and_keeps_its_map(make_node, peer, call, t
     processed = node._worker.counts().processed
     peer.spin_until(lambda: node._worker.counts().reasons.get('disabled', 0) >= 3, each=peer.send)
     assert node._worker.counts().processed == processed
-    assert (node._pipeline.grid().cells == 100).any()
+    assert (node._session.pipeline.grid().cells == 100).any()
     assert call('set_enabled', SetBool.Request(data=True)).success
     peer.spin_until(lambda: node._worker.counts().processed > processed, each=peer.send)
 
@@ -397,7 +398,7 @@ def test_second_parent_that_appears_ends_the_broadcast(make_node, peer, robot):
 def test_height_over_the_floor_frame_sets_the_scale(make_node, peer, robot, monkeypatch):
     node = start(make_node(pose__source='none', scale__floor_frame='base'))
     heights = []
-    scale = node._pipeline._localizer._filter
+    scale = node._session.pipeline._localizer._filter
     update = scale.update
 
     def watched(frame, *args, **known):

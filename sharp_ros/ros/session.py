@@ -1,0 +1,110 @@
+"""What a node holds from configure to cleanup, and what runs while it is active."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from geometry_msgs.msg import PoseStamped
+from sensor_msgs.msg import CameraInfo
+
+from sharp_ros.config import SharpConfig
+from sharp_ros.pipeline import Pipeline
+from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
+from sharp_ros.ros.diagnostics import Health
+from sharp_ros.ros.outputs import Outputs
+from sharp_ros.ros.placement import FramePlacer
+from sharp_ros.ros.pose_sources import PoseSource
+from sharp_ros.worker import Worker
+
+Result = TypeVar('Result')
+
+
+@dataclass
+class Session:
+    """What exists from configure to cleanup.
+
+    Attributes:
+        pipeline: network and maps; while the node is active, the worker thread alone uses it.
+        decoder: of raw messages.
+        pairs: joins images with their measured depth.
+        poses: where those of the camera come from.
+        placer: gives frames their poses.
+        outputs: the publishers.
+        rasterizer: what renders the views, for reports.
+        config: in effect; replaced as a whole, between two frames.
+        info: newest calibration of the camera.
+        last_stamp_ns: of the newest image since activation; 0 before it.
+        request: pose of the newest view request that is not served yet.
+    """
+
+    pipeline: Pipeline
+    decoder: FrameDecoder
+    pairs: StampPairs
+    poses: PoseSource
+    placer: FramePlacer
+    outputs: Outputs
+    rasterizer: str
+    config: SharpConfig
+    info: CameraInfo | None = None
+    last_stamp_ns: int = 0
+    request: PoseStamped | None = None
+
+    def reconfigure(self, config: SharpConfig) -> None:
+        """Go on with other settings, which differ in live ones only; between two frames."""
+        self.pipeline.reconfigure(config)
+        self.config = config
+
+    def publish_map(self) -> None:
+        """Publish the map as it is now, empty or not, in place of the one that stands."""
+        pipeline, outputs = self.pipeline, self.outputs
+        world_frame = pipeline.world_frame or outputs.map_frame
+        if world_frame:  # else there never was a map
+            outputs.publish_map(
+                pipeline.grid(), pipeline.map_points(), self.last_stamp_ns, world_frame
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """Model, device, precision and memory, for the diagnostics."""
+        pipeline, info, engine = self.pipeline, self.pipeline.info, self.pipeline.engine
+        facts = {
+            'model': info.name,
+            'description': info.description,
+            'licence': info.licence,
+            'depth': 'metric' if info.metric else 'relative',
+            'device': pipeline.device,
+            'precision': engine.precision,
+            'execution': engine.execution,
+            'rasterizer': self.rasterizer,
+            **engine.memory_mb(),
+        }
+        if engine.check_error is not None:
+            facts['self_check'] = f'{engine.check_error:.3g}'
+        return facts
+
+
+@dataclass(frozen=True)
+class Running:
+    """What is at work while the node is active.
+
+    Attributes:
+        session: of the node.
+        worker: whose thread owns the pipeline.
+        health: of the frames.
+        enabled: whether images are processed.
+    """
+
+    session: Session
+    worker: Worker[RawFrame]
+    health: Health
+    enabled: bool
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """The result of a function that the worker thread runs between two frames.
+
+        Raises:
+            TimeoutError: if the frame at work hangs.
+            SharpError: if the node was deactivated first.
+        """
+        return self.worker.call(function, self.health.patience())
