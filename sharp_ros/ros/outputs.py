@@ -152,16 +152,12 @@ class Outputs:
         pose, covariance = moved_pose(motion.T_odom_camera, motion.covariance, T_camera_child)
         header = (frame.stamp_ns, frame.world_frame, child)
         self.send(ODOMETRY, partial(odometry_to_msg, pose, *header, covariance))
-        if not broadcast:
-            return
-        owner = self._transforms.owner(child, frame.world_frame)
-        if owner is None:
-            self._transforms.broadcast(pose, *header, fixed=False)
-        elif owner:
+        owner = self._transforms.broadcast_unless_owned(pose, *header) if broadcast else None
+        if owner is not None:
             self._health.report(
                 'Mapping',
                 'tf_owned_by_another',
-                f'{child} is not broadcast: somebody else does so, in {owner}; turn off one '
+                f'{child} is not broadcast: another node does so, in {owner}; turn off one '
                 'of the two (pose.publish_tf)',
             )
 

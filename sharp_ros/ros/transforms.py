@@ -38,7 +38,7 @@ def tf_is_installed() -> bool:
 
 
 class Transforms:
-    """Listens to tf and broadcasts to it, as far as somebody asks for either.
+    """Listens to tf and broadcasts to it, each from its first use on.
 
     Args:
         node: that owns the subscriptions and publishers.
@@ -76,12 +76,12 @@ class Transforms:
             target: frame that points are taken to.
             source: frame they come from.
             stamp_ns: that of the image.
-            wait: seconds to wait for transforms that are under way.
+            wait: seconds to wait for transforms that have not arrived.
             tolerance: seconds by which, after that, a stamp may lie outside of those received.
 
         Raises:
             PoseUnavailableError: `no_tf` if tf2_ros is not installed, `tf_two_parents` if a frame
-                on the way has two parents, else `no_transform`.
+                on the path has two parents, else `no_transform`.
         """
         if tf2_ros is None:
             raise PoseUnavailableError(
@@ -123,7 +123,7 @@ class Transforms:
             raise
 
     def _refuse_two_parents(self, target: str, source: str) -> None:
-        """Raise while a frame between two others is placed in two ways.
+        """Raise while a frame on the path between two others has two parents.
 
         Raises:
             PoseUnavailableError: `tf_two_parents`, with the frame, its parents and who may be at
@@ -153,7 +153,7 @@ class Transforms:
         return ', '.join(sorted(names)) or 'none any more'
 
     def _ask_again(self) -> None:
-        """Have fixed transforms told anew: those of broadcasters that have gone do not count."""
+        """Receive fixed transforms anew: those of broadcasters that have gone do not count."""
         now = time.monotonic()
         if now - self._asked >= QUIET:
             self._parents.forget_fixed(before=self._asked)
@@ -161,38 +161,49 @@ class Transforms:
             self._listener.unregister()
             self._listener = tf2_ros.TransformListener(self._parents, self._node)
 
-    def owner(self, child: str, parent: str) -> str | None:
-        """Who else places a moving frame: None if nobody, so that it may be broadcast.
+    def broadcast_unless_owned(
+        self, T_parent_child: np.ndarray, stamp_ns: int, parent: str, child: str
+    ) -> str | None:
+        """Broadcast a moving frame, unless another node does so.
 
-        Two broadcasters of one frame make a robot jump. So the answer is '' until there was time
-        to hear of another one, and a parent that was there before the first broadcast of our own,
-        or is not ours, is another's for good.
-
-        Args:
-            child: frame to be broadcast.
-            parent: frame it shall be placed in.
-        """
-        if tf2_ros is None:
-            return None
-        self.listen()
-        if time.monotonic() - self._since < _HEARING:
-            return ''
-        if self._owners.get(child) is None:
-            ours = {parent} if child in self._owners else set()
-            self._owners[child] = min(self._parents.of(child).keys() - ours, default=None)
-        return self._owners[child]
-
-    def broadcast(
-        self, T_parent_child: np.ndarray, stamp_ns: int, parent: str, child: str, *, fixed: bool
-    ) -> None:
-        """Tell where a frame of ours is.
+        Two broadcasters of one frame make a robot jump. So nothing is broadcast until there was
+        time to hear of another one, and a parent that was there before the first broadcast of our
+        own, or is not ours, is another's for good.
 
         Args:
             T_parent_child: [4, 4].
             stamp_ns: of the image it belongs to.
-            parent: frame it is placed in; where it has no name, nothing is told.
-            child: frame that nobody else broadcasts.
-            fixed: it never moves in its parent, so it is told once and kept for late listeners.
+            parent: frame it is placed in.
+            child: frame to be broadcast.
+
+        Returns:
+            The parent in which another node places the frame, or None where none is known.
+        """
+        if tf2_ros is not None:
+            self.listen()
+            if time.monotonic() - self._since < _HEARING:
+                return None
+            owner = self._owners.get(child)
+            if owner is None:
+                ours = {parent} if child in self._owners else set()
+                owner = min(self._parents.of(child).keys() - ours, default=None)
+                self._owners[child] = owner
+            if owner is not None:
+                return owner
+        self.broadcast(T_parent_child, stamp_ns, parent, child, fixed=False)
+        return None
+
+    def broadcast(
+        self, T_parent_child: np.ndarray, stamp_ns: int, parent: str, child: str, *, fixed: bool
+    ) -> None:
+        """Broadcast where a frame of ours is.
+
+        Args:
+            T_parent_child: [4, 4].
+            stamp_ns: of the image it belongs to.
+            parent: frame it is placed in; where it has no name, nothing is sent.
+            child: frame that no other node broadcasts.
+            fixed: it never moves in its parent, so it is sent once and kept for late listeners.
         """
         if tf2_ros is None:
             self._node.get_logger().warning(
@@ -208,10 +219,10 @@ class Transforms:
                 self._broadcasters[fixed] = tf2_ros.TransformBroadcaster(self._node)
             self._broadcasters[fixed].sendTransform(msg)
             return
-        told = self._fixed.get(child)
-        if told is not None and _same_place(told, msg):
+        sent = self._fixed.get(child)
+        if sent is not None and _same_place(sent, msg):
             return
-        if told is not None:  # tf2 goes on sending what it was told first
+        if sent is not None:  # tf2 goes on sending what it was given first
             self._node.destroy_publisher(self._broadcasters.pop(fixed).pub_tf)
         if fixed not in self._broadcasters:
             self._broadcasters[fixed] = tf2_ros.StaticTransformBroadcaster(self._node)
