@@ -28,7 +28,7 @@ _HANGS, _HANGS_TIMES = 10.0, 5.0  # seconds and usual durations after which a fr
 _STEPS = ('decode', 'pose', 'process')  # that make up the duration of a frame
 THROTTLE, _KINDS = 5.0, 50  # seconds between two warnings of a kind; kinds within them
 # Drops that belong to normal running: the node is slower than the camera, or no output is used.
-NORMAL_DROPS = frozenset({'replaced', 'stopped', 'nobody_listens', 'disabled'})
+NORMAL_DROPS = frozenset({'replaced', 'stopped', 'no_subscribers', 'disabled'})
 
 
 class ThrottledLog:

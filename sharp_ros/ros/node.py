@@ -347,7 +347,7 @@ class SharpNode(LifecycleNode):
         if maps:  # kept for late subscribers, so it is made without any subscriber, too
             wanted.add(OCCUPANCY)
         elif not wanted and pipeline.snapshot_is_complete:
-            raise InputError('nobody listens to any output', 'nobody_listens')
+            raise InputError('no output has a subscriber', 'no_subscribers')
         clock = Stopwatch()
         frame = session.decoder.decode(raw)
         clock.lap('decode')

@@ -115,14 +115,14 @@ def test_without_any_pose_visual_odometry_is_published_and_maps(make_node, peer)
     assert peer.received['/sharp/occupancy_grid'][0].header.frame_id == 'odom'
 
 
-def test_nothing_is_published_and_the_network_idles_when_nobody_listens(make_node, peer):
+def test_nothing_is_published_and_the_network_idles_without_subscribers(make_node, peer):
     oracle = WallOracle()
     node = start(make_node(oracle, pose__source='none'))
     calls = oracle.calls
     for _ in range(5):
         peer.send()
         peer.spin(0.05)
-    peer.spin_until(lambda: counts(node).reasons.get('nobody_listens', 0) >= 3, each=peer.send)
+    peer.spin_until(lambda: counts(node).reasons.get('no_subscribers', 0) >= 3, each=peer.send)
     assert oracle.calls == calls
 
 

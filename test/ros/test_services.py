@@ -270,7 +270,7 @@ def test_nothing_mapped_is_nothing_to_save(make_node, peer, call, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_snapshot_is_one_cloud_of_several_images_also_when_nobody_listens(make_node, peer, call):
+def test_snapshot_is_one_cloud_of_several_images_also_without_subscribers(make_node, peer, call):
     peer.listen(POINTS)
     node = start(make_node(pose__source='none', snapshot__frames=3))
     response = call('snapshot')
@@ -290,7 +290,7 @@ def test_snapshot_is_one_cloud_of_several_images_also_when_nobody_listens(make_n
     np.testing.assert_allclose(column('normal_z'), -1, atol=0.01)  # towards the camera
 
     def ignored():
-        return node._worker.counts().reasons.get('nobody_listens', 0)
+        return node._worker.counts().reasons.get('no_subscribers', 0)
 
     before = ignored()
     peer.spin_until(lambda: ignored() >= before + 2, each=peer.send)
