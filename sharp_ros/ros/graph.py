@@ -26,7 +26,7 @@ def why_silent(node: Node, subscription: Subscription) -> str:
     kind = f'{msg_type.__module__.split(".")[0]}/msg/{msg_type.__name__}'
     publishers = node.get_publishers_info_by_topic(topic)
     if not publishers:
-        return f'nobody publishes on {topic}; remap the topic, or start the camera'
+        return f'no publisher on {topic}; remap the topic, or start the camera'
     kinds = {publisher.topic_type for publisher in publishers}
     if kind not in kinds:
         named = ', '.join(sorted(kinds))
@@ -34,7 +34,7 @@ def why_silent(node: Node, subscription: Subscription) -> str:
         if _COMPRESSED in (kind, *kinds):
             wanted = 'compressed' if _COMPRESSED in kinds else 'raw'
             cure = f'set camera.transport: {wanted}, or {cure}'
-        return f'{topic} brings {named}, not {kind}; {cure}'
+        return f'{topic} has type {named}, not {kind}; {cure}'
     for publisher in publishers:
         verdict, reason = qos_check_compatible(publisher.qos_profile, subscription.qos_profile)
         if publisher.topic_type == kind and verdict == QoSCompatibility.ERROR:

@@ -107,7 +107,7 @@ def _declare(node: Node, entry: Option) -> Any:
     descriptor = ParameterDescriptor(description=describe(entry))
     if not entry.live:
         descriptor.additional_constraints = 'read when the node is configured'
-    # a range is told to tools; whole numbers given for floats are accepted, hence dynamic typing
+    # ranges are for tools; whole numbers given for floats are accepted, hence dynamic typing
     descriptor.dynamic_typing = True
     bounds = (entry.minimum, entry.maximum)
     if entry.type == 'float' and None not in bounds:
@@ -119,7 +119,7 @@ def _declare(node: Node, entry: Option) -> Any:
     default = list(entry.default) if isinstance(entry.default, tuple) else entry.default
     try:
         return node.declare_parameter(entry.key, default, descriptor).value
-    except InvalidParameterValueException:  # out of range, which is told at configure
+    except InvalidParameterValueException:  # out of range, which is reported at configure
         descriptor.floating_point_range = descriptor.integer_range = []
         return node.declare_parameter(entry.key, default, descriptor).value
 

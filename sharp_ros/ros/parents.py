@@ -13,7 +13,7 @@ class Parents:
     """Stands between the listener of tf and its buffer, and remembers what passes.
 
     The buffer cannot be asked: it keeps the newest parent of a frame, so that two broadcasters
-    move everything below that frame to and fro.
+    make everything below that frame jump.
 
     Args:
         buffer: of tf2, which takes in what the listener hears.
@@ -43,10 +43,10 @@ class Parents:
             return {p: fixed for p, (when, fixed) in heard if fixed or now - when < QUIET}
 
     def conflict(self, target: str, source: str) -> tuple[str, dict[str, bool]] | None:
-        """A frame on the way between two others that has several parents, and these."""
+        """A frame on the path between two others that has several parents, and these."""
         if not self._doubtful:
             return None
-        # where the two ways up have met, it no longer matters where they lead
+        # above the common ancestor of the two it no longer matters who the parents are
         for frame in sorted(self._above(source) ^ self._above(target)):
             parents = self.of(frame)
             if len(parents) > 1:
@@ -54,7 +54,7 @@ class Parents:
         return None
 
     def forget_fixed(self, before: float) -> None:
-        """Forget fixed parents that were last told before a time of the monotonic clock."""
+        """Forget fixed parents that were last received before a time of the monotonic clock."""
         with self._lock:
             for child, heard in self._heard.items():
                 kept = {p: h for p, h in heard.items() if not h[1] or h[0] >= before}

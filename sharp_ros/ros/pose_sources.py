@@ -78,7 +78,7 @@ class TfSource:
         transforms.listen()
 
     def lookup(self, stamp_ns: int, camera_frame: str) -> tuple[np.ndarray | None, str]:
-        """See `PoseSource`; waits up to `pose.wait` for transforms that are under way."""
+        """See `PoseSource`; waits up to `pose.wait` for transforms that have not arrived."""
         config = self._config
         world, wait, tolerance = config.world_frame, config.wait, config.tolerance
         return self._transforms.lookup(world, camera_frame, stamp_ns, wait, tolerance), world
@@ -160,16 +160,16 @@ class AutoSource:
     Args:
         sources: best first.
         fallback: taken when none of them has answered for `_PATIENCE` seconds of images.
-        tell: told which one it is.
+        log: takes a line that names it.
     """
 
     def __init__(
         self,
         sources: Mapping[str, PoseSource],
         fallback: tuple[str, PoseSource],
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
-        self._sources, self._fallback, self._tell = sources, fallback, tell
+        self._sources, self._fallback, self._log = sources, fallback, log
         self.odometry = next((s.odometry for s in sources.values() if s.odometry), None)
         self._chosen: PoseSource | None = None
         self._last_ns: int | None = None
@@ -201,25 +201,25 @@ class AutoSource:
 
     def _choose(self, name: str, source: PoseSource) -> None:
         self._chosen = source
-        self._tell(f'poses come from {name}; pose.source: {name} says so from the start')
+        self._log(f'poses come from {name}; pose.source: {name} says so from the start')
 
 
 def make_pose_source(
-    config: PoseConfig, transforms: Transforms, tell: Callable[[str], None]
+    config: PoseConfig, transforms: Transforms, log: Callable[[str], None]
 ) -> PoseSource:
     """The source that `pose.source` names.
 
     Args:
         config: settings.
         transforms: of the node.
-        tell: told which source `auto` has chosen.
+        log: takes a line that names the source `auto` has chosen.
     """
 
     def automatic() -> PoseSource:
         sources: dict[str, PoseSource] = {'odometry': OdometrySource(config)}
         if tf_is_installed():
             sources = {'tf': TfSource(config, transforms), **sources}
-        return AutoSource(sources, ('visual', VisualSource(config)), tell)
+        return AutoSource(sources, ('visual', VisualSource(config)), log)
 
     makers: dict[str, Callable[[], PoseSource]] = {
         'auto': automatic,

@@ -53,7 +53,7 @@ def said(peer):
 
 def test_missing_camera_is_named_by_its_topic(make_node, peer, said):
     peer.node.destroy_publisher(peer.image)
-    assert said(start(make_node()), 'Input', 'nobody publishes on /image') == WARN
+    assert said(start(make_node()), 'Input', 'no publisher on /image') == WARN
 
 
 def test_compressed_images_on_the_topic_for_raw_ones_are_told_with_the_cure(make_node, peer, said):
