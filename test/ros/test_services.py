@@ -69,6 +69,20 @@ def test_reset_publishes_an_empty_map(make_node, peer, call, tmp_path):
     assert stamps(peer, GRID)[-1] in peer.stamps_sent
 
 
+def test_reset_after_another_configure_empties_the_map_that_viewers_still_show(
+    make_node, peer, call, tmp_path
+):
+    node = mapping_node(make_node, peer, tmp_path)
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    peer.spin(0.2)
+    assert (cells(peer) == 100).any()  # what was received stays on the screen
+    start(node)
+    assert call('reset', send=lambda: None).success
+    peer.spin_until(lambda: np.all(cells(peer) == -1))
+    assert peer.received[GRID][-1].header.frame_id == 'odom'
+
+
 def listen_to_map_points(peer):
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     received = []
