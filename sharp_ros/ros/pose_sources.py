@@ -20,13 +20,12 @@ _HISTORY = 10.0  # seconds of poses kept; an image older than that is of no use
 
 
 class PoseSource(Protocol):
-    """Gives the pose of a camera frame in a world frame at a stamp.
+    """Gives the pose of a camera frame in a world frame at a stamp."""
 
-    Attributes:
-        odometry: takes in the messages of the odometry topic, or None if they are of no use.
-    """
-
-    odometry: OdometrySource | None
+    @property
+    def odometry(self) -> OdometrySource | None:
+        """Takes in the messages of the odometry topic; None if they are of no use."""
+        ...
 
     def lookup(self, stamp_ns: int, camera_frame: str) -> tuple[np.ndarray | None, str]:
         """`T_world_camera` [4, 4] at the stamp, and the name of the world frame.
@@ -167,7 +166,7 @@ class AutoSource:
         self,
         sources: Mapping[str, PoseSource],
         fallback: tuple[str, PoseSource],
-        log: Callable[[str], None],
+        log: Callable[[str], object],
     ) -> None:
         self._sources, self._fallback, self._log = sources, fallback, log
         self.odometry = next((s.odometry for s in sources.values() if s.odometry), None)
@@ -205,7 +204,7 @@ class AutoSource:
 
 
 def make_pose_source(
-    config: PoseConfig, transforms: Transforms, log: Callable[[str], None]
+    config: PoseConfig, transforms: Transforms, log: Callable[[str], object]
 ) -> PoseSource:
     """The source that `pose.source` names.
 

@@ -80,12 +80,14 @@ class Services:
         """A service callback that answers with the message an action returns, or its error."""
 
         async def callback(request: Any, response: Any) -> Any:
-            response.success, response.message = await self._in_background(action)
+            answer = await self._in_background(action)
+            assert answer is not None  # it is set, see `done`
+            response.success, response.message = answer
             return response
 
         return callback
 
-    def _in_background(self, action: Callable[[], str]) -> rclpy.task.Future:
+    def _in_background(self, action: Callable[[], str]) -> rclpy.task.Future[tuple[bool, str]]:
         def run() -> tuple[bool, str]:
             try:
                 return True, action()
@@ -95,6 +97,7 @@ class Services:
                 return False, f'internal error, please report it: {type(error).__name__}: {error}'
 
         executor = self._node.executor
+        assert executor is not None  # the request came through it
         answer = rclpy.task.Future(executor=executor)
 
         def done(future: Future[tuple[bool, str]]) -> None:

@@ -24,9 +24,9 @@ from sharp_ros.ros.conversions import (
 from sharp_ros.ros.parents import Parents, QUIET
 
 try:
-    import tf2_ros
+    import tf2_ros  # pyright: ignore[reportMissingImports]  (no wheel carries it)
 except ImportError:
-    tf2_ros = None
+    tf2_ros: Any = None
 
 TWO_PARENTS = 'tf_two_parents'  # reason under which frames are counted meanwhile
 _HEARING = 1.0  # seconds within which a broadcaster of any moving frame is heard
