@@ -97,7 +97,7 @@ _SHARP = ModelInfo(
         'The same holds for whatever is derived from the weights: fine-tuned, converted, '
         'quantised, distilled. Who passes them on includes the agreement and its attribution. '
         'Binding is the agreement alone: the file LICENSE_MODEL of apple/ml-sharp.',
-        check=lambda path: _load_sharp(path, 'cpu'),
+        check=lambda path: _load_sharp(path, 'cpu', patch_batch=0),
     ),
 )
 MODELS = {info.name: info for info in (_NANO, _SENSOR, _SHARP)}

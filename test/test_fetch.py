@@ -210,6 +210,17 @@ def test_weights_already_there_are_checked_and_not_asked_for(run, publisher, fol
     assert publisher.asked == []
 
 
+def test_the_check_that_is_used_reads_the_file_as_the_model_would(folder, weights, monkeypatch):
+    folder.mkdir()
+    (folder / NAME).write_bytes(weights)
+    monkeypatch.setattr(sharp, 'load_checkpoint', lambda path: load_checkpoint(path, TINY))
+    check = models.MODELS['sharp'].download.check
+    check(folder / NAME)
+    (folder / NAME).write_bytes(weights[:-50_000])
+    with pytest.raises(CheckpointError, match='damaged'):
+        check(folder / NAME)
+
+
 @pytest.mark.usefixtures('strict')
 def test_damaged_weights_already_there_are_replaced(run, publisher, folder, weights):
     folder.mkdir()
