@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sharp_ros.procedural import analytic
 from sharp_ros.procedural.analytic import (
     BOX,
     developed,
@@ -18,7 +19,7 @@ from sharp_ros.procedural.analytic import (
     sample_cameras,
     sample_scenes,
 )
-from sharp_ros.training import analytic, drawn
+from sharp_ros.training import drawn
 from sharp_ros.training.drawn import draw_batch, DrawnImages
 
 pytestmark = pytest.mark.usefixtures('one_thread')
