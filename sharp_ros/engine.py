@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 
 from sharp_ros import self_check
 from sharp_ros.camera import FloorGeometry, Intrinsics
@@ -204,7 +204,7 @@ class Engine:
             self._network.move(torch.device('cpu'))
             release_memory()
 
-    def _made_ready(self, network: NetworkPredictor) -> InferenceQueue:
+    def _made_ready(self, network: NetworkPredictor[nn.Module]) -> InferenceQueue:
         if isinstance(network, OnnxPredictor):
             self.check_error = checked(network)
             return DirectQueue(network.forward, self._device)
@@ -214,7 +214,9 @@ class Engine:
         error = self_check.remembered(key) if changed else None
         compared = changed and error is None
         allow_tf32(False)
-        network.network.to(memory_format=torch.channels_last)
+        network.network.to(  # pyright: ignore[reportCallIssue]  # the stub lacks this overload
+            memory_format=torch.channels_last
+        )
         inputs: Sequence[Tensor] = ()
         expected: Sequence[Tensor] = ()
         if compared:
@@ -238,6 +240,7 @@ class Engine:
                 'model.execution to eager'
             )
         if compared:
+            assert error is not None
             self_check.remember(key, error)
         self.check_error = error
         return queue

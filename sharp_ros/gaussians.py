@@ -318,7 +318,7 @@ def save_ply(
             vertices[:, 0:3], vertices[:, 10:14] = means[rows], quats[rows]
             vertices[:, 3:6] = _f_dc_from_linear(colors[rows])
             vertices[:, 6], vertices[:, 7:10] = _logit(opacities[rows]), _log(scales[rows])
-            file.write(vertices)
+            file.write(vertices.data)
         file.writelines(tail)
 
 
@@ -335,7 +335,7 @@ def quantiles(values: np.ndarray, shares: Sequence[float]) -> np.ndarray:  # [N]
 
     It is in float32 throughout, as the PLY files and camera paths of SHARP want it.
     """
-    ranks = np.float32(shares) * np.float32(len(values) - 1)
+    ranks = np.asarray(shares, np.float32) * np.float32(len(values) - 1)
     low = np.floor(ranks).astype(np.int64).clip(0, len(values) - 1)
     high = np.minimum(low + 1, len(values) - 1)
     ordered = np.partition(values, np.unique(np.concatenate((low, high))))
@@ -357,7 +357,8 @@ def load_ply(path: str | os.PathLike[str]) -> Gaussians:
     """
     elements = _read_ply(path)
     vertex = elements.get('vertex')
-    missing = [name for name in _VERTEX if vertex is None or name not in vertex.dtype.names]
+    names = () if vertex is None else vertex.dtype.names or ()
+    missing = [name for name in _VERTEX if name not in names]
     if vertex is None or missing:
         raise InputError(
             f'{path} holds no Gaussians: vertex properties {", ".join(missing)} are missing; '

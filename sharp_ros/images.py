@@ -146,7 +146,8 @@ def read_image(path: str | Path) -> tuple[np.ndarray, float | None]:
 def _register_heif() -> bool:
     """Teach Pillow to read HEIC; whether the package for it is installed."""
     try:
-        from pillow_heif import register_heif_opener
+        # whoever wants it installs it
+        from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
     except ImportError:
         return False
     register_heif_opener()

@@ -51,7 +51,7 @@ def key(network: nn.Module, precision: str, execution: str, *more: str) -> str:
     checksum = 0
     for parameter in network.parameters():
         data = parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy()
-        checksum = zlib.crc32(memoryview(data), checksum)
+        checksum = zlib.crc32(data.data, checksum)
     device = next(network.parameters()).device
     facts = [
         checksum,

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 import math
+from typing import cast
 
 import torch
 from torch import nn, Tensor
@@ -61,7 +62,7 @@ class VisionTransformer(nn.Module):
             The normalised last features and, as they left their block, the tapped ones: all
             [N, dim, grid, grid].
         """
-        project = self.patch_embed['proj']
+        project = self._projection
         x = project(images.to(project.weight.dtype)).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
         tapped = []
@@ -73,7 +74,11 @@ class VisionTransformer(nn.Module):
 
     def _map(self, tokens: Tensor) -> Tensor:  # [N, 1 + grid^2, dim] -> [N, dim, grid, grid]
         maps = tokens[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        return maps.to(self.patch_embed['proj'].weight.dtype)
+        return maps.to(self._projection.weight.dtype)
+
+    @property
+    def _projection(self) -> nn.Conv2d:
+        return cast('nn.Conv2d', self.patch_embed['proj'])  # made above
 
 
 class Block(nn.Module):
@@ -148,7 +153,8 @@ class Linear(nn.Linear):
     multiplies float32 matrices with, and a little less in bfloat16 (docs/benchmark.md).
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    # torch names the argument after a builtin
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[..., in] -> [..., out]."""
         if x.device.type != 'cpu':
             return super().forward(x)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import nn, Tensor
@@ -126,7 +127,7 @@ class GaussianDecoder(nn.Module):
         Returns:
             Texture and geometry features, [B, out_width, S / 2, S / 2] each.
         """
-        encode = self.image_encoder['conv']
+        encode = cast('nn.Conv2d', self.image_encoder['conv'])  # made above
         x = self.fusion(self.decoder(features), encode(image.to(encode.weight.dtype)))
         return self.texture_head(x), self.geometry_head(x)
 

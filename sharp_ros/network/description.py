@@ -141,8 +141,8 @@ class _Section:
         values = self.take(key, list, default)
         if len(values) != count:
             raise ValueError(f'{self.name}.{key} needs {count} numbers, got {values!r}')
-        item = _Section(f'{self.name}.{key}', dict(enumerate(values)))
-        return tuple(item.take(i, kind) for i in range(count))  # type: ignore[arg-type]
+        item = _Section(f'{self.name}.{key}', {str(i): v for i, v in enumerate(values)})
+        return tuple(item.take(str(i), kind) for i in range(count))
 
     def section(self, key: str) -> _Section | None:
         if key not in self._left:

@@ -123,9 +123,11 @@ class NanoNetwork(nn.Module):
             start = torch.tensor([0.6, -2.0, -1.2, -4.0])[:channels]
             nn.init.normal_(self.head.weight[: len(start)], std=0.01)
             nn.init.zeros_(self.head.weight[len(start) :])
-            nn.init.zeros_(self.head.bias)
-            self.head.bias[: len(start)] = start
-            self.head.bias[channels:] = _bilinear_logits() if layout.convex else 0.0
+            bias = self.head.bias
+            assert bias is not None
+            nn.init.zeros_(bias)
+            bias[: len(start)] = start
+            bias[channels:] = _bilinear_logits() if layout.convex else 0.0
 
     def forward(self, rgb: Tensor, intrinsics: Tensor, geometry: Tensor | None = None) -> Tensor:
         """Predict two depth layers.
@@ -251,6 +253,7 @@ class Lite0Encoder(nn.Module):
         try:
             _load_folded(self.stem, state, '_conv_stem', '_bn0')
             for i, block in enumerate(self.blocks):
+                assert isinstance(block, InvertedResidual)
                 prefix = f'_blocks.{i}.'
                 if block.expand is not None:
                     _load_folded(block.expand, state, f'{prefix}_expand_conv', f'{prefix}_bn0')
@@ -301,7 +304,8 @@ class SameConv(nn.Conv2d):
     ) -> None:
         super().__init__(channels, out_channels, kernel, stride, padding=0, groups=groups)
 
-    def forward(self, x: Tensor) -> Tensor:
+    # torch names the argument after a builtin
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Output sides are the input's divided by the stride, rounded up."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1:
@@ -354,16 +358,12 @@ class Fuse(nn.Module):
 def fold_batch_norms(module: nn.Module) -> nn.Module:
     """Fold the decoder's batch norms into their convolutions, in place; for inference only."""
     for name, child in list(module.named_children()):
-        if (
-            isinstance(child, nn.Sequential)
-            and len(child) == 3
-            and isinstance(child[0], nn.Conv2d)
-            and isinstance(child[1], nn.BatchNorm2d)
-        ):
-            fused = fuse_conv_bn_eval(child[0].eval(), child[1].eval())
-            setattr(module, name, nn.Sequential(fused, child[2]))
-        else:
-            fold_batch_norms(child)
+        match list(child) if isinstance(child, nn.Sequential) else []:
+            case [nn.Conv2d() as convolution, nn.BatchNorm2d() as norm, activation]:
+                fused = fuse_conv_bn_eval(convolution.eval(), norm.eval())
+                setattr(module, name, nn.Sequential(fused, activation))
+            case _:
+                fold_batch_norms(child)
     return module
 
 
@@ -412,7 +412,9 @@ def load_weights(path: str | Path) -> NanoNetwork:
             raise CheckpointError(f'weights {path}: {name} holds no finite floats; {advice}')
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     network.requires_grad_(False)
-    return network.to(memory_format=torch.channels_last)  # a third faster on CPUs
+    return network.to(  # pyright: ignore[reportCallIssue]  # the stub lacks this overload
+        memory_format=torch.channels_last  # a third faster on CPUs
+    )
 
 
 def _load_folded(conv: SameConv, state: Mapping[str, Tensor], name: str, norm: str) -> None:

@@ -7,7 +7,7 @@ from copy import copy
 from functools import partial
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -106,14 +106,15 @@ class OnnxSession:
         """
         if self._session is None:
             self._session = self._open()
-        return self._session.run(list(names), feeds)
+        outputs = self._session.run(list(names), feeds)
+        return cast('list[np.ndarray]', outputs)  # not the sequences and maps of other networks
 
     def close(self) -> None:
         """Let go of all memory; the next `run` opens the file again."""
         self._session = None
 
 
-class OnnxPredictor(NetworkPredictor):
+class OnnxPredictor(NetworkPredictor[nn.Module]):
     """What networks in ONNX have in common: no weights of torch, and results on the CPU.
 
     Args:

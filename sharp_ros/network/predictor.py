@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 import math
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -24,6 +24,8 @@ from sharp_ros.network.unprojection import unproject
 _PLAUSIBLE = 1e-3, 1e5  # metres between which a number in a depth image is one
 _SAME_SURFACE = 1.25  # ratio of depths within a block of pixels up to which they are of one
 _CPU_BATCH = 5  # windows whose activations stay in the caches
+
+Network_co = TypeVar('Network_co', bound=nn.Module, covariant=True)
 
 
 class Predictor(Protocol):
@@ -45,7 +47,7 @@ class Predictor(Protocol):
         ...
 
 
-class NetworkPredictor(ABC):
+class NetworkPredictor(ABC, Generic[Network_co]):
     """A predictor in three steps, of which an engine may recast, compile or capture the second.
 
     Args:
@@ -59,7 +61,7 @@ class NetworkPredictor(ABC):
     large = False
     uses_geometry = False
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Network_co) -> None:
         self.network = network
         self.device = next(network.parameters()).device
 
@@ -119,7 +121,7 @@ class NetworkPredictor(ABC):
         return False
 
 
-class NanoPredictor(NetworkPredictor):
+class NanoPredictor(NetworkPredictor[NanoNetwork]):
     """The nano network around a fixed pixel budget: resize, predict, compose.
 
     Args:
@@ -191,7 +193,7 @@ def _geometry_tensor(geometry: FloorGeometry | None) -> Tensor:  # -> [1, 5]
     return torch.tensor([[*up, math.log(geometry.height), 1.0]], dtype=torch.float32)
 
 
-class SharpPredictor(NetworkPredictor):
+class SharpPredictor(NetworkPredictor[SharpNetwork]):
     """SHARP around its fixed square: squeeze, predict, place in front of the true camera.
 
     Args:

@@ -159,11 +159,11 @@ _THIN_32, _TINY_32 = np.float32(_THINNEST), np.float32(_TINY)
 def _shapes_on_cpu(scales: Tensor, quats: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
     """`_shapes` in 32-bit floats."""
     # Not made contiguous: the network leaves planes, and numba compiles for whatever layout comes.
-    planes = [t.detach().float().numpy().T for t in (scales, quats)]
+    scales_, quats_ = (t.detach().float().numpy().T for t in (scales, quats))
     (a, b, _), (c, d, _) = lens.float().numpy()
     # Where numba and torch share OpenMP, the start of numba's threads sets torch's number of them.
     threads = torch.get_num_threads()
-    out = _shapes_kernel(*planes, (a, b, c, d))
+    out = _shapes_kernel(scales_, quats_, (a, b, c, d))
     torch.set_num_threads(threads)
     return torch.from_numpy(out[0]), torch.from_numpy(out[1])
 
