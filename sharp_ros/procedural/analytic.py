@@ -98,7 +98,7 @@ class _Hits(NamedTuple):
     first: Tensor  # [B, R] distance along the ray, inf for none
     second: Tensor  # [B, R] the same of the next other thing that is entered
     owner: Tensor  # [B, R] int64, of the first
-    index: Tensor  # [B, R] int64, of the first primitive
+    primitive: Tensor  # [B, R] int64, of the first
 
 
 class Draw:
@@ -540,6 +540,7 @@ def _meet(
             x, r = p * measure, way * measure
             a, b, e = a + r * r, b + r * x, e + x * x
         root = b * b - a * e
+        assert isinstance(root, Tensor)  # the sums only start as floats
         width = root.clamp(min=0.0).sqrt()
         round_in, round_out = (-b - width) / a, (width - b) / a
         box, rod = kind == BOX, kind == ROD
@@ -593,7 +594,7 @@ def _shade(
     seen = hits.first.isfinite()
     distance = torch.where(seen, hits.first, torch.zeros_like(hits.first))[..., None]
     points = eye + rays * distance
-    normal, uv = _surface(scenes, points, rays, hits.index)
+    normal, uv = _surface(scenes, points, rays, hits.primitive)
     z = normal[..., 2]
     last = scenes.pattern.shape[1]
     indoors = torch.where(z > 0.5, last + _FLOOR, torch.where(z < -0.5, last + _CEILING, 0))

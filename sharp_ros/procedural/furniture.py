@@ -173,7 +173,8 @@ def add_bench(
     if back < 0.35:  # tools hang on a board
         scene.box((width, 0.02, 0.8), at(0, depth / 2, height), yaw, frame, part)
         metal = scene.material('metal')
-        for u in np.arange(-width / 2 + 0.1, width / 2 - 0.05, rng.uniform(0.08, 0.2)):
+        hooks = np.arange(-width / 2 + 0.1, width / 2 - 0.05, rng.uniform(0.08, 0.2))
+        for u in hooks.tolist():
             long, wide = rng.uniform(0.1, 0.3), rng.uniform(0.015, 0.06)
             grip = scene.material('plain')
             z = height + 0.72 - long
@@ -274,7 +275,7 @@ def add_shelf(
     part = scene.new_part()
     material = scene.material_of('wood', 'plain', 'metal')
     board = rng.uniform(0.015, 0.04)
-    count = rng.integers(2, 7)
+    count = int(rng.integers(2, 7))
     for i in (-1, 1):
         place = at(i * (width / 2 - board / 2), 0, 0)
         scene.box((board, depth, height), place, yaw, material, part)
@@ -478,7 +479,7 @@ def add_person(
             end = shoulder - turn[:, 2] * length * k
             scene.cylinder(width * k, length * k, tuple(end), material, part, 10, turn=turn)
             shoulder = end
-        scene.sphere((0.1 * k,) * 3, tuple(shoulder - [0, 0, 0.08 * k]), skin, part)
+        scene.sphere((0.1 * k, 0.1 * k, 0.1 * k), tuple(shoulder - [0, 0, 0.08 * k]), skin, part)
     scene.cylinder(0.36 * k, 0.62 * k, at(0, 0, -0.03), shirt, part, 16, 0.24 * k, turn=yaw)
     scene.cylinder(0.1 * k, 0.12 * k, at(0, 0, 0.57), skin, part, 10)
     scene.sphere((0.17 * k, 0.2 * k, 0.25 * k), at(0, 0, 0.65), skin, part)

@@ -38,6 +38,7 @@ from sharp_ros.procedural.scene import (
     Scene,
     SceneBuilder,
     Target,
+    UNLIMITED,
     Vector,
 )
 from sharp_ros.procedural.textures import Textures
@@ -114,7 +115,7 @@ WALL = 0.12  # thickness
 MAX_PIECES = 26  # of furniture in a room
 
 Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1
-AddAt = Callable[[float, float, float], None]  # x, y, yaw
+AddAt = Callable[[float, float, float], object]  # x, y, yaw
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def _partition(
 
     if style != 'corridor':
         whole = style in ('tight', 'warehouse', 'workshop')
-        split(0, 0, width, length, 0 if whole else rng.integers(0, 4))
+        split(0, 0, width, length, 0 if whole else int(rng.integers(0, 4)))
         return rooms, walls
     across = rng.uniform(1.1, 2.6)
     start = rng.uniform(0.3, 0.7) * (length - across)
@@ -464,7 +465,7 @@ class Furnisher:
             if not (roles and self.model(*roles, chance=chance)):
                 getattr(self, f'_{piece}')()
 
-    def model(self, *roles: str, chance: float = 0.0, largest: Vector = (math.inf,) * 3) -> bool:
+    def model(self, *roles: str, chance: float = 0.0, largest: Vector = UNLIMITED) -> bool:
         """Put a model, along a wall with this chance; False if there was none to be put.
 
         True does not say that a place was found.
@@ -729,7 +730,7 @@ class Furnisher:
         width, depth = rng.uniform(0.4, 1.2), rng.uniform(0.4, 1.2)
 
         def add(x: float, y: float, yaw: float) -> None:
-            count = rng.integers(1, 2 + int(8 * width * depth))
+            count = int(rng.integers(1, 2 + int(8 * width * depth)))
             add_clutter(self._builder, x, y, 0, width, depth, yaw, count, 'floor')
             self._builder.targets.append(Target((x, y, 0.05), None))
 

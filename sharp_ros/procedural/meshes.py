@@ -196,7 +196,7 @@ class Models:
     def of_role(
         self,
         *roles: str,
-        largest: Sequence[float] = (math.inf,) * 3,
+        largest: Sequence[float] | np.ndarray = (math.inf,) * 3,
         categories: Sequence[str] = (),
     ) -> list[Model]:
         """Models of some roles, no larger than that, of any or some categories."""
@@ -205,7 +205,9 @@ class Models:
             for role in roles
             if role in self._by_role
             for model, fits in zip(
-                self._by_role[role], (self._sizes[role] <= largest).all(1), strict=True
+                self._by_role[role],
+                np.all(self._sizes[role] <= np.asarray(largest), axis=1),
+                strict=True,
             )
             if fits and (not categories or model.category in categories)
         ]
@@ -796,11 +798,12 @@ def _nearest_uv(
     """Texture coordinates of a mesh at the corners [N, 3, 3] of other triangles near it."""
     scene = o3d.t.geometry.RaycastingScene(nthreads=1)
     scene.add_triangles(
-        o3d.core.Tensor(vertices.astype(np.float32)), o3d.core.Tensor(faces.astype(np.uint32))
+        o3d.core.Tensor.from_numpy(vertices.astype(np.float32)),
+        o3d.core.Tensor.from_numpy(faces.astype(np.uint32)),
     )
 
     def look_up(points: np.ndarray) -> np.ndarray:
-        query = o3d.core.Tensor(points.astype(np.float32).reshape(-1, 3))
+        query = o3d.core.Tensor.from_numpy(points.astype(np.float32).reshape(-1, 3))
         found = scene.compute_closest_points(query, nthreads=1)
         second, third = found['primitive_uvs'].numpy().T[..., None]
         a, b, c = uv[found['primitive_ids'].numpy().astype(int)].transpose(1, 0, 2)
@@ -823,7 +826,7 @@ def _distances(mesh: Mesh, size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     """
     vertices, faces = mesh[0].astype(np.float32), mesh[1].astype(np.uint32)
     scene = o3d.t.geometry.RaycastingScene(nthreads=1)
-    scene.add_triangles(o3d.core.Tensor(vertices), o3d.core.Tensor(faces))
+    scene.add_triangles(o3d.core.Tensor.from_numpy(vertices), o3d.core.Tensor.from_numpy(faces))
     grid = (np.arange(VIEW) + 0.5) / VIEW * 2 - 1
     u, v = (axis.ravel()[:, None] for axis in np.meshgrid(grid, grid))
     reach, middle = float(np.linalg.norm(size)) / 2, np.array([0, 0, size[2] / 2])
@@ -838,7 +841,7 @@ def _distances(mesh: Mesh, size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
         origins = middle + away * 2 * reach + reach * (u * right + v * np.cross(away, right))
         rays.append(np.concatenate([origins, np.broadcast_to(-away, origins.shape)], 1))
     bundle = np.stack(rays).astype(np.float32)
-    hits = scene.cast_rays(o3d.core.Tensor(bundle), nthreads=1)
+    hits = scene.cast_rays(o3d.core.Tensor.from_numpy(bundle), nthreads=1)
     towards = (hits['primitive_normals'].numpy() * bundle[..., 3:]).sum(-1) < 0
     return hits['t_hit'].numpy(), hits['primitive_ids'].numpy(), towards
 

@@ -94,7 +94,7 @@ def _street(builder: SceneBuilder) -> list[Room]:
         _roadside(builder, side, half + width, walk, length)
     if rng.uniform() < 0.6:
         white = builder.material('worn', np.full(3, 0.7, np.float32))
-        for x in np.arange(-length, length, rng.uniform(4, 9)):
+        for x in np.arange(-length, length, rng.uniform(4, 9)).tolist():
             _slab(builder, (x, x + 2), (-0.06, 0.06), road + 0.004, white)
     for side in (-1, 1):
         x = -40 + rng.uniform(0, 8)
@@ -104,7 +104,7 @@ def _street(builder: SceneBuilder) -> list[Room]:
                 _car(builder, x, side * (half - 1.05), road, rng.choice([0, math.pi]))
             x += rng.uniform(5.2, 6.5)
         along = -30 + rng.uniform(0, 10)
-        kind = rng.choice([_tree, _pole])
+        kind = (_tree, _pole)[rng.integers(2)]
         while along < 40:
             if rng.uniform() < 0.7:
                 kind(builder, along, side * (half + 0.5), walk)
@@ -124,7 +124,7 @@ def _street(builder: SceneBuilder) -> list[Room]:
         Room((-x0, half + 0.8, x0, half + right), 10.0),
     ]
     for pavement in pavements:
-        _strew(builder, pavement, rng.integers(2, 14))
+        _strew(builder, pavement, int(rng.integers(2, 14)))
     return pavements
 
 
@@ -148,7 +148,7 @@ def _strew(builder: SceneBuilder, ground: Room, count: int) -> None:
         builder.targets.append(Target((x, y, 0.45), yaw))
 
     def things(x: float, y: float, yaw: float) -> None:
-        add_clutter(builder, x, y, 0, 0.8, 0.8, yaw, rng.integers(1, 5))
+        add_clutter(builder, x, y, 0, 0.8, 0.8, yaw, int(rng.integers(1, 5)))
         builder.targets.append(Target((x, y, 0.05), None))
 
     kinds = (  # role of the models that stand in for it, width, depth, how to add it
@@ -172,7 +172,7 @@ def _roadside(builder: SceneBuilder, side: int, offset: float, z: float, length:
     yaw = 0.0 if side > 0 else math.pi
     if rng.uniform() < 0.25:
         _border(builder, (0, side * (offset + 0.3)), yaw, 2 * length, z)
-        for x in np.arange(-40, 60, rng.uniform(4, 12)):
+        for x in np.arange(-40, 60, rng.uniform(4, 12)).tolist():
             _tree(builder, x + rng.normal(0, 1), side * (offset + rng.uniform(2, 8)), z)
         return
     x = -length
@@ -257,7 +257,7 @@ def _border(
     model = builder.pick('fence')
     if model is not None:
         step = float(model.size[0])
-        for u in np.arange(-length / 2 + step / 2, length / 2 - step / 2, step):
+        for u in np.arange(-length / 2 + step / 2, length / 2 - step / 2, step).tolist():
             if abs(u) < 20:
                 builder.model(model, at(u, 0, z), yaw, part)
         return
@@ -276,7 +276,7 @@ def _border(
         wood = builder.material_of('planks', 'wood', 'plain', 'metal')
         gap = rng.uniform(0.02, 0.2)
         reach = min(length, 40.0)
-        for u in np.arange(-reach / 2, reach / 2, 0.09 + gap):
+        for u in np.arange(-reach / 2, reach / 2, 0.09 + gap).tolist():
             builder.box((0.09, 0.02, height), at(u, 0, z), yaw, wood, part)
         for w in (0.2, 0.8):
             builder.box((reach, 0.05, 0.08), at(0, 0.035, z + w * height), yaw, wood, part)
@@ -471,10 +471,10 @@ def _yard(builder: SceneBuilder) -> list[Room]:
             put(1.8, 0.9, lambda x, y, yaw: add_table(builder, x, y, 1.7, 0.8, 0.74, yaw))
     for _ in range(rng.integers(0, 6)):
         if not furnisher.model('chair', 'sofa', 'outdoor'):
-            put(0.6, 0.6, lambda x, y, yaw: add_chair(builder, x, y, yaw) and None)
+            put(0.6, 0.6, lambda x, y, yaw: add_chair(builder, x, y, yaw))
     if rng.uniform() < 0.35:
         put(2.6, 2.2, lambda x, y, yaw: _shed(builder, x, y, yaw))
-    _strew(builder, ground, rng.integers(2, 12))
+    _strew(builder, ground, int(rng.integers(2, 12)))
     return [ground]
 
 

@@ -45,7 +45,7 @@ def cast(scene: Scene, origins: np.ndarray, directions: np.ndarray) -> dict[str,
     rays = np.empty((len(origins), 6), np.float32)
     rays[:, :3] = origins
     rays[:, 3:] = directions
-    hits = scene.caster.cast_rays(o3d.core.Tensor(rays), nthreads=1)
+    hits = scene.caster.cast_rays(o3d.core.Tensor.from_numpy(rays), nthreads=1)
     found = {name: value.numpy() for name, value in hits.items()}
     triangle = found['primitive_ids'].astype(np.int64)
     triangle[~np.isfinite(found['t_hit'])] = 0

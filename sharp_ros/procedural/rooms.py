@@ -266,9 +266,9 @@ def write_shard(
     if not rows:
         return 0
     columns = zip(*((*view, seed) for view, seed in rows), strict=True)
-    names = ('rgb', 'd', 'd2', 'f', 'pose', 'scene')
+    rgb, d, d2, f, pose, scene = (np.stack(column) for column in columns)
     with replacing(path) as file:
-        np.savez(file, **{n: np.stack(c) for n, c in zip(names, columns, strict=True)})
+        np.savez(file, rgb=rgb, d=d, d2=d2, f=f, pose=pose, scene=scene)
     return len(rows)
 
 

@@ -19,6 +19,7 @@ from sharp_ros.procedural.meshes import FIXED_COLOURS, FurnishedTextures, Model
 from sharp_ros.procedural.textures import SIZE, Textures
 
 Vector = tuple[float, float, float]
+UNLIMITED: Vector = (math.inf, math.inf, math.inf)
 Turn = float | np.ndarray  # yaw in radians, or a rotation matrix [3, 3]
 
 # Side of one repeat of a texture, metres; 0.7 where not named.
@@ -336,7 +337,9 @@ class SceneBuilder:
         vertices, faces, uv, texture, tint, part, emission, gloss = columns
         faces = faces.astype(np.uint32)
         caster = o3d.t.geometry.RaycastingScene(nthreads=1)
-        caster.add_triangles(o3d.core.Tensor(vertices), o3d.core.Tensor(faces))
+        caster.add_triangles(
+            o3d.core.Tensor.from_numpy(vertices), o3d.core.Tensor.from_numpy(faces)
+        )
         return Scene(
             caster=caster,
             uv=uv,
@@ -356,7 +359,7 @@ class SceneBuilder:
     def pick(
         self,
         *roles: str,
-        largest: Vector = (math.inf,) * 3,
+        largest: Vector = UNLIMITED,
         categories: Sequence[str] = (),
         share: float = MODELS,
     ) -> Piece | None:

@@ -74,7 +74,9 @@ def mip_pyramid(level: np.ndarray) -> np.ndarray:  # [T, S, S, 3] -> [T, P, 3]
 def _plain(rng: np.random.Generator) -> np.ndarray:
     lightness = rng.choice([rng.uniform(0.6, 0.97), rng.uniform(0.1, 0.9)])
     base = _colour(rng, lightness, rng.beta(1, 5))
-    noise = _clouds(rng, octaves=7, base=rng.integers(1, 5), persistence=rng.uniform(0.4, 0.9))
+    noise = _clouds(
+        rng, octaves=7, base=int(rng.integers(1, 5)), persistence=rng.uniform(0.4, 0.9)
+    )
     return base * (1 + noise[..., None] * rng.uniform(0.0, 0.04))
 
 
@@ -176,7 +178,7 @@ def _marble(rng: np.random.Generator) -> np.ndarray:
 def _concrete(rng: np.random.Generator) -> np.ndarray:
     base = _colour(rng, rng.uniform(0.3, 0.8), 0.04)
     strength = rng.uniform(0.03, 0.15)
-    noise = _clouds(rng, octaves=8, base=rng.integers(2, 6), persistence=0.7)
+    noise = _clouds(rng, octaves=8, base=int(rng.integers(2, 6)), persistence=0.7)
     return base * (1 + strength * noise[..., None])
 
 

@@ -125,7 +125,7 @@ def bricks(rng: np.random.Generator, color: Rgb) -> Material:
             columns = np.arange(x0 + 6, x0 + 204) % 1024
             rows = np.arange(row * 64 + 6, row * 64 + 64)[:, None]
             tone = tuple(np.array(color) * rng.uniform(0.75, 1.15))
-            image[rows, columns] = _tint(tone, surface[rows, columns])  # type: ignore[arg-type]
+            image[rows, columns] = _tint(tone, surface[rows, columns])
     return Material(image, 1.2)
 
 

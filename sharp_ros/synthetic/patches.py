@@ -183,7 +183,7 @@ def distance_to_patch(points: np.ndarray, corners: np.ndarray, half: bool) -> np
 
 
 @njit(cache=True, nogil=True)
-def _bound(corners, front, fx, fy, cx, cy, width, height, boxes):  # type: ignore[no-untyped-def]
+def _bound(corners, front, fx, fy, cx, cy, width, height, boxes):
     near = 1e-3
     for p in range(corners.shape[0]):
         x0, x1, y0, y1 = 1e9, -1e9, 1e9, -1e9

@@ -89,7 +89,10 @@ def _light_maps(
     whole = ~rects.half
     triangles = np.concatenate([quads[:, [0, 1, 3]], quads[whole][:, [2, 3, 1]]])
     owner = np.concatenate([np.arange(len(quads)), np.flatnonzero(whole)])
-    caster.add_triangles(o3d.core.Tensor(vertices), o3d.core.Tensor(triangles.astype(np.uint32)))
+    caster.add_triangles(
+        o3d.core.Tensor.from_numpy(vertices),
+        o3d.core.Tensor.from_numpy(triangles.astype(np.uint32)),
+    )
 
     sizes = np.clip(np.ceil(lengths / _LIGHT_TEXEL), 2, 128).astype(int)
     counts = sizes.prod(-1)
@@ -111,7 +114,8 @@ def _light_maps(
             cosine = cosine * np.clip(-unit @ facing, 0, None)
         lit = np.flatnonzero(cosine > 1e-4)
         rays = np.concatenate([points[lit], ray[lit]], -1).astype(np.float32)
-        free = ~caster.test_occlusions(o3d.core.Tensor(rays), tnear=0, tfar=0.999).numpy()
+        shadow_rays = o3d.core.Tensor.from_numpy(rays)
+        free = ~caster.test_occlusions(shadow_rays, tnear=0, tfar=0.999).numpy()
         lit = lit[free]
         strength = cosine[lit] / (squared[lit] + 0.05)
         direct[lit] += strength[:, None] * np.asarray(power)
@@ -130,7 +134,7 @@ def _light_maps(
     for i in range(n):
         d = local[i, 0] * tangent + local[i, 1] * bitangent + up[i] * normal
         rays = np.concatenate([points, d], -1).astype(np.float32)
-        hit = caster.cast_rays(o3d.core.Tensor(rays))
+        hit = caster.cast_rays(o3d.core.Tensor.from_numpy(rays))
         triangle = hit['primitive_ids'].numpy()
         distance = hit['t_hit'].numpy()
         found = np.flatnonzero(np.isfinite(distance))
@@ -180,7 +184,7 @@ def render(
 
 
 @njit(cache=True, nogil=True)
-def _fill(planes, boxes, half, ids, inverse_depth):  # type: ignore[no-untyped-def]
+def _fill(planes, boxes, half, ids, inverse_depth):
     """Nearest patch of every pixel centre. The slack closes seams between neighbours."""
     for p in range(planes.shape[0]):
         w_x, u_x, v_x = planes[p, 0, 0], planes[p, 1, 0], planes[p, 2, 0]
@@ -205,9 +209,7 @@ def _fill(planes, boxes, half, ids, inverse_depth):  # type: ignore[no-untyped-d
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _shade(  # type: ignore[no-untyped-def]
-    ids, inverse_depth, planes, texels, offsets, sizes, data, image, depth
-):
+def _shade(ids, inverse_depth, planes, texels, offsets, sizes, data, image, depth):
     """Trilinear texture lookup."""
     for y in range(ids.shape[0]):
         for x in range(ids.shape[1]):

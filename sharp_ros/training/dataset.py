@@ -393,7 +393,9 @@ def _processing(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         x = cv2.addWeighted(x, 1 + amount, cv2.GaussianBlur(x, (0, 0), radius), -amount, 0)
     if rng.uniform() < 0.4:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 95))]
-        x = cv2.imdecode(cv2.imencode('.jpg', x, quality)[1], cv2.IMREAD_COLOR)
+        decoded = cv2.imdecode(cv2.imencode('.jpg', x, quality)[1], cv2.IMREAD_COLOR)
+        assert decoded is not None
+        x = decoded
     return x
 
 

@@ -101,7 +101,8 @@ class DrawnImages:
     def batch(self, ids: Sequence[int], height: int, width: int, rng: None) -> Batch:
         """As `Shards.batch`, at the size that was drawn."""
         assert self._whole.depth.shape[1:] == (height, width)
-        return Batch(*(column[list(ids)] for column in self._whole[:5]))
+        columns = (column for column in self._whole if column is not None)
+        return Batch(*(column[list(ids)] for column in columns))
 
 
 def _geometry(cameras: Cameras, draw: Draw | None) -> Tensor:  # -> [B, 5]
@@ -206,7 +207,8 @@ def _noisy(x: Tensor, draw: Draw) -> Tensor:
     """Noise of photons, more where it is bright, or of the sensor; fine, or coarse."""
     n = len(x)
     noise = draw.normal(0.0, 1.0, *x.shape)
-    coarse = _gaussians(*(torch.full((n,), 0.8, device=x.device),) * 2, draw.uniform(0.0, 1.0, n))
+    width = torch.full((n,), 0.8, device=x.device)
+    coarse = _gaussians(width, width, draw.uniform(0.0, 1.0, n))
     noise = _some(draw, 0.3, 2 * _filtered(noise, coarse), noise)
     noise = _some(draw, 0.5, noise * (0.4 + x.clamp(min=0.0).sqrt()), noise)
     return _some(draw, 0.6, x + noise * draw.uniform(0.0, 0.05, n, 1, 1, 1), x)

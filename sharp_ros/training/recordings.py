@@ -79,8 +79,8 @@ def write_recording(images: Iterable[RecordedImage], folder: str | Path) -> int:
             if len({row[0].shape for row in rows}) > 1:
                 raise InputError('images of the recording differ in size', 'size_mismatch')
             rgb, depth, k, pose = (np.stack(column) for column in zip(*rows, strict=True))
-            arrays = {'rgb': rgb, 'd': depth, 'd2': np.zeros_like(depth), 'k': k, 'pose': pose}
-            np.savez(target / f'recording_{count:06d}.npz', **arrays)
+            path, none = target / f'recording_{count:06d}.npz', np.zeros_like(depth)
+            np.savez(path, rgb=rgb, d=depth, d2=none, k=k, pose=pose)
             count += len(block)
         if count <= IMAGES_PER_SHARD:
             raise InputError(
@@ -214,7 +214,7 @@ def _disparities(left: np.ndarray, right: np.ndarray, below: int) -> tuple[np.nd
     grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (left, right)]
     width = left.shape[1]
     count = max(16, round(width * NEAREST / 16) * 16)
-    matcher = cv2.StereoSGBM_create(
+    matcher = cv2.StereoSGBM.create(
         -below,
         count,
         5,

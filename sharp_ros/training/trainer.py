@@ -21,7 +21,7 @@ import json
 import math
 from pathlib import Path
 import time
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -139,7 +139,9 @@ class Run:
         )
         torch.manual_seed(config.seed)
         network = _initial_network(config).to(self.device)
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(  # pyright: ignore[reportCallIssue]  # not in the stub
+            memory_format=torch.channels_last
+        )
         self.averaged = copy.deepcopy(self.network).eval()
         # All with the same parameters but their own batch norm statistics.
         shared = {id(parameter): parameter for parameter in self.network.parameters()}
@@ -256,7 +258,7 @@ class Run:
     def _prepare_next(self, pool: ThreadPoolExecutor) -> list[Future[Batch]]:
         """Let the threads load one part each of the next batch, or the device draw it."""
         step, position = self._planned
-        count, *size = self.plan(step)
+        count, height, width = self.plan(step)
         self._planned = step + 1, position + count
         seed, images = self.config.seed, self._images
         chance, drawn = np.random.default_rng((seed, step, 1)).uniform(size=2)
@@ -266,7 +268,8 @@ class Run:
 
             def prepare(part: int) -> Batch:
                 share = len(range(part, count, parts))
-                return draw_batch((seed, step, 3, part), share, *size, self.device, pairs)
+                key = (seed, step, 3, part)
+                return draw_batch(key, share, height, width, self.device, pairs)
 
         else:
             parts = self.config.threads
@@ -275,7 +278,7 @@ class Run:
 
             def prepare(part: int) -> Batch:
                 rng = np.random.default_rng((seed, step, 2, part))
-                return images.batch(ids[part::parts], *size, rng, pairs)
+                return images.batch(ids[part::parts], height, width, rng, pairs)
 
         return [pool.submit(prepare, part) for part in range(parts)]
 
@@ -387,7 +390,8 @@ def on_device(parts: Sequence[Batch], device: torch.device) -> Batch:
         image = whole.ndim == 4 and whole.shape[1] == 3
         return whole.contiguous(memory_format=torch.channels_last) if image else whole
 
-    return Batch(*(move(*column) for column in zip(*parts, strict=True)))  # type: ignore[arg-type]
+    columns = [move(*column) for column in zip(*parts, strict=True)]
+    return Batch(*cast('list[Tensor]', columns))  # none lacks more than the parts do
 
 
 def validate(
