@@ -170,12 +170,23 @@ def _shift_px(a: _Image, b: _Image) -> float:
     """Median way of the corners of one image to the other, lost ones being infinitely far."""
     if not len(a.corners):
         return 0.0
-    there, found, _ = cv2.calcOpticalFlowPyrLK(a.gray, b.gray, a.corners, None)
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(b.gray, a.gray, there, None)
+    there, found = _tracked(a.gray, b.gray, a.corners)
+    back, found_back = _tracked(b.gray, a.gray, there)
     astray = np.linalg.norm(back - a.corners, axis=-1) > _RETURN_PX
     way = np.linalg.norm(there - a.corners, axis=-1)
     way[(found == 0) | (found_back == 0) | astray] = np.inf
     return float(np.median(way))
+
+
+def _tracked(a: np.ndarray, b: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where corners [N, 1, 2] of one image are in the other, and whether they were found."""
+    there, found, _ = cv2.calcOpticalFlowPyrLK(  # pyright: ignore[reportCallIssue]
+        a,
+        b,
+        corners,
+        None,  # pyright: ignore[reportArgumentType]  # no first guess, which the stub demands
+    )
+    return there, found
 
 
 @numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')

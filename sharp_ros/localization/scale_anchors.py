@@ -110,7 +110,8 @@ class ScaleAnchor(Protocol):
 class ParallaxAnchor:
     """Points seen from two poses whose distance in metres is known; see `parallax_scale`."""
 
-    source, systematic = PARALLAX, _CALIBRATION
+    source: ClassVar[str] = PARALLAX
+    systematic: ClassVar[float] = _CALIBRATION
 
     def __init__(self, config: ScaleConfig) -> None:
         del config  # nothing to set
@@ -125,7 +126,8 @@ class ParallaxAnchor:
 class HeightAnchor:
     """The floor, at the known height of the camera above it; see `height_scale`."""
 
-    source, systematic = HEIGHT, _BENDING
+    source: ClassVar[str] = HEIGHT
+    systematic: ClassVar[float] = _BENDING
 
     def __init__(self, config: ScaleConfig) -> None:
         self._config = config
@@ -146,7 +148,8 @@ class HeightAnchor:
 class SensorAnchor:
     """Depth as a sensor measured it; see `sensor_scale`."""
 
-    source, systematic = SENSOR, _RANGING
+    source: ClassVar[str] = SENSOR
+    systematic: ClassVar[float] = _RANGING
 
     def __init__(self, config: ScaleConfig) -> None:
         del config  # nothing to set

@@ -226,7 +226,7 @@ class ScaleFilter:
         value = relative.log_scale - growth * self._log[_REFERENCE]
         deviation = self._deviation(H, value, variance)
         watch = self._watches[CONSISTENCY]
-        if watch.persists(deviation, value - H @ self._log, self._stamp_ns):
+        if watch.persists(deviation, value - self._expected(H), self._stamp_ns):
             supported = self._votes(True, excluding=CONSISTENCY)
             if self._stands_still(reference, pose) and not supported:
                 # A network does not change its mind about one and the same scene: this is another.
@@ -234,7 +234,7 @@ class ScaleFilter:
                 self._refer_to(pose, depth, intrinsics)
                 return
             self._doubt(_BIAS)
-            value = H @ self._log + watch.typical
+            value = self._expected(H) + watch.typical
             deviation = self._deviation(H, value, variance)
         accepted = abs(deviation) < _GATE
         if accepted:
@@ -257,11 +257,11 @@ class ScaleFilter:
             against = 1 + self._votes(False, excluding=o.source)
             watch = self._watches[o.source]
             if (
-                watch.persists(deviation, value - H @ self._log, self._stamp_ns)
+                watch.persists(deviation, value - self._expected(H), self._stamp_ns)
                 and self._votes(True, excluding=o.source) < against
             ):
                 self._doubt(_BIAS, _REFERENCE, _NOW)
-                value = H @ self._log + watch.typical
+                value = self._expected(H) + watch.typical
                 deviation = self._deviation(H, value, variance)
             accepted = abs(deviation) < _GATE
             if accepted:
@@ -304,13 +304,16 @@ class ScaleFilter:
         self._log = F @ self._log
         self._covariance = F @ self._covariance @ F.T
 
+    def _expected(self, H: np.ndarray) -> float:
+        return float(H @ self._log)
+
     def _deviation(self, H: np.ndarray, value: float, variance: float) -> float:
         """Difference of an observation from what is expected, in standard deviations."""
-        return (value - H @ self._log) / math.sqrt(H @ self._covariance @ H + variance)
+        return (value - self._expected(H)) / math.sqrt(H @ self._covariance @ H + variance)
 
     def _correct(self, H: np.ndarray, value: float, variance: float) -> None:
         gain = self._covariance @ H / (H @ self._covariance @ H + variance)
-        self._log = self._log + gain * (value - H @ self._log)
+        self._log = self._log + gain * (value - self._expected(H))
         # Joseph's form stays symmetric and positive
         left = np.eye(len(self._log)) - np.outer(gain, H)
         self._covariance = left @ self._covariance @ left.T + np.outer(gain, gain) * variance

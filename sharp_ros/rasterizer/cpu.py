@@ -365,7 +365,7 @@ def rasterize(
     """Render with tiles on all cores; see `sharp_ros.rasterizer.rasterize`."""
     g, k = gaussians, intrinsics
     scales, quats = g.shapes
-    arrays = (
+    means, quats, scales, opacities, colors = (
         t.detach().to(torch.float32).contiguous().numpy()
         for t in (g.means, quats, scales, g.opacities, g.colors)
     )
@@ -373,7 +373,9 @@ def rasterize(
     limits = (*_jacobian_limits(k.fx, k.cx, k.width), *_jacobian_limits(k.fy, k.cy, k.height))
     T = np.ascontiguousarray(T_camera_world, np.float64)
     size = (k.width, k.height)
-    splats, tiles, keys, skipped = _project(*arrays, T, camera, limits, *size, float(near))
+    splats, tiles, keys, skipped = _project(
+        means, quats, scales, opacities, colors, T, camera, limits, *size, float(near)
+    )
     order = _front_to_back(keys)
     tiles_x, tiles_y = -(-k.width // _TILE), -(-k.height // _TILE)
     workers = get_num_threads()

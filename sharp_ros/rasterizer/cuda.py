@@ -71,8 +71,12 @@ def rasterize(
         return reference.rasterize(gaussians, *view)
     from sharp_ros.rasterizer import cpu
 
-    parts = vars(cpu.rasterize(gaussians.to('cpu'), *view))
-    return Rendering(**{k: None if part is None else part.to(device) for k, part in parts.items()})
+    there = cpu.rasterize(gaussians.to('cpu'), *view)
+    color, depth, alpha, skipped = (
+        part.to(device) for part in (there.color, there.depth, there.alpha, there.skipped)
+    )
+    median = None if there.median_depth is None else there.median_depth.to(device)
+    return Rendering(color, depth, alpha, skipped, median)
 
 
 def _gsplat(device: str) -> tuple[ModuleType | None, str]:

@@ -11,7 +11,10 @@ import time
 from typing import Any
 import warnings
 
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import (
+    Clock,
+    ClockType,  # pyright: ignore[reportPrivateImportUsage]  # Humble has it nowhere else
+)
 from rclpy.node import Node
 from rclpy.service import Service
 

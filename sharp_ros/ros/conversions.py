@@ -8,7 +8,6 @@ and wxyz everywhere else; the swap happens here only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 import sys
 from typing import Any, TYPE_CHECKING
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from sharp_ros.gaussians import Gaussians
     from sharp_ros.snapshot import SnapshotCloud
 
-with suppress(ModuleNotFoundError):  # reading the messages of a bag needs no ROS, building does
+try:
     from builtin_interfaces.msg import Time
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
     from geometry_msgs.msg import (
@@ -41,6 +40,9 @@ with suppress(ModuleNotFoundError):  # reading the messages of a bag needs no RO
     from nav_msgs.msg import OccupancyGrid, Odometry
     from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
     from std_msgs.msg import Header
+except ModuleNotFoundError:  # reading the messages of a bag needs no ROS, building does
+    if TYPE_CHECKING:  # all are there where types are checked
+        raise
 
 # --- images in --------------------------------------------------------------------------------
 
@@ -220,8 +222,11 @@ SUPPORTED_ENCODINGS = (*_PACKED, *_PLANAR)
 def _cv_bridge() -> Any:
     """The compiled cv_bridge, or None; the pure Python copy that pip installs lacks C++."""
     try:
-        from cv_bridge import CvBridge
-        import cv_bridge.boost.cv_bridge_boost  # noqa: F401  -- its absence is the question
+        # a distribution has it, no wheel does
+        from cv_bridge import CvBridge  # pyright: ignore[reportMissingImports]
+        from cv_bridge.boost import cv_bridge_boost  # pyright: ignore[reportMissingImports]
+
+        del cv_bridge_boost  # whether it is there was the question
     except Exception:  # a build against another NumPy fails in ways of its own
         return None
     return CvBridge()

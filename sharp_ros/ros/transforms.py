@@ -107,6 +107,7 @@ class Transforms:
 
         tf2 itself never goes beyond what it received, not even by a millisecond.
         """
+        assert tf2_ros is not None
         stamp, within_ns = Time(nanoseconds=stamp_ns), tolerance * 1e9
         try:
             timeout = Duration(seconds=wait)
