@@ -193,7 +193,10 @@ def _tracked(a: np.ndarray, b: np.ndarray, corners: np.ndarray) -> tuple[np.ndar
 def _join(
     depths: np.ndarray, images: np.ndarray, max_spread: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # [K, H, W], [K, H, W, 3]
-    """Depth [H, W], NaN where there is none to trust, its spread [H, W], colours [H, W, 3]."""
+    """Depth [H, W], NaN where there is none to trust, its spread [H, W], colours [H, W, 3].
+
+    Depths and spread are float32, images and colours uint8.
+    """
     frames, height, width = depths.shape
     depth = np.full((height, width), np.nan, np.float32)
     spread = np.zeros((height, width), np.float32)

@@ -195,7 +195,7 @@ def _shapes_kernel(
 
 @numba.njit(cache=True, nogil=True, error_model='numpy', fastmath={'contract'})
 def _shapes_of_block(block: np.ndarray, lens: tuple[np.float32, ...]) -> None:
-    """`_shapes` of the [7 * _BLOCK] numbers, in place and without a branch.
+    """`_shapes` of the float32 [7 * _BLOCK] numbers, in place and without a branch.
 
     Every choice is a select: the compiler then takes eight or sixteen Gaussians at a time, which
     is worth more than stopping early. Selects are written so that NaN comes through.
@@ -248,7 +248,10 @@ _inlined = numba.njit(cache=True, forceinline=True, error_model='numpy', fastmat
 
 @_inlined
 def jacobi_sweep(p, q, r):
-    """One round of one-sided Jacobi rotations: the columns grow more perpendicular."""
+    """One round of one-sided Jacobi rotations: the columns grow more perpendicular.
+
+    Columns are tuples of three float32, in and out.
+    """
     p, q = _turned3(p, q)
     p, r = _turned3(p, r)
     q, r = _turned3(q, r)
@@ -257,7 +260,7 @@ def jacobi_sweep(p, q, r):
 
 @_inlined
 def _turned3(p, q):
-    """`_turned` of one pair."""
+    """`_turned` of one pair of columns, tuples of three float32."""
     half, pq = (_dot3(q, q) - _dot3(p, p)) * _HALF, _dot3(p, q)
     tangent = pq / (abs(half) + np.sqrt(half * half + pq * pq) + _TINY_32)
     cosine = _ONE / np.sqrt(_ONE + tangent * tangent)
@@ -272,16 +275,19 @@ def _turned3(p, q):
 
 @_inlined
 def _dot3(p, q):
+    """Of two tuples of three float32: a float32."""
     return p[0] * q[0] + p[1] * q[1] + p[2] * q[2]
 
 
 @_inlined
 def _larger(a, b):
+    """Of two float32; `a` if either is NaN."""
     return b if b > a else a
 
 
 @_inlined
 def _choose(condition, a, b):
+    """One of two tuples of four float32."""
     return (
         a[0] if condition else b[0],
         a[1] if condition else b[1],

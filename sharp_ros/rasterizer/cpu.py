@@ -66,6 +66,10 @@ def _project(means, quats, scales, opacities, colors, T, camera, limits, width, 
     """Splats [N, 16], rectangles of tiles they touch [N, 4], sort keys [N]; how many are unsound.
 
     A key is the bits of the depth, which order like the depth; 0 marks what is not drawn.
+
+    Given in float32: means [N, 3], quats [N, 4], scales [N, 3], opacities [N], colors [N, 3]; in
+    float64: T [4, 4], camera (fx, fy, cx, cy), limits (lowest and highest of x, of y), near. The
+    results are float32, int16, uint32 and an int.
     """
     n = len(means)
     tiles = np.empty((n, 4), np.int16)
@@ -155,7 +159,10 @@ def _project(means, quats, scales, opacities, colors, T, camera, limits, width, 
 
 @njit(cache=True, nogil=True)
 def _front_to_back(keys):
-    """Indices of the non-zero keys, smallest key first: stable radix sort, 11 bits a pass."""
+    """Indices of the non-zero keys, smallest key first: stable radix sort, 11 bits a pass.
+
+    uint32 [N] -> int32 [M].
+    """
     n = 0
     counts = np.zeros((3, 2048), np.int64)
     order = np.empty(len(keys), np.int32)
@@ -186,7 +193,10 @@ def _front_to_back(keys):
 
 @njit(cache=True, nogil=True)
 def _entries_per_tile_row(tiles, order, tiles_y):
-    """How many list entries each row of tiles will have, [tiles_y], from sums of differences."""
+    """How many list entries each row of tiles will have, from sums of differences.
+
+    int16 [N, 4], int32 [M], int -> int64 [tiles_y].
+    """
     change = np.zeros(tiles_y + 1, np.int64)
     for i in order:
         wide = np.int64(tiles[i, 1]) - np.int64(tiles[i, 0]) + 1
@@ -199,7 +209,8 @@ def _entries_per_tile_row(tiles, order, tiles_y):
 def _deal(tiles, order, tiles_x, first_row, end_row, parts):
     """Lists of splats per tile, in the given order: count, prefix sum, fill.
 
-    Only tile rows `first_row` to `end_row` (exclusive) are listed.
+    Only tile rows `first_row` to `end_row` (exclusive) are listed. Of tiles, int16 [N, 4], order,
+    int32 [M], and four ints: where each list starts, int64 [tiles + 1], and all lists, int32 [E].
 
     Every part of the order has counters of its own, so that the parts fill in parallel and the
     lists still come out in order.
@@ -235,7 +246,7 @@ def _deal(tiles, order, tiles_x, first_row, end_row, parts):
 
 @njit(cache=True, inline='always')
 def _exp_minus(x):
-    """exp(-x) for x in 0..6, relative error 3e-6; unlike math.exp it vectorises."""
+    """exp(-x) for a float32 x in 0..6, relative error 3e-6; unlike math.exp it vectorises."""
     power = x * -_LOG2E
     whole = np.int32(power - _HALF)
     f = power - np.float32(whole)
@@ -247,9 +258,10 @@ def _exp_minus(x):
 def _blend_row(pixels, first, start, row_x, hx, rest, cutoff, opacity, r, g, b, z, median):
     """Composite one splat over the 16 pixels of a tile row.
 
-    `pixels` holds the planes of the tile one after the other; with constant distances between
-    them the compiler knows that they do not overlap. `median` is True or None: the type decides,
-    so that rendering without median depth does not pay for it.
+    `pixels`, float32 [6 * 256], holds the planes of the tile one after the other; with constant
+    distances between them the compiler knows that they do not overlap. `first` is uintp, the rest
+    float32. `median` is True or None: the type decides, so that those who want no median depth do
+    not pay for it.
     """
     for j in range(_ROW):
         dx = (start + np.float32(np.int32(j))) - row_x
@@ -289,6 +301,9 @@ def _composite(
     """Fill [H, W, 3] sRGB colour, [H, W] depth and alpha in the listed tiles, from `first_row`.
 
     And [H, W] median depth, unless that array is empty.
+
+    Splats, starts and entries are as `_project` and `_deal` give them; images, background [3] and
+    the table of sRGB [_CURVE + 1] are float32, the rest ints.
     """
     height, width = alpha.shape
     with_median = median.size > 0

@@ -184,6 +184,7 @@ def distance_to_patch(points: np.ndarray, corners: np.ndarray, half: bool) -> np
 
 @njit(cache=True, nogil=True)
 def _bound(corners, front, fx, fy, cx, cy, width, height, boxes):
+    """Fill `boxes` int32 [P, 4], see `seen_from`; corners [P, 4, 3] in the camera, front [P]."""
     near = 1e-3
     for p in range(corners.shape[0]):
         x0, x1, y0, y1 = 1e9, -1e9, 1e9, -1e9

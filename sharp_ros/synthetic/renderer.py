@@ -185,7 +185,10 @@ def render(
 
 @njit(cache=True, nogil=True)
 def _fill(planes, boxes, half, ids, inverse_depth):
-    """Nearest patch of every pixel centre. The slack closes seams between neighbours."""
+    """Nearest patch of every pixel centre. The slack closes seams between neighbours.
+
+    planes [P, 3, 3], boxes [P, 4], half [P] -> ids [H, W], inverse_depth [H, W].
+    """
     for p in range(planes.shape[0]):
         w_x, u_x, v_x = planes[p, 0, 0], planes[p, 1, 0], planes[p, 2, 0]
         for y in range(boxes[p, 2], boxes[p, 3] + 1):
@@ -210,7 +213,11 @@ def _fill(planes, boxes, half, ids, inverse_depth):
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _shade(ids, inverse_depth, planes, texels, offsets, sizes, data, image, depth):
-    """Trilinear texture lookup."""
+    """Trilinear texture lookup.
+
+    ids, inverse_depth [H, W], planes [P, 3, 3], texels [P], and the arrays of an `Atlas` ->
+    image [H, W, 3] uint8, depth [H, W].
+    """
     for y in range(ids.shape[0]):
         for x in range(ids.shape[1]):
             p = ids[y, x]
