@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 import pytest
 
-from sharp_ros import camera
+from sharp_ros import images
 from sharp_ros.camera import CameraModel, Frame, Intrinsics, project, Rectifier, unproject
 from sharp_ros.errors import InputError
 from sharp_ros.images import decode_image, DEFAULT_FOCAL_35MM, focal_from_35mm, read_image
@@ -594,7 +594,7 @@ def test_photograph_larger_than_memory_is_refused(
     def fail(image: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(camera, '_rgb', fail)
+    monkeypatch.setattr(images, '_rgb', fail)
     Image.fromarray(photo).save(tmp_path / 'a.png')
     with pytest.raises(InputError, match=r'a\.png: not enough memory; shrink it'):
         read_image(tmp_path / 'a.png')
@@ -622,7 +622,7 @@ def test_decompression_bomb_is_refused_by_its_header(
 def test_as_many_pixels_as_the_limit_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(camera, 'MAX_IMAGE_PIXELS', 400)
+    monkeypatch.setattr(images, 'MAX_IMAGE_PIXELS', 400)
     for width, fits in ((20, True), (21, False)):
         Image.new('RGB', (width, 20)).save(tmp_path / 'a.png')
         if fits:
