@@ -1,4 +1,4 @@
-"""Pinhole geometry: intrinsics, frames, unprojection, rectification and image files.
+"""Pinhole geometry: intrinsics, frames, projection and rectification.
 
 Integer pixel coordinates are pixel centres, as in `CameraInfo` and OpenCV; `Intrinsics` owns the
 half-pixel shift to networks that count from the image corner, and every resize and crop.
@@ -11,17 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 import math
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from sharp_ros.errors import InputError
 
-if TYPE_CHECKING:
-    pass
-
-
+# Neighbouring depths that differ by more than this factor belong to different surfaces.
+SAME_SURFACE_RATIO = 1.25
 JITTER_NS = 1_000_000_000  # by which stamps may go back without that a recording started over
 _MOST_UNSEEN = 0.6  # share of black pixels that rectification elsewhere may have left
 _FOCAL_SHARE = 1000.0  # of the sides of an image; beyond there are no lenses
@@ -95,11 +92,48 @@ class Intrinsics:
         """Intrinsics of the window whose top left pixel is (x, y)."""
         return replace(self, cx=self.cx - x, cy=self.cy - y, width=width, height=height)
 
+    def subsampled(self, step: int) -> Intrinsics:
+        """Intrinsics of `image[::step, ::step]`, whose pixels keep their places."""
+        return Intrinsics(
+            self.fx / step,
+            self.fy / step,
+            self.cx / step,
+            self.cy / step,
+            -(-self.width // step),
+            -(-self.height // step),
+        )
+
+    @property
+    def parameters(self) -> np.ndarray:
+        """[4] float64 fx, fy, cx, cy, as kernels take them."""
+        return np.array([self.fx, self.fy, self.cx, self.cy], np.float64)
+
+    def axes(self) -> tuple[np.ndarray, np.ndarray]:  # -> [W], [H]
+        """x/z of every column and y/z of every row of pixel centres, float64."""
+        x = (np.arange(self.width) - self.cx) / self.fx
+        y = (np.arange(self.height) - self.cy) / self.fy
+        return x, y
+
     def rays(self) -> np.ndarray:  # -> [H, W, 2] float32
         """x/z and y/z of every pixel centre."""
-        x = ((np.arange(self.width) - self.cx) / self.fx).astype(np.float32)
-        y = ((np.arange(self.height) - self.cy) / self.fy).astype(np.float32)
+        x, y = (axis.astype(np.float32) for axis in self.axes())
         return np.stack(np.meshgrid(x, y), -1)
+
+    def pixels(self, points: np.ndarray) -> np.ndarray:  # [..., 3] -> [..., 2]
+        """Where points of the optical frame appear, pixels; as precise as the points are.
+
+        Only for those in front of the camera that is true, see `project`; at z = 0 it is NaN or
+        infinite.
+        """
+        with np.errstate(divide='ignore', invalid='ignore'):
+            u = points[..., 0] / points[..., 2] * self.fx + self.cx
+            v = points[..., 1] / points[..., 2] * self.fy + self.cy
+        return np.stack([u, v], -1)
+
+    def unprojected(self, pixels: np.ndarray) -> np.ndarray:  # [..., 2] -> [..., 3]
+        """Points at z = 1 in the optical frame that appear at these places, float64."""
+        xy = (pixels - np.array([self.cx, self.cy])) / np.array([self.fx, self.fy])
+        return np.concatenate([xy, np.ones((*xy.shape[:-1], 1))], -1)
 
 
 @dataclass(frozen=True)
@@ -177,6 +211,31 @@ class Frame:
         return replace(self, T_world_camera=T_world_camera, world_frame=world_frame)
 
 
+def check_depth_size(depth: np.ndarray, intrinsics: Intrinsics) -> None:
+    """Refuse a depth image that is not [H, W] of the intrinsics.
+
+    Raises:
+        InputError: `size_mismatch`.
+    """
+    if depth.shape != (intrinsics.height, intrinsics.width):
+        raise InputError(f'depth {depth.shape} does not fit {intrinsics}', 'size_mismatch')
+
+
+def check_rgbd_size(image: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> None:
+    """Refuse an image that is not uint8 RGB [H, W, 3] of the intrinsics, or such a depth image.
+
+    Raises:
+        InputError: `size_mismatch`.
+    """
+    size = (intrinsics.height, intrinsics.width)
+    if depth.shape != size or image.shape != (*size, 3) or image.dtype != np.uint8:
+        raise InputError(
+            f'depth {depth.shape} and {image.dtype} image {image.shape} must have the size of '
+            f'{intrinsics}, the image uint8 RGB',
+            'size_mismatch',
+        )
+
+
 def unproject(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:  # [H, W] -> [H, W, 3]
     """Lift a depth image to float32 points in the camera's optical frame.
 
@@ -190,18 +249,14 @@ def unproject(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:  # [H, W
     Raises:
         InputError: if the two resolutions differ.
     """
-    if depth.shape != (intrinsics.height, intrinsics.width):
-        raise InputError(f'depth {depth.shape} does not fit {intrinsics}', 'size_mismatch')
+    check_depth_size(depth, intrinsics)
     z = np.where(np.isfinite(depth) & (depth > 0), depth, np.nan).astype(np.float32)
     return np.concatenate([intrinsics.rays() * z[..., None], z[..., None]], -1)
 
 
 def project(points: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:  # [..., 3] -> [..., 2]
     """Pixel coordinates of points in the optical frame; NaN at or behind the camera plane."""
-    z = np.where(points[..., 2] > 0, points[..., 2], np.nan)
-    u = points[..., 0] / z * intrinsics.fx + intrinsics.cx
-    v = points[..., 1] / z * intrinsics.fy + intrinsics.cy
-    return np.stack([u, v], -1)
+    return np.where(points[..., 2:] > 0, intrinsics.pixels(points), np.nan)
 
 
 @dataclass(frozen=True)
@@ -265,7 +320,7 @@ class Rectifier:
 
     Args:
         model: of the camera that took the images.
-        rectified: the images are rectified already: P describes them; K, D and R tell no more
+        rectified: the images are rectified already: P describes them; K, D and R say no more
             than which of their pixels are black.
         fallback_hfov: horizontal field of view assumed if the camera is uncalibrated, radians;
             0 refuses such a camera.

@@ -262,6 +262,13 @@ class OccupancyConfig:
         2.0, 'maximum publishing rate of the grid and of map_points', minimum=0.01, live=True
     )
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows, columns and layers of voxels; the last layer may reach past `max_height`."""
+        side = max(1, round(self.size / self.voxel_size))
+        band = self.max_height - self.min_height
+        return side, side, max(1, math.ceil(band / self.voxel_size - 1e-6))
+
 
 @dataclass(frozen=True)
 class KeyframeConfig:
@@ -445,9 +452,7 @@ class SharpConfig:
                 f'point_cloud.max_range ({self.point_cloud.max_range:g}), beyond which depth '
                 'counts as out of range: the map would clear through walls; raise the latter'
             )
-        side = max(1, round(occupancy.size / occupancy.voxel_size))  # as `OccupancyMap` does
-        band = occupancy.max_height - occupancy.min_height
-        cells = side**2 * max(1, math.ceil(band / occupancy.voxel_size - 1e-6))
+        cells = math.prod(occupancy.shape)
         if cells > MAX_VOXELS:
             raise ConfigError(
                 f'the occupancy window would hold {cells:.2g} voxels, more than {MAX_VOXELS:.2g}; '

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import (
+    check_depth_size,
+    check_rgbd_size,
+    Intrinsics,
+    SAME_SURFACE_RATIO,
+)
 from sharp_ros.config import PointCloudConfig
 from sharp_ros.errors import InputError
 
 if TYPE_CHECKING:
     from sharp_ros.gaussians import Gaussians
-
-# Neighbouring cells of the network's grid whose depths differ by more than this factor belong to
-# different surfaces: nothing is interpolated between them.
-SAME_SURFACE_RATIO = 1.25
 
 
 def depth_from_gaussians(gaussians: Gaussians, width: int, height: int) -> np.ndarray:
@@ -127,16 +128,9 @@ def organised_cloud(
     Raises:
         InputError: if the sizes differ or the image is not uint8 RGB.
     """
-    size = (intrinsics.height, intrinsics.width)
-    if depth.shape != size or image.shape != (*size, 3) or image.dtype != np.uint8:
-        raise InputError(
-            f'depth {depth.shape} and {image.dtype} image {image.shape} must have the size of the '
-            f'intrinsics {size}, the image uint8 RGB',
-            'size_mismatch',
-        )
-    cloud = np.empty((*size, 4), np.float32)
-    x = ((np.arange(size[1]) - intrinsics.cx) / intrinsics.fx).astype(np.float32)
-    y = ((np.arange(size[0]) - intrinsics.cy) / intrinsics.fy).astype(np.float32)
+    check_rgbd_size(image, depth, intrinsics)
+    cloud = np.empty((*depth.shape, 4), np.float32)
+    x, y = (axis.astype(np.float32) for axis in intrinsics.axes())
     depth = np.require(depth, np.float32, _KERNEL_INPUT)
     image = np.require(image, None, _KERNEL_INPUT)
     _cloud_kernel(depth, image, x, y, cloud, cloud.view(np.uint32))
@@ -166,8 +160,7 @@ def normals_from_depth(
     Raises:
         InputError: if the sizes differ.
     """
-    if depth.shape != (intrinsics.height, intrinsics.width):
-        raise InputError(f'depth {depth.shape} does not fit {intrinsics}', 'size_mismatch')
+    check_depth_size(depth, intrinsics)
     with np.errstate(divide='ignore', invalid='ignore'):
         seen = np.isfinite(depth) & (depth > 0)
         inverse = np.where(seen, np.float32(1) / depth, np.float32(np.nan)).astype(np.float32)

@@ -13,7 +13,9 @@ import numpy as np
 
 from sharp_ros.errors import InputError, PoseUnavailableError
 
-_FARTHEST = 1e8  # metres; beyond, float64 no longer resolves a voxel
+# Of a pose that a map can be built on.
+ROTATION_TOLERANCE = 1e-3  # largest deviation of R^T R from the identity
+MAX_DISTANCE = 1e8  # metres from the origin; beyond, float64 no longer resolves a voxel
 
 
 def matrix_from_quat(quat: np.ndarray) -> np.ndarray:  # [..., 4] -> [..., 3, 3]
@@ -75,6 +77,24 @@ def apply(T_a_b: np.ndarray, points: np.ndarray) -> np.ndarray:  # [4, 4], [...,
     return points @ T_a_b[:3, :3].T + T_a_b[:3, 3]
 
 
+def angle(T: np.ndarray) -> np.ndarray:  # [..., 3, 3] or [..., 4, 4] -> [...]
+    """By how much transforms or rotations turn, radians in 0..pi."""
+    cosine = (np.trace(T[..., :3, :3], axis1=-2, axis2=-1) - 1) / 2
+    return np.arccos(np.clip(cosine, -1, 1))
+
+
+def is_rotation(matrix: np.ndarray) -> np.ndarray:  # [..., 3, 3] -> [...] bool
+    """Whether matrices are orthonormal within `ROTATION_TOLERANCE` and no reflections."""
+    with np.errstate(over='ignore', invalid='ignore'):
+        off = np.abs(np.swapaxes(matrix, -1, -2) @ matrix - np.eye(3))
+        return (off <= ROTATION_TOLERANCE).all((-2, -1)) & (np.linalg.det(matrix) > 0)
+
+
+def is_near(position: np.ndarray) -> np.ndarray:  # [..., 3] -> [...] bool
+    """Whether positions are within `MAX_DISTANCE` of the origin along every axis."""
+    return (np.abs(position) <= MAX_DISTANCE).all(-1)
+
+
 def look_at(eye: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:  # -> [4, 4]
     """Pose of an optical frame (+z forward, +y down) at `eye` that sees `target` in its centre.
 
@@ -106,10 +126,9 @@ def checked_pose(T_world_camera: np.ndarray) -> np.ndarray:  # [4, 4] -> [4, 4] 
         raise InputError(
             'the camera pose must be a finite 4x4 matrix; check the odometry source', 'bad_pose'
         )
-    rotation = pose[:3, :3]
-    if np.abs(rotation.T @ rotation - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+    if not is_rotation(pose[:3, :3]):
         raise InputError('the camera pose holds no rotation; normalise quaternions', 'bad_pose')
-    if np.abs(pose[:3, 3]).max() > _FARTHEST:
+    if not is_near(pose[:3, 3]):
         raise InputError('the camera pose is unreasonably far from its origin', 'bad_pose')
     return pose
 

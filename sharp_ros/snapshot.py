@@ -10,11 +10,11 @@ import cv2
 import numba
 import numpy as np
 
-from sharp_ros.camera import Frame, Intrinsics, unproject
+from sharp_ros.camera import check_depth_size, Frame, Intrinsics, unproject
 from sharp_ros.config import PointCloudConfig, SnapshotConfig
 from sharp_ros.errors import InputError
 from sharp_ros.point_cloud import drop_flying_pixels, normals_from_depth
-from sharp_ros.se3 import inverse
+from sharp_ros.se3 import angle, inverse
 
 _WIDTH = 320  # pixels at most, of the images that motion is seen in
 _CORNERS = 200
@@ -74,10 +74,7 @@ class Snapshot:
         Raises:
             InputError: if the depth is not of the size of the image.
         """
-        if depth.shape != frame.image.shape[:2]:
-            raise InputError(
-                f'depth {depth.shape} does not fit the image {frame.image.shape}', 'size_mismatch'
-            )
+        check_depth_size(depth, frame.intrinsics)
         newest = _Image(frame, depth)
         near = [i for i in self._images if _same_view(i, newest, self._config.max_motion)]
         self._images = [*near, newest][-self._config.frames :]
@@ -162,20 +159,19 @@ def _same_view(a: _Image, b: _Image, max_motion: float) -> bool:
         textured, other = sorted((a, b), key=lambda image: -len(image.corners))
         return _shift_px(textured, other) <= max_motion * b.px_per_metre
     T_a_b = inverse(pose_a) @ pose_b
-    angle = math.acos(min(max((np.trace(T_a_b[:3, :3]) - 1) / 2, -1.0), 1.0))
-    return max(float(np.linalg.norm(T_a_b[:3, 3])), angle) <= max_motion
+    return max(float(np.linalg.norm(T_a_b[:3, 3])), float(angle(T_a_b))) <= max_motion
 
 
 def _shift_px(a: _Image, b: _Image) -> float:
-    """Median way of the corners of one image to the other, lost ones being infinitely far."""
+    """Median displacement of the corners of one image in the other; of lost ones infinite."""
     if not len(a.corners):
         return 0.0
     there, found = _tracked(a.gray, b.gray, a.corners)
     back, found_back = _tracked(b.gray, a.gray, there)
     astray = np.linalg.norm(back - a.corners, axis=-1) > _RETURN_PX
-    way = np.linalg.norm(there - a.corners, axis=-1)
-    way[(found == 0) | (found_back == 0) | astray] = np.inf
-    return float(np.median(way))
+    shift = np.linalg.norm(there - a.corners, axis=-1)
+    shift[(found == 0) | (found_back == 0) | astray] = np.inf
+    return float(np.median(shift))
 
 
 def _tracked(a: np.ndarray, b: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,8 +15,8 @@ ROOT = PACKAGE.name
 # A module imports from lower rows, or, within a folder, from those of its folder.
 ROWS = [
     ['errors', 'files', 'rate_limiter', 'stopwatch'],
-    ['config', 'se3', 'evaluation.metrics'],
-    ['camera', 'images'],
+    ['config', 'se3'],
+    ['camera', 'images', 'evaluation.metrics'],
     ['gaussians', 'viewpoints'],
     [
         *('point_cloud', 'synthetic', 'rasterizer', 'network', 'procedural', 'trajectory'),

@@ -1,7 +1,7 @@
 """How far depth, views and paths are from the truth: the metrics of the field, in one place.
 
 Depth counts where there is truth between `MIN_TRUTH` and `MAX_TRUTH` (0, NaN and infinity are no
-truth) and a prediction; `coverage` tells which share of the true pixels has one. Views count where
+truth) and a prediction; `coverage` says which share of the true pixels has one. Views count where
 a mask says so. Reports give the mean over frames (and the median of the scale), so that each frame
 weighs the same.
 """
@@ -14,6 +14,7 @@ import math
 import numpy as np
 
 from sharp_ros.errors import InputError
+from sharp_ros.se3 import angle
 
 MIN_TRUTH, MAX_TRUTH = 0.15, 24.0  # metres
 MIN_PIXELS = 100  # with truth and prediction, for a frame to count
@@ -159,8 +160,7 @@ def trajectory_metrics(
     seconds = (stamps_ns[second] - stamps_ns[first])[:, None] * 1e-9
     moved, moved_truly = (np.linalg.inv(p[first]) @ p[second] for p in (estimate, truth))
     error = np.linalg.inv(moved_truly) @ moved
-    cosine = (np.trace(error[:, :3, :3], axis1=1, axis2=2) - 1) / 2
-    turned = np.degrees(np.arccos(np.clip(cosine, -1, 1)))[:, None]
+    turned = np.degrees(angle(error))[:, None]
     return {
         'path_length_m': length,
         'ate_rmse_m': rigid,

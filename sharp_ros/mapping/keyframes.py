@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from sharp_ros.config import KeyframeConfig
-from sharp_ros.se3 import checked_pose
+from sharp_ros.se3 import angle, checked_pose
 
 
 class Keyframes:
@@ -35,12 +33,11 @@ class Keyframes:
         if self._last is None:
             return True
         last_ns, last = self._last
-        cosine = (np.trace(last[:3, :3].T @ pose[:3, :3]) - 1) / 2
         config = self.config
         return (
             not 0 <= stamp_ns - last_ns < config.interval * 1e9
             or float(np.linalg.norm(pose[:3, 3] - last[:3, 3])) >= config.distance
-            or math.acos(min(max(cosine, -1.0), 1.0)) >= config.angle
+            or float(angle(last[:3, :3].T @ pose[:3, :3])) >= config.angle
         )
 
     def note(self, stamp_ns: int, T_world_camera: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Checks of arrays that come from a file, of which nothing may be believed."""
+"""Checks of arrays that come from a file, of which nothing may be trusted."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from sharp_ros.errors import InputError
+from sharp_ros.se3 import is_near, is_rotation
 
-# As in `se3.checked_pose`: by how much a rotation may differ from one, and metres.
-_RIGID, _FARTHEST = 1e-3, 1e8
 _SETTING = 'setting.'
 
 
@@ -59,15 +58,8 @@ def stored_poses(
         InputError: `bad_map` as `stored_array`, or if one of them is not rigid.
     """
     poses = stored_array(state, name, np.float64, (count, 4, 4))
-    rotation = poses[:, :3, :3]
-    with np.errstate(over='ignore', invalid='ignore'):
-        rigid = (
-            (np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)) <= _RIGID).all((1, 2))
-            & (np.linalg.det(rotation) > 0)
-            & (np.abs(poses[:, :3, 3]) <= _FARTHEST).all(1)
-            & (poses[:, 3] == (0, 0, 0, 1)).all(1)
-        )
-    if not rigid.all():
+    last_row = (poses[:, 3] == (0, 0, 0, 1)).all(1)
+    if not (is_rotation(poses[:, :3, :3]) & is_near(poses[:, :3, 3]) & last_row).all():
         raise bad_map(f'"{name}" holds matrices that are no poses; save the map anew')
     return poses
 

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import check_rgbd_size, Intrinsics
 from sharp_ros.config import SurfaceMapConfig
-from sharp_ros.errors import InputError
 from sharp_ros.mapping.stored import bad_map, check_settings, settings_of, stored_array
 from sharp_ros.se3 import checked_pose, inverse
 
@@ -119,13 +118,7 @@ class SurfaceMap:
             InputError: `bad_pose` for a pose that is not finite or not rigid, `size_mismatch` for
                 an image or depth that does not fit the intrinsics; the map is then unchanged.
         """
-        size = (intrinsics.height, intrinsics.width)
-        if depth.shape != size or image.shape != (*size, 3) or image.dtype != np.uint8:
-            raise InputError(
-                f'depth {depth.shape} and {image.dtype} image {image.shape} must have the size of '
-                f'{intrinsics}, the image uint8 RGB',
-                'size_mismatch',
-            )
+        check_rgbd_size(image, depth, intrinsics)
         pose = checked_pose(T_world_camera).copy()
         stride = -(-intrinsics.width // _COLUMNS)
         depth = np.array(depth[::stride, ::stride], np.float32)
@@ -143,16 +136,16 @@ class SurfaceMap:
             # float32 resolves voxels near its origin only; the world's may be that of a country.
             self._origin = np.round(pose[:3, 3]) + _SHIFT * self._config.voxel_size
         pose[:3, 3] -= self._origin
-        matrix = np.diag([1.0, 1.0, stride]) @ intrinsics.matrix / stride
+        subsampled = intrinsics.subsampled(stride)
         device, tensor = self._grid.hashmap().device, o3d.core.Tensor
         colors = np.ascontiguousarray(image[::stride, ::stride]).astype(np.float32) / 255
         pictures = [o3d.t.geometry.Image(tensor(a, device=device)) for a in (depth, colors)]
-        camera = (tensor(matrix), tensor(inverse(pose)))
+        camera = (tensor(subsampled.matrix), tensor(inverse(pose)))
         limits = (1.0, self._config.max_range, _TRUNCATION)
         touched = self._grid.compute_unique_block_coordinates(pictures[0], *camera, *limits)
         touched = touched.cpu().numpy()
         held = self._keys(o3d)
-        seen_through = held[self._seen_through(held, depth, matrix, pose)]
+        seen_through = held[self._seen_through(held, depth, subsampled, pose)]
         blocks = np.unique(np.concatenate([touched, seen_through]), axis=0)
         # Open3D counts all of them as new ones when it decides whether to grow.
         bound = self._config.max_blocks
@@ -212,14 +205,14 @@ class SurfaceMap:
         return np.linalg.norm((blocks + 0.5) * self._block - pose[:3, 3], axis=-1)
 
     def _seen_through(
-        self, blocks: np.ndarray, depth: np.ndarray, matrix: np.ndarray, pose: np.ndarray
+        self, blocks: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics, pose: np.ndarray
     ) -> np.ndarray:  # -> [N] bool
         """Whether blocks lie wholly in front of what their centre's pixel sees."""
-        x, y, z = (((blocks + 0.5) * self._block - pose[:3, 3]) @ pose[:3, :3]).T
-        ahead = z > self._block
-        z = np.where(ahead, z, 1.0)
-        u = np.rint(x / z * matrix[0, 0] + matrix[0, 2]).astype(np.int64)
-        v = np.rint(y / z * matrix[1, 1] + matrix[1, 2]).astype(np.int64)
+        centres = ((blocks + 0.5) * self._block - pose[:3, 3]) @ pose[:3, :3]
+        ahead = centres[:, 2] > self._block
+        centres[~ahead, 2] = 1.0
+        u, v = np.rint(intrinsics.pixels(centres)).astype(np.int64).T
+        z = centres[:, 2]
         inside = ahead & (u >= 0) & (v >= 0) & (u < depth.shape[1]) & (v < depth.shape[0])
         margin = self._block + _TRUNCATION * self._config.voxel_size
         result = np.zeros(len(blocks), np.bool_)

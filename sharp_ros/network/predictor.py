@@ -13,7 +13,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from sharp_ros.camera import FloorGeometry, Intrinsics
+from sharp_ros.camera import FloorGeometry, Intrinsics, SAME_SURFACE_RATIO
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.network.composer import gaussians_from_depth, NdcGaussians
@@ -22,7 +22,6 @@ from sharp_ros.network.sharp import SharpNetwork
 from sharp_ros.network.unprojection import unproject
 
 _PLAUSIBLE = 1e-3, 1e5  # metres between which a number in a depth image is one
-_SAME_SURFACE = 1.25  # ratio of depths within a block of pixels up to which they are of one
 _CPU_BATCH = 5  # windows whose activations stay in the caches
 
 Network_co = TypeVar('Network_co', bound=nn.Module, covariant=True)
@@ -306,7 +305,7 @@ def _block_depth(depth: np.ndarray, stride: int) -> np.ndarray:
     with np.errstate(all='ignore'):
         inverse = np.where(usable, 1 / depth, 0).astype(np.float32)
     parts = [inverse[v::stride, u::stride] for v in range(stride) for u in range(stride)]
-    least = np.maximum.reduce(parts) * np.float32(1 / _SAME_SURFACE)
+    least = np.maximum.reduce(parts) * np.float32(1 / SAME_SURFACE_RATIO)
     total, count = np.zeros_like(least), np.zeros_like(least)
     for part in parts:
         same = (part > 0) & (part >= least)

@@ -63,8 +63,7 @@ def draw_cloud(cloud: np.ndarray, size: tuple[int, int] = TILE) -> np.ndarray:
     k = Intrinsics.from_hfov(1.0, width, height)
     ahead = seen[:, 2] > 0.05
     seen, packed = seen[ahead], flat[ahead, 3].copy().view(np.uint32)
-    u = np.rint(seen[:, 0] / seen[:, 2] * k.fx + k.cx).astype(int)
-    v = np.rint(seen[:, 1] / seen[:, 2] * k.fy + k.cy).astype(int)
+    u, v = np.rint(k.pixels(seen)).astype(int).T
     order = np.argsort(-seen[:, 2])  # painter's algorithm: near points are drawn last
     rgb = np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], -1).astype(np.uint8)
     for dv, du in ((0, 0), (0, 1), (1, 0), (1, 1)):

@@ -16,7 +16,7 @@ from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.files import new_folder
 from sharp_ros.images import IMAGE_SUFFIXES, read_image
-from sharp_ros.se3 import inverse
+from sharp_ros.se3 import angle, inverse
 
 LONGEST_SIDE = 384  # pixels of a stored image; leaves crops something to be cut from
 IMAGES_PER_SHARD = 8  # even, for pairs
@@ -292,8 +292,7 @@ def _motion(first: RecordedImage, second: RecordedImage) -> tuple[float, float]:
     assert first.T_world_camera is not None
     assert second.T_world_camera is not None
     T = inverse(first.T_world_camera) @ second.T_world_camera
-    cosine = (np.trace(T[:3, :3]) - 1) / 2
-    return float(np.linalg.norm(T[:3, 3])), math.acos(min(max(cosine, -1.0), 1.0))
+    return float(np.linalg.norm(T[:3, 3])), float(angle(T))
 
 
 def _row(image: RecordedImage) -> tuple[np.ndarray, ...]:
