@@ -20,17 +20,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 import math
 
-import numba
 import numpy as np
 
-from sharp_ros.camera import Intrinsics, JITTER_NS
+from sharp_ros.camera import check_depth_size, Intrinsics, JITTER_NS
 from sharp_ros.config import OccupancyConfig
 from sharp_ros.errors import InputError
+from sharp_ros.mapping.occupancy_kernels import (
+    apply_marks,
+    FREE,
+    FULL_SCALE,
+    mark_hits,
+    mark_rays,
+    OCCUPIED,
+    pooled,
+    project_columns,
+    SPREAD,
+    UNKNOWN,
+)
 from sharp_ros.mapping.stored import bad_map, check_settings, settings_of, stored_array
 from sharp_ros.point_cloud import pixel_noise
 from sharp_ros.se3 import checked_pose
 
-UNKNOWN, FREE, OCCUPIED = -1, 0, 100
+__all__ = ['FREE', 'FREE_SHARE', 'OCCUPIED', 'UNKNOWN', 'OccupancyGrid2D', 'OccupancyMap']
 
 # A column is free when nothing in it is occupied and every voxel in this lower share of the band
 # has been seen free. What a robot runs into stands on the floor, so seeing the air at 1 m over a
@@ -39,12 +50,8 @@ UNKNOWN, FREE, OCCUPIED = -1, 0, 100
 FREE_SHARE = 0.5
 
 _FARTHEST_CELL = 1 << 40
-_FULL_SCALE = 30000  # int16 value of the clamping bound
-_SURFACE_NUDGE = 1e-3  # voxels; see `_end_depth`
-_PASSED, _HIT = 1, 2  # marks of a frame
-_SPREAD = 2.0  # standard deviations of depth that a hit reaches back
+_SURFACE_NUDGE = 1e-3  # voxels; see `occupancy_kernels`
 _STD_MAX = 0.2  # of depth; an image of nothing but noise shall not mark the whole window
-_SAME_SURFACE = 0.12  # of depth; pixels farther from their median are not of its surface
 # That a map to be restored must share.
 _SETTINGS = ('voxel_size', 'size', 'min_height', 'max_height', 'clamp_log_odds')
 _FADES = 20  # steps of a decay time, if frames come as often
@@ -78,18 +85,16 @@ class OccupancyMap:
 
     def __init__(self, config: OccupancyConfig) -> None:
         self.config = config
-        voxel = config.voxel_size
-        self._side = max(1, round(config.size / voxel))
-        layers = max(1, math.ceil((config.max_height - config.min_height) / voxel - 1e-6))
-        scale = _FULL_SCALE / config.clamp_log_odds
-        self._hit = min(round(config.hit_log_odds * scale), 2 * _FULL_SCALE)
-        self._miss = min(round(config.miss_log_odds * scale), 2 * _FULL_SCALE)
+        self._side = config.shape[0]
+        scale = FULL_SCALE / config.clamp_log_odds
+        self._hit = min(round(config.hit_log_odds * scale), 2 * FULL_SCALE)
+        self._miss = min(round(config.miss_log_odds * scale), 2 * FULL_SCALE)
         # Scaled with a little tolerance, so that rounding cannot lose a sum that meets the bound;
         # but what nothing has touched, 0, is neither, whatever the bounds.
         self._occupied_at = max(round(config.occupied_log_odds * scale) - 2, 1)
         self._free_at = min(round(config.free_log_odds * scale) + 2, -1)
         self._scale = scale
-        self._log_odds = np.zeros((self._side, self._side, layers), np.int16)  # y, x, z
+        self._log_odds = np.zeros(config.shape, np.int16)  # y, x, z
         self._marks = np.zeros(self._log_odds.shape, np.uint8)
         self.reset()
 
@@ -118,7 +123,7 @@ class OccupancyMap:
         check_settings(state, 'occupancy', self.config, _SETTINGS)
         log_odds = stored_array(state, 'log_odds', np.int16, self._log_odds.shape)
         corner = stored_array(state, 'corner', np.int64, (None, 2))
-        if max(int(log_odds.max()), -int(log_odds.min())) > _FULL_SCALE:
+        if max(int(log_odds.max()), -int(log_odds.min())) > FULL_SCALE:
             raise bad_map('log-odds are beyond their bound; save the map anew')
         if len(corner) > 1 or (np.abs(corner) > _FARTHEST_CELL).any():
             raise bad_map('the window of the occupancy map is nowhere; save the map anew')
@@ -165,8 +170,7 @@ class OccupancyMap:
                 not finite, `size_mismatch` for a depth that does not fit the intrinsics; the map
                 is then unchanged.
         """
-        if depth.shape != (intrinsics.height, intrinsics.width):
-            raise InputError(f'depth {depth.shape} does not fit {intrinsics}', 'size_mismatch')
+        check_depth_size(depth, intrinsics)
         pose = checked_pose(T_world_camera)
         if base_position is not None and not np.isfinite(base_position).all():
             raise InputError('the base position is not finite; check the base frame', 'bad_pose')
@@ -177,30 +181,30 @@ class OccupancyMap:
         # From here on lengths are voxels and the window's low corner is the origin.
         eye = (pose[:3, 3] - self.bounds[0]) / voxel
         rotation = np.ascontiguousarray(pose[:3, :3]) / voxel
-        camera = np.array([intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy], np.float64)
+        camera = intrinsics.parameters
         columns, rows = self._ring()
         depth = np.require(depth, np.float32, ['C', 'W'])
         strides = self._strides(intrinsics)
         noise = pixel_noise(depth, *strides)
         if noise * config.max_range > voxel:
-            depth, camera = _pooled(depth, camera, *strides)
+            depth, camera = pooled(depth, camera, *strides)
             noise /= math.sqrt(strides[0] * strides[1])
             strides = (1, 1)
         std = min(math.hypot(config.range_std, noise), _STD_MAX)
         limits = (float(config.min_range), float(config.max_range), _SURFACE_NUDGE * voxel, std)
         view = (depth, camera, rotation, eye, limits, columns, rows, self._marks)
-        _mark_hits(*view)
+        mark_hits(*view)
         if std > 0:
-            _mark_rays(*view, *strides, True)
-        _mark_rays(*view, *strides, False)
-        x0, x1, y0, y1 = self._view_box(intrinsics, rotation, eye, 1.01 + _SPREAD * std)
-        _apply_marks(
+            mark_rays(*view, *strides, True)
+        mark_rays(*view, *strides, False)
+        x0, x1, y0, y1 = self._view_box(intrinsics, rotation, eye, 1.01 + SPREAD * std)
+        apply_marks(
             self._log_odds,
             self._marks,
             columns[x0:x1],
             rows[y0:y1],
             eye - np.array([x0, y0, 0]),
-            (self._hit, self._miss, _SPREAD * std),
+            (self._hit, self._miss, SPREAD * std),
         )
         if base_position is not None and config.footprint_radius > 0:
             self._clear_footprint(np.asarray(base_position, np.float64)[:2])
@@ -232,8 +236,7 @@ class OccupancyMap:
         Raises:
             InputError: as `integrate`.
         """
-        if depth.shape != (intrinsics.height, intrinsics.width):
-            raise InputError(f'depth {depth.shape} does not fit {intrinsics}', 'size_mismatch')
+        check_depth_size(depth, intrinsics)
         stride_u, stride_v = self._strides(intrinsics)
         rays = intrinsics.rays()[::stride_v, ::stride_u].astype(np.float64)
         rays = np.concatenate([rays, np.ones((*rays.shape[:2], 1))], -1)
@@ -257,7 +260,7 @@ class OccupancyMap:
         """The 2-D projection of the window; cheap enough to call at the publishing rate."""
         columns, rows = self._ring()
         needed = max(1, math.ceil(FREE_SHARE * self._log_odds.shape[2]))
-        cells = _project_columns(
+        cells = project_columns(
             self._log_odds, columns, rows, self._occupied_at, self._free_at, needed
         )
         x, y = self.bounds[0][:2]
@@ -338,259 +341,9 @@ class OccupancyMap:
         self, intrinsics: Intrinsics, rotation: np.ndarray, eye: np.ndarray, stretch: float
     ) -> tuple[int, int, int, int]:
         """Window columns x0:x1, rows y0:y1 that the view to `stretch` times `max_range` meets."""
-        u = (np.array([0, intrinsics.width - 1]) - intrinsics.cx) / intrinsics.fx
-        v = (np.array([0, intrinsics.height - 1]) - intrinsics.cy) / intrinsics.fy
+        u, v = (axis[[0, -1]] for axis in intrinsics.axes())
         corners = np.array([[x, y, 1] for x in u for y in v]) * (self.config.max_range * stretch)
         reach = np.vstack([corners @ rotation.T + eye, eye])[:, :2]
         low = np.clip(np.floor(reach.min(0)).astype(int) - 1, 0, self._side)
         high = np.clip(np.floor(reach.max(0)).astype(int) + 2, 0, self._side)
         return int(low[0]), int(high[0]), int(low[1]), int(high[1])
-
-
-def _pooled(
-    depth: np.ndarray, camera: np.ndarray, stride_u: int, stride_v: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Depth of one ray for every block of pixels, and the camera that has such pixels."""
-    strides = np.array([stride_u, stride_v], np.float64)
-    centre = (camera[2:] - (strides - 1) / 2) / strides
-    return _pool(depth, stride_u, stride_v), np.concatenate([camera[:2] / strides, centre])
-
-
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
-def _pool(depth: np.ndarray, stride_u: int, stride_v: int) -> np.ndarray:
-    """Mean of the pixels of a block that lie about their median; NaN where most have no depth.
-
-    The median of every second one does, and is found in a fourth of the time.
-    """
-    height, width = depth.shape[0] // stride_v, depth.shape[1] // stride_u
-    pooled = np.full((height, width), np.nan, np.float32)
-    for i in numba.prange(height):
-        ordered = np.empty((stride_u * stride_v + 1) // 2, np.float32)
-        for j in range(width):
-            block = depth[i * stride_v : (i + 1) * stride_v, j * stride_u : (j + 1) * stride_u]
-            count = 0
-            for v in range(stride_v):
-                for u in range(v % 2, stride_u, 2):
-                    d = block[v, u]
-                    if not d > 0:
-                        continue
-                    k = count
-                    while k > 0 and ordered[k - 1] > d:
-                        ordered[k] = ordered[k - 1]
-                        k -= 1
-                    ordered[k] = d
-                    count += 1
-            if 2 * count < len(ordered):
-                continue
-            middle = ordered[count // 2]
-            if middle == np.inf:
-                pooled[i, j] = middle
-                continue
-            margin = np.float32(_SAME_SURFACE) * middle
-            total, used = np.float32(0), 0
-            for v in range(stride_v):
-                for u in range(stride_u):
-                    near = abs(block[v, u] - middle) <= margin  # never NaN
-                    total += block[v, u] if near else np.float32(0)
-                    used += near
-            pooled[i, j] = total / used
-    return pooled
-
-
-@numba.njit(cache=True, nogil=True, error_model='numpy', inline='always')
-def _end_depth(
-    d: float, rx: float, ry: float, limits: tuple[float, float, float, float]
-) -> tuple[float, bool]:
-    """z-depth at which the ray of a pixel ends, and whether a surface ends it; 0: no ray.
-
-    The end is moved a thousandth of a voxel into the surface: surfaces often lie exactly on cell
-    boundaries (a wall at x = 2 m), where rounding would scatter their points over both cells. That
-    is well above the resolution of float32 depth, and too little to jump over a far edge.
-    """
-    near, far, nudge, _ = limits
-    squared = d * d * (1.0 + rx * rx + ry * ry)
-    if not (d > 0.0 and squared >= near * near):
-        return 0.0, False
-    if squared > far * far:
-        return far / math.sqrt(1.0 + rx * rx + ry * ry), False
-    return d + nudge, True
-
-
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
-def _mark_hits(
-    depth: np.ndarray,
-    camera: np.ndarray,
-    rotation: np.ndarray,
-    eye: np.ndarray,
-    limits: tuple[float, float, float, float],
-    columns: np.ndarray,
-    rows: np.ndarray,
-    marks: np.ndarray,
-) -> None:
-    """Mark the voxel of every surface point; threads can only write the same value."""
-    fx, fy, cx, cy = camera
-    height, width = depth.shape
-    side, layers = len(columns), marks.shape[2]
-    for v in numba.prange(height):
-        ry = (v - cy) / fy
-        for u in range(width):
-            rx = (u - cx) / fx
-            end, hit = _end_depth(float(depth[v, u]), rx, ry, limits)
-            if not hit:
-                continue
-            x = eye[0] + (rotation[0, 0] * rx + rotation[0, 1] * ry + rotation[0, 2]) * end
-            y = eye[1] + (rotation[1, 0] * rx + rotation[1, 1] * ry + rotation[1, 2]) * end
-            z = eye[2] + (rotation[2, 0] * rx + rotation[2, 1] * ry + rotation[2, 2]) * end
-            if 0.0 <= x < side and 0.0 <= y < side and 0.0 <= z < layers:
-                marks[rows[int(y)], columns[int(x)], int(z)] = _HIT
-
-
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
-def _mark_rays(
-    depth: np.ndarray,
-    camera: np.ndarray,
-    rotation: np.ndarray,
-    eye: np.ndarray,
-    limits: tuple[float, float, float, float],
-    columns: np.ndarray,
-    rows: np.ndarray,
-    marks: np.ndarray,
-    stride_u: int,
-    stride_v: int,
-    behind: bool,
-) -> None:
-    """Mark voxels along rays: those between camera and surface, or those the surface may be in.
-
-    Amanatides & Woo 1987, on the part of the ray inside the window. The former must come last:
-    they take only voxels without a mark. Crossings are computed from the plane's index instead of
-    being summed up, so that errors do not grow along the ray.
-
-    Rays that are one voxel apart at `max_range` crowd near the camera, where most steps would
-    repeat each other. So passing rays with an odd place in the lattice of strides start at half of
-    `max_range`, those left with a place odd in twos at a quarter, in fours at an eighth: their
-    spacing stays between half a voxel and one, for about half the steps.
-    """
-    fx, fy, cx, cy = camera
-    height, width = depth.shape
-    nx, nz = len(columns), marks.shape[2]
-    ex, ey, ez = eye
-    std = limits[3]
-    for i in numba.prange((height + stride_v - 1) // stride_v):
-        v = i * stride_v
-        ry = (v - cy) / fy
-        for j in range((width + stride_u - 1) // stride_u):
-            u = j * stride_u
-            rx = (u - cx) / fx
-            end, hit = _end_depth(float(depth[v, u]), rx, ry, limits)
-            if behind:
-                first, last = end, end * (1.0 + _SPREAD * std) if hit else 0.0
-            else:
-                place = i | j
-                first = 0.5 if place & 1 else 0.25 if place & 2 else 0.125 if place & 4 else 0.0
-                first *= limits[1] / math.sqrt(1.0 + rx * rx + ry * ry)
-                last = end * (1.0 - std) if hit else end
-            if last <= first:  # also pixels without a ray, whose end is 0
-                continue
-            # The ray is eye + t * (dx, dy, dz), t being the z-depth.
-            dx = rotation[0, 0] * rx + rotation[0, 1] * ry + rotation[0, 2]
-            dy = rotation[1, 0] * rx + rotation[1, 1] * ry + rotation[1, 2]
-            dz = rotation[2, 0] * rx + rotation[2, 1] * ry + rotation[2, 2]
-            # 1e-30 stands for a parallel ray: its crossings lie beyond every end.
-            inv_x = 1.0 / (dx if abs(dx) > 1e-30 else 1e-30)
-            inv_y = 1.0 / (dy if abs(dy) > 1e-30 else 1e-30)
-            inv_z = 1.0 / (dz if abs(dz) > 1e-30 else 1e-30)
-            ax, bx = (0.0 - ex) * inv_x, (nx - ex) * inv_x
-            ay, by = (0.0 - ey) * inv_y, (nx - ey) * inv_y
-            az, bz = (0.0 - ez) * inv_z, (nz - ez) * inv_z
-            start = max(first, min(ax, bx), min(ay, by), min(az, bz))
-            stop = min(last, max(ax, bx), max(ay, by), max(az, bz))
-            if start >= stop:
-                continue
-            x = min(max(math.floor(ex + dx * start), 0), nx - 1)
-            y = min(max(math.floor(ey + dy * start), 0), nx - 1)
-            z = min(max(math.floor(ez + dz * start), 0), nz - 1)
-            up_x, up_y, up_z = int(inv_x > 0), int(inv_y > 0), int(inv_z > 0)
-            next_x = (x + up_x - ex) * inv_x
-            next_y = (y + up_y - ey) * inv_y
-            next_z = (z + up_z - ez) * inv_z
-            while True:
-                row, column = rows[y], columns[x]
-                if behind:
-                    marks[row, column, z] = _HIT
-                elif marks[row, column, z] == 0:
-                    marks[row, column, z] = _PASSED
-                if next_x <= next_y and next_x <= next_z:
-                    x += 2 * up_x - 1
-                    if next_x >= stop or x < 0 or x >= nx:
-                        break
-                    next_x = (x + up_x - ex) * inv_x
-                elif next_y <= next_z:
-                    y += 2 * up_y - 1
-                    if next_y >= stop or y < 0 or y >= nx:
-                        break
-                    next_y = (y + up_y - ey) * inv_y
-                else:
-                    z += 2 * up_z - 1
-                    if next_z >= stop or z < 0 or z >= nz:
-                        break
-                    next_z = (z + up_z - ez) * inv_z
-
-
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
-def _apply_marks(
-    log_odds: np.ndarray,
-    marks: np.ndarray,
-    columns: np.ndarray,
-    rows: np.ndarray,
-    eye: np.ndarray,
-    weights: tuple[int, int, float],
-) -> None:
-    """Add hits, subtract misses, clamp, and wipe the marks.
-
-    A hit is shared among the voxels that its ray reaches: as many as its distance times the third
-    of the weights, and one. Distance is that of the voxel, so that all rays agree on its share.
-    """
-    hit, miss, reach = weights
-    for j in numba.prange(len(rows)):
-        for i in range(len(columns)):
-            values, touched = log_odds[rows[j], columns[i]], marks[rows[j], columns[i]]
-            flat = (i + 0.5 - eye[0]) ** 2 + (j + 0.5 - eye[1]) ** 2
-            for k in range(len(values)):
-                mark = touched[k]
-                if mark == 0:
-                    continue
-                touched[k] = 0
-                change = -np.int32(miss)
-                if mark != _PASSED:
-                    distance = math.sqrt(flat + (k + 0.5 - eye[2]) ** 2)
-                    change = np.int32(hit / (1.0 + reach * distance))
-                value = np.int32(values[k]) + change
-                values[k] = min(max(value, np.int32(-_FULL_SCALE)), np.int32(_FULL_SCALE))
-
-
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
-def _project_columns(
-    log_odds: np.ndarray,
-    columns: np.ndarray,
-    rows: np.ndarray,
-    occupied_at: int,
-    free_at: int,
-    needed: int,
-) -> np.ndarray:
-    cells = np.empty((len(rows), len(columns)), np.int8)
-    for j in numba.prange(len(rows)):
-        for i in range(len(columns)):
-            values = log_odds[rows[j], columns[i]]
-            highest = np.int32(-_FULL_SCALE)
-            for k in range(len(values)):
-                highest = max(highest, np.int32(values[k]))
-            free = True
-            for k in range(needed):
-                free &= values[k] <= free_at
-            if highest >= occupied_at:
-                cells[j, i] = OCCUPIED
-            elif free:
-                cells[j, i] = FREE
-            else:
-                cells[j, i] = UNKNOWN
-    return cells
