@@ -330,7 +330,8 @@ def test_memory_and_bounds_hold_over_a_long_drive():
     frames = [some(150, seed) for seed in range(8)]
 
     def held() -> int:
-        arrays = [a for a in vars(gaussian_map).values() if isinstance(a, np.ndarray)]
+        members = (*vars(gaussian_map).values(), *vars(gaussian_map._hash).values())
+        arrays = [a for a in members if isinstance(a, np.ndarray)]
         return sum(a.nbytes for a in (*arrays, *gaussian_map._exported))
 
     most = []
@@ -345,8 +346,9 @@ def test_memory_and_bounds_hold_over_a_long_drive():
     assert most[-1] - most[0] <= 24 * 2000  # positions of the camera, which are bounded, too
     assert len(gaussian_map.viewpoints) <= 2000
     # table and rows agree to the last one: no row is lost and none is held twice
-    assert sorted(gaussian_map._table[gaussian_map._table >= 0]) == list(range(len(gaussian_map)))
-    assert len(np.unique(gaussian_map._voxels[: len(gaussian_map)])) == len(gaussian_map)
+    table, voxels = gaussian_map._hash.table, gaussian_map._hash.voxels
+    assert sorted(table[table >= 0]) == list(range(len(gaussian_map)))
+    assert len(np.unique(voxels[: len(gaussian_map)])) == len(gaussian_map)
 
 
 def test_reset_forgets_everything():

@@ -30,7 +30,7 @@ _SAME_SURFACE = 0.12  # of depth; pixels farther from their median are not of it
 def pooled(
     depth: np.ndarray, camera: np.ndarray, stride_u: int, stride_v: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One depth for every block of pixels, [H / stride_v, W / stride_u], and the camera of these."""
+    """One depth per block of pixels, [H / stride_v, W / stride_u], and the camera of these [4]."""
     strides = np.array([stride_u, stride_v], np.float64)
     centre = (camera[2:] - (strides - 1) / 2) / strides
     return _pool(depth, stride_u, stride_v), np.concatenate([camera[:2] / strides, centre])
