@@ -230,8 +230,8 @@ def check_rgbd_size(image: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics
     size = (intrinsics.height, intrinsics.width)
     if depth.shape != size or image.shape != (*size, 3) or image.dtype != np.uint8:
         raise InputError(
-            f'depth {depth.shape} and {image.dtype} image {image.shape} must have the size of '
-            f'{intrinsics}, the image uint8 RGB',
+            f'depth {depth.shape} and {image.dtype} image {image.shape} must be of size {size} '
+            'as the intrinsics say, the image uint8 RGB',
             'size_mismatch',
         )
 

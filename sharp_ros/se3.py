@@ -79,8 +79,12 @@ def apply(T_a_b: np.ndarray, points: np.ndarray) -> np.ndarray:  # [4, 4], [...,
 
 def angle(T: np.ndarray) -> np.ndarray:  # [..., 3, 3] or [..., 4, 4] -> [...]
     """By how much transforms or rotations turn, radians in 0..pi."""
-    cosine = (np.trace(T[..., :3, :3], axis1=-2, axis2=-1) - 1) / 2
-    return np.arccos(np.clip(cosine, -1, 1))
+    return angle_of_trace(np.trace(T[..., :3, :3], axis1=-2, axis2=-1))
+
+
+def angle_of_trace(trace: np.ndarray) -> np.ndarray:  # [...] -> [...]
+    """By how much rotations of these traces turn, radians in 0..pi."""
+    return np.arccos(np.clip((trace - 1) / 2, -1, 1))
 
 
 def is_rotation(matrix: np.ndarray) -> np.ndarray:  # [..., 3, 3] -> [...] bool

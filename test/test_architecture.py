@@ -23,7 +23,7 @@ ROWS = [
         *('inference_queue', 'self_check'),
     ],
     ['localization.gravity'],
-    ['mapping', 'models', 'engine', 'snapshot'],
+    ['mapping', 'models', 'engine', 'snapshot', 'tracks'],
     ['localization', 'loading', 'views'],
     ['frame_result'],
     ['pipeline', 'worker', 'training'],
