@@ -248,7 +248,12 @@ def _resize_kernel(
     right: np.ndarray,
     weight_x: np.ndarray,
     ratio: np.float32,
-) -> np.ndarray:
+) -> np.ndarray:  # [H, W] -> [h, w]
+    """Depth from inverse depth, both float32, see `depth_from_gaussians`.
+
+    `top`, `bottom` [h] and `left`, `right` [w] int32 are neighbours in the source, the weights
+    [h], [w] float32 those of the latter, see `_taps`; beyond `ratio` nothing is interpolated.
+    """
     out = np.empty((len(top), len(left)), np.float32)
     one, half = np.float32(1), np.float32(0.5)
     for v in numba.prange(len(top)):
@@ -268,7 +273,8 @@ def _resize_kernel(
 @numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
 def _clean_kernel(
     depth: np.ndarray, edge_ratio: np.float32, near: np.float32, far: np.float32
-) -> np.ndarray:
+) -> np.ndarray:  # [H, W] -> [H, W]
+    """See `drop_flying_pixels` and `_limited`; float32, metres."""
     height, width = depth.shape
     # A frame of NaN around the image spares the inner loops every border case.
     inverse = np.full((height + 2, width + 2), np.nan, np.float32)
@@ -315,7 +321,10 @@ def _limited(d: np.float32, near: np.float32, far: np.float32) -> np.float32:
 
 
 @numba.njit(cache=True, nogil=True, error_model='numpy')
-def _limit_kernel(depth: np.ndarray, near: np.float32, far: np.float32) -> np.ndarray:
+def _limit_kernel(
+    depth: np.ndarray, near: np.float32, far: np.float32
+) -> np.ndarray:  # [H, W] -> [H, W]
+    """`_limited` of all pixels; float32, metres."""
     out = np.empty_like(depth)
     for v in range(depth.shape[0]):
         for u in range(depth.shape[1]):
@@ -332,6 +341,10 @@ def _cloud_kernel(
     cloud: np.ndarray,
     bits: np.ndarray,
 ) -> None:
+    """Fill the `cloud` [H, W, 4] float32 and its view as uint32, `bits`, see `organised_cloud`.
+
+    From `depth` [H, W] float32, `image` [H, W, 3] uint8, and x/z [W] and y/z [H] float32.
+    """
     height, width = depth.shape
     for v in numba.prange(height):
         for u in range(width):
@@ -359,6 +372,11 @@ def _splat_kernel(
     out: np.ndarray,
     bits: np.ndarray,
 ) -> int:
+    """Fill `out` [N, 12] float32 and its view as uint32, `bits`; returns how many rows are used.
+
+    `means` [N, 3], `colors` [N, 3], `opacities` [N], `scales` [N, 3] and `quats` [N, 4] float32 as
+    `Gaussians` has them; `srgb8` [65536] uint8 see `_srgb8_table`.
+    """
     count = 0
     for i in range(len(means)):
         if not opacities[i] > 0:
@@ -387,6 +405,7 @@ def _runs_kernel(
 ) -> tuple[np.ndarray, np.ndarray]:  # [H, W] -> [H, W], [H, W]
     """First and last column within the radius that hang together with each pixel along its row.
 
+    float32 inverse depth -> int32 columns.
     Pixels without a measurement are stepped over; across them the depth may change the more.
     """
     height, width = inverse.shape
@@ -421,7 +440,12 @@ def _normal_kernel(
     fy: float,
     cx: float,
     cy: float,
-) -> np.ndarray:
+) -> np.ndarray:  # [H, W] -> [H, W, 3]
+    """Normals from inverse depth, both float32, see `normals_from_depth`.
+
+    `left`, `right` and `top`, `bottom` [H, W] int32 are the ends of each pixel's run along its row
+    and its column.
+    """
     height, width = inverse.shape
     # of each run: sums of 1, x, x^2, q, x q with x from the pixel it belongs to
     sums = np.zeros((height, width, 5), np.float32)

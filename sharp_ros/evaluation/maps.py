@@ -170,8 +170,7 @@ class Visibility:
 
     def add(self, depth: np.ndarray, intrinsics: Intrinsics, T_map_camera: np.ndarray) -> None:
         """Note what one frame sees."""
-        camera = np.array([intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy])
-        _see(depth, camera, T_map_camera, self._band, self._hit, self._passed)
+        _see(depth, intrinsics.parameters, T_map_camera, self._band, self._hit, self._passed)
 
     def compare(self, grid: OccupancyGrid2D, truth: OccupancyGrid2D) -> tuple[float | None, int]:
         """The IoU of occupied cells that count, and how many free ones the truth does not know.
@@ -220,7 +219,12 @@ def _see(
     hit: np.ndarray,
     passed: np.ndarray,
 ) -> None:
-    """Mark cells in which pixels end, and cells that every fourth ray passes before its end."""
+    """Mark cells in which pixels end, and cells that every fourth ray passes before its end.
+
+    `depth` [H, W] metres; `camera` [4] float64 fx, fy, cx, cy; `T` [4, 4] `T_map_camera`; `band`
+    [4] side of a cell, lowest and highest height and range, metres; `hit` and `passed` [S, S] bool
+    by row along +y and column along +x, the origin in the middle, are written.
+    """
     voxel, low, high, reach = band
     fx, fy, cx, cy = camera
     half = hit.shape[0] // 2

@@ -4,7 +4,7 @@
     occupied.ply        centres of the occupied voxels
     cloud.ply, mesh.ply the coloured surface, where `surface_map.enabled`
     gaussians.ply       where `gaussian_map.enabled`
-    trajectory.txt      way of the camera, TUM format
+    trajectory.txt      path of the camera, TUM format
     config.yaml         effective configuration
     about.json          where, when, how much, by which model
     state.npz           for `load_map`

@@ -1,4 +1,4 @@
-"""The way of the camera: recorded in bounded memory, and as text."""
+"""The path of the camera: recorded in bounded memory, and as text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CameraPath:
         self._stamps = np.zeros(min(_FIRST, self._bound), np.int64)
         self._poses = np.zeros((len(self._stamps), 4, 4))
         self._count = 0
-        self._added, self._stride = 0, 1  # every so manieth is kept, and the newest
+        self._added, self._stride = 0, 1  # every `_stride`th is kept, and the newest
 
     def __len__(self) -> int:
         return self._count

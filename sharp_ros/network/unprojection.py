@@ -172,6 +172,7 @@ def _shapes_on_cpu(scales: Tensor, quats: Tensor, lens: Tensor) -> tuple[Tensor,
 def _shapes_kernel(
     scales: np.ndarray, quats: np.ndarray, lens: tuple[np.float32, ...]
 ) -> tuple[np.ndarray, np.ndarray]:  # [3, N], [4, N] -> [N, 3], [N, 4]
+    """`_shapes` of all Gaussians, block by block; float32."""
     n = scales.shape[1]
     out_scales, out_quats = np.empty((n, 3), np.float32), np.empty((n, 4), np.float32)
     for k in numba.prange((n + _BLOCK - 1) // _BLOCK):

@@ -65,6 +65,10 @@ _ROW = np.uintp(_TILE)
 def _project(means, quats, scales, opacities, colors, T, camera, limits, width, height, near):
     """Splats [N, 16], rectangles of tiles they touch [N, 4], sort keys [N]; how many are unsound.
 
+    float32, int16 and uint32. `means` [N, 3], `quats` [N, 4], `scales` [N, 3], `opacities` [N] and
+    `colors` [N, 3] float32 as `Gaussians` has them; `T` [4, 4] float64 `T_camera_world`; `camera`
+    fx, fy, cx, cy; `limits` of x/z and y/z in the Jacobian; size in pixels; `near` in metres.
+
     A key is the bits of the depth, which order like the depth; 0 marks what is not drawn.
 
     Given in float32: means [N, 3], quats [N, 4], scales [N, 3], opacities [N], colors [N, 3]; in
@@ -256,7 +260,7 @@ def _exp_minus(x):
 
 @njit(cache=True, nogil=True)
 def _blend_row(pixels, first, start, row_x, hx, rest, cutoff, opacity, r, g, b, z, median):
-    """Composite one splat over the 16 pixels of a tile row.
+    """Composite one splat over the 16 pixels of a tile row, from index `first` (uintp) on.
 
     `pixels`, float32 [6 * 256], holds the planes of the tile one after the other; with constant
     distances between them the compiler knows that they do not overlap. `first` is uintp, the rest
