@@ -1,7 +1,8 @@
 """Pinhole geometry: intrinsics, frames, projection and rectification.
 
 Integer pixel coordinates are pixel centres, as in `CameraInfo` and OpenCV; `Intrinsics` owns the
-half-pixel shift to networks that count from the image corner, and every resize and crop.
+half-pixel shift to networks that count from the image corner, and every resize and crop. One
+module: from what a driver says about its camera to the ray of every pixel.
 """
 
 from __future__ import annotations
@@ -377,7 +378,7 @@ class Rectifier:
             self._maps = _undistortion_maps(model, self.intrinsics, np.eye(3), self.intrinsics)
             self.unseen = _unseen(self._maps)
         elif rectified and any(model.D):
-            with suppress(InputError):  # who rectified the images need not tell how
+            with suppress(InputError):  # who rectified the images need not say how
                 raw = windowed(model.K[0], model.K[4], model.K[2], model.K[5])
                 R = np.reshape(model.R, (3, 3))
                 unseen = _unseen(_undistortion_maps(model, raw, R, self.intrinsics))

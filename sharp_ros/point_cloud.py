@@ -3,7 +3,7 @@
 All work is done in inverse depth where neighbours are compared or mixed, because a plane seen in
 perspective has an inverse depth that is linear in pixel coordinates: interpolating it is exact on
 planes, and its change from pixel to pixel is the same everywhere on one plane, however slanted.
-The kernels are compiled on first use (seconds) and cached on disk beside this file.
+The kernels are in `point_cloud_kernels`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from functools import cache
 import math
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 
 from sharp_ros.camera import (
@@ -23,6 +22,15 @@ from sharp_ros.camera import (
 )
 from sharp_ros.config import PointCloudConfig
 from sharp_ros.errors import InputError
+from sharp_ros.point_cloud_kernels import (
+    clean_kernel,
+    cloud_kernel,
+    limit_kernel,
+    normal_kernel,
+    resize_kernel,
+    runs_kernel,
+    splat_kernel,
+)
 
 if TYPE_CHECKING:
     from sharp_ros.gaussians import Gaussians
@@ -73,7 +81,7 @@ def resize_depth(depth: np.ndarray, width: int, height: int) -> np.ndarray:
         inverse = np.where(usable, np.float32(1) / depth, np.float32(np.nan))
     if depth.shape == (height, width):
         return np.where(usable, depth, np.float32(np.nan))
-    return _resize_kernel(
+    return resize_kernel(
         inverse, *_taps(depth.shape[0], height), *_taps(depth.shape[1], width), _RATIO
     )
 
@@ -133,7 +141,7 @@ def organised_cloud(
     x, y = (axis.astype(np.float32) for axis in intrinsics.axes())
     depth = np.require(depth, np.float32, _KERNEL_INPUT)
     image = np.require(image, None, _KERNEL_INPUT)
-    _cloud_kernel(depth, image, x, y, cloud, cloud.view(np.uint32))
+    cloud_kernel(depth, image, x, y, cloud, cloud.view(np.uint32))
     return cloud
 
 
@@ -165,13 +173,13 @@ def normals_from_depth(
         seen = np.isfinite(depth) & (depth > 0)
         inverse = np.where(seen, np.float32(1) / depth, np.float32(np.nan)).astype(np.float32)
     ratio = max(edge_ratio, 5 * pixel_noise(depth))
-    left, right = _runs_kernel(inverse, ratio, radius)
+    left, right = runs_kernel(inverse, ratio, radius)
     top, bottom = (
         np.ascontiguousarray(ends.T)
-        for ends in _runs_kernel(np.ascontiguousarray(inverse.T), ratio, radius)
+        for ends in runs_kernel(np.ascontiguousarray(inverse.T), ratio, radius)
     )
     k = intrinsics
-    return _normal_kernel(inverse, left, right, top, bottom, k.fx, k.fy, k.cx, k.cy)
+    return normal_kernel(inverse, left, right, top, bottom, k.fx, k.fy, k.cx, k.cy)
 
 
 def pixel_noise(depth: np.ndarray, stride_u: int = 1, stride_v: int = 4) -> float:  # [H, W]
@@ -192,9 +200,6 @@ def pixel_noise(depth: np.ndarray, stride_u: int = 1, stride_v: int = 4) -> floa
 # Read-only or strided arrays are other types to numba: each would compile anew in mid-stream.
 _KERNEL_INPUT = ['C', 'W']
 _RATIO = np.float32(SAME_SURFACE_RATIO)
-_MIN_EXTENT = (
-    0.1  # px^4, determinant of the covariance of places that a normal is fitted to: 2 x 3
-)
 
 
 def splat_records(gaussians: Gaussians) -> np.ndarray:  # -> [M, 12] float32
@@ -210,7 +215,7 @@ def splat_records(gaussians: Gaussians) -> np.ndarray:  # -> [M, 12] float32
     tensors = (g.means, g.colors, g.opacities, *g.shapes)
     arrays = [t.detach().cpu().contiguous().numpy() for t in tensors]
     out = np.empty((len(g), 12), np.float32)
-    count = _splat_kernel(*arrays, _srgb8_table(), out, out.view(np.uint32))
+    count = splat_kernel(*arrays, _srgb8_table(), out, out.view(np.uint32))
     return out[:count]
 
 
@@ -227,8 +232,8 @@ def _clean(depth: np.ndarray, edge_ratio: float, near: float, far: float) -> np.
         raise InputError(f'depth must be [H, W], got {depth.shape}', 'size_mismatch')
     depth = np.require(depth, np.float32, _KERNEL_INPUT)
     if edge_ratio <= 0:
-        return _limit_kernel(depth, np.float32(near), np.float32(far))
-    return _clean_kernel(depth, np.float32(edge_ratio), np.float32(near), np.float32(far))
+        return limit_kernel(depth, np.float32(near), np.float32(far))
+    return clean_kernel(depth, np.float32(edge_ratio), np.float32(near), np.float32(far))
 
 
 def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -236,268 +241,3 @@ def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     position = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
     left = position.astype(np.int32)
     return left, np.minimum(left + 1, source - 1), (position - left).astype(np.float32)
-
-
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
-def _resize_kernel(
-    inverse: np.ndarray,
-    top: np.ndarray,
-    bottom: np.ndarray,
-    weight_y: np.ndarray,
-    left: np.ndarray,
-    right: np.ndarray,
-    weight_x: np.ndarray,
-    ratio: np.float32,
-) -> np.ndarray:  # [H, W] -> [h, w]
-    """Depth from inverse depth, both float32, see `depth_from_gaussians`.
-
-    `top`, `bottom` [h] and `left`, `right` [w] int32 are neighbours in the source, the weights
-    [h], [w] float32 those of the latter, see `_taps`; beyond `ratio` nothing is interpolated.
-    """
-    out = np.empty((len(top), len(left)), np.float32)
-    one, half = np.float32(1), np.float32(0.5)
-    for v in numba.prange(len(top)):
-        wy = weight_y[v]
-        upper, lower = inverse[top[v]], inverse[bottom[v]]
-        for u in range(len(left)):
-            wx = weight_x[u]
-            a, b, c, d = upper[left[u]], upper[right[u]], lower[left[u]], lower[right[u]]
-            mixed = (one - wy) * ((one - wx) * a + wx * b) + wy * ((one - wx) * c + wx * d)
-            spread = ratio * min(a, b, c, d) - max(a, b, c, d)
-            if np.isnan(mixed) or spread < 0:
-                mixed = (a if wx < half else b) if wy < half else (c if wx < half else d)
-            out[v, u] = one / mixed
-    return out
-
-
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
-def _clean_kernel(
-    depth: np.ndarray, edge_ratio: np.float32, near: np.float32, far: np.float32
-) -> np.ndarray:  # [H, W] -> [H, W]
-    """See `drop_flying_pixels` and `_limited`; float32, metres."""
-    height, width = depth.shape
-    # A frame of NaN around the image spares the inner loops every border case.
-    inverse = np.full((height + 2, width + 2), np.nan, np.float32)
-    mixed = np.zeros((height + 2, width + 2), np.bool_)
-    out = np.empty((height, width), np.float32)
-    for v in numba.prange(height):
-        for u in range(width):
-            d = depth[v, u]
-            inverse[v + 1, u + 1] = np.float32(1) / d if d > 0 else np.float32(np.nan)
-    for v in numba.prange(1, height + 1):
-        for u in range(1, width + 1):
-            q = inverse[v, u]
-            left, right = inverse[v, u - 1], inverse[v, u + 1]
-            up, down = inverse[v - 1, u], inverse[v + 1, u]
-            step = edge_ratio * q
-            # Comparisons with NaN are false: an absent neighbour neither agrees nor disagrees.
-            across = (abs(q - left) <= step) | (abs(q - right) <= step)
-            along = (abs(q - up) <= step) | (abs(q - down) <= step)
-            doubt_across = (abs(q - left) > step) | (abs(q - right) > step)
-            doubt_along = (abs(q - up) > step) | (abs(q - down) > step)
-            mixed[v, u] = (doubt_across & (not across)) | (doubt_along & (not along))
-    for v in numba.prange(height):
-        for u in range(width):
-            d = depth[v, u]
-            dropped = (
-                mixed[v + 1, u + 1]
-                | mixed[v + 1, u]
-                | mixed[v + 1, u + 2]
-                | mixed[v, u + 1]
-                | mixed[v + 2, u + 1]
-            )
-            out[v, u] = np.float32(np.nan) if dropped else _limited(d, near, far)
-    return out
-
-
-@numba.njit(cache=True, forceinline=True, error_model='numpy')
-def _limited(d: np.float32, near: np.float32, far: np.float32) -> np.float32:
-    """Depth in range, +inf beyond it, -inf before it, NaN for no measurement."""
-    if d > far:
-        return np.float32(np.inf)
-    if d >= near:
-        return d if d > 0 else np.float32(np.nan)
-    return np.float32(-np.inf) if (d > 0) | (d == -np.inf) else np.float32(np.nan)
-
-
-@numba.njit(cache=True, nogil=True, error_model='numpy')
-def _limit_kernel(
-    depth: np.ndarray, near: np.float32, far: np.float32
-) -> np.ndarray:  # [H, W] -> [H, W]
-    """`_limited` of all pixels; float32, metres."""
-    out = np.empty_like(depth)
-    for v in range(depth.shape[0]):
-        for u in range(depth.shape[1]):
-            out[v, u] = _limited(depth[v, u], near, far)
-    return out
-
-
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
-def _cloud_kernel(
-    depth: np.ndarray,
-    image: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    cloud: np.ndarray,
-    bits: np.ndarray,
-) -> None:
-    """Fill the `cloud` [H, W, 4] float32 and its view as uint32, `bits`, see `organised_cloud`.
-
-    From `depth` [H, W] float32, `image` [H, W, 3] uint8, and x/z [W] and y/z [H] float32.
-    """
-    height, width = depth.shape
-    for v in numba.prange(height):
-        for u in range(width):
-            d = depth[v, u]
-            z = d if (d > 0) & (d < np.inf) else np.float32(np.nan)
-            cloud[v, u, 0] = x[u] * z
-            cloud[v, u, 1] = y[v] * z
-            cloud[v, u, 2] = z
-            red, green, blue = image[v, u, 0], image[v, u, 1], image[v, u, 2]
-            bits[v, u, 3] = (
-                (np.uint32(red) << np.uint32(16))
-                | (np.uint32(green) << np.uint32(8))
-                | np.uint32(blue)
-            )
-
-
-@numba.njit(cache=True, nogil=True, error_model='numpy')
-def _splat_kernel(
-    means: np.ndarray,
-    colors: np.ndarray,
-    opacities: np.ndarray,
-    scales: np.ndarray,
-    quats: np.ndarray,
-    srgb8: np.ndarray,
-    out: np.ndarray,
-    bits: np.ndarray,
-) -> int:
-    """Fill `out` [N, 12] float32 and its view as uint32, `bits`; returns how many rows are used.
-
-    `means` [N, 3], `colors` [N, 3], `opacities` [N], `scales` [N, 3] and `quats` [N, 4] float32 as
-    `Gaussians` has them; `srgb8` [65536] uint8 see `_srgb8_table`.
-    """
-    count = 0
-    for i in range(len(means)):
-        if not opacities[i] > 0:
-            continue
-        packed = np.uint32(0)
-        for c in range(3):
-            linear = min(max(colors[i, c], np.float32(0)), np.float32(1))
-            level = srgb8[int(linear * np.float32(65535) + np.float32(0.5))]
-            packed = (packed << np.uint32(8)) | np.uint32(level)
-            out[count, c] = means[i, c]
-            out[count, 5 + c] = scales[i, c]
-        bits[count, 3] = packed
-        out[count, 4] = opacities[i]
-        square = np.float32(0)
-        for c in range(4):
-            square += quats[i, c] * quats[i, c]
-        for c in range(4):
-            out[count, 8 + c] = quats[i, c] / np.sqrt(square)
-        count += 1
-    return count
-
-
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
-def _runs_kernel(
-    inverse: np.ndarray, ratio: float, radius: int
-) -> tuple[np.ndarray, np.ndarray]:  # [H, W] -> [H, W], [H, W]
-    """First and last column within the radius that hang together with each pixel along its row.
-
-    float32 inverse depth -> int32 columns.
-    Pixels without a measurement are stepped over; across them the depth may change the more.
-    """
-    height, width = inverse.shape
-    first, last = np.empty((height, width), np.int32), np.empty((height, width), np.int32)
-    for v in numba.prange(height):
-        for forth in (True, False):
-            start, at, before = 0, -1, np.float32(np.nan)
-            for i in range(width):
-                u = i if forth else width - 1 - i
-                q = inverse[v, u]
-                if q > 0:
-                    gap = abs(u - at)
-                    # the first of all compares with NaN and starts a run, too
-                    if not (gap <= radius and abs(q - before) <= ratio * gap * min(q, before)):
-                        start = u
-                    at, before = u, q
-                    if forth:
-                        first[v, u] = max(start, u - radius)
-                    else:
-                        last[v, u] = min(start, u + radius)
-    return first, last
-
-
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
-def _normal_kernel(
-    inverse: np.ndarray,
-    left: np.ndarray,
-    right: np.ndarray,
-    top: np.ndarray,
-    bottom: np.ndarray,
-    fx: float,
-    fy: float,
-    cx: float,
-    cy: float,
-) -> np.ndarray:  # [H, W] -> [H, W, 3]
-    """Normals from inverse depth, both float32, see `normals_from_depth`.
-
-    `left`, `right` and `top`, `bottom` [H, W] int32 are the ends of each pixel's run along its row
-    and its column.
-    """
-    height, width = inverse.shape
-    # of each run: sums of 1, x, x^2, q, x q with x from the pixel it belongs to
-    sums = np.zeros((height, width, 5), np.float32)
-    out = np.full((height, width, 3), np.nan, np.float32)
-    for v in numba.prange(height):
-        before = np.zeros((width + 1, 5))  # the same with x from the margin, of all on the left
-        for u in range(width):
-            q = inverse[v, u]
-            weight, value = (1.0, q) if q > 0 else (0.0, np.float32(0))
-            before[u + 1, 0] = before[u, 0] + weight
-            before[u + 1, 1] = before[u, 1] + weight * u
-            before[u + 1, 2] = before[u, 2] + weight * u * u
-            before[u + 1, 3] = before[u, 3] + value
-            before[u + 1, 4] = before[u, 4] + value * u
-        for u in range(width):
-            if inverse[v, u] > 0:
-                start, end = before[left[v, u]], before[right[v, u] + 1]
-                n, x, q = end[0] - start[0], end[1] - start[1], end[3] - start[3]
-                sums[v, u, 0] = n
-                sums[v, u, 1] = x - u * n
-                sums[v, u, 2] = end[2] - start[2] - u * (2 * x - u * n)
-                sums[v, u, 3] = q
-                sums[v, u, 4] = end[4] - start[4] - u * q
-    for v in numba.prange(height):
-        for u in range(width):
-            if not inverse[v, u] > 0:
-                continue
-            n, q, x, y, xx, xy, yy, xq, yq = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-            for row in range(top[v, u], bottom[v, u] + 1):  # where nothing was seen sums are 0
-                dy, n1, x1, q1 = row - v, sums[row, u, 0], sums[row, u, 1], sums[row, u, 3]
-                n += n1
-                q += q1
-                x += x1
-                y += dy * n1
-                xx += sums[row, u, 2]
-                xy += dy * x1
-                yy += dy * dy * n1
-                xq += sums[row, u, 4]
-                yq += dy * q1
-            q, x, y = q / n, x / n, y / n
-            xx, xy, yy = xx / n - x * x, xy / n - x * y, yy / n - y * y
-            xq, yq = xq / n - x * q, yq / n - y * q
-            extent = xx * yy - xy * xy
-            if extent < _MIN_EXTENT:
-                continue
-            across = (xq * yy - yq * xy) / extent
-            down = (yq * xx - xq * xy) / extent
-            here = q - across * x - down * y
-            if not here > 0:
-                continue
-            nx, ny = across * fx, down * fy
-            nz = here - across * (u - cx) - down * (v - cy)
-            length = math.sqrt(nx * nx + ny * ny + nz * nz)
-            out[v, u, 0], out[v, u, 1], out[v, u, 2] = -nx / length, -ny / length, -nz / length
-    return out

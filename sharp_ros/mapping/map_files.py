@@ -12,7 +12,8 @@
 A folder appears when all of it is on the disk. Whatever happens before, a full disk or the end of
 the process, the maps that are there stay as they are. PLY files hold metres of the world frame as
 float32, which is what other tools expect; in a world whose origin is 100 km off, as in UTM, that
-is 1 cm. The grid and `state.npz` are exact anywhere.
+is 1 cm. The grid and `state.npz` are exact anywhere. One module, so that the two directions of the
+format, writing and reading, stand side by side.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Projection runs over all Gaussians in parallel, one radix sort brings them into depth order, a
 counting sort deals them out to tiles of 16x16 pixels, and every tile is composited on its own,
-a row of pixels at a time so that the compiler turns it into vector instructions.
+a row of pixels at a time so that the compiler turns it into vector instructions. One module:
+each step reads the table that the one before it wrote.
 """
 
 from __future__ import annotations
