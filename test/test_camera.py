@@ -311,6 +311,18 @@ def test_resize_and_crop_keep_the_rays() -> None:
     assert corner == pytest.approx(intrinsics.cx, abs=1e-3)
 
 
+def test_single_points_are_those_of_the_image() -> None:
+    k = Intrinsics(50.0, 60.0, 30.0, 20.0, 81, 61)
+    x, y = np.meshgrid(np.arange(81), np.arange(61))
+    pixels = np.stack([x, y], -1)
+    points = k.unprojected(pixels)
+    np.testing.assert_allclose(points[..., :2], k.rays(), atol=1e-6)
+    np.testing.assert_allclose(k.pixels(3 * points), pixels, atol=1e-9)
+    thin = k.subsampled(3)
+    np.testing.assert_array_equal(thin.rays().shape, k.rays()[::3, ::3].shape)
+    np.testing.assert_allclose(thin.rays(), k.rays()[::3, ::3], atol=1e-6)
+
+
 def test_projection_inverts_unprojection() -> None:
     intrinsics = Intrinsics(50, 51, 30.5, 22.25, 64, 48)
     depth = np.random.default_rng(0).uniform(0.5, 9, (48, 64))

@@ -6,9 +6,11 @@ import pytest
 
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.se3 import (
+    angle,
     apply,
     interpolate,
     inverse,
+    is_rotation,
     look_at,
     matrix_from_quat,
     moved_pose,
@@ -162,3 +164,23 @@ def test_covariance_of_a_fixed_frame_is_that_of_samples():
     scale = np.sqrt(np.diag(covariance))
     difference = np.cov(np.array(samples).T) - covariance
     assert np.abs(difference / np.outer(scale, scale)).max() < 0.05
+
+
+def test_angle_is_that_of_the_rotation_vector():
+    rng = np.random.default_rng(0)
+    angles = np.array([0.0, 0.3, 1.5, 3.0, np.pi])
+    axes = rng.normal(size=(5, 3))
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    rotations = np.stack([cv2.Rodrigues(v)[0] for v in axes * angles[:, None]])
+    np.testing.assert_allclose(angle(rotations), angles, atol=1e-7)
+    np.testing.assert_allclose(
+        angle(transform(rotations, rng.normal(size=(5, 3)))), angles, atol=1e-7
+    )
+    assert angle(np.eye(3) * (1 + 1e-9)) == 0  # rounding gives no NaN
+
+
+def test_reflections_and_what_is_not_orthonormal_are_no_rotations():
+    turned = matrix_from_quat(np.array([0.9, 0.1, -0.3, 0.2]))
+    overflowing = np.array([[1e200, 1e200, 0], [1e200, -1e200, 0], [0, 0, 1.0]])
+    matrices = np.stack([turned, -turned, 1.001 * turned, turned * np.nan, overflowing])
+    assert is_rotation(matrices).tolist() == [True, False, False, False, False]
