@@ -5,9 +5,9 @@
 
 The sets: scenes of the training generator that no training draws (their seeds begin at
 `FIRST_SEED`; or held-out shards), those with sky apart; the simulated rooms of `sharp-ros eval
-synthetic`, which are drawn by another program; the motorcycle; and a recording with depth. Next to
-the accuracy stand baselines, and what mirroring, the field of view and disturbances do to the
-depth, whether its uncertainty can be believed, and pictures of the worst images (never of the
+depth synthetic`, which are drawn by another program; the motorcycle; and a recording with depth.
+Next to the accuracy stand baselines, and what mirroring, the field of view and disturbances do to
+the depth, whether its uncertainty can be believed, and pictures of the worst images (never of the
 recording, which may not be shown). `--update-docs` writes results, pictures and page; `--render`
 the page alone.
 """
@@ -130,8 +130,8 @@ def shard_frames(files: Sequence[Path]) -> Iterator[SourceFrame]:
 def room_views(rooms: int, places: int) -> Iterator[list[SourceFrame]]:
     """Images from places on the drives through simulated rooms, so many of each room.
 
-    Of every place: first as `sharp-ros eval synthetic` sees it, then with each of `FIELDS`, the
-    widest first.
+    Of every place: first as `sharp-ros eval depth synthetic` sees it, then with each of `FIELDS`,
+    the widest first.
     """
     from sharp_ros.synthetic import Room
 
@@ -412,7 +412,7 @@ def _along(depth: np.ndarray, frame: SourceFrame, rays: np.ndarray) -> np.ndarra
 
 def open_sets(args: argparse.Namespace) -> tuple[dict[str, ImageSet], list[list[SourceFrame]]]:
     """Everything to measure on, by the keys of the report; and the rooms in several `FIELDS`."""
-    from sharp_ros.apps.evaluate import motorcycle_frames
+    from sharp_ros.evaluation.depth import motorcycle_frames
     from sharp_ros.sources import open_source
 
     quick = args.quick
@@ -447,10 +447,10 @@ def open_sets(args: argparse.Namespace) -> tuple[dict[str, ImageSet], list[list[
 
 def measure(args: argparse.Namespace) -> tuple[dict[str, Any], bytes]:
     """The report and the gallery."""
-    from sharp_ros.apps.evaluate import evaluate
     from sharp_ros.config import ModelConfig
     from sharp_ros.engine import Engine
     from sharp_ros.evaluation.circumstances import circumstances
+    from sharp_ros.evaluation.depth import evaluate_depth
     from sharp_ros.models import load_predictor, WEIGHTS_FOLDER
     from sharp_ros.point_cloud import depth_from_gaussians
 
@@ -484,7 +484,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], bytes]:
     for name, images in sets.items():
         # the node's scale needs poses one after the other
         node = info if name == 'recording' else None
-        accuracy = evaluate(_tracked(images.all(), f'{name}: accuracy'), engine, node)
+        accuracy = evaluate_depth(_tracked(images.all(), f'{name}: accuracy'), engine, node)
         report['sets'][name] = {'title': images.title, **accuracy}
         seen = [(f, look(f)) for f in _tracked(images.some, f'{name}: uncertainty')]
         report['uncertainty'][name] = uncertainty_study(seen)

@@ -26,8 +26,8 @@ from onnxruntime import quantization  # noqa: E402
 import torch  # noqa: E402
 
 from sharp_ros import self_check  # noqa: E402
-from sharp_ros.apps.evaluate import motorcycle_frames  # noqa: E402
 from sharp_ros.apps.export import export_nano  # noqa: E402
+from sharp_ros.evaluation.depth import motorcycle_frames  # noqa: E402
 from sharp_ros.files import write_atomically  # noqa: E402
 from sharp_ros.models import load_predictor  # noqa: E402
 from sharp_ros.network.onnx_predictor import OnnxNanoPredictor, OnnxSession  # noqa: E402

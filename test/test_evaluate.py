@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from sharp_ros import models
-from sharp_ros.apps import evaluate as module
 from sharp_ros.apps.cli import main
-from sharp_ros.apps.evaluate import (
-    evaluate,
+from sharp_ros.camera import Intrinsics
+from sharp_ros.config import ModelConfig
+from sharp_ros.engine import Engine
+from sharp_ros.errors import CheckpointError, InputError
+from sharp_ros.evaluation import depth as module
+from sharp_ros.evaluation.depth import (
+    evaluate_depth,
     load_training_mean,
     motorcycle_frames,
     save_training_mean,
     training_mean_depth,
 )
-from sharp_ros.camera import Intrinsics
-from sharp_ros.config import ModelConfig
-from sharp_ros.engine import Engine
-from sharp_ros.errors import CheckpointError, InputError
 from sharp_ros.evaluation.metrics import depth_metrics
 from sharp_ros.models import ModelInfo
 from sharp_ros.network.composer import gaussians_from_depth
@@ -134,7 +134,7 @@ def test_images_that_cannot_be_compared_are_refused():
 
 
 def test_knowing_model_is_perfect_and_beats_the_baselines():
-    report = evaluate(frames(scene(1), scene(2)), engine(knowing_predictor()))
+    report = evaluate_depth(frames(scene(1), scene(2)), engine(knowing_predictor()))
     assert report['frames'] == 2
     assert report['abs_rel'] == pytest.approx(0, abs=1e-4)
     assert report['delta1'] == 1
@@ -151,7 +151,7 @@ def test_scale_and_its_spread_over_frames_are_reported():
         return knowing_predictor()(image, intrinsics, np.full_like(depth, 2.0))
 
     walls = [np.full((48, 64), d, np.float32) for d in (1.0, 4.0)]
-    report = evaluate(frames(*walls), engine(two_metres))
+    report = evaluate_depth(frames(*walls), engine(two_metres))
     assert report['scale_median'] == pytest.approx((0.5 + 2) / 2)
     assert report['scale_std'] == pytest.approx(np.log(2), abs=1e-3)
     assert report['abs_rel'] == pytest.approx((1.0 + 0.5) / 2)
@@ -172,15 +172,15 @@ def test_the_scale_that_the_node_finds_over_poses_is_judged_besides():
         return gaussians_from_depth(z, torch.zeros(3, 240, 320), k)
 
     info = ModelInfo('too_far', 'for tests', 'Apache-2.0', metric=True)
-    report = evaluate(shown, engine(too_far), info)
+    report = evaluate_depth(shown, engine(too_far), info)
     assert report['abs_rel'] == pytest.approx(0.4, abs=0.02)
     assert report['one_scale']['abs_rel'] < 0.2
-    assert 'one_scale' not in evaluate(shown[:2], engine(too_far))
+    assert 'one_scale' not in evaluate_depth(shown[:2], engine(too_far))
 
 
 def test_frames_without_truth_are_counted_and_left_out():
     empty = np.zeros((48, 64), np.float32)
-    report = evaluate(frames(None, scene(), empty), engine(knowing_predictor()))
+    report = evaluate_depth(frames(None, scene(), empty), engine(knowing_predictor()))
     assert report['frames'] == 1
     assert report['frames_without_truth'] == 2
 
@@ -195,7 +195,7 @@ def test_source_that_never_has_depth_is_given_up_with_advice():
             yield frames(None)[0]
 
     with pytest.raises(InputError, match='no true depth'):
-        evaluate(endless(), engine(knowing_predictor()))
+        evaluate_depth(endless(), engine(knowing_predictor()))
     assert asked < 100
 
 
@@ -262,7 +262,7 @@ def tum_folder(tmp_path):
 
 
 def test_report_of_a_recording_is_complete(knowing_model, tum_folder, tmp_path, capsys):
-    assert main(['eval', str(tum_folder), '--json', str(tmp_path / 'r.json')]) == 0
+    assert main(['eval', 'depth', str(tum_folder), '--json', str(tmp_path / 'r.json')]) == 0
     report = json.loads((tmp_path / 'r.json').read_text())
     assert report['frames'] == 3
     assert report['abs_rel'] == pytest.approx(0, abs=1e-3)
@@ -279,15 +279,31 @@ def test_report_of_a_recording_is_complete(knowing_model, tum_folder, tmp_path, 
 
 def test_number_of_frames_can_be_limited(knowing_model, tum_folder, tmp_path):
     report = tmp_path / 'r.json'
-    arguments = ['eval', str(tum_folder), '--max-frames', '2', '--json', str(report)]
+    arguments = ['eval', 'depth', str(tum_folder), '--max-frames', '2', '--json', str(report)]
     assert main(arguments) == 0
     assert json.loads(report.read_text())['frames'] == 2
+
+
+def test_former_command_gives_the_same_report_with_one_line_of_advice(
+    knowing_model, tum_folder, tmp_path, capsys
+):
+    file, reports = tmp_path / 'r.json', []
+    for arguments in (['eval', 'depth'], ['eval']):
+        assert main([*arguments, str(tum_folder), '--json', str(file)]) == 0
+        reports.append(json.loads(file.read_text()))
+        err = capsys.readouterr().err
+    assert err == f'advice: this is now `sharp-ros eval depth {tum_folder}`\n'
+    new, former = reports
+    assert list(former) == list(new)
+    for varying in ('latency_ms', 'machine'):
+        del new[varying], former[varying]
+    assert former == new
 
 
 def test_folder_of_photos_has_no_truth(knowing_model, tum_folder, capsys):
     for name in ('rgb.txt', 'depth.txt', 'camera.yaml'):
         (tum_folder / name).unlink()
-    assert main(['eval', str(tum_folder)]) == 1
+    assert main(['eval', 'depth', str(tum_folder)]) == 1
     assert 'no true depth' in capsys.readouterr().err
 
 
@@ -303,5 +319,5 @@ def test_motorcycle_has_the_depth_of_its_calibration():
 
 def test_without_scikit_image_the_motorcycle_says_so(knowing_model, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'skimage.data', None)
-    assert main(['eval', 'motorcycle']) == 1
+    assert main(['eval', 'depth', 'motorcycle']) == 1
     assert 'pip install scikit-image' in capsys.readouterr().err

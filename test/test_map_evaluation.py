@@ -1,4 +1,4 @@
-"""What `eval --map` measures, in a room that is known exactly and with errors that are known."""
+"""What `eval maps` measures, in a room that is known exactly and with errors that are known."""
 
 from __future__ import annotations
 
@@ -17,15 +17,8 @@ from sharp_ros.config import ModelConfig, OccupancyConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import InputError
 from sharp_ros.evaluation import maps as module
-from sharp_ros.evaluation.maps import (
-    DisturbedPredictor,
-    evaluate_map,
-    map_config,
-    RecordedMap,
-    RoomMap,
-    summary,
-    Visibility,
-)
+from sharp_ros.evaluation.floor_plans import RecordedMap, RoomMap, Visibility
+from sharp_ros.evaluation.maps import DisturbedPredictor, evaluate_map, map_config, summary
 from sharp_ros.mapping.occupancy import FREE, OccupancyGrid2D, OCCUPIED, UNKNOWN
 from sharp_ros.models import MODELS
 from sharp_ros.network.predictor import SensorPredictor
@@ -217,10 +210,12 @@ def recording(tmp_path_factory, frames):
     return folder
 
 
-def test_recording_is_compared_with_the_map_of_its_own_truth(recording, tmp_path, capsys):
+@pytest.mark.parametrize('former', [False, True])
+def test_recording_is_compared_with_the_map_of_its_own_truth(recording, former, tmp_path, capsys):
     file, pictures = tmp_path / 'map.json', tmp_path / 'pictures'
     arguments = ['--json', str(file), '--pictures', str(pictures)]
-    assert main(['eval', str(recording), '--map', '--depth', 'true', *arguments]) == 0
+    command = ['eval', str(recording), '--map'] if former else ['eval', 'maps', str(recording)]
+    assert main([*command, '--depth', 'true', *arguments]) == 0
     report = json.loads(file.read_text())
     assert report['truth'] == 'floor plan from measured depth and poses'
     (run,) = report['runs']
@@ -240,6 +235,7 @@ def test_recording_is_compared_with_the_map_of_its_own_truth(recording, tmp_path
         (['synthetic', '--poses', 'source'], 'add --map'),
         (['synthetic', '--map', '--views'], 'choose one'),
         (['synthetic', '--map', '--seeds', '0'], 'number of rooms'),
+        (['maps', 'synthetic', '--seeds', '0'], 'number of rooms'),
         (['motorcycle', '--map', '--seeds', '2'], 'recordings have none'),
     ],
 )

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from sharp_ros import models
-from sharp_ros.apps.evaluate import evaluate, floor_depth
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import ConfigError
+from sharp_ros.evaluation.depth import evaluate_depth, floor_depth
 from sharp_ros.evaluation.metrics import uncertainty_metrics
 from sharp_ros.files import sha256_of
 from sharp_ros.network.composer import gaussians_from_depth
@@ -219,7 +219,7 @@ class FloorEngine:
 
 def test_height_and_gravity_are_told_to_who_uses_them_and_known_to_the_floor_plane():
     pose = look_at(np.array([0.0, 0, 1.2]), np.array([1.2, 0.1, 0]), np.array([0.0, 0, 1]))
-    result = evaluate([floor(60, pose)], FloorEngine())
+    result = evaluate_depth([floor(60, pose)], FloorEngine())
     assert result['abs_rel'] > 0.5
     assert result['with_geometry']['abs_rel'] == pytest.approx(0, abs=1e-3)
     assert result['baselines']['floor_plane']['abs_rel'] == pytest.approx(0, abs=1e-3)
@@ -231,7 +231,7 @@ def test_no_height_is_made_up_where_no_floor_is_seen():
     wall = floor(60, pose)
     lying = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # no z axis up
     wall = replace(wall, T_world_camera=lying, depth=np.full_like(wall.depth, 2.0))
-    result = evaluate([wall], FloorEngine())
+    result = evaluate_depth([wall], FloorEngine())
     assert 'with_geometry' not in result
     assert 'floor_plane' not in result['baselines']
 

@@ -10,26 +10,28 @@ import numpy as np
 import pytest
 import torch
 
-from sharp_ros import models, se3, synthetic
+from sharp_ros import models, se3
 from sharp_ros.apps.cli import main
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import ConfigError, InputError
-from sharp_ros.evaluation import views as module
+from sharp_ros.evaluation import view_pairs as pairs_module
 from sharp_ros.evaluation.metrics import image_metrics
-from sharp_ros.evaluation.views import (
+from sharp_ros.evaluation.view_pairs import (
     BASELINES,
+    motorcycle_pair,
+    room_pairs,
+    view_pairs,
+    ViewPair,
+)
+from sharp_ros.evaluation.views import (
     evaluate_views,
     feature_distance,
     imagenet_features,
     METRICS,
-    motorcycle_pair,
     render,
-    room_pairs,
     ROWS,
-    view_pairs,
-    ViewPair,
     views_of,
     warp,
 )
@@ -234,7 +236,7 @@ def test_views_from_inside_of_things_are_left_out(monkeypatch):
         def distance(self, points):
             return np.abs(points[:, 0] + 0.45)
 
-    monkeypatch.setattr(synthetic, 'Room', Wall)
+    monkeypatch.setattr(pairs_module, 'Room', Wall)
     pairs = list(room_pairs(3, rooms=3, poses=2, size=(8, 8)))
     assert [pair.name for pair in pairs] == [
         *('room0_pose0_+0.1m', 'room0_pose1_-0.1m', 'room0_pose1_+0.3m'),
@@ -290,12 +292,15 @@ def knowing_command(monkeypatch):
     """`sharp-ros eval motorcycle` on the plane, by a model that knows it."""
     info = ModelInfo('oracle', 'knows', 'CC0-1.0', metric=True)
     monkeypatch.setattr(models, 'load_predictor', lambda name, device: (knowing_predictor(), info))
-    monkeypatch.setattr(module, 'motorcycle_pair', plane_pair)
+    monkeypatch.setattr(pairs_module, 'motorcycle_pair', plane_pair)
 
 
-def test_report_and_table_are_complete(knowing_command, tmp_path, capsys):
+@pytest.mark.parametrize(
+    'arguments', [['eval', 'views', 'motorcycle'], ['eval', 'motorcycle', '--views']]
+)
+def test_report_and_table_are_complete(knowing_command, arguments, tmp_path, capsys):
     file, folder = tmp_path / 'r.json', tmp_path / 'pictures' / 'new'
-    command = ['eval', 'motorcycle', '--views', '--json', str(file), '--pictures', str(folder)]
+    command = [*arguments, '--json', str(file), '--pictures', str(folder)]
     assert main(command) == 0
     report = json.loads(file.read_text())
     assert report['model'] == 'oracle'
@@ -322,7 +327,8 @@ def test_report_and_table_are_complete(knowing_command, tmp_path, capsys):
 
 
 def test_command_refuses_what_it_cannot_show(knowing_command, tmp_path, capsys):
-    assert main(['eval', str(tmp_path), '--views']) == 1
-    assert 'motorcycle or synthetic' in capsys.readouterr().err
+    for arguments in (['views', str(tmp_path)], [str(tmp_path), '--views']):
+        assert main(['eval', *arguments]) == 1
+        assert 'motorcycle or synthetic' in capsys.readouterr().err
     assert main(['eval', 'motorcycle', '--pictures', str(tmp_path)]) == 1
     assert 'add --views' in capsys.readouterr().err

@@ -17,7 +17,7 @@ COMMANDS = {
     'predict': ('sharp_ros.apps.predict', 'depth, preview and Gaussians of photographs'),
     'render': ('sharp_ros.apps.render', 'video or picture of Gaussians from a moving viewpoint'),
     'map': ('sharp_ros.apps.map', 'map on disk, with pictures, from a video, folder or bag'),
-    'eval': ('sharp_ros.apps.evaluate', 'accuracy of depth and of views against the truth'),
+    'eval': ('sharp_ros.apps.evaluate', 'accuracy of depth, views and maps against the truth'),
     'demo': ('sharp_ros.ros.demo', 'camera source and node over ROS 2 with a live table'),
     'bench': ('sharp_ros.apps.bench', 'speed and memory on this machine'),
     'export': ('sharp_ros.apps.export', 'a network as ONNX, for other programs and for speed'),
@@ -26,6 +26,8 @@ COMMANDS = {
     'params': ('sharp_ros.apps.params', 'every parameter of the node with its meaning'),
     'doctor': ('sharp_ros.apps.doctor', 'check this machine and say what to do'),
 }
+# The module that still takes `eval SOURCE --views`, unless one of these follows the command.
+_FORMER_EVAL, _KINDS = 'sharp_ros.apps.former_eval', ('depth', 'views', 'maps', '-h', '--help')
 EXIT_FAILED = 1
 
 
@@ -55,7 +57,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     for name, (module_name, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
         if name == chosen:
-            module = import_module(module_name)
+            rest = arguments[arguments.index(name) + 1 :]
+            former = name == 'eval' and rest and rest[0] not in _KINDS
+            module = import_module(_FORMER_EVAL if former else module_name)
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     return parser

@@ -89,7 +89,7 @@ def _packages() -> Iterator[Check]:
         ('psutil', 'memory in sharp-ros bench'),
         ('rosbags', 'bags as a source'),
         ('av', 'videos of sharp-ros render'),
-        ('skimage', 'sharp-ros eval motorcycle'),
+        ('skimage', 'sharp-ros eval depth motorcycle'),
     ):
         yield _import_check(module, 'warn' if needed_for else 'fail', needed_for)
 

@@ -1,280 +1,97 @@
-"""`sharp-ros eval`: how far predicted depth is from measured or exact depth, and from no network.
-
-With `--views`, how good views from the side are instead, see `view_evaluation`; with `--map`, how
-true the map is, see `map_evaluation`.
-
-Pixels are compared at the resolution of the image, see `sharp_ros.evaluation.metrics`. Predictions
-are taken before flying pixels are removed, so that a model cannot gain by staying silent.
-"""
+"""`sharp-ros eval depth|views|maps SOURCE`: accuracy against the truth, as a table and as JSON."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import json
 import math
 from pathlib import Path
-from typing import Any, TYPE_CHECKING, TypeVar
+from typing import Any, NamedTuple, TYPE_CHECKING, TypeVar
 
-import numpy as np
-
-from sharp_ros.config import ModelConfig, PointCloudConfig, SharpConfig
-from sharp_ros.errors import CheckpointError, ConfigError, InputError
-from sharp_ros.evaluation.metrics import depth_metrics, MAX_TRUTH, mean_metrics, METRICS, MIN_TRUTH
+from sharp_ros.apps.evaluation_tables import depth_tables, map_tables, view_tables
+from sharp_ros.config import ModelConfig
+from sharp_ros.errors import ConfigError
 from sharp_ros.files import write_atomically
 
 if TYPE_CHECKING:
-    from sharp_ros.camera import Intrinsics
-    from sharp_ros.engine import Engine
     from sharp_ros.models import ModelInfo
     from sharp_ros.sources import SourceFrame
 
 _Item = TypeVar('_Item')
-TRAINING_MEAN = Path(__file__).parents[1] / 'weights' / 'training_mean_depth.npz'
-_AS_PREDICTED = PointCloudConfig(min_range=0.0, max_range=1e6, edge_ratio=0.0)
-_FAR = 2.0  # times the constant: as far as an empty room goes
-_PATIENCE = 30  # frames without any depth after which a source is taken to have none
 
 
-def evaluate(
-    frames: Iterable[SourceFrame], engine: Engine, info: ModelInfo | None = None
-) -> dict[str, Any]:
-    """Run a model over frames with true depth, and the baselines next to it.
+class _Measured(NamedTuple):
+    """What an evaluation found, with the model that was judged and what the source assumed."""
 
-    Args:
-        frames: those without depth, or with too little of it, are counted and left out.
-        engine: ready to predict; sensor models are given the truth as their measurement.
-        info: of the model, to judge besides, where poses are known, what the pipeline's scale
-            makes of the depth (`one_scale` of the result); not for sensor models.
-
-    Returns:
-        `frames`, `frames_without_truth`, the means of the metrics, `coverage`, `scale_median`,
-        `scale_std` (of the logarithm over frames), `latency_ms` (`p50`, `p95` of
-        `Engine.predict`), and with the same keys `with_geometry`, which is told gravity and the
-        height of the camera (`Level`) and multiplied so that the floor lies there, if one is
-        clearly seen, and `baselines`, of which that of the floor is told the same.
-
-    Raises:
-        InputError: `no_truth` if no frame could be compared.
-    """
-    from sharp_ros.camera import FloorGeometry, Frame
-    from sharp_ros.localization.gravity import level_from_depth
-    from sharp_ros.localization.scale_anchors import height_scale
-    from sharp_ros.network.nano import MIN_HEIGHT
-    from sharp_ros.pipeline import Pipeline
-    from sharp_ros.point_cloud import depth_from_gaussians
-    from sharp_ros.sources.base import LevelWorld
-
-    model, scaled, informed, constant, mean, floor = (_Tally() for _ in range(6))
-    level = LevelWorld(guess=False)
-    pipeline = None
-    if info is not None and not info.needs_depth:
-        pipeline = Pipeline(engine, info, SharpConfig(point_cloud=_AS_PREDICTED, views={}))
-    mean_log_depth, median_depth = load_training_mean()
-    latencies: list[float] = []
-    without_truth = 0
-    for frame in frames:
-        k = frame.intrinsics
-        if frame.depth is None:
-            without_truth += 1
-            if without_truth == _PATIENCE and not model:
-                break
-            continue
-        if not latencies:
-            engine.warm_up(k)
-        steady = None
-        if pipeline is not None and frame.T_world_camera is not None:
-            pose, stamp_ns = frame.T_world_camera, frame.stamp_ns
-            result = pipeline.process(
-                Frame(frame.image, k, stamp_ns, frame.frame_id, pose, 'world'), set()
-            )
-            assert result.scale is not None
-            steady, predicted = result.depth, result.depth / np.float32(result.scale.value)
-        else:
-            gaussians = engine.predict(frame.image, k, frame.depth, covariances=False)
-            predicted = depth_from_gaussians(gaussians, k.width, k.height)
-        latencies.append(engine.last_ms)
-        try:
-            model.add(predicted, frame.depth)
-        except InputError as error:
-            if error.reason != 'no_truth':
-                raise
-            without_truth += 1
-            continue
-        if steady is not None:
-            scaled.add(steady, frame.depth)
-        constant.add(np.full(frame.depth.shape, median_depth, np.float32), frame.depth)
-        mean.add(training_mean_depth(mean_log_depth, k), frame.depth)
-        if frame.T_world_camera is None:  # judged by its own depth
-            T_level_camera = level_from_depth(frame.depth, k)
-        else:
-            T_level_camera = level.pose(frame)
-        if T_level_camera is None:
-            continue
-        floor.add(floor_depth(k, T_level_camera, _FAR * median_depth), frame.depth)
-        up, height = T_level_camera[2, :3], float(T_level_camera[2, 3])
-        if height >= MIN_HEIGHT:
-            if engine.uses_geometry:
-                told = FloorGeometry(up, height)
-                gaussians = engine.predict(
-                    frame.image, k, frame.depth, covariances=False, geometry=told
-                )
-                predicted = depth_from_gaussians(gaussians, k.width, k.height)
-            found = height_scale(predicted, k, height, up)
-            factor = 1.0 if found is None else math.exp(found.log_scale)
-            informed.add(predicted * np.float32(factor), frame.depth)
-    if not model:
-        raise InputError(
-            'the source has no true depth to compare with; give an RGB-D folder (rgb.txt, '
-            'depth.txt), a bag with a registered depth topic, synthetic or motorcycle',
-            'no_truth',
-        )
-    return {
-        'frames': len(model),
-        'frames_without_truth': without_truth,
-        **model.summary(),
-        **({'one_scale': scaled.summary()} if scaled else {}),
-        **({'with_geometry': informed.summary()} if informed else {}),
-        'latency_ms': {
-            'p50': round(float(np.percentile(latencies, 50)), 2),
-            'p95': round(float(np.percentile(latencies, 95)), 2),
-        },
-        'baselines': {
-            'constant': {'depth': round(median_depth, 4), **constant.summary()},
-            'training_mean': mean.summary(),
-            **({'floor_plane': floor.summary()} if floor else {}),
-        },
-    }
-
-
-def load_training_mean() -> tuple[np.ndarray, float]:
-    """Mean log depth [24, 32] and median depth (metres) of the rooms nano was trained on.
-
-    Raises:
-        CheckpointError: if the file of the package is missing or damaged.
-    """
-    try:
-        with np.load(TRAINING_MEAN) as file:
-            return file['mean_log_depth'], float(file['median_depth'])
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f'cannot read {TRAINING_MEAN} ({error}); reinstall sharp_ros'
-        ) from error
-
-
-def save_training_mean(shards: Sequence[str | Path], path: Path = TRAINING_MEAN) -> None:
-    """Compute the baselines from shards of training rooms (`sharp_ros.training.dataset`).
-
-    The file in the repository was made by
-
-        python -c "from glob import glob; from sharp_ros.apps.evaluate import save_training_mean;
-        save_training_mean(sorted(glob('data/*.npz')))"
-
-    Args:
-        shards: files with `d` [N, 192, 256], z-depth in metres.
-        path: of the file to write: `mean_log_depth` [24, 32] float32, `median_depth` float32, and
-            `images`, how many went into them.
-    """
-    total, count, images = np.zeros((24, 32)), np.zeros((24, 32)), 0
-    sample = []
-    for shard in shards:
-        with np.load(shard) as file:
-            depth = file['d'].astype(np.float32)
-        known = (depth >= MIN_TRUTH) & (depth <= MAX_TRUTH)
-        logs = np.log(np.where(known, depth, 1))
-        blocks = (-1, 24, depth.shape[1] // 24, 32, depth.shape[2] // 32)
-        total += logs.reshape(blocks).sum((0, 2, 4))
-        count += known.reshape(blocks).sum((0, 2, 4))
-        images += len(depth)
-        sample.append(depth[known][::101])  # of all pixels; the median needs no more
-    median = np.float32(np.median(np.concatenate(sample)))
-    mean = (total / count).astype(np.float32)
-    np.savez_compressed(path, mean_log_depth=mean, median_depth=median, images=images)
-
-
-def training_mean_depth(mean_log_depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """The per-pixel training mean [H, W] in metres at the resolution of an image."""
-    import cv2
-
-    size = (intrinsics.width, intrinsics.height)
-    return np.exp(cv2.resize(mean_log_depth, size, interpolation=cv2.INTER_LINEAR))
-
-
-def floor_depth(
-    intrinsics: Intrinsics, T_level_camera: np.ndarray, farthest: float
-) -> np.ndarray:  # -> [H, W]
-    """The depth of an empty floor, metres.
-
-    Args:
-        intrinsics: of the image.
-        T_level_camera: [4, 4] pose in a world with z up and the floor at 0.
-        farthest: metres, for where the floor is farther than that, or not in sight.
-    """
-    rays, up, height = intrinsics.rays(), T_level_camera[2, :3], float(T_level_camera[2, 3])
-    rise = rays @ up[:2].astype(np.float32) + np.float32(up[2])
-    least = max(height, MIN_TRUTH) / farthest  # of the fall of a ray, to be counted
-    return (max(height, MIN_TRUTH) / np.maximum(-rise, least)).astype(np.float32)
-
-
-def motorcycle_frames() -> Iterator[SourceFrame]:
-    """The left photograph of Middlebury's motorcycle with its depth, see `motorcycle_pair`.
-
-    Raises:
-        ConfigError: if scikit-image is not installed.
-    """
-    from sharp_ros.evaluation.views import motorcycle_pair
-    from sharp_ros.sources import SourceFrame
-
-    pair = motorcycle_pair()
-    yield SourceFrame(pair.image, pair.intrinsics, 0, depth=pair.depth)
+    numbers: Mapping[str, Any]
+    info: ModelInfo
+    note: str = ''
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sharp-ros eval`."""
+    kinds = parser.add_subparsers(dest='kind', metavar='depth|views|maps', required=True)
+    depth = kinds.add_parser('depth', help=_DEPTH_HELP, description=_DEPTH_HELP)
+    add_common_arguments(
+        depth, 'motorcycle, synthetic, an RGB-D folder in TUM layout, or a bag with true depth'
+    )
+    views = kinds.add_parser('views', help=_VIEWS_HELP, description=_VIEWS_HELP)
+    add_common_arguments(views, 'motorcycle or synthetic')
+    add_picture_argument(views, 'views')
+    maps = kinds.add_parser('maps', help=_MAPS_HELP, description=_MAPS_HELP)
+    add_common_arguments(maps, 'synthetic, or a recording with depth and poses')
+    add_picture_argument(maps, 'maps')
+    add_map_arguments(maps)
+
+
+_DEPTH_HELP = 'errors of predicted depth, beside baselines that need no network'
+_VIEWS_HELP = 'rendered views from the side against images taken there'
+_MAPS_HELP = 'path, scale and occupancy of the map against the truth'
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, source_help: str) -> None:
+    """The source and the flags that every evaluation takes."""
     from sharp_ros.apps.predict import add_model_arguments
 
-    parser.add_argument(
-        'source',
-        help='motorcycle, synthetic, an RGB-D folder in TUM layout, or a bag with true depth',
-    )
+    parser.add_argument('source', metavar='SOURCE', help=source_help)
     add_model_arguments(parser)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the report there')
     parser.add_argument(
         '--max-frames', type=int, metavar='N', help='stop after so many frames with depth'
     )
+
+
+def add_picture_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """The flag that saves pictures."""
     parser.add_argument(
-        '--views',
-        action='store_true',
-        help='compare views from the side instead of depth; of motorcycle and synthetic',
+        '--pictures', type=Path, metavar='FOLDER', help=f'save pictures of the {what} there'
     )
+
+
+def add_map_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `eval maps` alone."""
     parser.add_argument(
-        '--pictures', type=Path, metavar='FOLDER', help='save the views, or the maps, there'
-    )
-    mapping = parser.add_argument_group('maps', 'of synthetic, or recordings with depth and poses')
-    mapping.add_argument(
-        '--map', action='store_true', help='compare path, scale and occupancy instead of depth'
-    )
-    mapping.add_argument(
         '--poses',
         choices=('visual', 'source'),
         default='visual',
-        help="the pipeline's own odometry (default), or those of the source",
+        help="the pipeline's own odometry (default), or the poses of the source",
     )
-    mapping.add_argument(
+    parser.add_argument(
         '--depth',
         choices=('model', 'true', 'disturbed'),
         default='model',
         help='of the model (default), that of the source, or that with noise, soft edges and a '
         'wrong scale of each image, in place of a network',
     )
-    mapping.add_argument(
+    parser.add_argument(
         '--camera-height',
         type=float,
         default=0.0,
         metavar='METRES',
-        help='over the floor, if it is to be known: scale.camera_height',
+        help='camera height over the floor, given as scale.camera_height; default: unknown',
     )
-    mapping.add_argument('--seeds', type=int, metavar='N', help='rooms of synthetic, instead of 1')
+    parser.add_argument('--seeds', type=int, metavar='N', help='rooms of synthetic, instead of 1')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -286,91 +103,91 @@ def run(args: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
-    from sharp_ros.engine import choose_device, Engine
+    from sharp_ros.engine import choose_device
     from sharp_ros.evaluation.circumstances import circumstances
-    from sharp_ros.models import load_predictor
 
     if args.max_frames is not None and args.max_frames < 1:
         raise ConfigError(f'--max-frames must be at least 1, got {args.max_frames}')
-    if args.views and args.map:
-        raise ConfigError('--views and --map are two evaluations; choose one')
-    if args.pictures is not None and not (args.views or args.map):
-        raise ConfigError('--pictures shows views or maps; add --views or --map')
-    of_maps = (args.poses, args.depth, args.camera_height, args.seeds)
-    if not args.map and of_maps != ('visual', 'model', 0.0, None):
-        raise ConfigError('--poses, --depth, --camera-height and --seeds are of maps; add --map')
     device = choose_device(args.device)
-    config = ModelConfig(name=args.model, device=args.device)
+    evaluate, tables = _KINDS[args.kind]
+    measured = evaluate(args, device)
+    report = {
+        'source': args.source,
+        'note': measured.note,
+        'model': measured.info.name,
+        'licence': measured.info.licence,
+        'metric': measured.info.metric,
+        'device': device,
+        **measured.numbers,
+        **circumstances(),
+    }
+    if args.json is not None:
+        write_atomically(args.json, json.dumps(report, indent=2) + '\n')
+    Console().print(*tables(report))
+    if measured.note:
+        print(f'note: {measured.note}')
+    return 0
 
-    def frames_of(frames: Iterable[SourceFrame]) -> Iterator[SourceFrame]:
-        return _with_progress(_limited(frames, args.max_frames), 'frames')
 
-    if args.map:
-        from sharp_ros.evaluation.maps import evaluate_maps, map_tables
+def _depth(args: argparse.Namespace, device: str) -> _Measured:
+    from sharp_ros.engine import Engine
+    from sharp_ros.evaluation.depth import evaluate_depth
+    from sharp_ros.models import load_predictor
 
-        measured, info, note = evaluate_maps(
+    predictor, info = load_predictor(args.model, device)
+    frames, note = _open(args.source)
+    engine = Engine(predictor, ModelConfig(name=args.model, device=args.device))
+    return _Measured(evaluate_depth(_watched(frames, args.max_frames), engine, info), info, note)
+
+
+def _views(args: argparse.Namespace, device: str) -> _Measured:
+    from sharp_ros.engine import Engine
+    from sharp_ros.evaluation.view_pairs import view_pairs
+    from sharp_ros.evaluation.views import evaluate_views
+    from sharp_ros.models import load_predictor
+
+    predictor, info = load_predictor(args.model, device)
+    engine = Engine(predictor, ModelConfig(name=args.model, device=args.device))
+    pairs = _with_progress(view_pairs(args.source, args.max_frames), 'views')
+    return _Measured(evaluate_views(pairs, engine, Path(info.name).stem, args.pictures), info)
+
+
+def _maps(args: argparse.Namespace, device: str) -> _Measured:
+    from sharp_ros.evaluation.maps import evaluate_maps
+
+    return _Measured(
+        *evaluate_maps(
             args.source,
-            config,
-            frames_of,
+            ModelConfig(name=args.model, device=args.device),
+            lambda frames: _watched(frames, args.max_frames),
             depth=args.depth,
             visual=args.poses == 'visual',
             camera_height=args.camera_height,
             seeds=args.seeds,
             pictures=args.pictures,
         )
-        tables = map_tables
-    elif args.views:
-        from sharp_ros.evaluation.views import evaluate_views, view_pairs, view_tables
-
-        predictor, info = load_predictor(args.model, device)
-        engine = Engine(predictor, config)
-        pairs, note = view_pairs(args.source, args.max_frames), ''
-        measured = evaluate_views(
-            _with_progress(pairs, 'views'), engine, Path(info.name).stem, args.pictures
-        )
-        tables = view_tables
-    else:
-        predictor, info = load_predictor(args.model, device)
-        frames, note = _open(args.source)
-        measured = evaluate(frames_of(frames), Engine(predictor, config), info)
-        tables = _tables
-    report = {
-        'source': args.source,
-        'note': note,
-        'model': info.name,
-        'licence': info.licence,
-        'metric': info.metric,
-        'device': device,
-        **measured,
-        **circumstances(),
-    }
-    if args.json is not None:
-        write_atomically(args.json, json.dumps(report, indent=2) + '\n')
-    Console().print(*tables(report))
-    if note:
-        print(f'note: {note}')
-    return 0
+    )
 
 
-class _Tally:
-    """Metrics of frame after frame."""
-
-    def __init__(self) -> None:
-        self._rows: list[dict[str, float]] = []
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        self._rows.append(depth_metrics(prediction, truth))
-
-    def summary(self) -> dict[str, float]:
-        return {name: round(value, 4) for name, value in mean_metrics(self._rows).items()}
+# By name: what measures, and what is printed of the report.
+_KINDS: dict[
+    str,
+    tuple[
+        Callable[[argparse.Namespace, str], _Measured],
+        Callable[[Mapping[str, Any]], Iterator[Any]],
+    ],
+] = {
+    'depth': (_depth, depth_tables),
+    'views': (_views, view_tables),
+    'maps': (_maps, map_tables),
+}
 
 
 def _open(source: str) -> tuple[Iterable[SourceFrame], str]:
     """Frames of a source, and what it had to assume."""
     if source == 'motorcycle':
+        from sharp_ros.evaluation.depth import motorcycle_frames
+
         return motorcycle_frames(), ''
     from sharp_ros.sources import open_source
 
@@ -378,8 +195,12 @@ def _open(source: str) -> tuple[Iterable[SourceFrame], str]:
     return opened.frames(), opened.note
 
 
+def _watched(frames: Iterable[SourceFrame], most: int | None) -> Iterator[SourceFrame]:
+    """All frames up to the given number of frames with depth, counted on the terminal."""
+    return _with_progress(_limited(frames, most), 'frames')
+
+
 def _limited(frames: Iterable[SourceFrame], most: int | None) -> Iterator[SourceFrame]:
-    """All frames up to the given number of frames with depth."""
     left = math.inf if most is None else most
     for frame in frames:
         yield frame
@@ -397,40 +218,3 @@ def _with_progress(items: Iterable[_Item], what: str) -> Iterator[_Item]:
         for item in items:
             yield item
             progress.advance(task)
-
-
-def _tables(report: Mapping[str, Any]) -> Iterator[Any]:
-    from rich import box
-    from rich.table import Table
-
-    title = f'{report["source"]}: {report["frames"]} frames, coverage {report["coverage"]:.1%}'
-    table = Table(title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column('')
-    headings = ('AbsRel', 'δ1', 'RMSE', 'AbsRel*', 'δ1*', 'RMSE*', 'scale', 'spread')
-    for heading in headings:
-        table.add_column(heading, justify='right', no_wrap=True)
-    baselines = report['baselines']
-    rows = {
-        Path(report['model']).stem: report,
-        **({'one scale': report['one_scale']} if 'one_scale' in report else {}),
-        **({'height known': report['with_geometry']} if 'with_geometry' in report else {}),
-        f'all {baselines["constant"]["depth"]:.2f} m': baselines['constant'],
-        'room mean': baselines['training_mean'],
-        **({'floor plane': baselines['floor_plane']} if 'floor_plane' in baselines else {}),
-    }
-    keys = (*METRICS, *(f'{name}_median_scaled' for name in METRICS))
-    for name, row in rows.items():
-        numbers = [f'{row[key]:.3f}' for key in (*keys, 'scale_median', 'scale_std')]
-        table.add_row(name, *numbers)
-    latency = report['latency_ms']
-    table.caption = (
-        'RMSE in metres; one scale: as the node finds it over known poses; '
-        'height known: told gravity and the height of the camera, scaled by the floor where it '
-        'is seen; room mean: of the training rooms, pixel by pixel; floor plane: an empty floor '
-        'where gravity and height put it, nothing farther than twice the constant. * every frame '
-        'multiplied by its median ratio to the truth (scale: median of the ratios, spread: std '
-        f'of their logarithm). Network: {latency["p50"]:.0f} ms (median), '
-        f'{latency["p95"]:.0f} ms (p95). Licence of the weights: {report["licence"]}'
-    )
-    table.caption_justify = 'left'
-    yield table

@@ -1,4 +1,4 @@
-"""`sharp-ros eval --views`: how good views from elsewhere are, against images taken there.
+"""How good views from elsewhere are, against images taken there.
 
 The Gaussians of one image are rendered where a second camera stood, and compared with what that
 camera saw. Next to the model stand what costs nothing (the image unchanged), what needs no
@@ -7,9 +7,8 @@ Gaussians (its pixels moved by the depth), and what true depth would give (the u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 import math
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
@@ -20,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sharp_ros import se3
-from sharp_ros.camera import Intrinsics
-from sharp_ros.errors import CheckpointError, ConfigError, InputError
+from sharp_ros.errors import CheckpointError, InputError
 from sharp_ros.evaluation.metrics import depth_metrics, filled, image_metrics, unit_range
+from sharp_ros.evaluation.view_pairs import ViewPair
 from sharp_ros.files import write_atomically
 from sharp_ros.network.predictor import SensorPredictor
 from sharp_ros.pictures.drawing import encode_picture, tile_pictures
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from sharp_ros.engine import Engine
     from sharp_ros.gaussians import Gaussians
 
-BASELINES = (0.1, 0.3, 0.5)  # metres to the side, in simulated rooms
 COVERED = 0.5  # alpha from which a pixel counts as rendered
 METRICS = ('psnr', 'ssim', 'feature_distance', 'abs_rel')
 ROWS = {  # keys of the report, and their titles where {} is the model
@@ -44,7 +42,6 @@ ROWS = {  # keys of the report, and their titles where {} is the model
     'true_depth_warped': 'true depth, warped',
     'true_depth': 'true depth',
 }
-_CLEARANCE = 0.2  # metres a simulated camera keeps from surfaces
 _ERROR_GAIN = 3  # of errors in pictures
 _NOT_COVERED = (40, 0, 60)  # RGB in pictures of errors
 
@@ -52,34 +49,7 @@ Features = list[Tensor]
 
 
 @dataclass(frozen=True)
-class ViewPair:
-    """An image with its depth, and what a second camera saw of the same scene.
-
-    Attributes:
-        name: for people, and as file name.
-        baseline: distance between the cameras, metres.
-        image: [H, W, 3] uint8 RGB.
-        intrinsics: of the image.
-        depth: [H, W] float32 z-depth of the image in metres; not positive or not finite: unknown.
-        target: [H, W, 3] uint8 RGB, what the second camera saw.
-        target_intrinsics: of the second camera.
-        T_target_source: [4, 4] from the optical frame of the image to that of the second camera.
-        target_depth: [H, W] true z-depth of `target` in metres, or None.
-    """
-
-    name: str
-    baseline: float
-    image: np.ndarray
-    intrinsics: Intrinsics
-    depth: np.ndarray
-    target: np.ndarray
-    target_intrinsics: Intrinsics
-    T_target_source: np.ndarray
-    target_depth: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class View:
+class PredictedView:
     """What one method says the second camera saw.
 
     Attributes:
@@ -93,109 +63,10 @@ class View:
     depth: np.ndarray | None = None
 
 
-# --- where pairs come from -----------------------------------------------------------------------
-
-
-def view_pairs(source: str, max_frames: int | None = None) -> Iterable[ViewPair]:
-    """Pairs of `motorcycle` or `synthetic`, the latter from at most `max_frames` first images.
-
-    Raises:
-        ConfigError: for other sources, and if scikit-image is missing.
-    """
-    if source == 'motorcycle':
-        return [motorcycle_pair()]
-    if source == 'synthetic':
-        return room_pairs(max_frames)
-    raise ConfigError(
-        f'--views needs an image from a second, known pose, which {source} does not have; give '
-        'motorcycle or synthetic'
-    )
-
-
-def motorcycle_pair() -> ViewPair:
-    """Both photographs of Middlebury's motorcycle (Scharstein et al., 2014).
-
-    scikit-image carries them at quarter size, together with the focal length, principal point,
-    baseline, and offset of the right principal point, so that
-    depth = focal * baseline / (disparity + offset).
-
-    Raises:
-        ConfigError: if scikit-image is not installed.
-    """
-    try:
-        from skimage.data import stereo_motorcycle
-    except ImportError as error:
-        raise ConfigError(
-            'motorcycle comes with scikit-image; pip install scikit-image'
-        ) from error
-    focal, centre, baseline, offset = 994.978, (311.193, 254.877), 0.193001, 31.086
-    left, right, disparity = stereo_motorcycle()
-    intrinsics = Intrinsics(focal, focal, *centre, left.shape[1], left.shape[0])
-    return ViewPair(
-        name='motorcycle',
-        baseline=baseline,
-        image=np.ascontiguousarray(left),
-        intrinsics=intrinsics,
-        depth=(focal * baseline / (disparity + offset)).astype(np.float32),  # NaN stays NaN
-        target=np.ascontiguousarray(right),
-        target_intrinsics=replace(intrinsics, cx=centre[0] + offset),
-        T_target_source=se3.transform(np.eye(3), np.array([-baseline, 0, 0])),
-    )
-
-
-def room_pairs(
-    max_frames: int | None = None,
-    *,
-    rooms: int = 5,
-    poses: int = 4,
-    size: tuple[int, int] = (640, 480),
-    hfov: float = 1.2,
-) -> Iterator[ViewPair]:
-    """Images of simulated rooms, each with three views from the side, left and right in turn.
-
-    Views from inside of furniture, or too close to see anything of it, are left out.
-
-    Args:
-        max_frames: images to stop after.
-        rooms: how many, seeds 0, 1, ...
-        poses: images of each room, spread over the drive.
-        size: (width, height) of the images, pixels.
-        hfov: horizontal field of view, radians.
-    """
-    from sharp_ros.synthetic import Room
-
-    intrinsics = Intrinsics.from_hfov(hfov, *size)
-    for index in islice(range(rooms * poses), max_frames):
-        seed, pose = divmod(index, poses)
-        if pose == 0:
-            room = Room(seed)
-        T_world_source = room.pose(room.loop_duration * pose / poses)
-        image, depth = room.render(intrinsics, T_world_source)
-        for i, baseline in enumerate(BASELINES):
-            side = baseline if (index + i) % 2 == 0 else -baseline
-            T_source_target = se3.transform(np.eye(3), np.array([side, 0, 0]))
-            T_world_target = T_world_source @ T_source_target
-            eye = T_world_target[None, :3, 3]
-            if room.occupied(eye)[0] or room.distance(eye)[0] < _CLEARANCE:
-                continue
-            target, target_depth = room.render(intrinsics, T_world_target)
-            yield ViewPair(
-                name=f'room{seed}_pose{pose}_{side:+.1f}m',
-                baseline=baseline,
-                image=image,
-                intrinsics=intrinsics,
-                depth=depth,
-                target=target,
-                target_intrinsics=intrinsics,
-                T_target_source=se3.inverse(T_source_target),
-                target_depth=target_depth,
-            )
-
-
 # --- views ---------------------------------------------------------------------------------------
 
 
-def warp(depth: np.ndarray, pair: ViewPair) -> View:
+def warp(depth: np.ndarray, pair: ViewPair) -> PredictedView:
     """Every pixel of the image of a pair moved to where the second camera sees it.
 
     It lands on the nearest pixel, the nearest surface wins, and holes stay holes.
@@ -219,19 +90,19 @@ def warp(depth: np.ndarray, pair: ViewPair) -> View:
     moved = np.zeros((k.height, k.width), np.float32)
     color[v[order], u[order]] = unit_range(colors[order])
     moved[v[order], u[order]] = z[order]
-    return View(color, moved > 0, moved)
+    return PredictedView(color, moved > 0, moved)
 
 
-def render(gaussians: Gaussians, pair: ViewPair) -> View:
+def render(gaussians: Gaussians, pair: ViewPair) -> PredictedView:
     """Gaussians of the first camera of a pair as the second one sees them."""
     rendering = rasterize(gaussians, pair.target_intrinsics, pair.T_target_source)
     color, depth, alpha = (
         t.cpu().numpy() for t in (rendering.color, rendering.depth, rendering.alpha)
     )
-    return View(color, alpha >= COVERED, depth)
+    return PredictedView(color, alpha >= COVERED, depth)
 
 
-def views_of(pair: ViewPair, engine: Engine) -> tuple[dict[str, View], float]:
+def views_of(pair: ViewPair, engine: Engine) -> tuple[dict[str, PredictedView], float]:
     """What each of `ROWS` says the second camera saw, and the scale the model should have had.
 
     Raises:
@@ -246,7 +117,7 @@ def views_of(pair: ViewPair, engine: Engine) -> tuple[dict[str, View], float]:
         'model': render(gaussians, pair),
         'model_true_scale': render(gaussians.scaled(scale), pair),
         'model_warped': warp(depth, pair),
-        'unchanged': View(unit_range(pair.image), everywhere),
+        'unchanged': PredictedView(unit_range(pair.image), everywhere),
         'true_depth_warped': warp(pair.depth, pair),
         'true_depth': render(SensorPredictor(stride=1)(pair.image, k, pair.depth), pair),
     }
@@ -359,13 +230,15 @@ def evaluate_views(
 
 
 def _judge(
-    views: Mapping[str, View], pair: ViewPair, features: Callable[[np.ndarray], Features] | None
+    views: Mapping[str, PredictedView],
+    pair: ViewPair,
+    features: Callable[[np.ndarray], Features] | None,
 ) -> dict[str, Any]:
     """`coverage` and `rows` of one pair, as `evaluate_views` returns their means."""
     common = np.logical_and.reduce([view.covered for view in views.values()])
     true_features = features(unit_range(pair.target)) if features else None
 
-    def measured(view: View, mask: np.ndarray) -> dict[str, float | None]:
+    def measured(view: PredictedView, mask: np.ndarray) -> dict[str, float | None]:
         row: dict[str, float | None] = dict.fromkeys(METRICS)
         row.update(image_metrics(view.color, pair.target, mask))
         if features is not None and true_features is not None:
@@ -405,48 +278,15 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return round(mean, 4) if math.isfinite(mean) else None
 
 
-# --- for people ----------------------------------------------------------------------------------
-
-
-def view_tables(report: Mapping[str, Any]) -> Iterator[Any]:
-    """What rich prints: a table per baseline, and what its columns mean."""
-    from rich import box
-    from rich.table import Table
-
-    model = Path(report['model']).stem
-    for part in report['views']:
-        headings = dict(zip(METRICS, ('PSNR', 'SSIM', 'features', 'AbsRel'), strict=True))
-        if part['rows']['true_depth']['common']['abs_rel'] is None:
-            del headings['abs_rel']  # nobody knows the depth of that view
-        title = (
-            f'{report["source"]}, {part["baseline"]:.2g} m to the side: {part["pairs"]} views, '
-            f'judged on {part["coverage"]:.1%}'
-        )
-        table = Table(title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column('')
-        for heading in (*headings.values(), 'coverage'):
-            table.add_column(heading, justify='right', no_wrap=True)
-        for key, name in ROWS.items():
-            row = part['rows'][key]
-            numbers = [_number(row['common'][metric], metric) for metric in headings]
-            table.add_row(name.format(model), *numbers, f'{row["coverage"]:.1%}')
-        yield table
-    yield (
-        f'features: {report["feature_distance"]}. All but coverage on the pixels that all rows '
-        'cover, means over the views; AbsRel: of the depth of the view. True scale: the model '
-        'times its median ratio to the truth in the first image. Licence of the weights: '
-        f'{report["licence"]}'
-    )
-
-
-def _number(value: float | None, metric: str) -> str:
-    if value is None:
-        return '-'
-    return f'{value:.2f}' if metric == 'psnr' else f'{value:.3f}'
+# --- pictures ------------------------------------------------------------------------------------
 
 
 def _save_picture(
-    path: Path, pair: ViewPair, views: Mapping[str, View], judgement: Mapping[str, Any], model: str
+    path: Path,
+    pair: ViewPair,
+    views: Mapping[str, PredictedView],
+    judgement: Mapping[str, Any],
+    model: str,
 ) -> None:
     """Every view beside its absolute error, after the image and the truth."""
     tiles = {'image': pair.image, f'truth: {pair.name}': pair.target}

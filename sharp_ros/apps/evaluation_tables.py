@@ -1,0 +1,115 @@
+"""What `sharp-ros eval` prints of its reports: tables, and what their columns mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sharp_ros.evaluation.metrics import METRICS
+
+
+def depth_tables(report: Mapping[str, Any]) -> Iterator[Any]:
+    """A table of the model and of what needs no network."""
+    from rich import box
+    from rich.table import Table
+
+    title = f'{report["source"]}: {report["frames"]} frames, coverage {report["coverage"]:.1%}'
+    table = Table(title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column('')
+    headings = ('AbsRel', 'δ1', 'RMSE', 'AbsRel*', 'δ1*', 'RMSE*', 'scale', 'spread')
+    for heading in headings:
+        table.add_column(heading, justify='right', no_wrap=True)
+    baselines = report['baselines']
+    rows = {
+        Path(report['model']).stem: report,
+        **({'one scale': report['one_scale']} if 'one_scale' in report else {}),
+        **({'height known': report['with_geometry']} if 'with_geometry' in report else {}),
+        f'all {baselines["constant"]["depth"]:.2f} m': baselines['constant'],
+        'room mean': baselines['training_mean'],
+        **({'floor plane': baselines['floor_plane']} if 'floor_plane' in baselines else {}),
+    }
+    keys = (*METRICS, *(f'{name}_median_scaled' for name in METRICS))
+    for name, row in rows.items():
+        numbers = [f'{row[key]:.3f}' for key in (*keys, 'scale_median', 'scale_std')]
+        table.add_row(name, *numbers)
+    latency = report['latency_ms']
+    table.caption = (
+        'RMSE in metres; one scale: as the node finds it over known poses; '
+        'height known: given gravity and the height of the camera, scaled by the floor where it '
+        'is seen; room mean: of the training rooms, pixel by pixel; floor plane: an empty floor '
+        'where gravity and height put it, nothing farther than twice the constant. * every frame '
+        'multiplied by its median ratio to the truth (scale: median of the ratios, spread: std '
+        f'of their logarithm). Network: {latency["p50"]:.0f} ms (median), '
+        f'{latency["p95"]:.0f} ms (p95). Licence of the weights: {report["licence"]}'
+    )
+    table.caption_justify = 'left'
+    yield table
+
+
+def view_tables(report: Mapping[str, Any]) -> Iterator[Any]:
+    """What rich prints: a table per baseline, and what its columns mean."""
+    from rich import box
+    from rich.table import Table
+
+    from sharp_ros.evaluation.views import METRICS as VIEW_METRICS
+    from sharp_ros.evaluation.views import ROWS
+
+    model = Path(report['model']).stem
+    for part in report['views']:
+        headings = dict(zip(VIEW_METRICS, ('PSNR', 'SSIM', 'features', 'AbsRel'), strict=True))
+        if part['rows']['true_depth']['common']['abs_rel'] is None:
+            del headings['abs_rel']  # nobody knows the depth of that view
+        title = (
+            f'{report["source"]}, {part["baseline"]:.2g} m to the side: {part["pairs"]} views, '
+            f'judged on {part["coverage"]:.1%}'
+        )
+        table = Table(title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column('')
+        for heading in (*headings.values(), 'coverage'):
+            table.add_column(heading, justify='right', no_wrap=True)
+        for key, name in ROWS.items():
+            row = part['rows'][key]
+            numbers = [_number(row['common'][metric], metric) for metric in headings]
+            table.add_row(name.format(model), *numbers, f'{row["coverage"]:.1%}')
+        yield table
+    yield (
+        f'features: {report["feature_distance"]}. All but coverage on the pixels that all rows '
+        'cover, means over the views; AbsRel: of the depth of the view. True scale: the model '
+        'times its median ratio to the truth in the first image. Licence of the weights: '
+        f'{report["licence"]}'
+    )
+
+
+def _number(value: float | None, metric: str) -> str:
+    if value is None:
+        return '-'
+    return f'{value:.2f}' if metric == 'psnr' else f'{value:.3f}'
+
+
+def map_tables(report: Mapping[str, Any]) -> Iterator[Any]:
+    """What rich prints: all numbers over the runs, and what they mean."""
+    from rich import box
+    from rich.table import Table
+
+    from sharp_ros.evaluation.floor_plans import SEEN_WITHIN
+
+    runs = report['runs']
+    height = report['camera_height']
+    title = f'{report["source"]}, {len(runs)} runs: {report["model"]}, poses {report["poses"]}' + (
+        f', camera {height:g} m high' if height else ''
+    )
+    table = Table(title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = ('mean', 'median', 'worst') if len(runs) > 1 else ('mean',)
+    table.add_column('')
+    for column in columns:
+        table.add_column(column if len(columns) > 1 else 'value', justify='right')
+    for name, row in report['summary'].items():
+        table.add_row(name, *('-' if row[c] is None else f'{row[c]:.4g}' for c in columns))
+    yield table
+    yield (
+        f'Truth: {report["truth"]}; cells seen from within {SEEN_WITHIN:g} m. ate: after the '
+        'rigid motion (scaled: the similarity) that fits best; rpe: over one second. Depth: as '
+        'published, after the first second; scale: true over published, spread: std of its '
+        f'logarithm. Licence of the weights: {report["licence"]}'
+    )
