@@ -6,10 +6,10 @@ import mmap
 import pytest
 import torch
 
-from sharp_ros.apps import bench
-from sharp_ros.apps.bench import endurance, measure, Stage
 from sharp_ros.apps.cli import main
 from sharp_ros.config import ModelConfig, SharpConfig
+from sharp_ros.evaluation import circumstances, speed
+from sharp_ros.evaluation.speed import endurance, measure, plain_frames, Stage
 from sharp_ros.network.nano import NanoNetwork, save_weights
 from sharp_ros.pipeline import Pipeline
 
@@ -62,13 +62,13 @@ def test_quick_report_has_every_stage_with_its_target(tmp_path, capsys):
 def test_stage_runs_once_more_for_each_run_and_the_warm_up():
     calls = []
     result = measure(Stage(lambda: calls.append(1), target_ms=1000), runs=4)
-    assert len(calls) == 4 + bench._WARM_UP
+    assert len(calls) == 4 + speed._WARM_UP
     assert result['runs'] == 4
     assert result['met'] is True
 
 
 def test_slow_stages_are_run_less_often(monkeypatch):
-    monkeypatch.setattr(bench, '_STAGE_BUDGET', 0.0)
+    monkeypatch.setattr(speed, '_STAGE_BUDGET', 0.0)
     calls = []
     assert measure(Stage(lambda: calls.append(1)), runs=50)['runs'] == len(calls) == 1
 
@@ -87,23 +87,24 @@ def test_stage_without_its_package_is_reported_with_the_reason():
 
 def test_endurance_reports_memory_that_grows(monkeypatch):
     usage = iter(range(100, 10**6, 50))  # 50 MB a frame
-    monkeypatch.setattr(bench, 'rss_mb', lambda: float(next(usage)))
+    monkeypatch.setattr(speed, 'rss_mb', lambda: float(next(usage)))
     config = SharpConfig(model=ModelConfig(name='sensor'), views={})
     pipeline = Pipeline.from_config(config)
-    result = endurance(pipeline, bench._plain_frames, minutes=0.01)
+    result = endurance(pipeline, plain_frames, minutes=0.01)
     assert result['frames'] >= 2
     assert result['rss_end_mb'] > result['rss_start_mb']
     assert result['drift_mb_per_minute'] > 0
-    assert result['met'] == (result['drift_mb'] <= bench.MAX_DRIFT_MB)
+    assert result['met'] == (result['drift_mb'] <= speed.MAX_DRIFT_MB)
 
 
 def test_memory_of_this_process_is_plausible():
-    before = bench.rss_mb()
+    before = circumstances.rss_mb()
     with mmap.mmap(-1, 100_000_000) as ballast:  # malloc may have as much at hand already
         ballast.write(b'x' * len(ballast))
-        assert bench.rss_mb() - before > 50
+        assert circumstances.rss_mb() - before > 50
 
 
 def test_version_stands_in_where_there_is_no_repository(monkeypatch, tmp_path):
-    monkeypatch.setattr(bench, '__file__', str(tmp_path / 'sharp_ros' / 'apps' / 'bench.py'))
-    assert bench.commit() == bench.__version__
+    elsewhere = tmp_path / 'sharp_ros' / 'evaluation' / 'circumstances.py'
+    monkeypatch.setattr(circumstances, '__file__', str(elsewhere))
+    assert circumstances.commit() == circumstances.__version__

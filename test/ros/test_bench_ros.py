@@ -12,7 +12,7 @@ import pytest
 
 from sharp_ros.apps.cli import main
 from sharp_ros.errors import SharpError
-from sharp_ros.ros import bench
+from sharp_ros.ros import bench_conversions, bench_start
 from sharp_ros.ros.conversions import cloud_to_msg, image_from_msg
 
 PARTS = {'receive', 'decode', 'pose', 'publish'}
@@ -56,24 +56,24 @@ def test_a_node_that_does_not_start_is_reported_with_its_log(monkeypatch):
         with subprocess.Popen([sys.executable, '-c', '']) as process:
             yield process
 
-    monkeypatch.setattr(bench, 'node_process', node_process)
+    monkeypatch.setattr(bench_start, 'node_process', node_process)
     with pytest.raises(SharpError, match=r'the node ended.*no weights at /nowhere'):
-        bench._first_output('/nowhere')
+        bench_start._first_output('/nowhere')
 
 
 def test_the_cloud_compared_with_holds_the_same_bytes():
     cloud = np.random.default_rng(0).random((4, 6, 4), np.float32)
     expected = bytes(cloud_to_msg(cloud, 0, 'camera').data)
     for as_bytes in (False, True):
-        assert bytes(bench._create_cloud(cloud, as_bytes=as_bytes).data) == expected
+        assert bytes(bench_conversions._create_cloud(cloud, as_bytes=as_bytes).data) == expected
 
 
 def test_plain_numpy_decodes_as_we_do():
-    msg = bench._picture()
-    assert np.array_equal(bench._decoded_by_numpy(msg), image_from_msg(msg))
+    msg = bench_conversions.picture_msg()
+    assert np.array_equal(bench_conversions._decoded_by_numpy(msg), image_from_msg(msg))
 
 
 def test_ratio_is_that_of_turns_made_side_by_side():
     # the machine is four times slower in the second turn: the ratio stays
-    ratio = bench._ratio(np.array([[1.0, 3.0], [4.0, 12.0], [1.0, 3.0]]))
+    ratio = bench_conversions._ratio(np.array([[1.0, 3.0], [4.0, 12.0], [1.0, 3.0]]))
     assert ratio == {'ours_ms': 1.0, 'other_ms': 3.0, 'other_takes_times': 3.0}

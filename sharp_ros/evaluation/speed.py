@@ -1,0 +1,259 @@
+"""Speed and memory: every stage of a frame by itself, and a long run of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, cycle
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from sharp_ros.camera import CameraModel, Frame, Intrinsics, Rectifier
+from sharp_ros.config import SharpConfig
+from sharp_ros.evaluation.circumstances import rss_mb
+from sharp_ros.gaussians import Gaussians
+from sharp_ros.localization.odometry import VisualOdometry
+from sharp_ros.mapping.gaussian_map import GaussianMap
+from sharp_ros.mapping.occupancy import OccupancyMap
+from sharp_ros.mapping.surface_map import SurfaceMap
+from sharp_ros.network.composer import gaussians_from_depth
+from sharp_ros.pipeline import FrameResult, GAUSSIANS, OCCUPANCY, Pipeline, POINTS, VIEW
+from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
+from sharp_ros.rasterizer import rasterize
+from sharp_ros.ros.conversions import cloud_to_msg, image_from_msg
+from sharp_ros.se3 import inverse, look_at
+from sharp_ros.sources import SourceFrame
+
+WIDTH, HEIGHT = 640, 480
+MAX_DRIFT_MB = 32.0  # between the warmed up and the last state of an endurance run
+# A mild barrel of a webcam, plumb_bob: k1 k2 p1 p2 k3
+_DISTORTION = (-0.28, 0.07, 0.0002, -0.0003, 0.0)
+_WARM_UP = 3
+_STAGE_BUDGET = 60.0  # seconds after which a stage has been run often enough
+_FRAME_INTERVAL_NS = 100_000_000
+_VIEW_TARGET, _MANY_TARGET = 1000 / 15, 1000 / 2  # ms: 15 Hz from the Gaussians of nano, 2 Hz
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One thing that is timed.
+
+    Attributes:
+        run: the work; called again and again with nothing kept.
+        target_ms: what its median may cost on two cores; None where nothing was promised.
+    """
+
+    run: Callable[[], Any]
+    target_ms: float | None = None
+
+
+def measure(stage: Stage, runs: int) -> dict[str, Any]:
+    """Median and 95th percentile over runs, after a warm-up, or why it could not be measured.
+
+    A slow stage is run less often, at least once. A stage that needs a package which is not
+    installed is reported with the reason.
+    """
+    times: list[float] = []
+    end = time.perf_counter() + _STAGE_BUDGET
+    try:
+        for i in range(_WARM_UP + runs):
+            late = time.perf_counter() > end
+            if late and times:
+                break
+            start = time.perf_counter()
+            stage.run()
+            if i >= _WARM_UP or late:
+                times.append((time.perf_counter() - start) * 1e3)
+    except ModuleNotFoundError as error:
+        return {'not_measured': f'{error.name} is not installed', 'target_ms': stage.target_ms}
+    median = float(np.median(times))
+    return {
+        'median_ms': round(median, 3),
+        'p95_ms': round(float(np.percentile(times, 95)), 3),
+        'runs': len(times),
+        'target_ms': stage.target_ms,
+        'met': None if stage.target_ms is None else median <= stage.target_ms,
+    }
+
+
+def endurance(
+    pipeline: Pipeline, make_frames: Callable[[], Iterator[SourceFrame]], minutes: float
+) -> dict[str, Any]:
+    """Run every output of the pipeline on a moving camera and watch the resident memory.
+
+    Args:
+        pipeline: set up with its views.
+        make_frames: gives a finite run of frames; it is started again at its end.
+        minutes: how long; the first tenth is warm-up and not judged.
+
+    Returns:
+        Frames and their rate, memory after warm-up and at the end (MB), `drift_mb` between them,
+        `drift_mb_per_minute` as the slope of a line through all samples, `met` if the drift is
+        below `MAX_DRIFT_MB`.
+    """
+    wanted = _all_outputs(pipeline.config)
+    frames = (frame for _ in count() for frame in make_frames())
+    stamps = count(step=_FRAME_INTERVAL_NS)
+    start = time.monotonic()
+    samples: list[tuple[float, float]] = []  # minutes, MB
+    processed = 0
+    while (passed := (time.monotonic() - start) / 60) < minutes or len(samples) < 2:
+        pipeline.process(_to_frame(next(frames), next(stamps)), wanted)
+        processed += 1
+        if passed >= minutes / 10:
+            samples.append((passed, rss_mb()))
+    at, rss = np.array(samples).T
+    ends = max(1, len(rss) // 20)  # the median of a twentieth, since the allocator breathes
+    first, last = float(np.median(rss[:ends])), float(np.median(rss[-ends:]))
+    slope = float(np.polyfit(at, rss, 1)[0])
+    return {
+        'minutes': round(minutes, 3),
+        'frames': processed,
+        'rate_hz': round(processed / (time.monotonic() - start), 2),
+        'rss_start_mb': round(first, 1),
+        'rss_end_mb': round(last, 1),
+        'rss_peak_mb': round(float(rss.max()), 1),
+        'drift_mb': round(last - first, 1),
+        'drift_mb_per_minute': round(slope, 3),
+        'met': last - first <= MAX_DRIFT_MB,
+    }
+
+
+def stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stage]:
+    """The stages of a frame, each with its input made beforehand."""
+    config = pipeline.config
+    first = frames[0]
+    k = first.intrinsics
+    raw_camera = CameraModel(
+        k.width,
+        k.height,
+        K=tuple(k.matrix.ravel()),
+        D=_DISTORTION,
+        distortion_model='plumb_bob',
+    )
+    rectifier = Rectifier(raw_camera, False, 0.0, (k.width, k.height))
+    drive = [*frames, *reversed(frames)]  # to and fro: a jump would lose the camera
+    source, stamps = cycle(drive), count(step=_FRAME_INTERVAL_NS)
+    sample = pipeline.process(_to_frame(first, next(stamps)), _all_outputs(config))
+    occupancy = OccupancyMap(config.occupancy)
+    fused = GaussianMap(config.gaussian_map)
+    surface = SurfaceMap(config.surface_map)
+    odometry = VisualOdometry(config.odometry)
+
+    def decode(encoding: str) -> Callable[[], Any]:
+        msg = _image_msg(first.image, encoding)
+        return lambda: rectifier.rectify(image_from_msg(msg))
+
+    def predict() -> Any:
+        return pipeline.engine.predict(first.image, k, first.depth)
+
+    def make_depth() -> Any:
+        raw = depth_from_gaussians(sample.gaussians, k.width, k.height)
+        return clean_depth(raw, config.point_cloud)
+
+    def make_cloud() -> Any:
+        return cloud_to_msg(organised_cloud(sample.depth, first.image, k), 0, 'camera')
+
+    def map_frame() -> Any:
+        # the depth of one frame along all poses: the window has to follow, as when driving
+        occupancy.integrate(sample.depth, k, next(source).T_world_camera)
+        return occupancy.grid()
+
+    def fuse() -> Any:
+        fused.integrate(sample.gaussians, sample.depth, k, next(source).T_world_camera)
+
+    def fuse_surface() -> Any:
+        surface.integrate(first.image, sample.depth, k, next(source).T_world_camera)
+
+    def track() -> Any:
+        frame = next(source)
+        return odometry.register_frame(frame.image, frame.depth, k, next(stamps))
+
+    def process() -> Any:
+        return pipeline.process(_to_frame(next(source), next(stamps)), {POINTS, OCCUPANCY})
+
+    timed = {
+        f'decode_rectify_{encoding}': Stage(decode(encoding), 3.0)
+        for encoding in ('rgb8', 'bgr8', 'bayer_rggb8', 'yuv422_yuy2', 'nv12')
+    }
+    promised = pipeline.info.name != 'sharp'  # which has targets on a GPU only, see bench/gpu.sh
+    timed['network'] = Stage(predict, 60.0 if promised else None)
+    timed['depth'] = Stage(make_depth)
+    timed['cloud_message'] = Stage(make_cloud, 8.0)
+    timed['occupancy'] = Stage(map_frame, 10.0 if promised else None)
+    timed['visual_odometry'] = Stage(track, 25.0 if promised else None)
+    timed['fuse_keyframe'] = Stage(fuse, 40.0 if promised else None)
+    timed['fuse_surface_keyframe'] = Stage(fuse_surface, 40.0 if promised else None)
+    T_view_camera = inverse(next(iter(sample.views.values())).placement.T_parent_view)
+    scenes = (('', sample.gaussians, _VIEW_TARGET), ('_1.18M', _many(sample), _MANY_TARGET))
+    for name, gaussians, target in scenes:
+        for size in ((320, 240), (WIDTH, HEIGHT)):
+            view = partial(rasterize, gaussians, k.resized(*size), T_view_camera)
+            timed[f'view_{size[0]}x{size[1]}{name}'] = Stage(
+                view, target if promised and size[0] == WIDTH else None
+            )
+    timed['whole_frame'] = Stage(process, 125.0 if promised else None)  # 8 Hz
+    return timed
+
+
+def _many(result: FrameResult) -> Gaussians:
+    """As many Gaussians as SHARP makes, in its two layers, of the depth and image of a frame."""
+    size = (768, 768)
+    known = np.where(np.isfinite(result.depth), result.depth, np.nanmedian(result.depth))
+    depth = torch.from_numpy(cv2.resize(known, size))
+    image = torch.from_numpy(cv2.resize(result.frame.image, size)).permute(2, 0, 1) / 255
+    layers = torch.stack([depth, 1.5 * depth])
+    return gaussians_from_depth(layers, image, result.frame.intrinsics.resized(*size))
+
+
+def _image_msg(rgb: np.ndarray, encoding: str) -> SimpleNamespace:
+    """What the decoder reads of a `sensor_msgs/Image`, without needing ROS to be installed.
+
+    The content of mosaics and chroma planes is arbitrary: decoding takes as long for any.
+    """
+    height, width = rgb.shape[:2]
+    rows, row_bytes = {
+        'bayer_rggb8': (height, width),
+        'yuv422_yuy2': (height, 2 * width),
+        'nv12': (height * 3 // 2, width),
+    }.get(encoding, (height, 3 * width))
+    data = np.resize(rgb, rows * row_bytes).tobytes()
+    return SimpleNamespace(
+        width=width, height=height, encoding=encoding, step=row_bytes, is_bigendian=0, data=data
+    )
+
+
+def _all_outputs(config: SharpConfig) -> set[str]:
+
+    return {GAUSSIANS, OCCUPANCY, POINTS, *(VIEW + name for name in config.views)}
+
+
+def _to_frame(frame: SourceFrame, stamp_ns: int) -> Frame:
+
+    return Frame(
+        frame.image,
+        frame.intrinsics,
+        stamp_ns,
+        frame.frame_id,
+        frame.T_world_camera,
+        'world',
+        frame.depth,
+    )
+
+
+def plain_frames() -> Iterator[SourceFrame]:
+    """Coloured blobs seen by a camera that moves ahead: nothing to build, nothing to install."""
+    coarse = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
+    image = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    intrinsics = Intrinsics.from_hfov(1.2, WIDTH, HEIGHT)
+    depth = np.full((HEIGHT, WIDTH), 2, np.float32)
+    for i in range(50):
+        eye = np.array([0.05 * i, 0.0, 1.0])
+        pose = look_at(eye, eye + np.array([1.0, 0.0, -0.1]), np.array([0.0, 0.0, 1.0]))
+        yield SourceFrame(image, intrinsics, i * _FRAME_INTERVAL_NS, pose, depth)
