@@ -15,11 +15,11 @@ import torch
 
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.network.nano import LAYOUTS, load_weights, NanoNetwork, save_weights
-from sharp_ros.procedural.rooms import scene_views, View, write_shard
+from sharp_ros.procedural.rooms import scene_views, SceneView, write_shard
 from sharp_ros.procedural.textures import COUNTS, LEVEL_OFFSET, make_textures, Textures
 from sharp_ros.training import trainer
 from sharp_ros.training.dataset import _motion_kernel, photograph, sample, Shards
-from sharp_ros.training.dataset import View as Image
+from sharp_ros.training.dataset import StoredView as Image
 from sharp_ros.training.progress import training_curve, validation_grid
 from sharp_ros.training.settings import load_yaml, NEWEST_LAYOUT, to_yaml, TrainingConfig
 from sharp_ros.training.trainer import Log, mixed, open_data, Run, shuffled, train
@@ -35,12 +35,12 @@ def textures() -> Textures:
 
 
 @pytest.fixture(scope='module')
-def views(textures: Textures) -> list[View]:
+def views(textures: Textures) -> list[SceneView]:
     return scene_views(3, textures, pairs=2, size=SIZE)
 
 
 @pytest.fixture(scope='module')
-def data(views: list[View], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(views: list[SceneView], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two shards of tiny rooms, the first for validation."""
     folder = tmp_path_factory.mktemp('data')
     for name, part in (('a', views[2:]), ('b', views[:2])):
@@ -546,7 +546,7 @@ def test_curves_go_down_when_losses_do() -> None:
 # --- rooms ----------------------------------------------------------------------------------
 
 
-def test_a_seed_stands_for_its_images(textures: Textures, views: list[View]) -> None:
+def test_a_seed_stands_for_its_images(textures: Textures, views: list[SceneView]) -> None:
     again = scene_views(3, textures, pairs=2, size=SIZE)
     other = scene_views(4, textures, pairs=1, size=SIZE)
     assert len(views) == 4
@@ -555,13 +555,13 @@ def test_a_seed_stands_for_its_images(textures: Textures, views: list[View]) -> 
     assert not np.array_equal(views[0].rgb, other[0].rgb)
 
 
-def test_images_are_neither_black_nor_flat(views: list[View]) -> None:
+def test_images_are_neither_black_nor_flat(views: list[SceneView]) -> None:
     for view in views:
         assert 20 < view.rgb.mean() < 230
         assert view.rgb.std() > 10
 
 
-def test_second_surface_lies_behind_the_first(views: list[View]) -> None:
+def test_second_surface_lies_behind_the_first(views: list[SceneView]) -> None:
     for view in views:
         assert not np.isnan(view.depth).any()  # infinite: sky
         assert view.depth.min() > 0
@@ -569,7 +569,7 @@ def test_second_surface_lies_behind_the_first(views: list[View]) -> None:
         assert (view.second_depth > view.depth * 1.05).any()
 
 
-def test_both_views_of_a_pair_see_the_same_world(views: list[View]) -> None:
+def test_both_views_of_a_pair_see_the_same_world(views: list[SceneView]) -> None:
     """A surface seen in one view cannot lie in front of what the other sees there."""
     for first, second in (views[:2], views[1::-1], views[2:], views[:1:-1]):
         u, v = np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5)
@@ -596,7 +596,9 @@ def test_both_views_of_a_pair_see_the_same_world(views: list[View]) -> None:
         assert (predicted > 0.85 * seen).mean() > 0.95
 
 
-def test_shards_hold_whole_scenes(textures: Textures, views: list[View], tmp_path: Path) -> None:
+def test_shards_hold_whole_scenes(
+    textures: Textures, views: list[SceneView], tmp_path: Path
+) -> None:
     path = tmp_path / 'rooms.npz'
     count = write_shard(path, [3], textures, pairs=1, size=SIZE)
     with np.load(path) as shard:

@@ -10,7 +10,7 @@ import pytest
 from sharp_ros.procedural.furniture import THEMES
 from sharp_ros.procedural.layout import Room
 from sharp_ros.procedural.raycast import camera_rays, cast
-from sharp_ros.procedural.rooms import build_scene, scene_views, View
+from sharp_ros.procedural.rooms import build_scene, scene_views, SceneView
 from sharp_ros.procedural.scene import Scene, SceneBuilder, tilted
 from sharp_ros.procedural.textures import COUNTS, make_textures, Textures
 
@@ -26,12 +26,12 @@ def textures() -> Textures:
 
 
 @pytest.fixture(scope='module')
-def indoors(textures: Textures) -> list[View]:
+def indoors(textures: Textures) -> list[SceneView]:
     return [v for seed in INDOORS for v in scene_views(seed, textures, pairs=1, size=SIZE)]
 
 
 @pytest.fixture(scope='module')
-def outdoors(textures: Textures) -> list[View]:
+def outdoors(textures: Textures) -> list[SceneView]:
     return [v for seed in OUTDOORS for v in scene_views(seed, textures, pairs=1, size=SIZE)]
 
 
@@ -88,14 +88,14 @@ def test_tilt_lowers_what_points_forward() -> None:
     )
 
 
-def world_points(view: View) -> np.ndarray:  # -> [N, 3], of pixels that see something
+def world_points(view: SceneView) -> np.ndarray:  # -> [N, 3], of pixels that see something
     rays = camera_rays(*SIZE, float(view.focal))
     depth = view.depth.astype(np.float64)
     points = (rays * np.where(np.isfinite(depth), depth, 0)[..., None])[np.isfinite(depth)]
     return points @ view.T_world_camera[:3, :3].T + view.T_world_camera[:3, 3]
 
 
-def test_floor_is_at_zero_and_nothing_lies_below(indoors: list[View]) -> None:
+def test_floor_is_at_zero_and_nothing_lies_below(indoors: list[SceneView]) -> None:
     on_floor = 0
     for view in indoors:
         z = world_points(view)[:, 2]
@@ -105,7 +105,7 @@ def test_floor_is_at_zero_and_nothing_lies_below(indoors: list[View]) -> None:
     assert on_floor / len(indoors) > 0.05
 
 
-def test_sky_has_no_depth_and_is_above_the_horizon(outdoors: list[View]) -> None:
+def test_sky_has_no_depth_and_is_above_the_horizon(outdoors: list[SceneView]) -> None:
     shares = []
     for view in outdoors:
         sky = np.isinf(view.depth)
@@ -141,7 +141,7 @@ def test_furniture_keeps_its_distance() -> None:
 
 
 def test_cameras_see_near_and_far_at_all_heights_and_angles(
-    indoors: list[View], outdoors: list[View]
+    indoors: list[SceneView], outdoors: list[SceneView]
 ) -> None:
     for view in (*indoors, *outdoors):
         field = 2 * np.degrees(np.arctan(SIZE[0] / 2 / view.focal))

@@ -8,7 +8,7 @@ from sharp_ros.config import KeyframeConfig
 from sharp_ros.se3 import angle, checked_pose
 
 
-class Keyframes:
+class FusionSchedule:
     """Chooses frames by how far the camera has moved, turned or waited since the last one.
 
     Attributes:
@@ -43,3 +43,6 @@ class Keyframes:
     def note(self, stamp_ns: int, T_world_camera: np.ndarray) -> None:
         """A frame was fused."""
         self._last = (stamp_ns, T_world_camera)
+
+
+Keyframes = FusionSchedule  # as pipeline.py still names it

@@ -39,7 +39,7 @@ FIELD_OF_VIEW = (45.0, 110.0)  # horizontal, degrees
 VIEW_SEED = 10**6  # added to a scene's seed for its cameras and sampling noise
 
 
-class View(NamedTuple):
+class SceneView(NamedTuple):
     """One training image, see the module's description of shards."""
 
     rgb: np.ndarray
@@ -82,7 +82,7 @@ def scene_views(
     textures: Textures,
     pairs: int = PAIRS,
     size: tuple[int, int] = IMAGE_SIZE,
-) -> list[View]:
+) -> list[SceneView]:
     """Up to `pairs` pairs of views of one scene; the same arguments give the same images.
 
     Args:
@@ -93,7 +93,7 @@ def scene_views(
     """
     scene, rooms = build_scene(seed, textures)
     rng = np.random.default_rng(VIEW_SEED + seed)
-    views: list[View] = []
+    views: list[SceneView] = []
     for _ in range(14 * pairs):
         if len(views) >= 2 * pairs:
             break
@@ -107,7 +107,7 @@ def _pair(
     textures: Textures,
     size: tuple[int, int],
     rng: np.random.Generator,
-) -> list[View]:
+) -> list[SceneView]:
     """Two views a little apart, or nothing if the place drawn is a bad one."""
     camera = _draw_camera(scene, rooms, rng)
     if camera is None:
@@ -129,7 +129,7 @@ def _pair(
         return []
     exposure = _metered(renderings[0].colour, rng)  # both views of a pair alike, for the first
     return [
-        View(
+        SceneView(
             _expose(rendering.colour, exposure),
             rendering.depth.astype(np.float16),
             rendering.second_depth.astype(np.float16),

@@ -45,7 +45,7 @@ class Batch(NamedTuple):
     T_2_1: Tensor | None = None  # [B, 4, 4], NaN if unknown
 
 
-class View(NamedTuple):
+class StoredView(NamedTuple):
     """One image of a shard."""
 
     rgb: np.ndarray  # [H, W, 3] uint8
@@ -72,12 +72,12 @@ class Shards:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, i: int) -> View:
+    def __getitem__(self, i: int) -> StoredView:
         """One image; its arrays are read when they are used."""
         shard, row = self._place(i)
         return _view(shard, row)
 
-    def partner(self, i: int) -> View:
+    def partner(self, i: int) -> StoredView:
         """The other image of the pair; the image itself where it has none."""
         shard, row = self._place(i)
         other = row ^ 1
@@ -105,11 +105,11 @@ class Shards:
 
 
 def sample(
-    view: View,
+    view: StoredView,
     height: int,
     width: int,
     rng: np.random.Generator | None,
-    second: View | None = None,
+    second: StoredView | None = None,
 ) -> tuple[np.ndarray, ...]:
     """Crop, resize and flip one image together with its truth and intrinsics.
 
@@ -149,7 +149,7 @@ def sample(
 
 
 def _resampled(
-    view: View, window: Sequence[int], height: int, width: int, flip: bool
+    view: StoredView, window: Sequence[int], height: int, width: int, flip: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Image [h, w, 3] uint8 and intrinsics [4] of a window (x, y, columns, rows) of a view."""
     x, y, columns, rows = window
@@ -165,7 +165,9 @@ def _resampled(
     return image, np.array([fx * sx, fy * sy, cx, cy], np.float32)
 
 
-def _geometry(view: View, flip: bool, rng: np.random.Generator | None) -> np.ndarray:  # -> [5]
+def _geometry(
+    view: StoredView, flip: bool, rng: np.random.Generator | None
+) -> np.ndarray:  # -> [5]
     """What is known of gravity and floor: nothing, or as much as a robot would know."""
     known = np.zeros(5, np.float32)
     if not view.level or (rng is not None and rng.uniform() < GEOMETRY_UNKNOWN):
@@ -184,7 +186,7 @@ def _planes(image: np.ndarray) -> np.ndarray:  # [H, W, 3] -> [3, H, W]
     return np.ascontiguousarray(image.transpose(2, 0, 1))
 
 
-def _view(shard: dict[str, np.ndarray], row: int) -> View:
+def _view(shard: dict[str, np.ndarray], row: int) -> StoredView:
     rgb = shard['rgb'][row]
     if 'k' in shard:
         intrinsics = np.asarray(shard['k'][row])
@@ -193,7 +195,7 @@ def _view(shard: dict[str, np.ndarray], row: int) -> View:
         intrinsics = np.array([focal, focal, rgb.shape[1] / 2, rgb.shape[0] / 2], np.float32)
     pose = np.asarray(shard['pose'][row]) if 'pose' in shard else np.full((4, 4), np.nan)
     level = 'k' not in shard and 'pose' in shard
-    return View(rgb, shard['d'][row], shard['d2'][row], intrinsics, pose, level)
+    return StoredView(rgb, shard['d'][row], shard['d2'][row], intrinsics, pose, level)
 
 
 def _open_shard(path: Path) -> dict[str, np.ndarray]:
