@@ -50,8 +50,8 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'test'))
 
+import golden_sharp
 from seeded_sharp import filled_network, seeded_image
-import test_sharp_network as reference
 
 from sharp_ros import self_check
 from sharp_ros.camera import Intrinsics
@@ -67,9 +67,10 @@ from sharp_ros.network.composer import NdcGaussians
 from sharp_ros.network.nano import LAYOUTS
 from sharp_ros.network.predictor import SharpPredictor
 from sharp_ros.network.sharp import SharpNetwork, SharpNetworkConfig, TINY, TINY_OVERLAP
+from sharp_ros.procedural import analytic
 from sharp_ros.rasterizer import backend, rasterize
 from sharp_ros.rasterizer import reference as plain_rasterizer
-from sharp_ros.training import analytic, trainer
+from sharp_ros.training import trainer
 from sharp_ros.training.drawn import draw_batch
 from sharp_ros.training.settings import TrainingConfig
 
@@ -526,38 +527,38 @@ def parity(setup: Setup, name: str) -> Report:
     """
     if name not in setup.goldens:
         raise NotMeasured('left out of the dry run')
-    expected, keys = reference.golden(name), reference.keys_of(name)
+    expected, keys = golden_sharp.golden(name), golden_sharp.keys_of(name)
     report: Report = {}
     exact: list[Tensor] = []
     for precision in setup.precisions:
         done = _seeded_run(setup, name, precision)
-        outputs = [getattr(done.out, field) for field in reference.OUTPUTS.values()]
+        outputs = [getattr(done.out, field) for field in golden_sharp.OUTPUTS.values()]
         exact = exact or outputs
         # means and extremes of whole tensors take the CPU seconds; for the bounds alone
         chosen = [key for key in keys if precision == 'fp32' or 'stats' not in key]
-        errors = {key: reference.error(done, name, key, expected) for key in chosen}
+        errors = {key: golden_sharp.error(done, name, key, expected) for key in chosen}
         report[precision] = _by_kind(errors)
         report[precision]['difference'] = self_check.difference(outputs, exact)
         if precision == 'fp32':
-            worst = max(chosen, key=lambda key: errors[key] / reference.bound(key))
-            shares = errors[worst] / reference.bound(worst)
+            worst = max(chosen, key=lambda key: errors[key] / golden_sharp.bound(key))
+            shares = errors[worst] / golden_sharp.bound(worst)
             report |= {'passed': shares < 1, 'worst_in_bounds': shares, 'worst': worst}
     return report
 
 
-def _seeded_run(setup: Setup, name: str, precision: str) -> reference.Run:
+def _seeded_run(setup: Setup, name: str, precision: str) -> golden_sharp.Run:
     network = fresh(GOLDEN[name], setup.device)
     network.to(memory_format=torch.channels_last)  # as the engine does
     SharpPredictor(network).cast(DTYPES[precision])
     allow_tf32(precision == 'tf32')
     if name == 'golden_tiny':
-        return reference.tiny_run(network)
-    return reference.run(network, _square(network.config.image_size), torch.tensor([0.8]))
+        return golden_sharp.tiny_run(network)
+    return golden_sharp.run(network, _square(network.config.image_size), torch.tensor([0.8]))
 
 
 @cache
 def _square(size: int) -> Tensor:
-    return seeded_image(size, reference.SEED)[None]
+    return seeded_image(size, golden_sharp.SEED)[None]
 
 
 def _by_kind(errors: dict[str, float]) -> Report:
@@ -569,7 +570,7 @@ def _by_kind(errors: dict[str, float]) -> Report:
             continue
         head, _, tail = key.partition('.')
         kind = head.partition('_s')[0]
-        kind = reference.OUTPUTS.get(tail, kind if kind in names else 'other')
+        kind = golden_sharp.OUTPUTS.get(tail, kind if kind in names else 'other')
         kinds[kind] = max(kinds[kind], error)
     return dict(kinds)
 
