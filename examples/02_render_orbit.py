@@ -5,16 +5,15 @@ import sys
 
 from PIL import Image
 
-from sharp_ros.apps.render import NEAR, video_intrinsics
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
 from sharp_ros.engine import Engine
 from sharp_ros.images import DEFAULT_FOCAL_35MM, focal_from_35mm, read_image
 from sharp_ros.models import load_predictor
-from sharp_ros.pictures.video import video_writer
+from sharp_ros.pictures.video import video_intrinsics, video_writer
 from sharp_ros.rasterizer import rasterize
 from sharp_ros.se3 import inverse
-from sharp_ros.trajectory import camera_path
+from sharp_ros.trajectory import camera_path, NEAR
 
 output = Path(sys.argv[2] if len(sys.argv) > 2 else 'orbit.mp4')
 if len(sys.argv) > 1:

@@ -23,6 +23,7 @@ from sharp_ros.se3 import interpolate, look_at
 
 STEPS = 60  # poses of a path unless more or fewer are asked for
 MAX_STEPS = 100_000
+NEAR = 0.01  # metres, of the near plane on such a path; SHARP's renderer has the same
 # SHARP's: largest shift of what is near, in shares of the image diagonal and of its depth; a
 # scene nearer than the focus is not looked at cross-eyed.
 _MAX_DISPARITY, _MAX_ZOOM, _MIN_FOCUS = 0.08, 0.15, 2.0

@@ -29,7 +29,7 @@ ROWS = [
     ['pipeline', 'worker', 'training'],
     ['ros.conversions'],
     ['sources', 'pictures'],
-    ['evaluation'],
+    ['evaluation', 'exchange'],
     ['ros'],
     ['apps'],
 ]
@@ -45,14 +45,34 @@ def module_names():
 
 
 def imports_of(path):
-    """Absolute names a file imports anywhere, inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    """Absolute names a file imports anywhere, inside functions and for type checkers too.
+
+    A string that is the name of a module of this package counts: the table of commands has such.
+    """
+    return imports_in(path.read_text(encoding='utf-8'))
+
+
+def imports_in(source):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f'{path} imports relatively'
+            assert node.level == 0, f'relative import: {ast.unparse(node)}'
             yield node.module
             yield from (f'{node.module}.{alias.name}' for alias in node.names)
+        elif isinstance(node, ast.Constant) and str(node.value).startswith(ROOT + '.'):
+            yield str(node.value)
+
+
+def hidden_imports(source):
+    """Calls that import a module of this package by a literal name."""
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.Call) and node.args):
+            continue
+        called, name = ast.unparse(node.func).rpartition('.')[2], node.args[0]
+        ours = isinstance(name, ast.Constant) and str(name.value).partition('.')[0] == ROOT
+        if ours and called in ('import_module', '__import__'):
+            yield ast.unparse(node)
 
 
 MODULES = dict(module_names())
@@ -107,6 +127,47 @@ def test_there_are_no_import_cycles():
 
     for name in graph:
         visit(name)
+
+
+@pytest.mark.parametrize('name', [n for n in MODULES if n])
+def test_no_import_is_hidden(name):
+    assert not list(hidden_imports(MODULES[name].read_text(encoding='utf-8')))
+
+
+@pytest.mark.parametrize(
+    'source',
+    [
+        'from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import sharp_ros.worker',
+        'def f():\n    from sharp_ros import worker',
+        "TABLE = {'work': ('sharp_ros.worker', 'help')}",
+    ],
+)
+def test_every_kind_of_import_is_counted(source):
+    assert 'sharp_ros.worker' in imports_in(source)
+
+
+@pytest.mark.parametrize(
+    'source', ["importlib.import_module('sharp_ros.worker')", "__import__('sharp_ros')"]
+)
+def test_a_hidden_import_would_be_found(source):
+    assert list(hidden_imports(source))
+    assert not list(hidden_imports(source.replace("'sharp_ros", "'torch")))
+
+
+def programs():
+    """Python files beside the package, but for the tests of the commands."""
+    root = PACKAGE.parent
+    for folder in ('bench', 'examples', 'launch', 'scripts'):
+        yield from sorted((root / folder).glob('*.py'))
+
+
+@pytest.mark.parametrize(
+    'path',
+    [*(p for n, p in MODULES.items() if n.partition('.')[0] != 'apps'), *programs()],
+    ids=lambda path: str(path.relative_to(PACKAGE.parent)),
+)
+def test_nothing_imports_the_command_line(path):
+    assert not [name for name in imports_of(path) if name.startswith(f'{ROOT}.apps')]
 
 
 @pytest.mark.parametrize('name', [n for n in MODULES if n])

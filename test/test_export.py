@@ -55,24 +55,24 @@ def test_the_file_says_what_it_is(exported):
 
 
 def test_the_largest_difference_is_told(exported, capsys, monkeypatch, tmp_path):
-    from sharp_ros.apps import export
+    from sharp_ros.exchange import onnx_export
 
     translated = onnx.load(exported)
     del translated.metadata_props[:]
-    monkeypatch.setattr(export, '_translated', lambda predictor, inputs: translated)
+    monkeypatch.setattr(onnx_export, '_translated', lambda predictor, inputs: translated)
     assert cli.main(['export', '-o', str(tmp_path / 'again.onnx')]) == 0
     assert 'largest difference from torch' in capsys.readouterr().out
 
 
 def test_a_wrong_translation_leaves_the_old_file_in_place(exported, capsys, monkeypatch, tmp_path):
-    from sharp_ros.apps import export
+    from sharp_ros.exchange import onnx_export
 
     model = onnx.load(exported)
     del model.metadata_props[:]
     bias = next(i for i in model.graph.initializer if i.name.endswith('head.bias'))
     values = onnx.numpy_helper.to_array(bias) + 0.5
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
-    monkeypatch.setattr(export, '_translated', lambda predictor, inputs: model)
+    monkeypatch.setattr(onnx_export, '_translated', lambda predictor, inputs: model)
     path = tmp_path / 'nano.onnx'
     path.write_bytes(b'old')
     assert cli.main(['export', '-o', str(path)]) == 1

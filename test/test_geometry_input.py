@@ -11,11 +11,11 @@ import pytest
 from seeded_nano import unsettled_network
 import torch
 
-from sharp_ros.apps import export
 from sharp_ros.camera import FloorGeometry, Frame, Intrinsics
 from sharp_ros.config import ModelConfig, ScaleConfig, SharpConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import EngineError, InputError
+from sharp_ros.exchange import onnx_export
 from sharp_ros.inference_queue import CudaQueue
 from sharp_ros.models import load_predictor, ModelInfo
 from sharp_ros.network.composer import gaussians_from_depth
@@ -48,7 +48,7 @@ def exported(predictor: NanoPredictor, tmp_path_factory: pytest.TempPathFactory)
     pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
     path = tmp_path_factory.mktemp('export') / 'nano.onnx'
-    export.export_nano(predictor, path, {})
+    onnx_export.export_nano(predictor, path, {})
     return path
 
 
@@ -113,9 +113,9 @@ def test_an_export_that_is_wrong_only_where_a_floor_is_known_is_refused(
     )
     for node in model.graph.node:
         node.input[:] = ['told' if name == 'geometry' else name for name in node.input]
-    monkeypatch.setattr(export, '_translated', lambda predictor, inputs: model)
+    monkeypatch.setattr(onnx_export, '_translated', lambda predictor, inputs: model)
     with pytest.raises(EngineError, match='differ from torch'):
-        export.export_nano(predictor, tmp_path / 'nano.onnx', {})
+        onnx_export.export_nano(predictor, tmp_path / 'nano.onnx', {})
     assert not list(tmp_path.iterdir())
 
 
@@ -126,7 +126,7 @@ def test_weights_of_the_first_layout_take_no_notice(execution, tmp_path):
     if execution == 'onnx':
         pytest.importorskip('onnxruntime')
         pytest.importorskip('onnx')
-        export.export_nano(nano, tmp_path / 'nano.onnx', {})
+        onnx_export.export_nano(nano, tmp_path / 'nano.onnx', {})
         nano, _ = load_predictor(str(tmp_path / 'nano.onnx'))
     assert not nano.uses_geometry
     blind, told = (nano.inputs(IMAGE, CAMERA, geometry) for geometry in (None, FLOOR))

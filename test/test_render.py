@@ -18,12 +18,11 @@ import torch
 
 from sharp_ros.apps import render as command
 from sharp_ros.apps.cli import main
-from sharp_ros.apps.render import video_intrinsics
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians, load_ply, save_ply
 from sharp_ros.pictures.depth import colour_depth, depth_range
-from sharp_ros.pictures.video import video_writer
+from sharp_ros.pictures.video import video_intrinsics, video_writer
 from sharp_ros.rasterizer import rasterize, Rendering
 from sharp_ros.se3 import inverse
 from sharp_ros.trajectory import camera_path

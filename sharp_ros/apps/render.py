@@ -26,11 +26,9 @@ if TYPE_CHECKING:
     from sharp_ros.gaussians import Gaussians
     from sharp_ros.rasterizer import Rendering
 
-NEAR = 0.01  # metres; SHARP's renderer has the same
 MAX_DEPTH = 50.0  # metres, of the colours of depth
 MAX_SIDE, MAX_FPS = 8192, 1000.0
 _VIDEO, _PICTURES = '.mp4', ('.png', '.jpg', '.jpeg', '.webp')
-_MAX_HEIGHT = 3000  # of a video, see `video_intrinsics`
 _EMPTY = 0.01  # mean coverage of a frame that is as good as black
 
 
@@ -115,18 +113,6 @@ def run(args: argparse.Namespace) -> int:
         print(f'warning: {line}', file=sys.stderr)
     print(report.summary(intrinsics))
     return 0
-
-
-def video_intrinsics(photo: Intrinsics) -> Intrinsics:
-    """What a video of a photo's scene is rendered with, by SHARP's rules.
-
-    Sides are halved above 3000 rows and odd ones raised by one, as codecs store colours for blocks
-    of 2x2 pixels. The picture keeps its place: SHARP itself shifts it by half a pixel.
-    """
-    width, height = photo.width, photo.height
-    if height > _MAX_HEIGHT:
-        width, height = width // 2, height // 2
-    return photo.resized(width + width % 2, height + height % 2)
 
 
 @dataclass
@@ -214,6 +200,7 @@ def _render(
 ) -> Rendering:
     from sharp_ros.rasterizer import rasterize
     from sharp_ros.se3 import inverse
+    from sharp_ros.trajectory import NEAR
 
     start = time.perf_counter()
     T_camera_world = inverse(T_world_camera)
@@ -229,6 +216,7 @@ def _render(
 def _why_empty(gaussians: Gaussians, intrinsics: Intrinsics, T_camera_world: np.ndarray) -> str:
     """The likely reason that a frame shows next to nothing."""
     from sharp_ros.se3 import apply
+    from sharp_ros.trajectory import NEAR
 
     n, k = len(gaussians), intrinsics
     points = apply(T_camera_world, gaussians.means.cpu().double().numpy())
@@ -277,6 +265,7 @@ def _chosen_intrinsics(
 ) -> Intrinsics:
     """As asked for; a size of other proportions shows more or less at the top and bottom."""
     from sharp_ros.camera import Intrinsics
+    from sharp_ros.pictures.video import video_intrinsics
 
     if video:
         photo = video_intrinsics(photo)

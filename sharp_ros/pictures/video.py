@@ -9,10 +9,24 @@ import os
 
 import numpy as np
 
+from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import replacing
 
 _QUALITY = '18'  # x264's constant rate factor: no loss that one sees
+_MAX_HEIGHT = 3000  # see `video_intrinsics`
+
+
+def video_intrinsics(photo: Intrinsics) -> Intrinsics:
+    """What a video of a photo's scene is rendered with, by SHARP's rules.
+
+    Sides are halved above 3000 rows and odd ones raised by one, as codecs store colours for blocks
+    of 2x2 pixels. The picture keeps its place: SHARP itself shifts it by half a pixel.
+    """
+    width, height = photo.width, photo.height
+    if height > _MAX_HEIGHT:
+        width, height = width // 2, height // 2
+    return photo.resized(width + width % 2, height + height % 2)
 
 
 @contextmanager

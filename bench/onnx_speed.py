@@ -1,8 +1,8 @@
 """nano by torch, by ONNX Runtime and in 8 bits, on the same frames in one run, as JSON.
 
-    python bench/onnx.py FILE [--frames N]
+    python bench/onnx_speed.py FILE [--frames N]
 
-The ways take turns frame by frame, so that what else the machine does meets all of them alike.
+The variants take turns frame by frame, so that what else the machine does meets all of them alike.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ import tempfile
 import time
 from typing import Any
 
-root = str(Path(__file__).resolve().parents[1])
-sys.path[0] = root  # instead of this folder, whose file onnx.py would hide the package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np  # noqa: E402
-import onnxruntime  # noqa: E402
-from onnxruntime import quantization  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import onnxruntime
+from onnxruntime import quantization
+import torch
 
-from sharp_ros import self_check  # noqa: E402
-from sharp_ros.apps.export import export_nano  # noqa: E402
-from sharp_ros.evaluation.depth import motorcycle_frames  # noqa: E402
-from sharp_ros.files import write_atomically  # noqa: E402
-from sharp_ros.models import load_predictor  # noqa: E402
-from sharp_ros.network.onnx_predictor import OnnxNanoPredictor, OnnxSession  # noqa: E402
-from sharp_ros.sources import open_source  # noqa: E402
+from sharp_ros import self_check
+from sharp_ros.evaluation.depth import motorcycle_frames
+from sharp_ros.exchange.onnx_export import export_nano
+from sharp_ros.files import write_atomically
+from sharp_ros.models import load_predictor
+from sharp_ros.network.onnx_predictor import OnnxNanoPredictor, OnnxSession
+from sharp_ros.sources import open_source
 
 
 class Samples(quantization.CalibrationDataReader):
