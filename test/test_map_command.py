@@ -21,7 +21,7 @@ from sharp_ros.config import load_yaml, SharpConfig, to_yaml
 from sharp_ros.errors import InputError
 from sharp_ros.mapping.map_files import load_map
 from sharp_ros.mapping.occupancy import FREE, OccupancyGrid2D, OCCUPIED, UNKNOWN
-from sharp_ros.pictures.maps import draw_map, draw_surface, draw_trajectory, Way
+from sharp_ros.pictures.maps import draw_map, draw_surface, draw_trajectory, Trajectory
 from sharp_ros.sources import SyntheticSource
 from sharp_ros.sources.base import LevelWorld
 from sharp_ros.synthetic import Room
@@ -303,7 +303,7 @@ def test_a_world_whose_z_is_not_up_is_levelled_by_the_floor(drive, run_map):
 def way_along(points, truth=None):
     path = np.tile(np.eye(4), (len(points), 1, 1))
     path[:, :3, 3] = points
-    return Way(np.arange(len(points)) * 100_000_000, path, truth)
+    return Trajectory(np.arange(len(points)) * 100_000_000, path, truth)
 
 
 def test_map_shows_the_way_where_it_was_with_y_up_and_a_true_scale_bar():
@@ -376,7 +376,7 @@ def test_no_line_is_drawn_over_a_gap_in_the_path():
     whole = draw_trajectory(way_along(points), 'path')
     gap = np.r_[0:6, 15:21]
     way = way_along(points)
-    parts = draw_trajectory(Way(way.stamps_ns[gap], way.path[gap]), 'path')
+    parts = draw_trajectory(Trajectory(way.stamps_ns[gap], way.path[gap]), 'path')
     blue = (25, 105, 230)
     assert len(places_of(parts, blue)) < 0.75 * len(places_of(whole, blue))
 

@@ -326,27 +326,27 @@ def _draw(contents: _Contents, tally: Tally, title: str) -> dict[str, np.ndarray
     from sharp_ros.evaluation.metrics import fitted
     from sharp_ros.pictures.depth import colour_depth, depth_range
     from sharp_ros.pictures.drawing import tile_pictures
-    from sharp_ros.pictures.maps import draw_map, draw_surface, draw_trajectory, Way
+    from sharp_ros.pictures.maps import draw_map, draw_surface, draw_trajectory, Trajectory
 
     truth = contents.true_path(tally)
     if truth is not None:
         truth = fitted(truth[:, :3, 3], contents.path[:, :3, 3])
-    way = Way(contents.stamps_ns, contents.path, truth)
-    plan, trajectory = draw_map(contents.grid, way), draw_trajectory(way, title)
+    trajectory = Trajectory(contents.stamps_ns, contents.path, truth)
+    plan, curves = draw_map(contents.grid, trajectory), draw_trajectory(trajectory, title)
     tiles = {'occupancy grid with the path of the camera': plan}
     if contents.surface is not None:
         spacing = contents.config.surface_map.voxel_size
         for side, oblique in (('above', False), ('the side', True)):
-            picture = draw_surface(*contents.surface, spacing, way, oblique=oblique)
+            picture = draw_surface(*contents.surface, spacing, trajectory, oblique=oblique)
             tiles[f'surface from {side}, ceiling cut off'] = picture
     if tally.newest is not None:
         depth = tally.newest.depth
         near, far = depth_range(depth)
         tiles['newest image'] = tally.newest.frame.image
         tiles[f'its depth, {near:.1f} m red to {far:.1f} m blue'] = colour_depth(depth, near, far)
-    tiles['path from above, height over time'] = trajectory
+    tiles['path from above, height over time'] = curves
     overview = tile_pictures(tiles, size=_TILE)
-    return {'map.png': plan, 'overview.png': overview, 'trajectory.png': trajectory}
+    return {'map.png': plan, 'overview.png': overview, 'trajectory.png': curves}
 
 
 def _measured(tally: Tally, contents: _Contents) -> dict[str, Any]:
@@ -403,7 +403,7 @@ def _table(report: Mapping[str, Any], output: Path) -> Any:
         'frames': f'{report["frames"]}: {report["placed"]} placed, {report["lost"]} lost, '
         f'{unusable} unusable',
         'poses': {'visual': 'visual odometry', 'source': 'of the source'}[report['poses']],
-        'way': _title(report),
+        'path': _title(report).removeprefix('path '),
         'occupied voxels': f'{report["voxels"]}',
         'Gaussians': '-' if report['gaussians'] is None else f'{report["gaussians"]}',
         'surface points': '-'
@@ -505,10 +505,10 @@ def _progress(console: Any, total: int | None) -> Iterator[Callable[[Tally], Non
         task = progress.add_task('starting', total=total)
 
         def show(tally: Tally) -> None:
-            told = (
+            description = (
                 f'{tally.frames} frames, {tally.fps:.1f} fps, {tally.placed} placed, '
                 f'{tally.voxels} voxels'
             )
-            progress.update(task, completed=tally.frames, description=told)
+            progress.update(task, completed=tally.frames, description=description)
 
         yield show

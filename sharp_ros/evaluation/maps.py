@@ -29,7 +29,7 @@ from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.models import load_predictor, ModelInfo
 from sharp_ros.network.predictor import SensorPredictor
 from sharp_ros.pictures.drawing import encode_picture, tile_pictures
-from sharp_ros.pictures.maps import draw_map, draw_trajectory, Way
+from sharp_ros.pictures.maps import draw_map, draw_trajectory, Trajectory
 from sharp_ros.pipeline import OCCUPANCY, Pipeline
 from sharp_ros.sources import open_source, SyntheticSource
 from sharp_ros.sources.base import LevelWorld, SourceFrame
@@ -238,7 +238,7 @@ def evaluate_maps(
     Args:
         source: of `open_source`.
         model: what predicts the depth, if `depth` says so.
-        watched: what to do with frames on their way: to count or to limit them.
+        watched: applied to the frames, to count or to limit them.
         depth: `model`; `true`: that of the source, in every pixel; `disturbed`: see
             `DisturbedPredictor`.
         visual: see `evaluate_map`.
@@ -338,11 +338,12 @@ def _rounded(numbers: Mapping[str, float | None]) -> dict[str, float | None]:
 
 def map_picture(name: str, run: MapRun) -> bytes:
     """PNG of the grid beside the true one, each with its path, and of both paths."""
-    way, true_way = Way(run.stamps_ns, run.estimate), Way(run.stamps_ns, run.truth)
-    both = replace(way, truth=run.truth[:, :3, 3])
+    found = Trajectory(run.stamps_ns, run.estimate)
+    true = Trajectory(run.stamps_ns, run.truth)
+    both = replace(found, truth=run.truth[:, :3, 3])
     tiles = {
-        f'{name}: map': draw_map(run.grid, way),
-        'truth': draw_map(run.true_grid, true_way),
+        f'{name}: map': draw_map(run.grid, found),
+        'truth': draw_map(run.true_grid, true),
         'paths': draw_trajectory(both, 'from the same first pose on'),
     }
     return encode_picture(tile_pictures(tiles, size=(960, 720)))

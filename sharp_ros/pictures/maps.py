@@ -18,10 +18,10 @@ _PATH, _TRUTH, _START, _END = (25, 105, 230), (240, 150, 30), (20, 160, 60), (21
 _LOOK = (130, 180, 250)
 _PAPER, _INK, _FAINT, _NIGHT = (255, 255, 255), (45, 45, 45), (225, 225, 225), (24, 24, 24)
 _MAP_SIDE = 1000  # pixels, about, of the longer side of a grid
-_LOOKS, _LOOK_PX = 15, 34  # strokes along the way, towards where the camera looks
+_LOOKS, _LOOK_PX = 15, 34  # strokes along the path, towards where the camera looks
 _FOOTER = 52  # pixels below it
 _MARGIN = 0.3  # metres around what is known
-_GAP = 5.0  # times the usual step between poses; nobody knows the way in between
+_GAP = 5.0  # times the usual step between poses; the path in between is not known
 _SURFACE_SIZE = (960, 720)  # width, height
 _SUPERSAMPLING = 2.0
 _POINT_PX = 5.0  # at most, of a point as it is drawn
@@ -32,7 +32,7 @@ _SHADE = 0.35  # of the light that a surface seen edgewise lacks
 
 
 @dataclass(frozen=True)
-class Way:
+class Trajectory:
     """Where the camera has been, in the world frame of the map (z up).
 
     Attributes:
@@ -60,16 +60,20 @@ class Way:
                 yield known
 
 
-def draw_map(grid: OccupancyGrid2D, way: Way) -> np.ndarray:  # -> [H, W, 3] uint8 RGB
-    """The known part of a grid with the camera's way, a scale bar and a legend; +y is up."""
+def draw_map(
+    grid: OccupancyGrid2D, trajectory: Trajectory
+) -> np.ndarray:  # -> [H, W, 3] uint8 RGB
+    """The known part of a grid with the camera's path, a scale bar and a legend; +y is up."""
     cells, resolution = grid.cells, grid.resolution
-    places = (way.positions[:, :2] - grid.origin) / resolution  # in cells, from the outer corner
+    places = (
+        trajectory.positions[:, :2] - grid.origin
+    ) / resolution  # in cells, from the outer corner
     corners = [places[:, ::-1], np.argwhere(cells != UNKNOWN), np.argwhere(cells != UNKNOWN) + 1]
     around = np.concatenate(corners)
     margin = _MARGIN / resolution
     low = np.floor(around.min(0) - margin).astype(int)
     high = np.ceil(around.max(0) + margin).astype(int)
-    # the way may have left the window that the grid shows
+    # the path may have left the window that the grid shows
     shown = np.full(high - low, UNKNOWN, np.int8)
     first, last = np.maximum(low, 0), np.minimum(high, cells.shape)
     inside = tuple(slice(*ends) for ends in zip(first - low, last - low, strict=True))
@@ -85,13 +89,13 @@ def draw_map(grid: OccupancyGrid2D, way: Way) -> np.ndarray:  # -> [H, W, 3] uin
         at = ((xy[:, :2] - grid.origin) / resolution - low[::-1]) * scale
         return np.stack([at[:, 0], height - at[:, 1]], -1)
 
-    looks = way.path[np.linspace(0, len(way.path) - 1, _LOOKS).astype(int)]
+    looks = trajectory.path[np.linspace(0, len(trajectory.path) - 1, _LOOKS).astype(int)]
     reach = _LOOK_PX / scale * resolution
     for eye, ahead in zip(looks[:, :2, 3], looks[:, :2, 2], strict=True):
         _line(picture, to_px(np.stack([eye, eye + reach * ahead])), _LOOK, 2)
-    for piece in way.pieces(way.positions):
+    for piece in trajectory.pieces(trajectory.positions):
         _line(picture, to_px(piece), _PATH, 3)
-    ends = to_px(way.positions[[0, -1]])
+    ends = to_px(trajectory.positions[[0, -1]])
     _start_and_end(picture, *ends, 9)
     return _with_footer(picture, scale / resolution)
 
@@ -101,7 +105,7 @@ def draw_surface(
     colours: np.ndarray,
     normals: np.ndarray,
     spacing: float,
-    way: Way,
+    trajectory: Trajectory,
     *,
     oblique: bool,
 ) -> np.ndarray:  # -> [H, W, 3] uint8 RGB
@@ -115,19 +119,19 @@ def draw_surface(
         colours: [N, 3] uint8 RGB.
         normals: [N, 3] unit, towards where they were seen from.
         spacing: of the points, metres.
-        way: of the camera, drawn over it.
+        trajectory: of the camera, drawn over it.
         oblique: from the side rather than from above, where +y is up in the picture.
     """
     if len(points):
         floor = np.percentile(points[:, 2], 1)
-        cut = max(floor + _CEILING, way.positions[:, 2].max() + _OVER_CAMERA)
+        cut = max(floor + _CEILING, trajectory.positions[:, 2].max() + _OVER_CAMERA)
         low = points[:, 2] <= cut
         points, colours, normals = points[low], colours[low], normals[low]
     view = _oblique_view(normals) if oblique else np.eye(3)
     facing = normals @ view[2]
     seen = facing > 0
     places = points[seen] @ view.T  # right, up, towards the eye
-    shown = [(way.positions @ view.T)[:, :2]]
+    shown = [(trajectory.positions @ view.T)[:, :2]]
     if len(places):
         shown.append(np.percentile(places[:, :2], [0.5, 99.5], axis=0))  # stray points may go
     low, high = np.concatenate(shown).min(0), np.concatenate(shown).max(0)
@@ -148,40 +152,42 @@ def draw_surface(
     _splat(fine, at, shaded, finer * scale * spacing)
     how = cv2.INTER_AREA if finer > 1 else cv2.INTER_LINEAR
     picture = cv2.resize(fine, _SURFACE_SIZE, interpolation=how)
-    for piece in way.pieces(way.positions):
+    for piece in trajectory.pieces(trajectory.positions):
         _line(picture, to_px(piece @ view.T), _PATH, 2)
-    _start_and_end(picture, *to_px(way.positions[[0, -1]] @ view.T), 7)
+    _start_and_end(picture, *to_px(trajectory.positions[[0, -1]] @ view.T), 7)
     if not oblique:  # lengths are true
         _scale_bar(picture, (20, len(picture) - 24), _bar(picture, scale), scale)
     return picture
 
 
-def draw_trajectory(way: Way, title: str) -> np.ndarray:  # -> [H, W, 3] uint8 RGB
-    """The way from above and its height over time, beside the truth where there is one."""
+def draw_trajectory(trajectory: Trajectory, title: str) -> np.ndarray:  # -> [H, W, 3] uint8 RGB
+    """The path from above and its height over time, beside the truth where there is one."""
     picture = np.full((860, 1280, 3), _PAPER, np.uint8)
-    lines = [(way.positions, _PATH, 2)]
+    lines = [(trajectory.positions, _PATH, 2)]
     _text(picture, title, (20, 32), _INK, 0.7)
-    if way.truth is not None:
-        lines.insert(0, (way.truth, _TRUTH, 3))
+    if trajectory.truth is not None:
+        lines.insert(0, (trajectory.truth, _TRUTH, 3))
         for x, (name, colour) in zip(
             (940, 1110), (('estimate', _PATH), ('truth', _TRUTH)), strict=True
         ):
             _line(picture, np.array([[x, 26], [x + 40, 26]]), colour, 3)
             _text(picture, name, (x + 50, 32), _INK, 0.6)
     flat = [positions[:, :2] for positions, _, _ in lines]
-    rising = [np.column_stack([_seconds(way), positions[:, 2]]) for positions, _, _ in lines]
+    rising = [
+        np.column_stack([_seconds(trajectory), positions[:, 2]]) for positions, _, _ in lines
+    ]
     above = _Axes(picture, (80, 60, 640, 800), flat, 'x, m', 'y, m', equal=True)
     over_time = _Axes(picture, (730, 60, 1250, 800), rising, 'time, s', 'height, m')
     for axes, curves in ((above, flat), (over_time, rising)):
         for curve, (_, colour, thickness) in zip(curves, lines, strict=True):
-            for piece in way.pieces(curve):
+            for piece in trajectory.pieces(curve):
                 _line(picture, axes.to_px(piece), colour, thickness)
-    _start_and_end(picture, *above.to_px(way.positions[[0, -1], :2]), 7)
+    _start_and_end(picture, *above.to_px(trajectory.positions[[0, -1], :2]), 7)
     return picture
 
 
 class _Axes:
-    """A frame with ticks in a picture, and the way from numbers to its pixels.
+    """A frame with ticks in a picture, and the mapping from numbers to its pixels.
 
     Args:
         picture: [H, W, 3], drawn on.
@@ -228,8 +234,8 @@ class _Axes:
         return self._corner + (points - self._low) * self._scale * (1, -1)
 
 
-def _seconds(way: Way) -> np.ndarray:  # -> [N]
-    return (way.stamps_ns - way.stamps_ns[0]) / 1e9
+def _seconds(trajectory: Trajectory) -> np.ndarray:  # -> [N]
+    return (trajectory.stamps_ns - trajectory.stamps_ns[0]) / 1e9
 
 
 def _ticks(low: float, span: float) -> list[float]:
