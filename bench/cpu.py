@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from sharp_ros import self_check
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
-from sharp_ros.engine import _keep_freed_memory, Engine
+from sharp_ros.engine import Engine
 from sharp_ros.evaluation.circumstances import commit, machine
 from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import load_ply, save_ply
@@ -39,6 +39,7 @@ from sharp_ros.network.decoder import FusionBlock
 from sharp_ros.network.predictor import SharpPredictor
 from sharp_ros.network.sharp import SharpNetworkConfig
 from sharp_ros.network.unprojection import unproject
+from sharp_ros.process import prepare_for_large_network, prepare_process
 
 TOKENS, WINDOWS, DIM, HEADS = 577, 5, 1024, 16
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16}
@@ -90,7 +91,7 @@ def decoder_block() -> dict[str, Any]:
 
 def decoder_block_memory_kept() -> dict[str, Any]:
     """The same with large blocks of freed memory kept, which holds for the whole process."""
-    _keep_freed_memory()
+    prepare_for_large_network()
     return decoder_block()
 
 
@@ -141,6 +142,7 @@ SECTIONS = {
 
 def main() -> int:
     """Each section in a process of its own, since memory settings hold for a whole one."""
+    prepare_process()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('file', type=Path, help='where the JSON goes')
     parser.add_argument('--forward', action='store_true', help='a forward pass in float32 too')

@@ -68,6 +68,7 @@ from sharp_ros.network.nano import LAYOUTS
 from sharp_ros.network.predictor import SharpPredictor
 from sharp_ros.network.sharp import SharpNetwork, SharpNetworkConfig, TINY, TINY_OVERLAP
 from sharp_ros.procedural import analytic
+from sharp_ros.process import prepare_process
 from sharp_ros.rasterizer import backend, rasterize
 from sharp_ros.rasterizer import reference as plain_rasterizer
 from sharp_ros.training import trainer
@@ -225,6 +226,7 @@ def sections(setup: Setup) -> dict[str, tuple[Section, float]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure everything, print a table; see the top of this file for the exit code."""
+    prepare_process()
     args = _arguments(arguments)
     setup, until = (DRY if args.dry_run else FULL), time.monotonic() + args.seconds
     setup = replace(setup, folder=args.folder)

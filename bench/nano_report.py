@@ -27,7 +27,7 @@ import sys
 from typing import Any, NamedTuple, TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)  # instead of this folder, whose file onnx.py would hide the package
+sys.path[0] = str(ROOT)
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
@@ -42,6 +42,7 @@ from sharp_ros.evaluation.metrics import (  # noqa: E402
     uncertainty_metrics,
 )
 from sharp_ros.files import sha256_of, write_atomically  # noqa: E402
+from sharp_ros.process import prepare_process  # noqa: E402
 from sharp_ros.sources.base import SourceFrame  # noqa: E402
 
 RESULTS = ROOT / 'docs' / 'results' / 'nano.json'
@@ -772,6 +773,7 @@ SECTIONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
+    prepare_process()
     parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
     add = parser.add_argument
     add('--model', default='nano', help='nano (default), or the path of weights of it')

@@ -23,6 +23,7 @@ import torch
 from torch import nn, Tensor
 
 from sharp_ros.network.nano import fold_batch_norms, LAYOUTS, NanoLayout, NanoNetwork
+from sharp_ros.process import prepare_process
 
 FIRST, SECOND = LAYOUTS[1], LAYOUTS[2]
 SMALL, LARGE = (256, 192), (320, 240)
@@ -95,6 +96,7 @@ def measure(rounds: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
+    prepare_process()
     parser = argparse.ArgumentParser(description='What decoders of nano cost on a CPU.')
     parser.add_argument('--rounds', type=int, default=30)
     parser.add_argument('--threads', type=int, default=2)

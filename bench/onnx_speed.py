@@ -30,6 +30,7 @@ from sharp_ros.exchange.onnx_export import export_nano
 from sharp_ros.files import write_atomically
 from sharp_ros.models import load_predictor
 from sharp_ros.network.onnx_predictor import OnnxNanoPredictor, OnnxSession
+from sharp_ros.process import prepare_process
 from sharp_ros.sources import open_source
 
 
@@ -46,6 +47,7 @@ class Samples(quantization.CalibrationDataReader):
 
 def main() -> None:
     """Measure and write."""
+    prepare_process()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('file', type=Path)
     parser.add_argument('--frames', type=int, default=12, help='rendered ones')

@@ -34,6 +34,7 @@ from sharp_ros.camera import Intrinsics
 from sharp_ros.evaluation.circumstances import commit, machine
 from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import Gaussians, srgb_from_linear
+from sharp_ros.process import prepare_process
 from sharp_ros.rasterizer import rasterize, reference
 
 CAMERA = Intrinsics.from_hfov(1.1, 640, 480)
@@ -129,6 +130,7 @@ def compare(gaussians: Gaussians, runs: int) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write the report."""
+    prepare_process()
     parser = argparse.ArgumentParser(description='measure rendering on a CPU')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the report there')
     parser.add_argument('--quick', action='store_true', help='few runs, a small share')

@@ -25,6 +25,7 @@ from sharp_ros.gaussians import Gaussians
 from sharp_ros.inference_queue import CudaQueue, DirectQueue, Forward, InferenceQueue
 from sharp_ros.network.onnx_predictor import OnnxPredictor
 from sharp_ros.network.predictor import NetworkPredictor, Predictor
+from sharp_ros.process import prepare_for_large_network
 
 _Result = TypeVar('_Result')
 _log = logging.getLogger(__name__)
@@ -34,8 +35,6 @@ DTYPES = {
     'fp16': torch.float16,
     'bf16': torch.bfloat16,
 }
-_FRAME_BLOCK, _FRAME_KEPT = 32 << 20, 256 << 20  # bytes; see `_keep_freed_memory`
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 
 
 def choose_device(device: str) -> str:
@@ -146,7 +145,6 @@ class Engine:
     """
 
     def __init__(self, predictor: Predictor, config: ModelConfig) -> None:
-        _keep_freed_memory(_FRAME_BLOCK, _FRAME_KEPT)
         self._predictor = predictor
         self._network = predictor if isinstance(predictor, NetworkPredictor) else None
         self._device = self._network.device if self._network else torch.device('cpu')
@@ -227,7 +225,7 @@ class Engine:
             expected = [tensor.cpu() for tensor in network.comparable(exact)]
         network.cast(DTYPES[self.precision])
         if network.large and self._device.type == 'cpu' and self.precision != 'fp32':
-            _keep_freed_memory(1 << 30, 2**31 - 1, shared=True)
+            prepare_for_large_network()
         allow_tf32(self.precision == 'tf32')
         queue = self._made_queue(network.forward)
         if compared:
@@ -451,26 +449,3 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL('libc.so.6').malloc_trim(0)
-
-
-def _keep_freed_memory(block: int, kept: int, *, shared: bool = False) -> None:
-    """Have glibc keep blocks that were freed, for the whole process.
-
-    By default large ones go back to the system at once, and the next are handed out page by page
-    and zeroed: for the images and clouds of a frame that takes half of the time that ROS costs,
-    in the decoders of a large network a sixth of its own. What is kept fits badly to what is asked
-    for next, so it also takes memory, too much for a large network in float32.
-
-    Args:
-        block: bytes of the largest that are kept.
-        kept: bytes that may lie free.
-        shared: by all threads, as blocks of more than 64 MB must be.
-    """
-    try:
-        mallopt = ctypes.CDLL('libc.so.6').mallopt
-    except (OSError, AttributeError):
-        return  # another C library: slower, and no less right
-    mallopt(_M_MMAP_THRESHOLD, block)
-    mallopt(_M_TRIM_THRESHOLD, kept)
-    if shared:
-        mallopt(_M_ARENA_MAX, 1)

@@ -9,6 +9,9 @@ import sys
 
 import pytest
 
+from sharp_ros.process import prepare_process
+
+prepare_process()  # as our programs do, before torch is imported
 # A virtual environment with ROS wheels is a ROS prefix; rclpy looks for its middleware there.
 if 'AMENT_PREFIX_PATH' not in os.environ:
     os.environ['AMENT_PREFIX_PATH'] = sys.prefix

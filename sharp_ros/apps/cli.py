@@ -10,6 +10,7 @@ import sys
 from sharp_ros import __version__
 from sharp_ros.apps.interruption import EXIT_INTERRUPTED
 from sharp_ros.errors import SharpError
+from sharp_ros.process import prepare_process
 
 # Every module offers add_arguments(parser) and run(args) -> exit code, and imports what is slow
 # inside of functions, so that help appears at once.
@@ -33,6 +34,7 @@ EXIT_FAILED = 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code."""
+    prepare_process()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         args = _parser(arguments).parse_args(arguments)

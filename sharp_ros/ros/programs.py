@@ -6,6 +6,7 @@ from collections.abc import Callable
 import traceback
 from typing import NoReturn
 
+from sharp_ros.process import prepare_process
 from sharp_ros.ros.ending import Ending, leave
 
 
@@ -45,6 +46,7 @@ def sharp_autostart() -> NoReturn:
 def _run(program: Callable[[Ending], int]) -> NoReturn:
     """Run a program to its end; the exit code is its result, or 1 after an error."""
     ending, code = Ending(), 1
+    prepare_process()
     try:
         code = program(ending)
     except Exception:

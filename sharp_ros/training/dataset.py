@@ -23,8 +23,6 @@ from torch import Tensor
 from sharp_ros.errors import InputError
 from sharp_ros.network.nano import MIN_HEIGHT
 
-cv2.setNumThreads(1)  # the training threads prepare their samples themselves
-
 GEOMETRY_UNKNOWN = 0.5  # share of the samples that tell the network nothing of gravity and floor
 GRAVITY_NOISE = 0.015  # of the direction, radians, as of an accelerometer and a loose mount
 HEIGHT_NOISE = 0.03  # of the camera over the floor, relative

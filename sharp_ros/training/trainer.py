@@ -23,6 +23,7 @@ from pathlib import Path
 import time
 from typing import Any, cast
 
+import cv2
 import numpy as np
 import torch
 from torch import nn, Tensor
@@ -574,12 +575,15 @@ def _evenly(length: int, count: int) -> list[int]:
 
 @contextmanager
 def _single_threaded_operators() -> Iterator[None]:
-    before = torch.get_num_threads()
+    """The training threads prepare and compute their samples themselves, each on one core."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 def _device(name: str) -> str:

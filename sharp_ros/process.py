@@ -1,0 +1,66 @@
+"""What our programs set for their whole process; importing this package sets nothing.
+
+The node and the commands own their process and call `prepare_process` before they import anything
+large. A program that uses `sharp_ros` as a library may call it too, as its first lines; without it
+everything is as right, and somewhat slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+# Each is taken from the environment where somebody has set it.
+_ENVIRONMENT = {
+    # Read by numba when it is first imported. OpenMP is safe to call from several threads and is
+    # everywhere torch is; the TBB that other wheels bring along is often too old and only warned
+    # of.
+    'NUMBA_THREADING_LAYER_PRIORITY': 'omp tbb workqueue',
+    # Read by OpenMP when torch is first imported. Its threads spin while they wait: for long, and
+    # they take the cores away from the very nodes they wait for; never, and each of the network's
+    # small operations waits for the scheduler. docs/benchmark.md has the numbers.
+    'GOMP_SPINCOUNT': '10000',
+    # Read by torch when it first takes memory. A million small pages cost SHARP seconds on a CPU.
+    'THP_MEM_ALLOC_ENABLE': '1',
+}
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
+_prepared = False
+
+
+def prepare_process() -> None:
+    """Set how this process waits, counts threads and keeps memory; before torch and numba load.
+
+    Environment variables that are unset: threads of numba and torch, huge pages. glibc: blocks of
+    up to 32 MB that were freed are kept, up to 256 MB of them. By default large ones go back to
+    the system at once, and the next are handed out page by page and zeroed: for the images and
+    clouds of a frame that takes half of the time that ROS costs.
+    """
+    global _prepared  # noqa: PLW0603 (it is about the process)
+    _prepared = True
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    _keep_freed_memory(block=32 << 20, kept=256 << 20)
+
+
+def prepare_for_large_network() -> None:
+    """Keep freed memory without bound, shared by all threads, in a process that was prepared.
+
+    In the decoders of a large network on a CPU that is a sixth of the time. What is kept fits
+    badly to what is asked for next, so it also takes memory, too much in float32.
+    """
+    if _prepared:
+        _keep_freed_memory(block=1 << 30, kept=2**31 - 1)
+        _set_malloc(_M_ARENA_MAX, 1)  # blocks of more than 64 MB must be shared
+
+
+def _keep_freed_memory(block: int, kept: int) -> None:
+    """Have glibc keep freed blocks of at most `block` bytes, while at most `kept` lie free."""
+    _set_malloc(_M_MMAP_THRESHOLD, block)
+    _set_malloc(_M_TRIM_THRESHOLD, kept)
+
+
+def _set_malloc(option: int, value: int) -> None:
+    try:
+        ctypes.CDLL('libc.so.6').mallopt(option, value)
+    except (OSError, AttributeError):
+        return  # another C library: slower, and no less right

@@ -1,0 +1,101 @@
+"""What is set for a whole process: by our programs alone, and not over the user's settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import sharp_ros
+from sharp_ros import process
+
+PACKAGE = Path(sharp_ros.__file__).parent
+RECORDER = """
+import os, sys
+from sharp_ros import process
+calls = []
+process._set_malloc = lambda *values: calls.append(values)
+"""
+
+
+def printed(code, **environment):
+    """Lines that a program prints in a process where nothing of ours is set."""
+    own = {k: v for k, v in os.environ.items() if k not in process._ENVIRONMENT}
+    done = subprocess.run(
+        [sys.executable, '-c', RECORDER + code],
+        env={**own, **environment},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split('\n')
+
+
+def test_the_library_changes_nothing_of_its_process():
+    modules = [
+        '.'.join(path.relative_to(PACKAGE.parent).with_suffix('').parts)
+        for path in sorted(PACKAGE.rglob('*.py'))
+        if path.relative_to(PACKAGE).parts[0] != 'ros'
+    ]
+    assert len(modules) > 60
+    code = f"""
+import importlib, signal
+import cv2, torch
+def settings():
+    return (
+        dict(os.environ), cv2.getNumThreads(), torch.get_num_threads(),
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32,
+        signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM),
+    )
+os.environ['TCM_ENABLE'] = '1'  # as Open3D does when it is imported
+before = settings()
+for name in {modules}:
+    importlib.import_module(name.removesuffix('.__init__'))
+from sharp_ros.config import ModelConfig
+from sharp_ros.engine import Engine
+from sharp_ros.models import load_predictor
+for name in ('nano', 'sensor'):
+    Engine(load_predictor(name)[0], ModelConfig())
+process.prepare_for_large_network()  # of which the engine thinks in any process
+print([pair for pair in zip(before, settings()) if pair[0] != pair[1]], calls)
+"""
+    assert printed(code)[0] == '[] []'
+
+
+def test_nothing_else_sets_the_memory_or_the_environment_of_the_process():
+    words = ('mallopt', 'os.environ[', 'os.environ.setdefault', 'os.putenv')
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob('*.py')
+        if any(word in path.read_text(encoding='utf-8') for word in words)
+    }
+    assert found == {'process.py', 'apps/bench_ros.py'}
+
+
+def test_a_program_sets_what_the_user_has_not_set():
+    code = """
+process.prepare_process()
+print(os.environ['GOMP_SPINCOUNT'], os.environ['THP_MEM_ALLOC_ENABLE'])
+print(calls, 'torch' in sys.modules)
+calls.clear()
+process.prepare_for_large_network()
+print(calls)
+"""
+    first, second, third = printed(code, GOMP_SPINCOUNT='7')[:3]
+    assert first == '7 1'
+    assert second == f'[(-3, {32 << 20}), (-1, {256 << 20})] False'
+    assert third == f'[(-3, {1 << 30}), (-1, {2**31 - 1}), (-8, 1)]'
+
+
+def test_the_command_prepares_its_process_before_torch_is_there():
+    code = """
+from sharp_ros.apps import cli
+def prepared(): calls.append('torch' in sys.modules)
+cli.prepare_process = prepared
+cli.main(['params'])
+print('PREPARED', calls)
+"""
+    assert 'PREPARED [False]' in printed(code)
