@@ -32,7 +32,7 @@ sys.path[0] = str(ROOT)
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from sharp_ros.camera import Intrinsics  # noqa: E402
+from sharp_ros.camera import Frame, Intrinsics  # noqa: E402
 from sharp_ros.errors import ConfigError, InputError, SharpError  # noqa: E402
 from sharp_ros.evaluation.metrics import (  # noqa: E402
     depth_metrics,
@@ -43,7 +43,7 @@ from sharp_ros.evaluation.metrics import (  # noqa: E402
 )
 from sharp_ros.files import sha256_of, write_atomically  # noqa: E402
 from sharp_ros.process import prepare_process  # noqa: E402
-from sharp_ros.sources.base import SourceFrame  # noqa: E402
+from sharp_ros.sources.base import CAMERA, WORLD  # noqa: E402
 
 RESULTS = ROOT / 'docs' / 'results' / 'nano.json'
 GALLERY = ROOT / 'docs' / 'images' / 'nano_failures.jpg'
@@ -67,7 +67,7 @@ class Seen(NamedTuple):
     log_std: np.ndarray | None  # [H, W] standard deviation of the log of the depth
 
 
-Look = Callable[[SourceFrame], Seen]
+Look = Callable[[Frame], Seen]
 
 
 class ImageSet(NamedTuple):
@@ -81,15 +81,15 @@ class ImageSet(NamedTuple):
     """
 
     title: str
-    all: Callable[[], Iterable[SourceFrame]]
-    some: Sequence[SourceFrame]
+    all: Callable[[], Iterable[Frame]]
+    some: Sequence[Frame]
     picture: bool = True
 
 
 # --- images --------------------------------------------------------------------------------------
 
 
-def drawn_scenes(indoors: int, outdoors: int) -> Iterator[SourceFrame]:
+def drawn_scenes(indoors: int, outdoors: int) -> Iterator[Frame]:
     """One image each of scenes of the training generator, so many without sky and with."""
     from sharp_ros.procedural.rooms import OUTDOORS, scene_views
     from sharp_ros.procedural.textures import make_textures
@@ -103,14 +103,14 @@ def drawn_scenes(indoors: int, outdoors: int) -> Iterator[SourceFrame]:
             rows, columns = view.depth.shape
             k = Intrinsics.centred(float(view.focal), columns, rows)
             pose, depth = view.T_world_camera.astype(float), view.depth.astype(np.float32)
-            frame = SourceFrame(view.rgb, k, seed, pose, depth)
+            frame = Frame(view.rgb, k, seed, CAMERA, pose, WORLD, depth)
             if left[has_sky(frame)]:  # not every view of a street shows any
                 left[has_sky(frame)] -= 1
                 yield frame
         seed += 1
 
 
-def shard_frames(files: Sequence[Path]) -> Iterator[SourceFrame]:
+def shard_frames(files: Sequence[Path]) -> Iterator[Frame]:
     """Every image of shards, see `sharp_ros.training.dataset`."""
     from sharp_ros.training.dataset import Shards
 
@@ -119,16 +119,18 @@ def shard_frames(files: Sequence[Path]) -> Iterator[SourceFrame]:
         view = shards[i]
         fx, fy, cx, cy = (float(value) for value in view.intrinsics)
         rows, columns = view.depth.shape
-        yield SourceFrame(
+        yield Frame(
             np.ascontiguousarray(view.rgb),
             Intrinsics(fx, fy, cx - 0.5, cy - 0.5, columns, rows),
             i,
+            CAMERA,
             view.T_world_camera.astype(float) if view.level else None,
+            WORLD,
             view.depth.astype(np.float32),
         )
 
 
-def room_views(rooms: int, places: int) -> Iterator[list[SourceFrame]]:
+def room_views(rooms: int, places: int) -> Iterator[list[Frame]]:
     """Images from places on the drives through simulated rooms, so many of each room.
 
     Of every place: first as `sharp-ros eval depth synthetic` sees it, then with each of `FIELDS`,
@@ -144,32 +146,33 @@ def room_views(rooms: int, places: int) -> Iterator[list[SourceFrame]]:
             pose = room.pose(room.loop_duration * i / places)
             shots = [room.render(camera, pose) for camera in cameras]
             yield [
-                SourceFrame(image, camera, i, pose, depth)
+                Frame(image, camera, i, CAMERA, pose, WORLD, depth)
                 for camera, (image, depth) in zip(cameras, shots, strict=True)
             ]
 
 
-def has_sky(frame: SourceFrame) -> bool:
+def has_sky(frame: Frame) -> bool:
     """Whether rays of it meet nothing."""
     return frame.depth is not None and bool(np.isinf(frame.depth).any())
 
 
-def resized(frame: SourceFrame, width: int) -> SourceFrame:
+def resized(frame: Frame, width: int) -> Frame:
     """An image of that width, as it is if it is no wider; without its pose."""
     k = frame.intrinsics
     assert frame.depth is not None
     if k.width <= width:
         return replace(frame, T_world_camera=None)
     size = (width, round(k.height * width / k.width))
-    return SourceFrame(
+    return Frame(
         cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA),
         k.resized(*size),
         frame.stamp_ns,
+        CAMERA,
         depth=cv2.resize(frame.depth, size, interpolation=cv2.INTER_NEAREST_EXACT),
     )
 
 
-def mirrored(frame: SourceFrame) -> SourceFrame:
+def mirrored(frame: Frame) -> Frame:
     """Left and right exchanged; without its pose."""
     k = frame.intrinsics
     image, depth = (
@@ -181,7 +184,7 @@ def mirrored(frame: SourceFrame) -> SourceFrame:
     return replace(frame, image=image, intrinsics=turned, depth=depth, T_world_camera=None)
 
 
-def crops(frame: SourceFrame, shares: Sequence[float] = CROPS) -> list[SourceFrame]:
+def crops(frame: Frame, shares: Sequence[float] = CROPS) -> list[Frame]:
     """Windows around the middle, whose field of view follows."""
     k = frame.intrinsics
     assert frame.depth is not None
@@ -194,35 +197,35 @@ def crops(frame: SourceFrame, shares: Sequence[float] = CROPS) -> list[SourceFra
             for plane in (frame.image, frame.depth)
         )
         window = k.cropped(x, y, width, height)
-        views.append(SourceFrame(image, window, frame.stamp_ns, depth=depth))
+        views.append(Frame(image, window, frame.stamp_ns, CAMERA, depth=depth))
     return views
 
 
 # --- disturbances --------------------------------------------------------------------------------
 
-Disturb = Callable[[SourceFrame, float], SourceFrame]
+Disturb = Callable[[Frame, float], Frame]
 
 
-def _noise(frame: SourceFrame, sigma: float) -> SourceFrame:
+def _noise(frame: Frame, sigma: float) -> Frame:
     rng = np.random.default_rng(0)
     noisy = frame.image + rng.normal(0, sigma, frame.image.shape)
     return replace(frame, image=np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
 
 
-def _darkness(frame: SourceFrame, stops: float) -> SourceFrame:
+def _darkness(frame: Frame, stops: float) -> Frame:
     return _gamma(frame, 1.0, 2.0 ** (-stops / 2.2))  # less light, before the curve of the camera
 
 
-def _gamma(frame: SourceFrame, exponent: float, gain: float = 1.0) -> SourceFrame:
+def _gamma(frame: Frame, exponent: float, gain: float = 1.0) -> Frame:
     curve = np.rint(255 * gain * (np.arange(256) / 255) ** exponent).astype(np.uint8)
     return replace(frame, image=curve[frame.image])
 
 
-def _defocus(frame: SourceFrame, sigma: float) -> SourceFrame:
+def _defocus(frame: Frame, sigma: float) -> Frame:
     return replace(frame, image=cv2.GaussianBlur(frame.image, (0, 0), sigma))
 
 
-def _jpeg(frame: SourceFrame, quality: float) -> SourceFrame:
+def _jpeg(frame: Frame, quality: float) -> Frame:
     _, data = cv2.imencode('.jpg', frame.image, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
     return replace(frame, image=cv2.imdecode(data, cv2.IMREAD_COLOR))
 
@@ -240,7 +243,7 @@ DISTURBANCES: dict[str, tuple[str, Sequence[float], Disturb]] = {
 # --- studies -------------------------------------------------------------------------------------
 
 
-def mirror_study(look: Look, frames: Iterable[SourceFrame]) -> float:
+def mirror_study(look: Look, frames: Iterable[Frame]) -> float:
     """Median over frames of the median |log| of depth over that of the mirror image."""
     changes = []
     for frame in frames:
@@ -250,7 +253,7 @@ def mirror_study(look: Look, frames: Iterable[SourceFrame]) -> float:
     return float(np.nanmedian(changes))
 
 
-def field_study(look: Look, places: Iterable[Sequence[SourceFrame]]) -> dict[str, Any]:
+def field_study(look: Look, places: Iterable[Sequence[Frame]]) -> dict[str, Any]:
     """Metres of the same things seen with several fields of view.
 
     Args:
@@ -279,7 +282,7 @@ def field_study(look: Look, places: Iterable[Sequence[SourceFrame]]) -> dict[str
     }
 
 
-def disturbance_study(look: Look, frames: Iterable[SourceFrame]) -> dict[str, Any]:
+def disturbance_study(look: Look, frames: Iterable[Frame]) -> dict[str, Any]:
     """Accuracy on images of `WIDTH` pixels as they are (`none`), and after each disturbance.
 
     `coverage` counts images that get no depth at all.
@@ -316,7 +319,7 @@ def disturbance_study(look: Look, frames: Iterable[SourceFrame]) -> dict[str, An
     return study
 
 
-def uncertainty_study(seen: Iterable[tuple[SourceFrame, Seen]]) -> dict[str, Any] | None:
+def uncertainty_study(seen: Iterable[tuple[Frame, Seen]]) -> dict[str, Any] | None:
     """`uncertainty_metrics` of as many pixels of every frame, plain and `median_scaled`.
 
     None if the model knows no uncertainty, or gives no depth.
@@ -345,7 +348,7 @@ def uncertainty_study(seen: Iterable[tuple[SourceFrame, Seen]]) -> dict[str, Any
     }
 
 
-def sky_study(seen: Iterable[tuple[SourceFrame, Seen]]) -> dict[str, float]:
+def sky_study(seen: Iterable[tuple[Frame, Seen]]) -> dict[str, float]:
     """Shares of the sky, and of what has depth, that get no depth, or are said to be empty."""
     counts = np.zeros((2, 3))  # sky, things; pixels, without depth, empty
     for frame, (depth, _) in seen:
@@ -364,7 +367,7 @@ def sky_study(seen: Iterable[tuple[SourceFrame, Seen]]) -> dict[str, float]:
     }
 
 
-def gallery(worst: Iterable[tuple[str, SourceFrame, Seen]]) -> bytes:
+def gallery(worst: Iterable[tuple[str, Frame, Seen]]) -> bytes:
     """A JPEG with a row for each image: image, truth, prediction, error."""
     from sharp_ros.pictures.drawing import tile_pictures
     from sharp_ros.training.progress import validation_grid
@@ -400,7 +403,7 @@ def _median_log(a: np.ndarray, b: np.ndarray, *, absolute: bool = False) -> floa
     return float(np.median(np.abs(logs) if absolute else logs)) if len(logs) else math.nan
 
 
-def _along(depth: np.ndarray, frame: SourceFrame, rays: np.ndarray) -> np.ndarray:
+def _along(depth: np.ndarray, frame: Frame, rays: np.ndarray) -> np.ndarray:
     """Depth at the pixels nearest to rays [h, w, 2], x / z and y / z."""
     k = frame.intrinsics
     u = np.clip(np.rint(rays[..., 0] * k.fx + k.cx), 0, k.width - 1).astype(int)
@@ -411,7 +414,7 @@ def _along(depth: np.ndarray, frame: SourceFrame, rays: np.ndarray) -> np.ndarra
 # --- the report ----------------------------------------------------------------------------------
 
 
-def open_sets(args: argparse.Namespace) -> tuple[dict[str, ImageSet], list[list[SourceFrame]]]:
+def open_sets(args: argparse.Namespace) -> tuple[dict[str, ImageSet], list[list[Frame]]]:
     """Everything to measure on, by the keys of the report; and the rooms in several `FIELDS`."""
     from sharp_ros.evaluation.depth import motorcycle_frames
     from sharp_ros.sources import open_source
@@ -434,7 +437,7 @@ def open_sets(args: argparse.Namespace) -> tuple[dict[str, ImageSet], list[list[
         'motorcycle': _in_memory('motorcycle (Middlebury 2014)', list(motorcycle_frames()), 1),
     }
     if args.recording is not None:
-        source, step = open_source(str(args.recording)), 20 if quick else 1
+        source, step = open_source(str(args.recording), level=False), 20 if quick else 1
         chosen = list(islice(source.frames(), 0, None, max(step, 5)))
         title = f'recording `{args.recording.name}`'
         sets['recording'] = ImageSet(
@@ -462,7 +465,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], bytes]:
     engine = Engine(predictor, ModelConfig())
     sets, zoomed = open_sets(args)
 
-    def look(frame: SourceFrame) -> Seen:
+    def look(frame: Frame) -> Seen:
         k = frame.intrinsics
         gaussians = engine.predict(frame.image, k, frame.depth, covariances=False)
         depth, log_std = depth_from_gaussians(gaussians, k.width, k.height), None
@@ -481,7 +484,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], bytes]:
         'disturbances': {},
         'uncertainty': {},
     }
-    shown: list[tuple[str, SourceFrame, Seen]] = []
+    shown: list[tuple[str, Frame, Seen]] = []
     for name, images in sets.items():
         # the node's scale needs poses one after the other
         node = info if name == 'recording' else None
@@ -524,9 +527,7 @@ def _weights(file: Path) -> dict[str, Any]:
     }
 
 
-def _worst(
-    title: str, seen: Sequence[tuple[SourceFrame, Seen]]
-) -> list[tuple[str, SourceFrame, Seen]]:
+def _worst(title: str, seen: Sequence[tuple[Frame, Seen]]) -> list[tuple[str, Frame, Seen]]:
     """Frames of the greatest AbsRel, with captions."""
     judged = []
     for frame, said in seen:
@@ -541,11 +542,11 @@ def _worst(
     ]
 
 
-def _in_memory(title: str, frames: Sequence[SourceFrame], most: int) -> ImageSet:
+def _in_memory(title: str, frames: Sequence[Frame], most: int) -> ImageSet:
     return ImageSet(title, lambda: frames, _evenly(frames, most))
 
 
-def _evenly(frames: Sequence[SourceFrame], most: int) -> list[SourceFrame]:
+def _evenly(frames: Sequence[Frame], most: int) -> list[Frame]:
     places = np.linspace(0, len(frames) - 1, min(most, len(frames))).astype(int)
     return [frames[i] for i in places]
 

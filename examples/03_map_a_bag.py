@@ -1,9 +1,9 @@
 """Map of a bag: python 03_map_a_bag.py recording.mcap map/ [nano|sensor|sharp]."""
 
+from dataclasses import replace
 from pathlib import Path
 import sys
 
-from sharp_ros.camera import Frame
 from sharp_ros.config import from_flat
 from sharp_ros.errors import InputError
 from sharp_ros.mapping.map_files import save_map
@@ -15,16 +15,9 @@ model = sys.argv[3] if len(sys.argv) > 3 else 'nano'  # sensor: the depth of the
 
 config = from_flat({'model.name': model, 'surface_map.enabled': True})
 pipeline = Pipeline.from_config(config)
-for recorded in open_source(bag).frames():
-    frame = Frame(
-        recorded.image,
-        recorded.intrinsics,
-        recorded.stamp_ns,
-        recorded.frame_id,
-        recorded.T_world_camera,  # None, where the bag has no odometry: then visual odometry
-        world_frame='odom',
-        depth=recorded.depth if pipeline.info.needs_depth else None,
-    )
+for recorded in open_source(bag).frames():  # without poses, where the bag has no odometry
+    depth = recorded.depth if pipeline.info.needs_depth else None
+    frame = replace(recorded, world_frame='odom', depth=depth)
     try:
         result = pipeline.process(frame, wanted=())
     except InputError as error:

@@ -10,7 +10,7 @@ import torch
 
 from sharp_ros import models
 from sharp_ros.apps.cli import main
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import ModelConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import CheckpointError, InputError
@@ -25,7 +25,6 @@ from sharp_ros.evaluation.depth import (
 from sharp_ros.evaluation.metrics import depth_metrics
 from sharp_ros.models import ModelInfo
 from sharp_ros.network.composer import gaussians_from_depth
-from sharp_ros.sources import SourceFrame
 from sharp_ros.synthetic import Room
 
 INTRINSICS = Intrinsics.from_hfov(1.2, 64, 48)
@@ -53,7 +52,7 @@ def knowing_predictor(factor=1.0):
 
 def frames(*depths):
     image = np.full((48, 64, 3), 90, np.uint8)
-    return [SourceFrame(image, INTRINSICS, i, depth=d) for i, d in enumerate(depths)]
+    return [Frame(image, INTRINSICS, i, 'camera', depth=d) for i, d in enumerate(depths)]
 
 
 def engine(predictor):
@@ -164,7 +163,7 @@ def test_the_scale_that_the_node_finds_over_poses_is_judged_besides():
     for i in range(25):
         pose = room.pose(i * 0.1)
         image, depth = room.render(k, pose)
-        shown.append(SourceFrame(image, k, i * 10**8, pose, depth))
+        shown.append(Frame(image, k, i * 10**8, 'camera', pose, 'world', depth))
 
     def too_far(image, intrinsics, depth=None):
         true = next((f.depth for f in shown if f.image is image), shown[0].depth)

@@ -23,7 +23,7 @@ from sharp_ros.mapping.map_files import load_map
 from sharp_ros.mapping.occupancy import FREE, OccupancyGrid2D, OCCUPIED, UNKNOWN
 from sharp_ros.pictures.maps import draw_map, draw_surface, draw_trajectory, Trajectory
 from sharp_ros.sources import SyntheticSource
-from sharp_ros.sources.base import LevelWorld
+from sharp_ros.sources.base import levelled
 from sharp_ros.synthetic import Room
 from sharp_ros.synthetic.renderer import Atlas
 
@@ -289,12 +289,12 @@ def test_settings_come_from_the_file_then_from_this_command_then_from_flags(
 def test_a_world_whose_z_is_not_up_is_levelled_by_the_floor(drive, run_map):
     tilt = se3.look_at(np.array([5.0, 1, 2]), np.array([0.3, 0.1, -0.4]), np.array([1.0, 0.5, 0]))
     tilted = [replace(frame, T_world_camera=tilt @ frame.T_world_camera) for frame in drive]
-    code, _, out = run_map(tilted, '--max-frames', 5)
+    code, _, out = run_map(list(levelled(tilted)), '--max-frames', 5)
     assert code == 0
     heights = [frame.T_world_camera[2, 3] for frame in drive[:5]]
     np.testing.assert_allclose(load_map(out).path[:, 2, 3], heights, atol=0.05)
-    for frame in drive[:5]:  # was level
-        np.testing.assert_array_equal(LevelWorld().pose(frame), frame.T_world_camera)
+    for frame, same in zip(drive, levelled(drive), strict=True):  # was level
+        np.testing.assert_array_equal(same.T_world_camera, frame.T_world_camera)
 
 
 # --- pictures ------------------------------------------------------------------------------------

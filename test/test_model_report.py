@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sharp_ros import models
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.errors import ConfigError
 from sharp_ros.evaluation.depth import evaluate_depth, floor_depth
 from sharp_ros.evaluation.metrics import uncertainty_metrics
@@ -22,7 +22,6 @@ from sharp_ros.network.composer import gaussians_from_depth
 from sharp_ros.network.nano import load_weights
 from sharp_ros.network.predictor import NanoPredictor
 from sharp_ros.se3 import look_at
-from sharp_ros.sources import SourceFrame
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -43,7 +42,7 @@ def floor(field=70.0, pose=FLOOR_POSE, width=320):
     k = Intrinsics.from_hfov(math.radians(field), width, width * 3 // 4)
     depth = floor_depth(k, pose, 20.0)
     texture = np.random.default_rng(0).integers(40, 220, (*depth.shape, 3)).astype(np.uint8)
-    return SourceFrame(texture, k, 0, pose, depth)
+    return Frame(texture, k, 0, 'camera', pose, 'world', depth)
 
 
 def oracle(report, factor=1.0):

@@ -16,12 +16,11 @@ import pytest
 import torch
 
 from sharp_ros.apps.cli import main
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.models import WEIGHTS_FOLDER
 from sharp_ros.network.nano import load_weights, NONE, save_weights
 from sharp_ros.se3 import quat_from_matrix
-from sharp_ros.sources.base import SourceFrame
 from sharp_ros.synthetic import Room
 from sharp_ros.training import trainer
 from sharp_ros.training.dataset import Batch, Shards
@@ -43,17 +42,17 @@ TINY = Intrinsics.from_hfov(1.2, 64, 48)
 
 
 @pytest.fixture(scope='module')
-def drive() -> list[SourceFrame]:
+def drive() -> list[Frame]:
     """One round through the simulated room with exact depth, an image every 25 cm."""
     room, frames = Room(1), []
     for t, T_world_camera in room.trajectory(room.loop_duration, 2.0):
         image, depth = room.render(K, T_world_camera)
-        frames.append(SourceFrame(image, K, round(t * 1e9), T_world_camera, depth))
+        frames.append(Frame(image, K, round(t * 1e9), 'camera', T_world_camera, 'world', depth))
     return frames
 
 
 @pytest.fixture(scope='module')
-def video(drive: list[SourceFrame], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def video(drive: list[Frame], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The drive as a folder in TUM layout, without its depth."""
     folder = tmp_path_factory.mktemp('video')
     values = {name: getattr(K, name) for name in ('width', 'height', 'fx', 'fy', 'cx', 'cy')}
@@ -90,14 +89,14 @@ def settings(path: Path, config: TrainingConfig) -> str:
     return str(path)
 
 
-def walk(steps: list[float], turns: list[float] | None = None) -> Iterator[SourceFrame]:
+def walk(steps: list[float], turns: list[float] | None = None) -> Iterator[Frame]:
     """Along x by metres, turned about the vertical to radians; image i has colour i."""
     for i, x in enumerate(np.cumsum(steps)):
         pose = np.eye(4)
         pose[0, 3] = x
         if turns is not None:
             pose[:3, :3] = cv2.Rodrigues(np.array([0.0, turns[i], 0.0]))[0]
-        yield SourceFrame(np.full((48, 64, 3), i, np.uint8), TINY, i, pose)
+        yield Frame(np.full((48, 64, 3), i, np.uint8), TINY, i, 'camera', pose, 'world')
 
 
 # --- pairs ----------------------------------------------------------------------------------
@@ -140,7 +139,7 @@ def test_no_pair_lies_across_a_turn() -> None:
     ],
 )
 def test_what_tells_no_metres_is_refused(
-    frames: list[SourceFrame], reason: str, message: str, tmp_path: Path
+    frames: list[Frame], reason: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:
         write_recording(posed_pairs(frames), tmp_path / 'shards')
@@ -171,7 +170,7 @@ def test_images_without_depth_add_nothing_to_the_depth_terms_of_a_batch() -> Non
 
 
 def test_without_depth_the_second_view_is_what_validation_compares(
-    drive: list[SourceFrame], tmp_path: Path
+    drive: list[Frame], tmp_path: Path
 ) -> None:
     posed, blind = tmp_path / 'posed', tmp_path / 'blind'
     write_recording((replace(f, depth=None) for f in drive[:10]), posed)
@@ -190,7 +189,7 @@ def test_without_depth_the_second_view_is_what_validation_compares(
 
 def test_posed_video_alone_teaches_the_metres(
     config: TrainingConfig,
-    drive: list[SourceFrame],
+    drive: list[Frame],
     video: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

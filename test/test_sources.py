@@ -297,6 +297,21 @@ def test_rgbd_folder_joins_depth_and_pose_by_time(tum):
     assert len(frames) == 4
 
 
+def test_poses_of_a_recording_come_in_a_world_with_z_up_or_as_recorded(tum):
+    lines, camera_world = ['# the world is the first camera'], se3.inverse(pose_of(0))
+    for i in range(4):
+        pose = camera_world @ pose_of(i)
+        w, x, y, z = se3.quat_from_matrix(pose[:3, :3])
+        lines.append(f'{100 + i / 10:.6f} {" ".join(map(str, (*pose[:3, 3], x, y, z, w)))}')
+    (tum / 'groundtruth.txt').write_text('\n'.join(lines))
+    recorded = [f.T_world_camera for f in open_source(str(tum), level=False).frames()]
+    level = [f.T_world_camera for f in open_source(str(tum)).frames()]
+    np.testing.assert_allclose(recorded[0], np.eye(4), atol=1e-6)
+    for a, b in zip(recorded, level, strict=True):
+        assert b[2, 1] < -0.9  # the image's y is down
+        np.testing.assert_allclose(se3.inverse(level[0]) @ b, se3.inverse(recorded[0]) @ a)
+
+
 def test_rgbd_folder_may_lack_everything_but_images(tum):
     for name in ('depth.txt', 'groundtruth.txt', 'camera.yaml'):
         (tum / name).unlink()

@@ -15,8 +15,8 @@ from sharp_ros.errors import ConfigError
 from sharp_ros.files import write_atomically
 
 if TYPE_CHECKING:
+    from sharp_ros.camera import Frame
     from sharp_ros.models import ModelInfo
-    from sharp_ros.sources import SourceFrame
 
 _Item = TypeVar('_Item')
 
@@ -183,7 +183,7 @@ _KINDS: dict[
 }
 
 
-def _open(source: str) -> tuple[Iterable[SourceFrame], str]:
+def _open(source: str) -> tuple[Iterable[Frame], str]:
     """Frames of a source, and what it had to assume."""
     if source == 'motorcycle':
         from sharp_ros.evaluation.depth import motorcycle_frames
@@ -191,16 +191,16 @@ def _open(source: str) -> tuple[Iterable[SourceFrame], str]:
         return motorcycle_frames(), ''
     from sharp_ros.sources import open_source
 
-    opened = open_source(source)
+    opened = open_source(source, level=False)  # only a floor that is seen shall level it
     return opened.frames(), opened.note
 
 
-def _watched(frames: Iterable[SourceFrame], most: int | None) -> Iterator[SourceFrame]:
+def _watched(frames: Iterable[Frame], most: int | None) -> Iterator[Frame]:
     """All frames up to the given number of frames with depth, counted on the terminal."""
     return _with_progress(_limited(frames, most), 'frames')
 
 
-def _limited(frames: Iterable[SourceFrame], most: int | None) -> Iterator[SourceFrame]:
+def _limited(frames: Iterable[Frame], most: int | None) -> Iterator[Frame]:
     left = math.inf if most is None else most
     for frame in frames:
         yield frame

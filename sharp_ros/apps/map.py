@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import chain, islice
 import json
@@ -26,11 +26,10 @@ from sharp_ros.errors import ConfigError, InputError, PoseUnavailableError
 from sharp_ros.files import write_atomically
 
 if TYPE_CHECKING:
-    from sharp_ros.frame_result import FrameResult
+    from sharp_ros.camera import Frame
     from sharp_ros.mapping.map_files import MapState
     from sharp_ros.mapping.occupancy import OccupancyGrid2D
-    from sharp_ros.pipeline import Pipeline
-    from sharp_ros.sources.base import SourceFrame
+    from sharp_ros.pipeline import FrameResult, Pipeline
 
 _FIRST_FRAMES = 10  # searched for a pose, to decide who places the camera
 _TILE = (640, 480)  # width, height of one picture of the overview
@@ -202,7 +201,7 @@ class Tally:
 
 
 def map_frames(
-    frames: Iterator[SourceFrame],
+    frames: Iterator[Frame],
     pipeline: Pipeline,
     poses: str = 'auto',
     show: Callable[[Tally], None] = lambda tally: None,
@@ -220,33 +219,23 @@ def map_frames(
     Raises:
         InputError: of the source, if it breaks off before any frame was placed.
     """
-    from sharp_ros.camera import Frame
     from sharp_ros.pipeline import MAP_POINTS
-    from sharp_ros.sources.base import LevelWorld
 
     first = list(islice(frames, _FIRST_FRAMES))
     recorded = any(frame.T_world_camera is not None for frame in first)
     tally = Tally(visual=poses == 'visual' or (poses == 'auto' and not recorded))
     if first:
         pipeline.warm_up(first[0].intrinsics)
-    level = LevelWorld()
     begin = time.perf_counter()
 
-    def placed(frame: SourceFrame) -> Frame:
-        pose = None
-        if not tally.visual:
-            pose = level.pose(frame)
-        elif frame.T_world_camera is not None:
+    def prepared(frame: Frame) -> Frame:
+        if tally.visual and frame.T_world_camera is not None:
             tally.truth[frame.stamp_ns] = frame.T_world_camera
-        return Frame(
-            frame.image,
-            frame.intrinsics,
-            frame.stamp_ns,
-            frame.frame_id,
-            pose,
-            pipeline.config.pose.world_frame,
-            frame.depth if pipeline.info.needs_depth else None,
-            frame.unseen,
+        return replace(
+            frame,
+            T_world_camera=None if tally.visual else frame.T_world_camera,
+            world_frame=pipeline.config.pose.world_frame,
+            depth=frame.depth if pipeline.info.needs_depth else None,
         )
 
     try:
@@ -255,7 +244,7 @@ def map_frames(
             try:
                 # without visual odometry, what has no pose would take time for nothing
                 if tally.visual or frame.T_world_camera is not None:
-                    tally.note(pipeline.process(placed(frame), {MAP_POINTS}))
+                    tally.note(pipeline.process(prepared(frame), {MAP_POINTS}))
             except InputError as error:
                 tally.refuse(error)
             tally.seconds = time.perf_counter() - begin

@@ -20,7 +20,7 @@ from sharp_ros.models import WEIGHTS_FOLDER
 from sharp_ros.training.settings import load_yaml, TrainingConfig
 
 if TYPE_CHECKING:
-    from sharp_ros.sources.base import SourceFrame
+    from sharp_ros.camera import Frame
     from sharp_ros.training.recordings import RecordedImage
     from sharp_ros.training.trainer import Run
 
@@ -119,7 +119,7 @@ def _views(folder: Path) -> Iterable[RecordedImage]:
     from sharp_ros.sources import open_source
     from sharp_ros.training.recordings import posed_pairs, with_depth
 
-    source = open_source(str(folder))
+    source = open_source(str(folder), level=False)
     if source.note:
         print(f'{folder}: {source.note}', file=sys.stderr)
     frames = _thinned(source.frames())
@@ -128,7 +128,7 @@ def _views(folder: Path) -> Iterable[RecordedImage]:
     return choose(chain(first, frames))
 
 
-def _thinned(frames: Iterable[SourceFrame]) -> Iterator[SourceFrame]:
+def _thinned(frames: Iterable[Frame]) -> Iterator[Frame]:
     """At most five frames a second."""
     last = None
     for frame in frames:

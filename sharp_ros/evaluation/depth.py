@@ -7,6 +7,7 @@ are taken before flying pixels are removed, so that a model cannot gain by stayi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 import math
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from sharp_ros.models import ModelInfo
 from sharp_ros.network.nano import MIN_HEIGHT
 from sharp_ros.pipeline import Pipeline
 from sharp_ros.point_cloud import depth_from_gaussians
-from sharp_ros.sources.base import LevelWorld, SourceFrame
+from sharp_ros.sources.base import CAMERA, LevelWorld
 
 TRAINING_MEAN = Path(__file__).parents[1] / 'weights' / 'training_mean_depth.npz'
 _AS_PREDICTED = PointCloudConfig(min_range=0.0, max_range=1e6, edge_ratio=0.0)
@@ -35,7 +36,7 @@ _PATIENCE = 30  # frames without any depth after which a source is taken to have
 
 
 def evaluate_depth(
-    frames: Iterable[SourceFrame], engine: Engine, info: ModelInfo | None = None
+    frames: Iterable[Frame], engine: Engine, info: ModelInfo | None = None
 ) -> dict[str, Any]:
     """Run a model over frames with true depth, and the baselines next to it.
 
@@ -74,10 +75,8 @@ def evaluate_depth(
             engine.warm_up(k)
         steady = None
         if pipeline is not None and frame.T_world_camera is not None:
-            pose, stamp_ns = frame.T_world_camera, frame.stamp_ns
-            result = pipeline.process(
-                Frame(frame.image, k, stamp_ns, frame.frame_id, pose, 'world'), set()
-            )
+            plain = replace(frame, world_frame='world', depth=None, unseen=None)
+            result = pipeline.process(plain, set())
             assert result.scale is not None
             steady, predicted = result.depth, result.depth / np.float32(result.scale.value)
         else:
@@ -207,14 +206,14 @@ def floor_depth(
     return (max(height, MIN_TRUTH) / np.maximum(-rise, least)).astype(np.float32)
 
 
-def motorcycle_frames() -> Iterator[SourceFrame]:
+def motorcycle_frames() -> Iterator[Frame]:
     """The left photograph of Middlebury's motorcycle with its depth, see `motorcycle_pair`.
 
     Raises:
         ConfigError: if scikit-image is not installed.
     """
     pair = motorcycle_pair()
-    yield SourceFrame(pair.image, pair.intrinsics, 0, depth=pair.depth)
+    yield Frame(pair.image, pair.intrinsics, 0, CAMERA, depth=pair.depth)
 
 
 class _Tally:

@@ -32,7 +32,7 @@ from sharp_ros.pictures.drawing import encode_picture, tile_pictures
 from sharp_ros.pictures.maps import draw_map, draw_trajectory, Trajectory
 from sharp_ros.pipeline import OCCUPANCY, Pipeline
 from sharp_ros.sources import open_source, SyntheticSource
-from sharp_ros.sources.base import LevelWorld, SourceFrame
+from sharp_ros.sources.base import LevelWorld
 from sharp_ros.synthetic.disturbance import disturbed
 
 FRAME_SCALE = 0.15  # of disturbed depth, both ways
@@ -60,7 +60,7 @@ class DisturbedPredictor:
         self._lift = SensorPredictor(stride=1)
         self._depth: np.ndarray | None = None
 
-    def shown(self, frames: Iterable[SourceFrame]) -> Iterator[SourceFrame]:
+    def shown(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         """The same frames; each must be predicted before the next one is asked for."""
         for frame in frames:
             self._depth = frame.depth
@@ -100,7 +100,7 @@ class MapRun:
 
 
 def evaluate_map(
-    frames: Iterable[SourceFrame],
+    frames: Iterable[Frame],
     pipeline: Pipeline,
     true_map: TrueMap,
     *,
@@ -138,7 +138,7 @@ def evaluate_map(
         sensed = depth if pipeline.info.needs_depth else None
         camera, stamp_ns = frame.intrinsics, frame.stamp_ns
         result = pipeline.process(
-            Frame(frame.image, camera, stamp_ns, frame.frame_id, placed, 'odom', sensed),
+            replace(frame, T_world_camera=placed, world_frame='odom', depth=sensed, unseen=None),
             {OCCUPANCY},
         )
         odometry_ms.append(result.timings_ms['odometry'])
@@ -186,8 +186,8 @@ def evaluate_map(
 
 
 def _with_truth(
-    frames: Iterable[SourceFrame], world: LevelWorld | None
-) -> Iterator[tuple[SourceFrame, np.ndarray, np.ndarray]]:
+    frames: Iterable[Frame], world: LevelWorld | None
+) -> Iterator[tuple[Frame, np.ndarray, np.ndarray]]:
     """Frames that have them with their true depth and pose, in a level world if one is given."""
     for frame in frames:
         if frame.depth is not None:
@@ -225,7 +225,7 @@ def map_config(camera_height: float = 0.0) -> SharpConfig:
 def evaluate_maps(
     source: str,
     model: ModelConfig,
-    watched: Callable[[Iterable[SourceFrame]], Iterable[SourceFrame]],
+    watched: Callable[[Iterable[Frame]], Iterable[Frame]],
     *,
     depth: str = 'model',
     visual: bool = True,
@@ -271,7 +271,9 @@ def evaluate_maps(
     runs: list[tuple[str, MapRun]] = []
     for seed in range(seeds or 1):
         opened = (
-            SyntheticSource(rate_hz=_ROOM_RATE_HZ, seed=seed) if rooms else open_source(source)
+            SyntheticSource(rate_hz=_ROOM_RATE_HZ, seed=seed)
+            if rooms
+            else open_source(source, level=False)
         )
         true_map: TrueMap = RecordedMap(config.occupancy)
         if isinstance(opened, SyntheticSource):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, cycle
 import time
@@ -28,7 +28,7 @@ from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_c
 from sharp_ros.rasterizer import rasterize
 from sharp_ros.ros.conversions import cloud_to_msg, image_from_msg
 from sharp_ros.se3 import inverse, look_at
-from sharp_ros.sources import SourceFrame
+from sharp_ros.sources.base import CAMERA, WORLD
 
 WIDTH, HEIGHT = 640, 480
 MAX_DRIFT_MB = 32.0  # between the warmed up and the last state of an endurance run
@@ -83,7 +83,7 @@ def measure(stage: Stage, runs: int) -> dict[str, Any]:
 
 
 def endurance(
-    pipeline: Pipeline, make_frames: Callable[[], Iterator[SourceFrame]], minutes: float
+    pipeline: Pipeline, make_frames: Callable[[], Iterator[Frame]], minutes: float
 ) -> dict[str, Any]:
     """Run every output of the pipeline on a moving camera and watch the resident memory.
 
@@ -104,7 +104,7 @@ def endurance(
     samples: list[tuple[float, float]] = []  # minutes, MB
     processed = 0
     while (passed := (time.monotonic() - start) / 60) < minutes or len(samples) < 2:
-        pipeline.process(_to_frame(next(frames), next(stamps)), wanted)
+        pipeline.process(replace(next(frames), stamp_ns=next(stamps)), wanted)
         processed += 1
         if passed >= minutes / 10:
             samples.append((passed, rss_mb()))
@@ -125,7 +125,7 @@ def endurance(
     }
 
 
-def stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stage]:
+def stages(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Stage]:
     """The stages of a frame, each with its input made beforehand."""
     config = pipeline.config
     first = frames[0]
@@ -140,7 +140,7 @@ def stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stage
     rectifier = Rectifier(raw_camera, False, 0.0, (k.width, k.height))
     drive = [*frames, *reversed(frames)]  # to and fro: a jump would lose the camera
     source, stamps = cycle(drive), count(step=_FRAME_INTERVAL_NS)
-    sample = pipeline.process(_to_frame(first, next(stamps)), _all_outputs(config))
+    sample = pipeline.process(replace(first, stamp_ns=next(stamps)), _all_outputs(config))
     occupancy = OccupancyMap(config.occupancy)
     fused = GaussianMap(config.gaussian_map)
     surface = SurfaceMap(config.surface_map)
@@ -176,7 +176,7 @@ def stages(pipeline: Pipeline, frames: Sequence[SourceFrame]) -> dict[str, Stage
         return odometry.register_frame(frame.image, frame.depth, k, next(stamps))
 
     def process() -> Any:
-        return pipeline.process(_to_frame(next(source), next(stamps)), {POINTS, OCCUPANCY})
+        return pipeline.process(replace(next(source), stamp_ns=next(stamps)), {POINTS, OCCUPANCY})
 
     timed = {
         f'decode_rectify_{encoding}': Stage(decode(encoding), 3.0)
@@ -234,20 +234,7 @@ def _all_outputs(config: SharpConfig) -> set[str]:
     return {GAUSSIANS, OCCUPANCY, POINTS, *(VIEW + name for name in config.views)}
 
 
-def _to_frame(frame: SourceFrame, stamp_ns: int) -> Frame:
-
-    return Frame(
-        frame.image,
-        frame.intrinsics,
-        stamp_ns,
-        frame.frame_id,
-        frame.T_world_camera,
-        'world',
-        frame.depth,
-    )
-
-
-def plain_frames() -> Iterator[SourceFrame]:
+def plain_frames() -> Iterator[Frame]:
     """Coloured blobs seen by a camera that moves ahead: nothing to build, nothing to install."""
     coarse = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
     image = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
@@ -256,4 +243,4 @@ def plain_frames() -> Iterator[SourceFrame]:
     for i in range(50):
         eye = np.array([0.05 * i, 0.0, 1.0])
         pose = look_at(eye, eye + np.array([1.0, 0.0, -0.1]), np.array([0.0, 0.0, 1.0]))
-        yield SourceFrame(image, intrinsics, i * _FRAME_INTERVAL_NS, pose, depth)
+        yield Frame(image, intrinsics, i * _FRAME_INTERVAL_NS, CAMERA, pose, WORLD, depth)

@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.live import Live
 from sensor_msgs.msg import CameraInfo, Image
 
+from sharp_ros.camera import Frame
 from sharp_ros.errors import SharpError
 from sharp_ros.files import write_atomically
 from sharp_ros.models import model_names
@@ -44,8 +45,7 @@ from sharp_ros.ros.conversions import (
 from sharp_ros.ros.ending import limited
 from sharp_ros.ros.lifecycle import Manager, TransitionTimeoutError
 from sharp_ros.ros.monitor import Monitor, NODE
-from sharp_ros.sources import open_source, Source, SourceFrame
-from sharp_ros.sources.base import LevelWorld
+from sharp_ros.sources import open_source, Source
 
 CAMERA = '/camera'
 WORLD = 'odom'
@@ -202,7 +202,7 @@ class CameraDriver:
     Args:
         peer: node that owns the publishers.
         source: where frames come from.
-        monitor: told the truth of every frame.
+        monitor: given every frame, with its truth, as it is sent.
         with_depth: whether to publish the depth of the source on the topic the node reads.
     """
 
@@ -218,7 +218,6 @@ class CameraDriver:
         self._depth = peer.create_publisher(Image, topic, best_effort)
         self.sent = 0
         self.error: Exception | None = None
-        self._level = LevelWorld()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name='camera', daemon=True)
         self._thread.start()
@@ -247,12 +246,12 @@ class CameraDriver:
         except Exception as error:  # shown by the main thread
             self.error = error
 
-    def _publish(self, frame: SourceFrame) -> None:
+    def _publish(self, frame: Frame) -> None:
         stamp_ns, frame_id = self._now(), frame.frame_id
         self._monitor.expect(stamp_ns, frame)
-        T_level_camera = self._level.pose(frame)
-        if T_level_camera is not None:
-            self._odometry.publish(odometry_to_msg(T_level_camera, stamp_ns, WORLD, frame_id))
+        pose = frame.T_world_camera
+        if pose is not None:
+            self._odometry.publish(odometry_to_msg(pose, stamp_ns, WORLD, frame_id))
         if frame.depth is not None and self._depth.get_subscription_count():
             self._depth.publish(depth_to_msg(frame.depth, stamp_ns, frame_id))
         self._info.publish(camera_info_to_msg(frame.intrinsics, stamp_ns, frame_id))

@@ -23,13 +23,13 @@ from rich.table import Table
 from rich.text import Text
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
+from sharp_ros.camera import Frame
 from sharp_ros.config import SharpConfig
 from sharp_ros.errors import InputError
 from sharp_ros.evaluation.metrics import depth_metrics, mean_metrics
 from sharp_ros.pictures.depth import colour_depth, depth_range
 from sharp_ros.pictures.drawing import draw_cloud, draw_grid, tile_pictures
 from sharp_ros.ros.conversions import depth_from_msg, image_from_msg
-from sharp_ros.sources import SourceFrame
 
 NODE = '/sharp'
 _REMEMBERED = 60  # frames kept, with their truth, until their depth comes back
@@ -84,8 +84,8 @@ class Monitor:
     def __init__(self, peer: Node) -> None:
         self._now = lambda: peer.get_clock().now().nanoseconds
         self._lock = threading.Lock()
-        self._sent: OrderedDict[int, SourceFrame] = OrderedDict()
-        self._shown: SourceFrame | None = None  # the frame of the newest depth
+        self._sent: OrderedDict[int, Frame] = OrderedDict()
+        self._shown: Frame | None = None  # the frame of the newest depth
         self._errors: list[dict[str, float]] = []
         self._values: dict[str, dict[str, str]] = {}
         self._levels: dict[str, tuple[int, str]] = {}
@@ -115,14 +115,14 @@ class Monitor:
             )
         peer.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
 
-    def expect(self, stamp_ns: int, frame: SourceFrame) -> None:
+    def expect(self, stamp_ns: int, frame: Frame) -> None:
         """Remember a frame that is about to be published, with its truth."""
         with self._lock:
             self._sent[stamp_ns] = frame
             while len(self._sent) > _REMEMBERED:
                 self._sent.popitem(last=False)
 
-    def _frame_of(self, stamp_ns: int) -> SourceFrame | None:
+    def _frame_of(self, stamp_ns: int) -> Frame | None:
         with self._lock:
             return self._sent.get(stamp_ns)
 

@@ -13,12 +13,12 @@ import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from sharp_ros.camera import Frame
 from sharp_ros.errors import SharpError
 from sharp_ros.ros.demo import CameraDriver, WORLD
 from sharp_ros.ros.ending import Ending
 from sharp_ros.ros.transforms import Transforms
-from sharp_ros.sources import open_source, SourceFrame
-from sharp_ros.sources.base import LevelWorld
+from sharp_ros.sources import open_source
 
 
 class Localisation:
@@ -30,11 +30,10 @@ class Localisation:
 
     def __init__(self, node: Node) -> None:
         self._transforms = Transforms(node)
-        self._level = LevelWorld()
 
-    def expect(self, stamp_ns: int, frame: SourceFrame) -> None:
+    def expect(self, stamp_ns: int, frame: Frame) -> None:
         """Broadcast the pose of a frame that is about to be published."""
-        pose = self._level.pose(frame)
+        pose = frame.T_world_camera
         if pose is None:
             return
         self._transforms.broadcast(pose, stamp_ns, WORLD, frame.frame_id, fixed=False)

@@ -20,11 +20,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.images import IMAGE_SUFFIXES, read_image
 from sharp_ros.sources.bag import BagSource
-from sharp_ros.sources.base import assumed_hfov, Source, SourceFrame
+from sharp_ros.sources.base import assumed_hfov, CAMERA, Source, WORLD
 from sharp_ros.sources.tum import TumSource
 
 _BAG_SUFFIXES = ('.mcap', '.db3', '.bag')
@@ -32,7 +32,12 @@ _log = logging.getLogger(__name__)
 
 
 def open_source(
-    spec: str, *, hfov: float | None = None, loop: bool = False, image_topic: str | None = None
+    spec: str,
+    *,
+    hfov: float | None = None,
+    loop: bool = False,
+    image_topic: str | None = None,
+    level: bool = True,
 ) -> Source:
     """Open what `spec` names; the first row of `KINDS` that accepts it is taken.
 
@@ -43,6 +48,8 @@ def open_source(
             degrees, which `source.note` then says. Known calibrations are not overruled.
         loop: begin again at the end; stamps go on.
         image_topic: of a bag; by default the first one in alphabetical order.
+        level: whether poses of recordings are brought to a world with z up, see `LevelWorld`;
+            else they are as recorded.
 
     Raises:
         InputError: `no_such_source`, `unreadable_video`, `unreadable_image`, `unreadable_bag`,
@@ -54,7 +61,7 @@ def open_source(
         raise InputError(f'field of view must lie between 0 and pi rad, got {hfov}')
     for kind in KINDS:
         if kind.accepts(spec, path):
-            source = kind.open(spec, path, hfov, image_topic)
+            source = kind.open(spec, path, _Options(hfov, image_topic, level))
             return _Looped(source) if loop else source
     names = '\n'.join(f'  {kind.what}' for kind in KINDS)
     problem = 'is of no known kind' if path.exists() else 'does not exist'
@@ -68,7 +75,7 @@ class _Looped:
         self._source = source
         self.name, self.rate_hz, self.note = source.name, source.rate_hz, source.note
 
-    def frames(self) -> Iterator[SourceFrame]:
+    def frames(self) -> Iterator[Frame]:
         offset = 0
         while True:
             first = last = None
@@ -108,11 +115,13 @@ class SyntheticSource:
         self._intrinsics = Intrinsics.from_hfov(hfov or 1.2, *size)
         self.room.render(self._intrinsics, self.room.pose(0.0))  # the first image is slow
 
-    def frames(self) -> Iterator[SourceFrame]:
+    def frames(self) -> Iterator[Frame]:
         """One round of the drive."""
         for t, T_world_camera in self.room.trajectory(self.room.loop_duration, self.rate_hz):
             image, depth = self.room.render(self._intrinsics, T_world_camera)
-            yield SourceFrame(image, self._intrinsics, round(t * 1e9), T_world_camera, depth)
+            yield Frame(
+                image, self._intrinsics, round(t * 1e9), CAMERA, T_world_camera, WORLD, depth
+            )
 
 
 # --- images, videos, cameras ---------------------------------------------------------------------
@@ -147,7 +156,7 @@ class ImageSource:
             )
         self.note = assumed_hfov(hfov)[1] + ('' if hfov else ' (where EXIF has no focal length)')
 
-    def frames(self) -> Iterator[SourceFrame]:
+    def frames(self) -> Iterator[Frame]:
         """All readable images."""
         count = 0
         for i, path in enumerate(self._paths):
@@ -162,7 +171,7 @@ class ImageSource:
             else:
                 intrinsics = Intrinsics.from_hfov(assumed_hfov(self._hfov)[0], width, height)
             count += 1
-            yield SourceFrame(image, intrinsics, round(i * 1e9 / self.rate_hz))
+            yield Frame(image, intrinsics, round(i * 1e9 / self.rate_hz), CAMERA)
         if not count:
             raise InputError(
                 f'no image of {self.name} could be read; give complete image files',
@@ -181,10 +190,10 @@ def _capture(device: str | int, message: str, reason: str) -> Iterator[cv2.Video
         capture.release()
 
 
-def _rgb_frame(bgr: np.ndarray, hfov: float, stamp_ns: int) -> SourceFrame:
+def _rgb_frame(bgr: np.ndarray, hfov: float, stamp_ns: int) -> Frame:
     height, width = bgr.shape[:2]
     rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return SourceFrame(rgb, Intrinsics.from_hfov(hfov, width, height), stamp_ns)
+    return Frame(rgb, Intrinsics.from_hfov(hfov, width, height), stamp_ns, CAMERA)
 
 
 class VideoSource:
@@ -210,7 +219,7 @@ class VideoSource:
     def _open(self) -> Any:
         return _capture(self.name, self._message, 'unreadable_video')
 
-    def frames(self) -> Iterator[SourceFrame]:
+    def frames(self) -> Iterator[Frame]:
         """All frames, stamped by the frame rate."""
         with self._open() as capture:
             index = 0
@@ -251,7 +260,7 @@ class WebcamSource:
             capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest image, not the oldest kept
             yield capture
 
-    def frames(self) -> Iterator[SourceFrame]:
+    def frames(self) -> Iterator[Frame]:
         """Images until the camera is taken away."""
         with self._open() as capture:
             while True:
@@ -268,10 +277,19 @@ class WebcamSource:
 
 
 @dataclass(frozen=True)
+class _Options:
+    """As given to `open_source`."""
+
+    hfov: float | None
+    image_topic: str | None
+    level: bool
+
+
+@dataclass(frozen=True)
 class _Kind:
     what: str
     accepts: Callable[[str, Path], bool]
-    open: Callable[[str, Path, float | None, str | None], Source]
+    open: Callable[[str, Path, _Options], Source]
 
 
 def _is_tum(path: Path) -> bool:
@@ -283,12 +301,12 @@ KINDS: tuple[_Kind, ...] = (
     _Kind(
         'synthetic: a camera driving through a simulated room',
         lambda spec, path: spec == 'synthetic',
-        lambda spec, path, hfov, topic: SyntheticSource(hfov),
+        lambda spec, path, given: SyntheticSource(given.hfov),
     ),
     _Kind(
         'webcam: an index (0, 1, ...) or /dev/video*',
         lambda spec, path: spec.isdigit() or spec.startswith('/dev/video'),
-        lambda spec, path, hfov, topic: WebcamSource(int(spec) if spec.isdigit() else spec, hfov),
+        lambda spec, path, given: WebcamSource(int(spec) if spec.isdigit() else spec, given.hfov),
     ),
     _Kind(
         'ROS bag: a folder with metadata.yaml, or *.mcap, *.db3, *.bag',
@@ -296,23 +314,25 @@ KINDS: tuple[_Kind, ...] = (
             (path / 'metadata.yaml').is_file()
             or (path.is_file() and path.suffix.lower() in _BAG_SUFFIXES)
         ),
-        lambda spec, path, hfov, topic: BagSource(path, hfov, topic),
+        lambda spec, path, given: BagSource(
+            path, given.hfov, given.image_topic, level=given.level
+        ),
     ),
     _Kind(
         'RGB-D folder in TUM layout: rgb.txt, depth.txt, groundtruth.txt, camera.yaml',
         lambda spec, path: _is_tum(path),
-        lambda spec, path, hfov, topic: TumSource(path, hfov),
+        lambda spec, path, given: TumSource(path, given.hfov, level=given.level),
     ),
     _Kind(
         f'image, or folder of images ({" ".join(IMAGE_SUFFIXES)})',
         lambda spec, path: (
             path.is_dir() or (path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
         ),
-        lambda spec, path, hfov, topic: ImageSource(path, hfov),
+        lambda spec, path, given: ImageSource(path, given.hfov),
     ),
     _Kind(
         'video file in any format that FFmpeg decodes',
         lambda spec, path: path.is_file(),
-        lambda spec, path, hfov, topic: VideoSource(path, hfov),
+        lambda spec, path, given: VideoSource(path, given.hfov),
     ),
 )

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import logging
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from sharp_ros.camera import CameraModel, Rectifier
+from sharp_ros.camera import CameraModel, Frame, Rectifier
 from sharp_ros.errors import InputError
 from sharp_ros.ros import conversions
 from sharp_ros.se3 import inverse, matrix_from_quat, PoseBuffer, transform
 from sharp_ros.sources.base import (
     assumed_hfov,
+    levelled,
     MAX_STAMP_DIFFERENCE_NS,
     pose_at,
     pose_buffer,
-    SourceFrame,
+    WORLD,
 )
 
 if TYPE_CHECKING:
@@ -58,13 +59,21 @@ class BagSource:
         path: folder with metadata.yaml, or *.mcap, *.db3, *.bag.
         hfov: horizontal field of view in radians, used without camera_info.
         image_topic: which to read, raw or compressed.
+        level: see `open_source`.
 
     Raises:
         InputError: `unreadable_bag`, `no_image_topic`.
     """
 
-    def __init__(self, path: Path, hfov: float | None, image_topic: str | None) -> None:
-        self.name, self._path, self._topic = str(path), path, image_topic
+    def __init__(
+        self,
+        path: Path,
+        hfov: float | None,
+        image_topic: str | None,
+        *,
+        level: bool = True,
+    ) -> None:
+        self.name, self._path, self._topic, self._level = str(path), path, image_topic, level
         with self._open() as reader:
             topics = self._choose(reader)
             count = topics.image.msgcount
@@ -161,8 +170,11 @@ class BagSource:
             poses.append((stamp, T_world_child @ T_child_camera))
         return pose_buffer(poses), ''
 
-    def frames(self) -> Iterator[SourceFrame]:
+    def frames(self) -> Iterator[Frame]:
         """All decodable images in the order they were recorded."""
+        return levelled(self._recorded()) if self._level else self._recorded()
+
+    def _recorded(self) -> Iterator[Frame]:
         count = 0
         with self._open() as reader:
             topics = self._choose(reader)
@@ -174,7 +186,7 @@ class BagSource:
                     _log.warning('%s: image skipped: %s', self.name, error)
                     continue
                 count += 1
-                yield replace(frame, T_world_camera=pose_at(self._poses, frame.stamp_ns))
+                yield frame.placed(pose_at(self._poses, frame.stamp_ns), WORLD)
         if not count:
             raise InputError(
                 f'no image of {topics.image.topic} in {self.name} could be decoded; see the '
@@ -215,7 +227,7 @@ class _BagDecoder:
         self._model, self._rectified, self._fallback = model, rectified, fallback_hfov
         self._rectifiers: dict[tuple[int, int], Rectifier] = {}
 
-    def __call__(self, message: Any, depth_message: Any | None) -> SourceFrame:
+    def __call__(self, message: Any, depth_message: Any | None) -> Frame:
         raw = hasattr(message, 'encoding')
         decode = conversions.image_from_msg if raw else conversions.compressed_from_msg
         image = decode(message)
@@ -229,14 +241,13 @@ class _BagDecoder:
             depth = conversions.depth_from_msg(depth_message)
             # Depth of another size is of another camera, and not registered to this one.
             depth = rectifier.rectify_depth(depth) if depth.shape == image.shape[:2] else None
-        return SourceFrame(
+        return Frame(
             np.ascontiguousarray(rectifier.rectify(image)),
             rectifier.intrinsics,
             conversions.stamp_ns_from_msg(message.header),
-            None,
-            depth,
             message.header.frame_id,
-            rectifier.unseen,
+            depth=depth,
+            unseen=rectifier.unseen,
         )
 
 

@@ -1,49 +1,25 @@
-"""What all sources share: the frame, the role, the assumed field of view, recorded poses."""
+"""What all sources share: the role, the assumed field of view, recorded poses, a level world."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 import math
 from typing import Protocol
 
 import numpy as np
 
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import Frame
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.localization.gravity import level_from_depth
 from sharp_ros.se3 import inverse, PoseBuffer
 
+CAMERA, WORLD = 'camera_optical_frame', 'world'  # frames of sources that do not name theirs
 DEFAULT_HFOV = math.radians(60)  # a phone's main camera, about
 MAX_STAMP_DIFFERENCE_NS = 20_000_000  # of a depth image or an end of the trajectory
 _MAX_POSE_GAP = 0.25  # seconds interpolated over
 _MAX_TILT = math.radians(60)  # of a camera whose world is taken to have z up
 # Taken for the pose of a camera whose recording does not say what is up and shows no floor.
 _LEVEL_CAMERA = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.2], [0, 0, 0, 1]], float)
-
-
-@dataclass(frozen=True)
-class SourceFrame:
-    """One image with what its source knows about it.
-
-    Attributes:
-        image: [H, W, 3] uint8 RGB, without distortion.
-        intrinsics: of that image; see the source's `note` for where they come from.
-        stamp_ns: acquisition time, nanoseconds, of the recording's own clock.
-        T_world_camera: [4, 4] pose of the optical frame, or None when unknown.
-        depth: [H, W] float32 z-depth in metres registered to the image, or None; 0 and
-            non-finite mean no measurement.
-        frame_id: of the optical frame.
-        unseen: [H, W] bool, pixels that no ray of the camera reached; None: all were.
-    """
-
-    image: np.ndarray
-    intrinsics: Intrinsics
-    stamp_ns: int
-    T_world_camera: np.ndarray | None = None
-    depth: np.ndarray | None = None
-    frame_id: str = 'camera_optical_frame'
-    unseen: np.ndarray | None = None
 
 
 class Source(Protocol):
@@ -59,8 +35,12 @@ class Source(Protocol):
     rate_hz: float
     note: str
 
-    def frames(self) -> Iterator[SourceFrame]:
+    def frames(self) -> Iterator[Frame]:
         """Frames in order of time, until the recording ends.
+
+        Stamps are of the source's own clock, images without distortion, depth is what was
+        measured or is exact. Poses are in a world with z up, unless they were asked for as
+        recorded.
 
         Raises:
             InputError: when there is nothing (more) to deliver and there should be.
@@ -92,7 +72,7 @@ class LevelWorld:
         self._guess = guess
         self._T_level_world: np.ndarray | None = None
 
-    def pose(self, frame: SourceFrame) -> np.ndarray | None:  # -> [4, 4]
+    def pose(self, frame: Frame) -> np.ndarray | None:  # -> [4, 4]
         """Pose of the camera in the level world; None of a frame without, or while not known.
 
         The first frame with a pose that can tell decides for all.
@@ -103,7 +83,7 @@ class LevelWorld:
             self._T_level_world = self._level(frame, frame.T_world_camera)
         return None if self._T_level_world is None else self._T_level_world @ frame.T_world_camera
 
-    def _level(self, frame: SourceFrame, T_world_camera: np.ndarray) -> np.ndarray | None:
+    def _level(self, frame: Frame, T_world_camera: np.ndarray) -> np.ndarray | None:
         if T_world_camera[2, 1] <= -math.cos(_MAX_TILT):  # the image's y is down
             return np.eye(4)
         T_level_camera = _LEVEL_CAMERA if self._guess else None
@@ -111,6 +91,13 @@ class LevelWorld:
             seen = level_from_depth(frame.depth, frame.intrinsics)
             T_level_camera = T_level_camera if seen is None else seen
         return None if T_level_camera is None else T_level_camera @ inverse(T_world_camera)
+
+
+def levelled(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """The same frames with their poses in the level world of the first one that has a pose."""
+    world = LevelWorld()
+    for frame in frames:
+        yield frame.placed(world.pose(frame), frame.world_frame)
 
 
 def pose_buffer(poses: Sequence[tuple[int, np.ndarray]]) -> PoseBuffer:

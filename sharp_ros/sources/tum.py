@@ -13,16 +13,18 @@ import cv2
 import numpy as np
 import yaml
 
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.images import read_image
 from sharp_ros.se3 import matrix_from_quat, transform
 from sharp_ros.sources.base import (
     assumed_hfov,
+    CAMERA,
+    levelled,
     MAX_STAMP_DIFFERENCE_NS,
     pose_at,
     pose_buffer,
-    SourceFrame,
+    WORLD,
 )
 
 _log = logging.getLogger(__name__)
@@ -37,13 +39,14 @@ class TumSource:
     Args:
         path: the folder.
         hfov: horizontal field of view in radians, used without camera.yaml.
+        level: see `open_source`.
 
     Raises:
         InputError: `no_rgb_list`, `bad_tum_list`, `bad_camera_yaml`.
     """
 
-    def __init__(self, path: Path, hfov: float | None) -> None:
-        self.name, self._path = str(path), path
+    def __init__(self, path: Path, hfov: float | None, *, level: bool = True) -> None:
+        self.name, self._path, self._level = str(path), path, level
         if not (path / 'rgb.txt').is_file():
             raise InputError(
                 f'{path} looks like an RGB-D folder but has no rgb.txt; add it with lines '
@@ -71,8 +74,11 @@ class TumSource:
         else:
             self._hfov, self.note = assumed_hfov(hfov)
 
-    def frames(self) -> Iterator[SourceFrame]:
+    def frames(self) -> Iterator[Frame]:
         """All readable images, with the depth within 20 ms and the pose at the stamp."""
+        return levelled(self._recorded()) if self._level else self._recorded()
+
+    def _recorded(self) -> Iterator[Frame]:
         count = 0
         for stamp, (name,) in self._rgb:
             try:
@@ -89,7 +95,7 @@ class TumSource:
                 'unreadable_image',
             )
 
-    def _frame(self, stamp: int, name: str) -> SourceFrame:
+    def _frame(self, stamp: int, name: str) -> Frame:
         image, _ = read_image(self._path / name)
         height, width = image.shape[:2]
         intrinsics = self._intrinsics or Intrinsics.from_hfov(self._hfov, width, height)
@@ -103,7 +109,8 @@ class TumSource:
         nearest = _nearest(self._depth_stamps, stamp)
         if nearest is not None:
             depth = self._read_depth(self._depth[nearest][1][0], (height, width))
-        return SourceFrame(image, intrinsics, stamp, pose_at(self._poses, stamp), depth)
+        pose = pose_at(self._poses, stamp)
+        return Frame(image, intrinsics, stamp, CAMERA, pose, WORLD, depth)
 
     def _read_depth(self, name: str, shape: tuple[int, int]) -> np.ndarray:
         file = self._path / name

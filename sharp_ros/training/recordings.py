@@ -29,7 +29,7 @@ MAX_TURN = math.radians(15)  # leaves most of the image in both views
 
 
 class RecordedImage(Protocol):
-    """An image with what its recording knows, such as a frame of `sources`.
+    """An image with what its recording knows; `Frame` is one.
 
     Attributes:
         image: [H, W, 3] uint8 RGB, rectified.

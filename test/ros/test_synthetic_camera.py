@@ -21,10 +21,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from ros_helpers import IMAGE, INTRINSICS, POSE
 from sensor_msgs.msg import CameraInfo, Image
 
+from sharp_ros.camera import Frame
 from sharp_ros.ros.conversions import depth_from_msg, stamp_ns_from_msg
 from sharp_ros.ros.ending import Ending
 from sharp_ros.ros.synthetic_camera import Localisation, main
-from sharp_ros.sources.base import SourceFrame
 
 DOMAIN = 51 + (os.getpid() + 17) % 50
 TOPICS = {'image': Image, 'camera_info': CameraInfo, 'depth': Image, 'odometry': Odometry}
@@ -100,7 +100,7 @@ def test_a_source_that_cannot_be_opened_ends_it_with_a_clear_line(capfd, source,
 def test_tf_places_every_frame_where_its_source_says(tf2):
     ahead = POSE.copy()
     ahead[:3, 3] += (0.5, 0.0, 0.0)
-    frames = [SourceFrame(IMAGE, INTRINSICS, 0, pose) for pose in (POSE, ahead)]
+    frames = [Frame(IMAGE, INTRINSICS, 0, 'camera', pose, 'world') for pose in (POSE, ahead)]
     localisation = Localisation(SimpleNamespace())
     for stamp_ns, frame in enumerate(frames, start=5):
         localisation.expect(stamp_ns, frame)
