@@ -5,28 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-import io
 from itertools import chain, count
 import math
 import os
 from pathlib import Path
 import sys
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sharp_ros.config import ModelConfig, options, PointCloudConfig, SharpConfig
 from sharp_ros.errors import ConfigError, InputError
-from sharp_ros.files import write_atomically
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from sharp_ros.camera import Intrinsics
-    from sharp_ros.frame_result import FrameResult
     from sharp_ros.pipeline import Pipeline
 
-PNG_MAX_RANGE = 65.535  # metres that 16 bits of millimetres can hold
-_ARRAYS, _DEPTH, _PREVIEW, _GAUSSIANS = '_depth.npz', '_depth.png', '_preview.png', '.ply'
 # From folders besides what sources of frames know; any file Pillow reads can be named itself.
 _MORE_SUFFIXES = ('.jfif', '.gif', '.ppm', '.pgm', '.jp2', '.avif', '.heic', '.heif')
 
@@ -108,6 +100,7 @@ def photo_pipeline(model: ModelConfig) -> Pipeline:
         ConfigError: if the model or device does not exist, or the model needs sensor depth.
         CheckpointError: if the weights cannot be loaded.
     """
+    from sharp_ros.exchange.prediction_files import PNG_MAX_RANGE
     from sharp_ros.pipeline import Pipeline
 
     cloud = replace(PointCloudConfig(), max_range=PNG_MAX_RANGE)
@@ -132,6 +125,7 @@ def find_images(paths: Sequence[Path]) -> dict[Path, Path]:
     Raises:
         ConfigError: if a path does not exist or no image is found.
     """
+    from sharp_ros.exchange.prediction_files import DEPTH, PREVIEW
     from sharp_ros.images import IMAGE_SUFFIXES
 
     suffixes = (*IMAGE_SUFFIXES, *_MORE_SUFFIXES)
@@ -144,7 +138,7 @@ def find_images(paths: Sequence[Path]) -> dict[Path, Path]:
                 for file, place in files.items()
                 if file not in found
                 and file.suffix.lower() in suffixes
-                and not file.name.endswith((_DEPTH, _PREVIEW))
+                and not file.name.endswith((DEPTH, PREVIEW))
                 and not any(part.startswith('.') for part in place.parts)
                 and file.is_file()
             }
@@ -166,85 +160,13 @@ def find_images(paths: Sequence[Path]) -> dict[Path, Path]:
     return found
 
 
-def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
-    """Write depth (`_depth.npz`, `_depth.png`), `_preview.png` and `.ply`, all or none of them.
-
-    The PNG holds 16-bit millimetres, 0 where there is no depth, 65535 from 65.535 m on. The npz
-    holds `depth` [H, W] float32 metres (NaN: none), `log_depth_std` [H, W] float32 (absent if the
-    model does not estimate it) and `intrinsics` (fx, fy, cx, cy in pixels, centres at integers).
-
-    Args:
-        result: of a pipeline.
-        stem: path of the results without their endings; its folder is made.
-
-    Returns:
-        The files written.
-
-    Raises:
-        ConfigError: if they cannot be written; older ones are then as they were.
-    """
-    import numpy as np
-
-    from sharp_ros.gaussians import save_ply
-    from sharp_ros.pictures.depth import depth_range, draw_preview
-    from sharp_ros.pictures.drawing import encode_picture
-
-    k = result.frame.intrinsics
-    arrays = {'depth': result.depth, 'intrinsics': np.array([k.fx, k.fy, k.cx, k.cy])}
-    spread = log_depth_std(result)
-    if spread is not None:
-        arrays['log_depth_std'] = spread
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    near, far = depth_range(result.depth)
-    pictures = millimetres(result.depth), draw_preview(result.frame.image, result.depth, near, far)
-    contents = [buffer.getvalue(), *map(encode_picture, pictures)]
-    results = _results(stem)
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix='.', dir=stem.parent) as folder:
-            ready = [Path(folder, path.name) for path in results]
-            for path, data in zip(ready, contents, strict=False):
-                write_atomically(path, data)
-            save_ply(ready[-1], result.gaussians, k)
-            for path, target in zip(ready, results, strict=True):
-                path.replace(target)
-    except OSError as error:
-        raise ConfigError(
-            f'cannot write the results {stem}*: {error.strerror or error}; make space or choose '
-            'another --output'
-        ) from error
-    return results
-
-
-def log_depth_std(result: FrameResult) -> np.ndarray | None:  # -> [H, W]
-    """Standard deviation of the logarithm of the depth at image resolution, or None."""
-    import cv2
-
-    gaussians, k = result.gaussians, result.frame.intrinsics
-    if gaussians.log_depth_std is None or gaussians.grid is None:
-        return None
-    front = gaussians.layer(0).log_depth_std
-    assert front is not None
-    spread = front.cpu().numpy().reshape(gaussians.grid[1:])
-    return cv2.resize(spread, (k.width, k.height), interpolation=cv2.INTER_LINEAR)
-
-
-def millimetres(depth: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W] uint16
-    """Metres to whole millimetres; 0 where there is no depth, saturated at 65535."""
-    import numpy as np
-
-    known = depth > 0  # False for NaN
-    rounded = np.clip(np.where(known, depth, 0) * 1000 + 0.5, 0, 65535)
-    return np.where(known, np.maximum(rounded, 1), 0).astype(np.uint16)
-
-
 def _predict_file(
     pipeline: Pipeline, path: Path, stem: Path, args: argparse.Namespace
 ) -> str:  # what to tell about it
     import numpy as np
 
     from sharp_ros.camera import Frame
+    from sharp_ros.exchange.prediction_files import save_prediction
     from sharp_ros.images import read_image
     from sharp_ros.pipeline import GAUSSIANS
 
@@ -305,14 +227,11 @@ def _check_output(folder: Path) -> None:
         raise ConfigError(f'{existing} is not writable; choose another --output')
 
 
-def _results(stem: Path) -> list[Path]:
-    """The files of one image, first the one by which `_check_own` knows them."""
-    return [stem.with_name(stem.name + end) for end in (_ARRAYS, _DEPTH, _PREVIEW, _GAUSSIANS)]
-
-
 def _check_own(stems: Iterable[Path]) -> None:
     """Refuse to replace what this command did not write, such as the depth of a sensor."""
-    for arrays, *others in map(_results, stems):
+    from sharp_ros.exchange.prediction_files import result_files
+
+    for arrays, *others in map(result_files, stems):
         foreign = [] if arrays.exists() else [path for path in others if path.exists()]
         if foreign:
             raise ConfigError(

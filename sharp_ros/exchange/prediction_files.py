@@ -1,0 +1,92 @@
+"""Depth and Gaussians of a photograph as files: npz, 16-bit PNG, coloured preview, PLY."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from sharp_ros.errors import ConfigError
+from sharp_ros.files import write_atomically
+from sharp_ros.pictures.depth import depth_range, draw_preview
+from sharp_ros.pictures.drawing import encode_picture
+
+if TYPE_CHECKING:
+    from sharp_ros.pipeline import FrameResult
+
+PNG_MAX_RANGE = 65.535  # metres that 16 bits of millimetres can hold
+ARRAYS, DEPTH, PREVIEW, GAUSSIANS = '_depth.npz', '_depth.png', '_preview.png', '.ply'
+
+
+def result_files(stem: Path) -> list[Path]:
+    """The files of one image, first the one by which ours are known."""
+    return [stem.with_name(stem.name + end) for end in (ARRAYS, DEPTH, PREVIEW, GAUSSIANS)]
+
+
+def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
+    """Write depth (`_depth.npz`, `_depth.png`), `_preview.png` and `.ply`, all or none of them.
+
+    The PNG holds 16-bit millimetres, 0 where there is no depth, 65535 from 65.535 m on. The npz
+    holds `depth` [H, W] float32 metres (NaN: none), `log_depth_std` [H, W] float32 (absent if the
+    model does not estimate it) and `intrinsics` (fx, fy, cx, cy in pixels, centres at integers).
+
+    Args:
+        result: of a pipeline.
+        stem: path of the results without their endings; its folder is made.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ConfigError: if they cannot be written; older ones are then as they were.
+    """
+    from sharp_ros.gaussians import save_ply  # with torch, which the names above do not need
+
+    k = result.frame.intrinsics
+    arrays = {'depth': result.depth, 'intrinsics': np.array([k.fx, k.fy, k.cx, k.cy])}
+    spread = log_depth_std(result)
+    if spread is not None:
+        arrays['log_depth_std'] = spread
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    near, far = depth_range(result.depth)
+    pictures = millimetres(result.depth), draw_preview(result.frame.image, result.depth, near, far)
+    contents = [buffer.getvalue(), *map(encode_picture, pictures)]
+    results = result_files(stem)
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix='.', dir=stem.parent) as folder:
+            ready = [Path(folder, path.name) for path in results]
+            for path, data in zip(ready, contents, strict=False):
+                write_atomically(path, data)
+            save_ply(ready[-1], result.gaussians, k)
+            for path, target in zip(ready, results, strict=True):
+                path.replace(target)
+    except OSError as error:
+        raise ConfigError(
+            f'cannot write the results {stem}*: {error.strerror or error}; make space or choose '
+            'another --output'
+        ) from error
+    return results
+
+
+def log_depth_std(result: FrameResult) -> np.ndarray | None:  # -> [H, W]
+    """Standard deviation of the logarithm of the depth at image resolution, or None."""
+    gaussians, k = result.gaussians, result.frame.intrinsics
+    if gaussians.log_depth_std is None or gaussians.grid is None:
+        return None
+    front = gaussians.layer(0).log_depth_std
+    assert front is not None
+    spread = front.cpu().numpy().reshape(gaussians.grid[1:])
+    return cv2.resize(spread, (k.width, k.height), interpolation=cv2.INTER_LINEAR)
+
+
+def millimetres(depth: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W] uint16
+    """Metres to whole millimetres; 0 where there is no depth, saturated at 65535."""
+    known = depth > 0  # False for NaN
+    rounded = np.clip(np.where(known, depth, 0) * 1000 + 0.5, 0, 65535)
+    return np.where(known, np.maximum(rounded, 1), 0).astype(np.uint16)
