@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-# Each is taken from the environment where somebody has set it.
+# A variable that the user has set keeps its value.
 _ENVIRONMENT = {
     # Read by numba when it is first imported. OpenMP is safe to call from several threads and is
     # everywhere torch is; the TBB that other wheels bring along is often too old and only warned

@@ -24,26 +24,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'part',
         nargs='?',
         choices=['ros'],
-        help='ros: what the node adds to a frame, its start, its messages; default: the pipeline',
+        help='ros: overhead of the node per frame, latency of messages, start-up time; default: '
+        'stages of the pipeline',
     )
     add_model_arguments(parser)
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the report there')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='report file')
     parser.add_argument(
-        '--quick', action='store_true', help='few runs on a plain picture instead of a room'
+        '--quick', action='store_true', help='few runs on a synthetic picture instead of a room'
     )
     parser.add_argument(
         '--minutes',
         type=float,
         default=0.0,
         metavar='N',
-        help='afterwards run all outputs for N minutes and watch the memory',
+        help='duration of an endurance run with all outputs, which reports memory drift',
     )
     parser.add_argument(
         '--seconds',
         type=float,
         default=20.0,
         metavar='N',
-        help='ros: how long frames go through the node (default: %(default)g)',
+        help='ros: duration of the measurement per frame (default: %(default)g)',
     )
 
 

@@ -231,8 +231,8 @@ def _nano() -> Iterator[Check]:
         advice = 'install the package with its weights again, or train with scripts/train_nano.sh'
         yield Check('nano weights', 'fail', str(error), advice)
         return
-    way = f'{engine.execution} in {engine.last_ms:.0f} ms at first use'
-    value = f'{len(gaussians)} Gaussians by {way}; {info.licence}'
+    how = f'{engine.execution} in {engine.last_ms:.0f} ms at first use'
+    value = f'{len(gaussians)} Gaussians by {how}; {info.licence}'
     yield Check('nano weights', 'ok', value)
 
 

@@ -56,16 +56,16 @@ def add_common_arguments(parser: argparse.ArgumentParser, source_help: str) -> N
 
     parser.add_argument('source', metavar='SOURCE', help=source_help)
     add_model_arguments(parser)
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the report there')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='report file')
     parser.add_argument(
-        '--max-frames', type=int, metavar='N', help='stop after so many frames with depth'
+        '--max-frames', type=int, metavar='N', help='maximum number of frames with depth'
     )
 
 
 def add_picture_argument(parser: argparse.ArgumentParser, what: str) -> None:
     """The flag that saves pictures."""
     parser.add_argument(
-        '--pictures', type=Path, metavar='FOLDER', help=f'save pictures of the {what} there'
+        '--pictures', type=Path, metavar='FOLDER', help=f'folder for pictures of the {what}'
     )
 
 
@@ -75,23 +75,25 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
         '--poses',
         choices=('visual', 'source'),
         default='visual',
-        help="the pipeline's own odometry (default), or the poses of the source",
+        help='pose source: visual odometry (default) or the recorded poses',
     )
     parser.add_argument(
         '--depth',
         choices=('model', 'true', 'disturbed'),
         default='model',
-        help='of the model (default), that of the source, or that with noise, soft edges and a '
-        'wrong scale of each image, in place of a network',
+        help='depth source: the model (default), the true depth, or the true depth with noise, '
+        'soft edges and a scale error per image',
     )
     parser.add_argument(
         '--camera-height',
         type=float,
         default=0.0,
         metavar='METRES',
-        help='camera height over the floor, given as scale.camera_height; default: unknown',
+        help='camera height above the floor, as scale.camera_height; default: unknown',
     )
-    parser.add_argument('--seeds', type=int, metavar='N', help='rooms of synthetic, instead of 1')
+    parser.add_argument(
+        '--seeds', type=int, metavar='N', help='number of simulated rooms; default: 1'
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -59,7 +59,7 @@ def view_tables(report: Mapping[str, Any]) -> Iterator[Any]:
     for part in report['views']:
         headings = dict(zip(VIEW_METRICS, ('PSNR', 'SSIM', 'features', 'AbsRel'), strict=True))
         if part['rows']['true_depth']['common']['abs_rel'] is None:
-            del headings['abs_rel']  # nobody knows the depth of that view
+            del headings['abs_rel']  # the depth of that view is unknown
         title = (
             f'{report["source"]}, {part["baseline"]:.2g} m to the side: {part["pairs"]} views, '
             f'judged on {part["coverage"]:.1%}'

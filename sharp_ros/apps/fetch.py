@@ -37,16 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sharp-ros fetch`."""
     names = [name for name, info in models.MODELS.items() if info.download]
     names += models.described_names()
-    parser.add_argument('model', choices=names, help='whose weights to download')
+    parser.add_argument('model', choices=names, help='model to download the weights of')
     parser.add_argument(
-        '--accept-licence', action='store_true', help='accept their licence without being asked'
+        '--accept-licence', action='store_true', help='acceptance of the licence without a prompt'
     )
     parser.add_argument(
         '--output',
         type=Path,
         default=models.CACHE_FOLDER,
         metavar='FOLDER',
-        help='where to put them (default: %(default)s, where models are looked for)',
+        help='download folder (default: %(default)s, where models are looked up)',
     )
 
 

@@ -38,35 +38,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--output',
         type=Path,
         required=True,
-        help='folder for the map and its pictures; must be empty or not exist',
+        help='new or empty folder for the map and its pictures',
     )
     add_model_arguments(parser)
     parser.set_defaults(model=None, device=None)  # so that those of --config count
     parser.add_argument(
-        '--config', type=Path, metavar='FILE', help='settings, written as config/sharp.yaml is'
+        '--config',
+        type=Path,
+        metavar='FILE',
+        help='parameter file in the format of config/sharp.yaml',
     )
     parser.add_argument(
         '--set',
         action='append',
         default=[],
         metavar='KEY=VALUE',
-        help='one setting, such as scale.camera_height=1.1; may be repeated. The fused maps are '
-        'on unless surface_map.enabled=false or gaussian_map.enabled=false is set here',
+        help='parameter override, such as scale.camera_height=1.1; repeatable. The fused maps are '
+        'enabled unless surface_map.enabled=false or gaussian_map.enabled=false is set here',
     )
     parser.add_argument(
         '--poses',
         default='auto',
         choices=('auto', 'source', 'visual'),
-        help='source: those recorded, frames without one are left out; visual: own visual '
-        'odometry, recorded ones are only compared with; auto: source, if one of its first '
-        'frames has a pose, else visual (default: %(default)s)',
+        help='pose source. source: recorded poses, frames without one are skipped; visual: visual '
+        'odometry, recorded poses serve as reference; auto: source if one of its first frames has '
+        'a pose, else visual (default: %(default)s)',
     )
-    parser.add_argument('--max-frames', type=int, metavar='N', help='stop after so many')
+    parser.add_argument('--max-frames', type=int, metavar='N', help='maximum number of frames')
     parser.add_argument(
-        '--hfov', type=float, metavar='DEG', help='field of view of a source without calibration'
+        '--hfov',
+        type=float,
+        metavar='DEG',
+        help='horizontal field of view of an uncalibrated source',
     )
-    parser.add_argument('--image-topic', metavar='TOPIC', help='of a bag (default: the first)')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the report there')
+    parser.add_argument(
+        '--image-topic', metavar='TOPIC', help='image topic of a bag (default: the first)'
+    )
+    parser.add_argument('--json', type=Path, metavar='FILE', help='report file')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -40,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='INPUT',
         nargs='*',
         type=Path,
-        help='image, or folder that is searched for images, with all folders in it',
+        help='image, or folder that is searched recursively for images',
     )
     parser.add_argument(
-        '-i', '--input', action='append', default=[], type=Path, help='the same as a flag'
+        '-i', '--input', action='append', default=[], type=Path, help='INPUT as a flag'
     )
     parser.add_argument(
         '-o',
@@ -162,7 +162,7 @@ def find_images(paths: Sequence[Path]) -> dict[Path, Path]:
 
 def _predict_file(
     pipeline: Pipeline, path: Path, stem: Path, args: argparse.Namespace
-) -> str:  # what to tell about it
+) -> str:  # the line to print about it
     import numpy as np
 
     from sharp_ros.camera import Frame

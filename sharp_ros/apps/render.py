@@ -35,48 +35,52 @@ _EMPTY = 0.01  # mean coverage of a frame that is as good as black
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sharp-ros render`."""
     device = next(entry for entry in options() if entry.key == 'model.device')
-    parser.add_argument('scene', type=Path, metavar='SCENE.ply', help='of SHARP or a 3DGS tool')
+    parser.add_argument(
+        'scene', type=Path, metavar='SCENE.ply', help='Gaussians of SHARP or a 3DGS tool'
+    )
     parser.add_argument(
         '-o',
         '--output',
         type=Path,
         required=True,
-        help=f'{_VIDEO} for a video, or one picture ({", ".join(_PICTURES)})',
+        help=f'output file: {_VIDEO} for a video, or a picture ({", ".join(_PICTURES)})',
     )
     parser.add_argument(
         '--trajectory',
         default='orbit',
         metavar='NAME|FILE.json',
-        help="orbit (a small loop around the foreground), line (ahead and back), SHARP's "
-        'rotate_forward, swipe, shake and rotate, or a file of keyframes: {"frames": '
-        '[{"T_world_camera": 4x4 row by row} or {"eye": [x, y, z], "target": [x, y, z], "up": '
-        '[0, -1, 0]}, ...]}; default: %(default)s',
+        help='camera path: orbit (a small loop around the foreground), line (ahead and back), '
+        "SHARP's rotate_forward, swipe, shake and rotate, or a file of keyframes: "
+        '{"frames": [{"T_world_camera": 4x4 row by row} or {"eye": [x, y, z], "target": '
+        '[x, y, z], "up": [0, -1, 0]}, ...]}; default: %(default)s',
     )
     parser.add_argument(
-        '--steps', type=int, metavar='N', help='frames of the path; default: 60, or as FILE says'
+        '--steps', type=int, metavar='N', help='number of frames; default: 60, or as in FILE'
     )
     parser.add_argument(
         '--still',
         type=int,
         metavar='K',
-        help='frame of the path that a picture shows; default: 0, which for orbit, line and '
+        help='index of the frame that a picture shows; default: 0, which for orbit, line and '
         "rotate_forward is the photo's own viewpoint",
     )
     parser.add_argument(
-        '--size', metavar='WxH', help="pixels; default: those of the scene's photo; even in videos"
+        '--size', metavar='WxH', help="image size, pixels; default: the photo's; even in videos"
     )
     parser.add_argument(
         '--fov', type=float, metavar='DEG', help="horizontal field of view; default: the photo's"
     )
-    parser.add_argument('--fps', type=float, default=30.0, help='default: %(default)g')
+    parser.add_argument(
+        '--fps', type=float, default=30.0, help='frame rate of a video; default: %(default)g'
+    )
     parser.add_argument(
         '--depth',
         action='store_true',
-        help='also write OUTPUT.depth.*: metres in colours, red near, blue far, over the range of '
-        f'the first frame, up to {MAX_DEPTH:g} m',
+        help='additional output OUTPUT.depth.*: colour-coded depth, red near, blue far, over the '
+        f'range of the first frame, up to {MAX_DEPTH:g} m',
     )
     parser.add_argument(
-        '--device', default=device.default, choices=device.choices, help='where to render'
+        '--device', default=device.default, choices=device.choices, help='device that renders'
     )
 
 
@@ -117,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass
 class _Report:
-    """What is told about frames that were rendered."""
+    """Report about the frames rendered."""
 
     files: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)

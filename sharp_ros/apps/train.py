@@ -32,20 +32,22 @@ _LINE_SECONDS = 60.0  # between lines of progress where there is no terminal
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sharp-ros train`; those that name a setting overrule the file."""
-    parser.add_argument('config', type=Path, help='settings, such as config/train_nano.yaml')
+    parser.add_argument('config', type=Path, help='settings file, such as config/train_nano.yaml')
     parser.add_argument('--data', nargs='+', metavar='FOLDER', help='folders with rendered shards')
-    parser.add_argument('--out', help='folder of the run, which is resumed if there is one')
-    parser.add_argument('--minutes', type=float, help='to train for, over all resumptions')
-    parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), help='that computes')
-    parser.add_argument('--init', help='imagenet, or weights of nano to start from')
+    parser.add_argument('--out', help='folder of the run; an existing run is resumed')
+    parser.add_argument(
+        '--minutes', type=float, help='training time in total, over all resumptions'
+    )
+    parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), help='compute device')
+    parser.add_argument('--init', help='initial weights: imagenet, or a file of weights of nano')
     parser.add_argument(
         '--finetune',
         type=Path,
         metavar='FOLDER',
-        help='go on from the weights of nano, at low learning rates, with a recording of your '
+        help='fine-tuning of the weights of nano, at low learning rates, on a recording of your '
         'camera: RGB-D or posed images in TUM layout (poses in metres), a bag with depth or '
         'odometry, or rectified stereo pairs (left/, right/, camera.yaml), mixed with rendered '
-        'images where --data holds any; without depth, pairs of views teach it the metres',
+        'images where --data holds any; without depth, pairs of views teach the metric scale',
     )
 
 

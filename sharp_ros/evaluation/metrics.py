@@ -1,9 +1,9 @@
 """How far depth, views and paths are from the truth: the metrics of the field, in one place.
 
 Depth counts where there is truth between `MIN_TRUTH` and `MAX_TRUTH` (0, NaN and infinity are no
-truth) and a prediction; `coverage` says which share of the true pixels has one. Views count where
-a mask says so. Reports give the mean over frames (and the median of the scale), so that each frame
-weighs the same.
+truth) and a prediction; `coverage` is the share of the true pixels that have one. Views count
+where a mask says so. Reports give the mean over frames (and the median of the scale), so that each
+frame weighs the same.
 """
 
 from __future__ import annotations

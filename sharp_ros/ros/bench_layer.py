@@ -1,7 +1,8 @@
 """What the node costs beyond its pipeline, and how soon its messages arrive.
 
 The same frames go through a pipeline alone and through the node around another one, in turns, with
-an oracle in place of the network; a process of its own subscribes and tells when what arrived.
+an oracle in place of the network; a process of its own subscribes and reports when each
+message arrived.
 """
 
 from __future__ import annotations

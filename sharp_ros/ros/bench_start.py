@@ -64,8 +64,8 @@ def _first_output(model: str) -> dict[str, float]:
         start = time.monotonic()
         process = stack.enter_context(node_process(model, log))
         try:
-            tell = partial(print, file=sys.stderr)
-            manager = manager_of(process, peer, executor, threading.Event(), tell)
+            log_line = partial(print, file=sys.stderr)
+            manager = manager_of(process, peer, executor, threading.Event(), log_line)
             manager.change(Transition.TRANSITION_CONFIGURE)
             instants['configured_s'] = time.monotonic()
             manager.change(Transition.TRANSITION_ACTIVATE)

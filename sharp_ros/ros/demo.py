@@ -65,19 +65,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--source',
         default='synthetic',
-        help='synthetic, webcam index or /dev/video*, video, folder of images, RGB-D folder in '
-        'TUM layout, or ROS bag (default: %(default)s)',
+        help='image source: synthetic, webcam index or /dev/video*, video, folder of images, '
+        'RGB-D folder in TUM layout, or ROS bag (default: %(default)s)',
     )
     parser.add_argument(
         '--model',
         default='nano',
-        help=f'{", ".join(model_names())} or the path of weights (default: %(default)s)',
+        help=f'model: {", ".join(model_names())} or the path of weights (default: %(default)s)',
     )
     parser.add_argument(
-        '--duration', type=float, default=30.0, help='seconds; 0 runs until Ctrl-C (default: 30)'
+        '--duration',
+        type=float,
+        default=30.0,
+        help='duration, seconds; 0: until Ctrl-C (default: 30)',
     )
-    parser.add_argument('--hfov', type=float, help='field of view of an uncalibrated source, deg')
-    parser.add_argument('--output', type=Path, default=Path('out/demo'), help='folder of results')
+    parser.add_argument(
+        '--hfov', type=float, help='horizontal field of view of an uncalibrated source, deg'
+    )
+    parser.add_argument(
+        '--output', type=Path, default=Path('out/demo'), help='folder for the results'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -180,7 +187,7 @@ def manager_of(
         peer: node that owns the clients.
         executor: that spins the peer.
         interrupted: ends the waiting, too.
-        tell: told what is waited for.
+        tell: called with a line about what is waited for.
     """
 
     def check() -> None:

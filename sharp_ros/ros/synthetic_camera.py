@@ -22,7 +22,7 @@ from sharp_ros.sources import open_source
 
 
 class Localisation:
-    """Tells tf where the camera is at every frame, if its source knows; stands in for `Monitor`.
+    """Broadcasts the pose of every frame to tf, if its source knows it; stands in for `Monitor`.
 
     Args:
         node: that owns the broadcaster.
@@ -43,7 +43,7 @@ def main(ending: Ending, args: list[str] | None = None) -> int:
     """Publish until asked to end, or until the source fails.
 
     Args:
-        ending: tells when.
+        ending: set when the process is to end.
         args: command line in place of that of the process.
     """
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)

@@ -1,7 +1,7 @@
 """Where images come from when no ROS topic delivers them: room, camera, video, folder, bag.
 
-`open_source` picks one of the kinds in `KINDS`. Frames come as fast as they are asked for; whoever
-publishes them keeps the pace. A single damaged image is skipped with a log line; a source that
+`open_source` picks one of the kinds in `KINDS`. Frames come as fast as they are asked for; the
+publisher keeps the pace. A single damaged image is skipped with a log line; a source that
 delivers nothing raises.
 """
 

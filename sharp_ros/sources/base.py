@@ -65,7 +65,7 @@ class LevelWorld:
     arbitrary direction. A world whose z axis is up stays as it is.
 
     Args:
-        guess: whether the first camera is taken to be upright, 1.2 m high, where nothing tells.
+        guess: whether the first camera is taken to be upright, 1.2 m high, where nothing shows it.
     """
 
     def __init__(self, *, guess: bool = True) -> None:
@@ -75,7 +75,7 @@ class LevelWorld:
     def pose(self, frame: Frame) -> np.ndarray | None:  # -> [4, 4]
         """Pose of the camera in the level world; None of a frame without, or while not known.
 
-        The first frame with a pose that can tell decides for all.
+        The first frame with a pose that shows what is up decides for all.
         """
         if frame.T_world_camera is None:
             return None
