@@ -9,6 +9,7 @@ import torch
 from sharp_ros import models
 from sharp_ros.apps import doctor
 from sharp_ros.apps.cli import main
+from sharp_ros.evaluation import circumstances
 from sharp_ros.network.nano import NanoNetwork, save_weights
 
 
@@ -135,7 +136,7 @@ def test_check_that_breaks_does_not_end_the_others(monkeypatch):
 
 
 def test_machine_is_described_with_plain_values():
-    machine = doctor.machine()
+    machine = circumstances.machine()
     assert machine['cores'] >= 1
     assert machine['memory_gb'] > 0
     json.dumps(machine)
