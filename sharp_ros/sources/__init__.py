@@ -301,12 +301,14 @@ KINDS: tuple[_Kind, ...] = (
     _Kind(
         'synthetic: a camera driving through a simulated room',
         lambda spec, path: spec == 'synthetic',
-        lambda spec, path, given: SyntheticSource(given.hfov),
+        lambda spec, path, options: SyntheticSource(options.hfov),
     ),
     _Kind(
         'webcam: an index (0, 1, ...) or /dev/video*',
         lambda spec, path: spec.isdigit() or spec.startswith('/dev/video'),
-        lambda spec, path, given: WebcamSource(int(spec) if spec.isdigit() else spec, given.hfov),
+        lambda spec, path, options: WebcamSource(
+            int(spec) if spec.isdigit() else spec, options.hfov
+        ),
     ),
     _Kind(
         'ROS bag: a folder with metadata.yaml, or *.mcap, *.db3, *.bag',
@@ -314,25 +316,25 @@ KINDS: tuple[_Kind, ...] = (
             (path / 'metadata.yaml').is_file()
             or (path.is_file() and path.suffix.lower() in _BAG_SUFFIXES)
         ),
-        lambda spec, path, given: BagSource(
-            path, given.hfov, given.image_topic, level=given.level
+        lambda spec, path, options: BagSource(
+            path, options.hfov, options.image_topic, level=options.level
         ),
     ),
     _Kind(
         'RGB-D folder in TUM layout: rgb.txt, depth.txt, groundtruth.txt, camera.yaml',
         lambda spec, path: _is_tum(path),
-        lambda spec, path, given: TumSource(path, given.hfov, level=given.level),
+        lambda spec, path, options: TumSource(path, options.hfov, level=options.level),
     ),
     _Kind(
         f'image, or folder of images ({" ".join(IMAGE_SUFFIXES)})',
         lambda spec, path: (
             path.is_dir() or (path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
         ),
-        lambda spec, path, given: ImageSource(path, given.hfov),
+        lambda spec, path, options: ImageSource(path, options.hfov),
     ),
     _Kind(
         'video file in any format that FFmpeg decodes',
         lambda spec, path: path.is_file(),
-        lambda spec, path, given: VideoSource(path, given.hfov),
+        lambda spec, path, options: VideoSource(path, options.hfov),
     ),
 )
