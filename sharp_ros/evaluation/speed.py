@@ -17,18 +17,20 @@ import torch
 from sharp_ros.camera import CameraModel, Frame, Intrinsics, Rectifier
 from sharp_ros.config import SharpConfig
 from sharp_ros.evaluation.circumstances import rss_mb
+from sharp_ros.frame_result import FrameResult
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.localization.odometry import VisualOdometry
 from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.occupancy import OccupancyMap
 from sharp_ros.mapping.surface_map import SurfaceMap
 from sharp_ros.network.composer import gaussians_from_depth
-from sharp_ros.pipeline import FrameResult, GAUSSIANS, OCCUPANCY, Pipeline, POINTS, VIEW
+from sharp_ros.pipeline import GAUSSIANS, OCCUPANCY, Pipeline, POINTS
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
 from sharp_ros.rasterizer import rasterize
 from sharp_ros.ros.conversions import cloud_to_msg, image_from_msg
 from sharp_ros.se3 import inverse, look_at
 from sharp_ros.sources.base import CAMERA, WORLD
+from sharp_ros.views import VIEW
 
 WIDTH, HEIGHT = 640, 480
 MAX_DRIFT_MB = 32.0  # between the warmed up and the last state of an endurance run

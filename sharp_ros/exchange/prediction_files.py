@@ -16,7 +16,7 @@ from sharp_ros.pictures.depth import depth_range, draw_preview
 from sharp_ros.pictures.drawing import encode_picture
 
 if TYPE_CHECKING:
-    from sharp_ros.pipeline import FrameResult
+    from sharp_ros.frame_result import FrameResult
 
 PNG_MAX_RANGE = 65.535  # metres that 16 bits of millimetres can hold
 ARRAYS, DEPTH, PREVIEW, GAUSSIANS = '_depth.npz', '_depth.png', '_preview.png', '.ply'

@@ -43,6 +43,3 @@ class FusionSchedule:
     def note(self, stamp_ns: int, T_world_camera: np.ndarray) -> None:
         """A frame was fused."""
         self._last = (stamp_ns, T_world_camera)
-
-
-Keyframes = FusionSchedule  # as pipeline.py still names it

@@ -11,7 +11,7 @@ from sharp_ros.config import SharpConfig
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.gaussian_map import GaussianMap
-from sharp_ros.mapping.keyframes import Keyframes
+from sharp_ros.mapping.keyframes import FusionSchedule
 from sharp_ros.mapping.map_files import MapState
 from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
 from sharp_ros.mapping.path import CameraPath
@@ -35,13 +35,13 @@ class WorldMap:
         self._occupancy = OccupancyMap(config.occupancy)
         self._gaussians = GaussianMap(config.gaussian_map) if config.gaussian_map.enabled else None
         self._surface = SurfaceMap(config.surface_map) if config.surface_map.enabled else None
-        self._keyframes = Keyframes(config.keyframe)
+        self._fusion = FusionSchedule(config.keyframe)
         self._path = CameraPath()
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
-        parts = (self._occupancy, self._gaussians, self._surface, self._keyframes, self._path)
+        parts = (self._occupancy, self._gaussians, self._surface, self._fusion, self._path)
         for part in parts:
             if part is not None:
                 part.reset()
@@ -51,7 +51,7 @@ class WorldMap:
     def reconfigure(self, config: SharpConfig) -> None:
         """Go on with other settings, which differ in live ones only."""
         self._config = config
-        self._occupancy.config, self._keyframes.config = config.occupancy, config.keyframe
+        self._occupancy.config, self._fusion.config = config.occupancy, config.keyframe
 
     def may_fuse(self, frame: Frame) -> bool:
         """Whether a frame is due for fused Gaussians; what odometry has yet to place may be."""
@@ -59,7 +59,7 @@ class WorldMap:
             return False
         if frame.T_world_camera is None:
             return bool(frame.world_frame)
-        return self._keyframes.is_due(frame.stamp_ns, frame.T_world_camera)
+        return self._fusion.is_due(frame.stamp_ns, frame.T_world_camera)
 
     def integrate(self, frame: Frame, depth: np.ndarray, *, visual: bool) -> None:
         """Take what is free and what is occupied from a frame; it may be fused, too, by `fuse`.
@@ -99,13 +99,13 @@ class WorldMap:
         assert pose is not None
         if self._gaussians is None and self._surface is None:
             return
-        if not self._keyframes.is_due(frame.stamp_ns, pose):
+        if not self._fusion.is_due(frame.stamp_ns, pose):
             return
         if self._gaussians is not None:
             self._gaussians.integrate(gaussians, depth, frame.intrinsics, pose)
         if self._surface is not None:
             self._surface.integrate(frame.image, depth, frame.intrinsics, pose)
-        self._keyframes.note(frame.stamp_ns, pose)
+        self._fusion.note(frame.stamp_ns, pose)
 
     def grid(self) -> OccupancyGrid2D:
         """The 2-D projection of the occupancy as it is now."""

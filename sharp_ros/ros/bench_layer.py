@@ -58,6 +58,7 @@ from sharp_ros.ros.decoding import FrameDecoder, RawFrame
 from sharp_ros.ros.diagnostics import Health
 from sharp_ros.ros.monitor import NODE
 from sharp_ros.ros.node import SharpNode, SUCCESS
+from sharp_ros.ros.outputs import Outputs
 from sharp_ros.se3 import look_at
 
 TARGET_MS = 5.0  # that the node may add to a frame
@@ -101,12 +102,33 @@ class _Laps(Health):
         self.laps.append(timings_ms)
 
 
+class _TimedOutputs(Outputs):
+    """The outputs, with a note of when each message was asked for, built and handed to DDS."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sent: dict[tuple[str, int], tuple[int, int, int]] = {}  # (topic, stamp): instants
+
+    def send(self, topic: str, make: Callable[[], Any]) -> None:
+        """As `Outputs`."""
+        built: list[tuple[int, int]] = []  # stamp and instant
+
+        def noted() -> Any:
+            msg = make()
+            built.append((stamp_ns_from_msg(msg.header), time.monotonic_ns()))
+            return msg
+
+        start = time.monotonic_ns()
+        super().send(topic, noted)
+        for stamp_ns, instant in built:
+            self.sent[topic, stamp_ns] = (start, instant, time.monotonic_ns())
+
+
 class _TimedNode(SharpNode):
-    """The node, with a note of when each message was asked for, built and handed to DDS."""
+    """The node with timed outputs, whose frames are given to it one by one."""
 
     def __init__(self, make_pipeline: Callable[[SharpConfig], Pipeline], **kwargs: Any) -> None:
-        super().__init__(make_pipeline, **kwargs)
-        self.sent: dict[tuple[str, int], tuple[int, int, int]] = {}  # (topic, stamp): instants
+        super().__init__(make_pipeline, _TimedOutputs, **kwargs)
         self.laps = _Laps()
 
     def start(self) -> None:
@@ -115,9 +137,17 @@ class _TimedNode(SharpNode):
             raise SharpError('the node refused to start; its log above says why')
         self._health = self.laps
 
+    @property
+    def outputs(self) -> _TimedOutputs:
+        """Those of the running node."""
+        outputs = self.running().session.outputs
+        assert isinstance(outputs, _TimedOutputs)
+        return outputs
+
     def is_heard(self) -> bool:
         """Whether every topic has a subscriber."""
-        return all(self._outputs[topic].get_subscription_count() for topic in TOPICS)
+        publishers = self.outputs.publishers
+        return all(publishers[topic].get_subscription_count() for topic in TOPICS)
 
     def place(self, odometry: Odometry) -> None:
         """Where the camera is at a stamp."""
@@ -128,22 +158,8 @@ class _TimedNode(SharpNode):
         start = time.perf_counter()
         raw = RawFrame(deserialize_message(data, Image), info)
         receive_ms = (time.perf_counter() - start) * 1e3
-        self._stamp_ns = stamp_ns_from_msg(raw.image.header)
         deque(self._process(raw), maxlen=0)
         self.laps.laps[-1]['receive'] = receive_ms
-
-    def _send(self, topic: str, make: Callable[[], Any]) -> None:
-        built: list[int] = []
-
-        def timed() -> Any:
-            msg = make()
-            built.append(time.monotonic_ns())
-            return msg
-
-        start = time.monotonic_ns()
-        super()._send(topic, timed)
-        if built:
-            self.sent[topic, self._stamp_ns] = (start, *built, time.monotonic_ns())
 
 
 class _Listener:
@@ -248,7 +264,7 @@ def measure_layer(seconds: float, at_least: int) -> tuple[dict[str, Any], dict[s
         stack.callback(node.destroy_node)
         node.start()
         _wait_until(node.is_heard, 'no subscriber of the node; does DDS work here?')
-        config = node.running()[2]
+        config = node.running().session.config
         alone = make_pipeline(config)
         alone.warm_up(INTRINSICS)
         pairs = _pairs(node, alone, config, listener, seconds, at_least)
@@ -264,7 +280,7 @@ def _pairs(
     at_least: int,
 ) -> np.ndarray:  # -> [N, 2, 2]
     """Milliseconds of each frame through the pipeline alone and the node, passed and computed."""
-    worker, decoder = node.running()[1], FrameDecoder(config.camera)
+    worker, decoder = node.running().worker, FrameDecoder(config.camera)
     image, info = picture_msg(), camera_info_to_msg(INTRINSICS, 0, FRAME_ID)
 
     def frame_alone(frame: Frame) -> tuple[float, float]:
@@ -300,7 +316,9 @@ def _layer_report(pairs: np.ndarray, node: _TimedNode) -> dict[str, Any]:
     }
     outputs = {}
     for topic in TOPICS:
-        instants = np.array([v for (t, _), v in node.sent.items() if t == topic][_WARM_UP:])
+        instants = np.array(
+            [v for (t, _), v in node.outputs.sent.items() if t == topic][_WARM_UP:]
+        )
         build_ms, publish_ms = (np.median(np.diff(instants), axis=0) / 1e6).tolist()
         outputs[topic] = {'build_ms': round(build_ms, 3), 'publish_ms': round(publish_ms, 3)}
     median = rounded_median(added)
@@ -323,7 +341,7 @@ def _latency_report(node: _TimedNode, listener: _Listener) -> dict[str, Any]:
     """From the call of publish to the callback of a subscriber that takes the bytes."""
     report = {}
     for topic in TOPICS:
-        sent = {key: built for key, (_, built, _) in node.sent.items() if key[0] == topic}
+        sent = {key: built for key, (_, built, _) in node.outputs.sent.items() if key[0] == topic}
         sent = dict(list(sent.items())[_WARM_UP:])
         times = [
             (listener.arrivals[key] - built) / 1e6
