@@ -111,7 +111,7 @@ class Visibility:
 
     def add(self, depth: np.ndarray, intrinsics: Intrinsics, T_map_camera: np.ndarray) -> None:
         """Note what one frame sees."""
-        camera = np.array([intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy])
+        camera = intrinsics.parameters
         _see(depth, camera, T_map_camera, self._band, self._hit, self._passed)
 
     def compare(self, grid: OccupancyGrid2D, truth: OccupancyGrid2D) -> tuple[float | None, int]:
