@@ -1,4 +1,7 @@
-"""One frame from image to map and views: the steps in their order, here and nowhere else."""
+"""One frame from image to map and views: the steps in their order, here and nowhere else.
+
+One module: the steps, what starts and ends them, and the short pipeline of models without metres.
+"""
 
 from __future__ import annotations
 
@@ -55,11 +58,11 @@ class Pipeline:
         self._localizer = Localizer(config, estimates_scale=not info.needs_depth)
         self._map = WorldMap(config)
         self._views = VirtualCameras(config.views)
-        self._limits = {name: RateLimiter(1.0) for name in (OCCUPANCY, MAP_POINTS)}
+        rate_hz = config.occupancy.rate_hz
+        self._limits = {name: RateLimiter(rate_hz) for name in (OCCUPANCY, MAP_POINTS)}
         self._snapshot, self._snapshot_complete = Snapshot(config.snapshot), True  # none under way
         self._latest: Seen | None = None  # while somebody may ask for a view of it
         self._restarted = False  # since the newest result
-        self.reconfigure(config)
 
     @staticmethod
     def from_config(config: SharpConfig, *, relative: bool = False) -> Pipeline:

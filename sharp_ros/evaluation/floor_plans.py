@@ -161,7 +161,12 @@ def _see(
     hit: np.ndarray,
     passed: np.ndarray,
 ) -> None:
-    """Mark cells in which pixels end, and cells that every fourth ray passes before its end."""
+    """Mark cells in which pixels end, and cells that every fourth ray passes before its end.
+
+    `depth` [H, W] metres; `camera` [4] float64 fx, fy, cx, cy; `T` [4, 4] `T_map_camera`; `band`
+    [4] side of a cell, lowest and highest height and range, metres; `hit` and `passed` [S, S] bool
+    by row along +y and column along +x, the origin in the middle, are written.
+    """
     voxel, low, high, reach = band
     fx, fy, cx, cy = camera
     half = hit.shape[0] // 2

@@ -232,7 +232,6 @@ def _image_msg(rgb: np.ndarray, encoding: str) -> SimpleNamespace:
 
 
 def _all_outputs(config: SharpConfig) -> set[str]:
-
     return {GAUSSIANS, OCCUPANCY, POINTS, *(VIEW + name for name in config.views)}
 
 

@@ -47,7 +47,7 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
     from sharp_ros.gaussians import save_ply  # with torch, which the names above do not need
 
     k = result.frame.intrinsics
-    arrays = {'depth': result.depth, 'intrinsics': np.array([k.fx, k.fy, k.cx, k.cy])}
+    arrays = {'depth': result.depth, 'intrinsics': k.parameters}
     spread = log_depth_std(result)
     if spread is not None:
         arrays['log_depth_std'] = spread

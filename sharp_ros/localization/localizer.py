@@ -99,13 +99,12 @@ class Localizer:
             odometry: as `odometry_state` gave it; None for poses from elsewhere.
 
         Raises:
-            InputError: `bad_map` if it is damaged; nothing is then changed.
+            InputError: `bad_map` if it is damaged; everything is then forgotten.
         """
-        restored = VisualOdometry(self._config.odometry)
-        if odometry is not None:
-            restored.restore(odometry)
         self.reset()
-        self._odometry, self._placed_any = restored, True
+        if odometry is not None:
+            self._odometry.restore(odometry)
+        self._placed_any = True
 
     def why_start_over(self, frame: Frame) -> str:
         """Why all that is known is of no use for this frame; empty if it is of use."""

@@ -1,7 +1,8 @@
 """Anchors of the metric scale: evidence about the factor of the predicted depth of one frame.
 
 Each anchor is a small class with `observe`, around a function of arrays that does the work;
-`scale_filter.ANCHORS` lists those that are in use.
+`scale_filter.ANCHORS` lists those that are in use. One module, since they share how depth images
+are sampled and compared.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def surface_samples(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray | N
 
 def share_in_view(points: np.ndarray, intrinsics: Intrinsics) -> float:  # [N, 3] -> 0..1
     """Share of points in the optical frame that lie within the image."""
-    u, v = _pixels(points, intrinsics)
+    u, v = np.rint(intrinsics.pixels(points)).T
     return float(np.mean(_inside(u, v, points[:, 2], intrinsics)))
 
 
@@ -192,7 +193,7 @@ def consistency_scale(
     """
     step = _step(depth.shape)
     z = points[:, 2]
-    u, v = _pixels(points, intrinsics)
+    u, v = np.rint(intrinsics.pixels(points)).T
     inside = _inside(u, v, z, intrinsics)
     u, v, z = u[inside].astype(np.intp), v[inside].astype(np.intp), z[inside]
     # What the nearer points of the same cell hide now is compared with nothing.
@@ -262,8 +263,8 @@ def parallax_scale(
         return None
     predicted = predicted[usable].astype(np.float64)
     T = checked_pose(tracks.T_keyframe_camera)
-    a = _rays(np.asarray(tracks.keyframe_px, np.float64).reshape(-1, 2)[usable], intrinsics)
-    c = _rays(now_px[usable], intrinsics) @ T[:3, :3].T
+    a = intrinsics.unprojected(np.asarray(tracks.keyframe_px, np.float64).reshape(-1, 2)[usable])
+    c = intrinsics.unprojected(now_px[usable]) @ T[:3, :3].T
     t = T[:3, 3]
     normal = np.cross(a, t)  # of the epipolar plane; as long as the way appears from there
     length = np.linalg.norm(normal, axis=1)
@@ -318,7 +319,9 @@ def height_scale(
         None where no floor is clearly seen.
     """
     if up is None:
-        T_level_camera = level_from_depth(*_thinned(depth, intrinsics))
+        step = max(1, depth.shape[1] // (2 * _SAMPLES_ACROSS))
+        thin = depth[::step, ::step]
+        T_level_camera = level_from_depth(thin, intrinsics.subsampled(step))
         if T_level_camera is None:
             return None
         up = T_level_camera[2, :3]
@@ -413,37 +416,13 @@ def _grid(shape: tuple[int, ...]) -> tuple[slice, slice]:
     return slice(step // 2, None, step), slice(step // 2, None, step)
 
 
-def _thinned(depth: np.ndarray, intrinsics: Intrinsics) -> tuple[np.ndarray, Intrinsics]:
-    """Every n-th pixel, twice as many across as samples."""
-    n = max(1, depth.shape[1] // (2 * _SAMPLES_ACROSS))
-    thin = depth[::n, ::n]
-    height, width = thin.shape
-    k = intrinsics
-    return thin, Intrinsics(k.fx / n, k.fy / n, k.cx / n, k.cy / n, width, height)
-
-
 def _points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:  # -> [h, w, 3]
     """Samples of a depth image in the optical frame; NaN where there is no depth."""
     rows, columns = _grid(depth.shape)
     z = depth[rows, columns].astype(np.float64)
     z = np.where(_known(z), z, np.nan)
-    x = (np.arange(intrinsics.width)[columns] - intrinsics.cx) / intrinsics.fx
-    y = (np.arange(intrinsics.height)[rows] - intrinsics.cy) / intrinsics.fy
-    return np.stack([x * z, y[:, None] * z, z], -1)
-
-
-def _rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:  # [N, 2] -> [N, 3]
-    x = (pixels[:, 0] - intrinsics.cx) / intrinsics.fx
-    y = (pixels[:, 1] - intrinsics.cy) / intrinsics.fy
-    return np.stack([x, y, np.ones_like(x)], -1)
-
-
-def _pixels(points: np.ndarray, intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
-    """Column and row of the nearest pixel, as floats; NaN or outside for what is not in view."""
-    with np.errstate(divide='ignore', invalid='ignore'):
-        u = np.rint(points[:, 0] / points[:, 2] * intrinsics.fx + intrinsics.cx)
-        v = np.rint(points[:, 1] / points[:, 2] * intrinsics.fy + intrinsics.cy)
-    return u, v
+    x, y = intrinsics.axes()
+    return np.stack([x[columns] * z, y[rows, None] * z, z], -1)
 
 
 def _inside(u: np.ndarray, v: np.ndarray, z: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:

@@ -17,9 +17,8 @@ import math
 
 import numpy as np
 
-from sharp_ros.camera import Frame, Intrinsics
+from sharp_ros.camera import check_depth_size, Frame, Intrinsics
 from sharp_ros.config import ScaleConfig
-from sharp_ros.errors import InputError
 from sharp_ros.localization.scale_anchors import (
     CONSISTENCY,
     consistency_scale,
@@ -32,7 +31,7 @@ from sharp_ros.localization.scale_anchors import (
     share_in_view,
     surface_samples,
 )
-from sharp_ros.se3 import apply, checked_pose, inverse
+from sharp_ros.se3 import angle, apply, checked_pose, inverse
 
 # All anchors in use; a new one is a class in a file of its own and an entry here.
 ANCHORS: tuple[type[ScaleAnchor], ...] = (ParallaxAnchor, HeightAnchor, SensorAnchor)
@@ -145,8 +144,7 @@ class ScaleFilter:
         if self.config.constant > 0:
             return ScaleEstimate(self.config.constant, 0.0, {}, self.config.constant)
         stamp_ns, intrinsics, pose = frame.stamp_ns, frame.intrinsics, frame.T_world_camera
-        if depth.shape != (intrinsics.height, intrinsics.width):
-            raise InputError(f'depth {depth.shape} does not fit {intrinsics}', 'size_mismatch')
+        check_depth_size(depth, intrinsics)
         pose = None if pose is None else checked_pose(pose)
         if stamp_ns < self._stamp_ns:
             self.reset()
@@ -281,9 +279,8 @@ class ScaleFilter:
         """Whether the reference was seen from this very place."""
         moved = inverse(pose) @ reference.T_world_camera
         far = reference.median_depth * math.exp(self._log[_REFERENCE])
-        cosine = (np.trace(moved[:3, :3]) - 1) / 2
         near = np.linalg.norm(moved[:3, 3]) < _STILL[0] * far
-        return bool(near and cosine > math.cos(_STILL[1]))
+        return bool(near and angle(moved) < _STILL[1])
 
     def _refer_to(self, pose: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> None:
         """Make the current frame the reference, if it has depth."""
