@@ -1,5 +1,9 @@
 """Gaussians of one photograph: python 01_predict_image.py photo.jpg [out.ply]."""
 
+from sharp_ros.process import prepare_process
+
+prepare_process()  # first: how the process waits and keeps memory
+
 import sys
 
 import numpy as np

@@ -1,5 +1,9 @@
 """Orbit around the scene of a photograph: python 02_render_orbit.py [photo.jpg [orbit.mp4]]."""
 
+from sharp_ros.process import prepare_process
+
+prepare_process()  # first: how the process waits and keeps memory
+
 from pathlib import Path
 import sys
 

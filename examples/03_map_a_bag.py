@@ -1,5 +1,9 @@
 """Map of a bag: python 03_map_a_bag.py recording.mcap map/ [nano|sensor|sharp]."""
 
+from sharp_ros.process import prepare_process
+
+prepare_process()  # first: how the process waits and keeps memory
+
 from dataclasses import replace
 from pathlib import Path
 import sys
