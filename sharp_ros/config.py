@@ -2,7 +2,8 @@
 
 ROS parameters, command-line flags, `config/sharp.yaml` and the documentation are generated from
 these dataclasses or tested against them. Keys are nested by dots: `occupancy.voxel_size`. Metres,
-seconds and radians go without a suffix, everything else with one.
+seconds and radians go without a suffix, everything else with one. One module, since it is one
+table, which is read and searched as a whole.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Runs a predictor on a device: precision, way of running, memory, timing, self-check."""
+"""Runs a predictor on a device: precision, way of running, memory, timing, self-check.
+
+One module: each of these decisions depends on the others, and one object keeps them.
+"""
 
 from __future__ import annotations
 

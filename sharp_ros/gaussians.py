@@ -1,4 +1,7 @@
-"""The container of 3D Gaussians that every stage after the network works on, and its PLY file."""
+"""The container of 3D Gaussians that every stage after the network works on, and its PLY file.
+
+One module: the file holds what the container holds, in units of its own.
+"""
 
 from __future__ import annotations
 

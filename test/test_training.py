@@ -18,8 +18,9 @@ from sharp_ros.network.nano import LAYOUTS, load_weights, NanoNetwork, save_weig
 from sharp_ros.procedural.rooms import scene_views, SceneView, write_shard
 from sharp_ros.procedural.textures import COUNTS, LEVEL_OFFSET, make_textures, Textures
 from sharp_ros.training import trainer
-from sharp_ros.training.dataset import _motion_kernel, photograph, sample, Shards
+from sharp_ros.training.dataset import sample, Shards
 from sharp_ros.training.dataset import StoredView as Image
+from sharp_ros.training.photograph import _motion_kernel, photograph
 from sharp_ros.training.progress import training_curve, validation_grid
 from sharp_ros.training.settings import load_yaml, NEWEST_LAYOUT, to_yaml, TrainingConfig
 from sharp_ros.training.trainer import Log, mixed, open_data, Run, shuffled, train

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from sharp_ros.procedural.furniture import THEMES
+from sharp_ros.procedural.clutter import THEMES
 from sharp_ros.procedural.layout import Room
 from sharp_ros.procedural.raycast import camera_rays, cast
 from sharp_ros.procedural.rooms import build_scene, scene_views, SceneView

@@ -14,7 +14,8 @@
 Depth is predicted for a camera of `CANONICAL_FOCAL` pixels and multiplied by the ratio of the true
 focal length to it (the canonical camera of Yin et al., Metric3D, 2023), so that zooming an image
 together with its intrinsics leaves metric depth unchanged. Attribute names are the names of the
-tensors in weight files; `LAYOUTS` holds the shapes of every version of them.
+tensors in weight files; `LAYOUTS` holds the shapes of every version of them. One module: the
+network whole, and the file that holds its weights.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ tensor: every ray meets every primitive, so that a GPU trains on new images all 
                                             └ metered, developed ── sRGB
 
 World: z up, the floor at z = 0, metres. Random numbers come from the device that they are for;
-apart from them nothing depends on the device but rounding.
+apart from them nothing depends on the device but rounding. One module: its steps share the layout
+of one tensor of primitives.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Random floor plans with walls, doors, windows and lights, furnished.
 
 Homes, kitchens, offices, corridors with side rooms, workshops, laboratories, warehouses and tight
-rooms. Lengths in metres, the floor is z = 0; a seed stands for a scene.
+rooms. Lengths in metres, the floor is z = 0; a seed stands for a scene. One module: rooms, their
+openings and what stands in them are laid out against each other.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sharp_ros.procedural.clutter import add_clutter, local_frame
 from sharp_ros.procedural.furniture import (
     add_bed,
     add_bench,
     add_cabinet,
     add_chair,
-    add_clutter,
     add_kitchen,
     add_machine,
     add_model,
@@ -29,7 +30,6 @@ from sharp_ros.procedural.furniture import (
     add_shelf,
     add_sofa,
     add_table,
-    local_frame,
 )
 from sharp_ros.procedural.scene import (
     Light,

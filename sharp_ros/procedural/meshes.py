@@ -5,7 +5,8 @@
 writes who made them and under which licences. A library is a zip file with a catalogue
 (PluginFurnitureCatalog.properties, see the SH3F section of Sweet Home 3D's documentation) and
 Wavefront models. Members are read, never extracted. Lengths in metres, z up, the front looks
-towards -y and the middle of the bottom is the origin.
+towards -y and the middle of the bottom is the origin. One module: the steps of a model from its
+library to a scene, in their order.
 """
 
 from __future__ import annotations

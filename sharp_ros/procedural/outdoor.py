@@ -1,6 +1,7 @@
 """Random streets and yards under a sky: facades, trees, hedges, cars, kerbs, poles, people.
 
-Lengths in metres; the ground under the camera is z = 0; a seed stands for a scene.
+Lengths in metres; the ground under the camera is z = 0; a seed stands for a scene. One module:
+streets and yards, and the pieces that stand nowhere else.
 """
 
 from __future__ import annotations
@@ -9,16 +10,15 @@ import math
 
 import numpy as np
 
+from sharp_ros.procedural.clutter import add_clutter, local_frame
 from sharp_ros.procedural.furniture import (
     add_chair,
-    add_clutter,
     add_foliage,
     add_person,
     add_pile,
     add_plant,
     add_table,
     leaf_colour,
-    local_frame,
 )
 from sharp_ros.procedural.layout import Furnisher, Room
 from sharp_ros.procedural.scene import Light, Material, Scene, SceneBuilder, Sky, Target, tilted

@@ -1,7 +1,7 @@
 """Textured triangle scenes for ray casting: boxes, cylinders, turned shapes and panels.
 
 Lengths in metres, z up. Random numbers are drawn from one generator in a fixed order, so that a
-seed stands for a scene.
+seed stands for a scene. One module: the builder, and the shapes that it is made to place.
 """
 
 from __future__ import annotations

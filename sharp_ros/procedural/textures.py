@@ -1,7 +1,8 @@
 """Procedural textures: walls, floors, fabrics, posters, streets and sky from random numbers.
 
 No photograph goes in, so images rendered with them carry no licence but ours; those of models,
-which `meshes.with_models` adds, carry theirs.
+which `meshes.with_models` adds, carry theirs. One module: one short function for each kind, which
+are read one at a time.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 What is read is duck-typed: messages of rclpy, of `rosbags` (whose `data` is a NumPy array) and of
 ROS 1 bags (whose `CameraInfo` has capital K, D, R, P) work alike. Quaternions are xyzw in messages
-and wxyz everywhere else; the swap happens here only.
+and wxyz everywhere else; the swap happens here only. One module, so that no other one knows the
+fields of a message.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def _geometry(cameras: Cameras, draw: Draw | None) -> Tensor:  # -> [B, 5]
 def photographed(x: Tensor, draw: Draw) -> Tensor:  # [B, 3, H, W] -> [B, 3, H, W]
     """What cameras make of clean pictures from 0 to 1, each in its own way.
 
-    As `dataset.photograph`: lens, exposure, sensor and processing follow each other. Their
+    As `photograph.photograph`: lens, exposure, sensor and processing follow each other. Their
     strength is drawn without regard to zoom and distance, so that sharpness reveals no metres.
     """
     x = _shaded(_exposed(_blurred(x, draw), draw), draw)

@@ -6,6 +6,7 @@
 
 On a CPU every thread computes one part; a GPU takes all parts as one while the threads prepare the
 next ones. The rest is the same. Of some steps, the images are not loaded but drawn on the device.
+One module: all of it reads or writes one run, which its checkpoint holds.
 """
 
 from __future__ import annotations
