@@ -368,12 +368,13 @@ class SharpNode(LifecycleNode):
         clock.lap('process')
         if self._worker is not worker:  # it hung, and the node has gone on without it
             return
-        self._publish(session, result)
+        self._publish(result)
         clock.lap('publish')
         age_ms = (self.get_clock().now().nanoseconds - frame.stamp_ns) / 1e6
         self._health.frame_done(age_ms, {**clock.laps, **result.timings_ms}, result.mapped)
 
-    def _publish(self, session: Session, result: FrameResult) -> None:
+    def _publish(self, result: FrameResult) -> None:
+        session = self._configured()
         if result.restarted:
             session.publish_map()  # in place of the old one; `result` may hold a part only
         self._health.note(result)
