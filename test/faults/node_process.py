@@ -103,7 +103,8 @@ def abandoned(files):
     """Those files that are still there and used by nobody.
 
     Fast DDS looks for a free port among files that programs of all domains share, so that one of
-    this name may be there for another program.
+    this name may be there for another program. It maps the mutex of a port, of whomever it is, for
+    the moment in which it holds it: whoever uses the port uses its mutex, too.
     """
 
     def there():
@@ -116,5 +117,7 @@ def abandoned(files):
     left = there()
     for pid in psutil.pids() if left else ():
         with suppress(OSError):  # it has ended, or is of another user
-            left -= mapped(pid)
+            used = mapped(pid)
+            mutexes = {f'sem.{path.name}_mutex' for path, _ in used}
+            left = {file for file in left - used if file[0].name not in mutexes}
     return left & there()

@@ -13,11 +13,20 @@ import subprocess
 import sys
 import time
 
-from node_process import ACTIVATE, CONFIGURE, mapped, NodeProcess, PROGRAM, START
+from node_process import (
+    abandoned,
+    ACTIVATE,
+    CONFIGURE,
+    mapped,
+    NodeProcess,
+    PROGRAM,
+    START,
+)
 import pytest
 from std_srvs.srv import Trigger
 
 from sharp_ros.mapping.map_files import load_map
+from sharp_ros.ros.ending import PATIENCE
 
 pytestmark = pytest.mark.ros
 
@@ -55,8 +64,11 @@ Services.__init__ = slow
 
 
 def allowed():
-    """Three seconds on a machine with time for us, as many times that as programs share a core."""
-    return 3 * max(1.0, os.getloadavg()[0] / os.cpu_count())
+    """The time that an end may take, longer the more programs share a core.
+
+    A first start that compiles cannot be interrupted: it takes all of it.
+    """
+    return (PATIENCE + 0.5) * max(1.0, os.getloadavg()[0] / os.cpu_count())
 
 
 @pytest.fixture
@@ -104,6 +116,17 @@ def run(node, peer):
     node.change(CONFIGURE, ACTIVATE)
     peer.listen(DEPTH)
     node.wait_for(lambda: len(peer.received[DEPTH]) >= 2, each=peer.send)
+
+
+def test_only_files_that_nobody_uses_are_abandoned(peer, tmp_path):
+    """The mutexes of ports in use are, which are mapped for moments only."""
+    ports = {p for p, _ in mapped(os.getpid()) if '_port' in p.name}
+    mutexes = {p.with_name(f'sem.{p.name}_mutex') for p in ports}
+    assert mutexes
+    assert not abandoned({(p, p.stat().st_ino) for p in mutexes | ports})
+    (left := tmp_path / 'fastdds_left').touch()
+    file = (left, left.stat().st_ino)
+    assert abandoned({file, (left, file[1] + 1), (tmp_path / 'gone', 1)}) == {file}
 
 
 def test_ctrl_c_while_the_node_is_made(start, ends_well):
