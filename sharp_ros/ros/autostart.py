@@ -27,10 +27,19 @@ def main(ending: Ending, args: list[str] | None = None) -> int:
         args: command line in place of that of the process.
     """
     command = sys.argv if args is None else args
-    rclpy.init(args=command, signal_handler_options=SignalHandlerOptions.NO)
-    executor, peer = SingleThreadedExecutor(), Node('sharp_autostart')
-    executor.add_node(peer)
-    ending.wake(executor.wake)
+    peers = []
+
+    def connect() -> tuple[Node, SingleThreadedExecutor]:
+        context = rclpy.Context()
+        rclpy.init(args=command, context=context, signal_handler_options=SignalHandlerOptions.NO)
+        peer = Node('sharp_autostart', context=context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(peer)
+        ending.wake(executor.wake)
+        peers.append((peer, executor))
+        return peer, executor
+
+    peer, executor = connect()
     code, log = 1, peer.get_logger()
 
     def check() -> None:
@@ -41,8 +50,8 @@ def main(ending: Ending, args: list[str] | None = None) -> int:
         names = remove_ros_args(command)[1:]
         if len(names) != 1:
             raise SharpError('usage: sharp_autostart NODE, the full name of a lifecycle node')
-        Manager(peer, names[0], executor, check, log.warning).start()
-        if peer.get_fully_qualified_node_names().count(names[0]) > 1:
+        Manager(peer, names[0], executor, check, log.warning, renew=connect).start()
+        if peers[-1][0].get_fully_qualified_node_names().count(names[0]) > 1:
             log.warning(
                 f'several nodes are named {names[0]}, and either may answer; end the older one, '
                 'or give one of them another name or namespace'
@@ -54,7 +63,8 @@ def main(ending: Ending, args: list[str] | None = None) -> int:
     except _AskedToEndError:
         code = 0
     ending.limit(code)
-    executor.shutdown(0.0)  # it holds on to the node, whose participant would stay
-    peer.destroy_node()
-    rclpy.try_shutdown()
+    for peer, executor in peers:
+        executor.shutdown(0.0)  # it holds on to the node, whose participant would stay
+        peer.destroy_node()
+        peer.context.try_shutdown()
     return code

@@ -53,6 +53,9 @@ class Manager:
         tell: told what is waited for.
         limit: seconds that a transition may take.
         log: where the node says why it refuses.
+        renew: makes another peer and its executor, with a participant of its own, when a service
+            is not seen in time. Called once at most: what Fast DDS missed when two processes
+            discovered each other at their start may stay missed for ever.
     """
 
     def __init__(
@@ -64,11 +67,19 @@ class Manager:
         tell: Callable[[str], object],
         limit: float = math.inf,
         log: str = 'its log',
+        renew: Callable[[], tuple[Node, Executor]] | None = None,
     ) -> None:
-        self._name, self._executor, self._check, self._tell = name, executor, check, tell
+        self._name, self._check, self._tell = name, check, tell
         self._limit, self._end, self._log = limit, math.inf, log
-        self._get = peer.create_client(GetState, f'{name}/get_state')
-        self._change = peer.create_client(ChangeState, f'{name}/change_state')
+        self._renew = renew
+        self._connect(peer, executor)
+
+    def _connect(self, peer: Node, executor: Executor) -> None:
+        self._executor = executor
+        self._clients = {
+            service: peer.create_client(service, f'{self._name}/{name}')
+            for service, name in ((GetState, 'get_state'), (ChangeState, 'change_state'))
+        }
 
     def start(self) -> None:
         """Have the node configured and activated, as far as it is not.
@@ -98,7 +109,7 @@ class Manager:
         label, before, goal = _STEPS[transition]
         request = ChangeState.Request(transition=Transition(id=transition))
         while True:
-            answer = self._ask(self._change, request)
+            answer = self._ask(ChangeState, request)
             if answer is not None and answer.success:
                 return
             state = self._state()
@@ -113,15 +124,18 @@ class Manager:
     def _state(self) -> State:
         """The state that the node is in, or comes to."""
         while True:
-            answer = self._ask(self._get, GetState.Request())
+            answer = self._ask(GetState, GetState.Request())
             if answer is not None and answer.current_state.id in _PRIMARY:
                 return answer.current_state
             self._executor.spin_once(timeout_sec=0.1)
 
-    def _ask(self, client: Any, request: Any) -> Any:
+    def _ask(self, service: type, request: Any) -> Any:
         """The answer of a service, or None if there is none in time."""
-        while not self._spin_until(client.service_is_ready):
+        while not self._spin_until((client := self._clients[service]).service_is_ready):
             self._tell(f'{client.srv_name} is not there yet; is the node running?')
+            if self._renew is not None:
+                self._connect(*self._renew())
+                self._renew = None
         future = client.call_async(request)
         if self._spin_until(future.done):
             return future.result()

@@ -8,7 +8,9 @@ import time
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 import pytest
+import rclpy
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 import rclpy.task
 from ros_helpers import WallOracle
@@ -164,6 +166,33 @@ def test_waiting_for_a_node_that_is_not_there_is_said_and_can_be_ended(patchy, p
     assert set(patchy.told) == {'/nobody/get_state is not there yet; is the node running?'}
 
 
+# a participant that missed another one when both started sees nothing of it: one of another domain
+BLIND = {'domain_id': 232}
+
+
+def test_a_service_that_is_not_seen_is_looked_for_with_another_participant_once(
+    patchy, executor, peer
+):
+    node, _ = patchy()
+    blind, renewed = rclpy.Context(), []
+
+    def renew():
+        renewed.append(peer.node)
+        return peer.node, executor
+
+    rclpy.init(context=blind, **BLIND)
+    alone = Node('alone', context=blind)
+    first = SingleThreadedExecutor(context=blind)
+    first.add_node(alone)
+    Manager(alone, '/patchy', first, lambda: None, patchy.told.append, renew=renew).start()
+    assert node.state == ACTIVE
+    assert len(renewed) == 1
+    assert patchy.told == ['/patchy/get_state is not there yet; is the node running?']
+    first.shutdown()
+    alone.destroy_node()
+    blind.try_shutdown()
+
+
 # the executable ----------------------------------------------------------------------------------
 
 
@@ -201,6 +230,18 @@ def test_the_executable_starts_a_node_and_ends(spinning, capfd):
     assert node._label == 'active'
     assert ending.codes == [0]
     assert '/sharp is active' in capfd.readouterr().err
+
+
+def test_the_executable_finds_a_node_that_its_first_participant_missed(
+    spinning, monkeypatch, capfd
+):
+    node, given, init = spinning(), [BLIND, {}], rclpy.init
+    monkeypatch.setattr(lifecycle, 'PATIENCE', 0.5)
+    monkeypatch.setattr(rclpy, 'init', lambda **kwargs: init(**kwargs, **given.pop(0)))
+    assert autostart.main(FakeEnding(), ['sharp_autostart', '/sharp']) == 0
+    assert node._label == 'active'
+    assert not given
+    assert '/sharp/get_state is not there yet' in capfd.readouterr().err
 
 
 def test_the_executable_says_which_node_refused(spinning, monkeypatch, capfd):
