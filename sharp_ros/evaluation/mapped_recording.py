@@ -17,10 +17,9 @@ from sharp_ros.config import SharpConfig
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.evaluation.metrics import fitted, trajectory_metrics
 from sharp_ros.frame_result import FrameResult
-from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.map_files import MapState
-from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
-from sharp_ros.mapping.surface_map import SurfaceMap
+from sharp_ros.mapping.occupancy import OccupancyGrid2D
+from sharp_ros.mapping.world_map import WorldMap
 from sharp_ros.pictures.depth import colour_depth, depth_range
 from sharp_ros.pictures.drawing import tile_pictures
 from sharp_ros.pictures.maps import draw_map, draw_surface, draw_trajectory, Trajectory
@@ -158,21 +157,13 @@ class MapContents:
     @classmethod
     def of(cls, state: MapState) -> MapContents:
         """Of a map as the pipeline gives it."""
-        config = state.config
-        occupancy, gaussians, surface = OccupancyMap(config.occupancy), None, None
-        occupancy.restore(state.occupancy)
-        if state.gaussians is not None:
-            gaussians = GaussianMap(config.gaussian_map)
-            gaussians.restore(state.gaussians)
-        if state.surface is not None:
-            surface = SurfaceMap(config.surface_map)
-            surface.restore(state.surface)
+        world = WorldMap.restored(state.config, state)
         return cls(
-            config,
-            occupancy.grid(),
-            len(occupancy.occupied_points()),
-            None if gaussians is None else len(gaussians),
-            None if surface is None else surface.point_cloud(),
+            state.config,
+            world.grid(),
+            len(world.points()),
+            world.fused_count,
+            world.surface(),
             state.path_stamps_ns,
             state.path,
         )

@@ -119,6 +119,15 @@ class WorldMap:
         """Where rays end that met nothing in range, in the optical frame, metres."""
         return self._occupancy.clearing_points(depth, frame.intrinsics, frame.T_world_camera)
 
+    @property
+    def fused_count(self) -> int | None:
+        """Number of fused Gaussians; None if none shall be."""
+        return None if self._gaussians is None else len(self._gaussians)
+
+    def surface(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Points, colours and normals as `SurfaceMap.point_cloud`; None if none shall be."""
+        return None if self._surface is None else self._surface.point_cloud()
+
     def fused(self) -> tuple[Gaussians, np.ndarray]:
         """Gaussians in the world frame, and [K, 3] positions that they were observed from.
 
