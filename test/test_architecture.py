@@ -24,7 +24,7 @@ ROWS = [
     ],
     ['localization.gravity'],
     ['mapping', 'models', 'engine', 'snapshot', 'tracks'],
-    ['localization', 'loading', 'views'],
+    ['localization', 'loading', 'downloads', 'views'],
     ['frame_result'],
     ['pipeline', 'worker', 'training'],
     ['ros.conversions'],

@@ -25,8 +25,8 @@ from urllib.request import HTTPSHandler
 import pytest
 import torch
 
-from sharp_ros import models
-from sharp_ros.apps import cli, fetch
+from sharp_ros import downloads, models
+from sharp_ros.apps import cli
 from sharp_ros.errors import CheckpointError
 from sharp_ros.network import sharp
 from sharp_ros.network.sharp import load_checkpoint, SharpNetwork, TINY
@@ -337,6 +337,31 @@ def test_ctrl_c_keeps_what_came_and_the_next_run_goes_on(run, publisher, folder,
     assert (folder / NAME).read_bytes() == weights
 
 
+def test_progress_goes_on_from_what_came_before_and_ends_with_all(publisher, folder, weights):
+    folder.mkdir()
+    reports: list[tuple[int, int | None]] = []
+
+    def download():
+        return downloads.download_file(
+            models.MODELS['sharp'].download,
+            folder / NAME,
+            lambda text: None,
+            lambda done, total: reports.append((done, total)),
+        )
+
+    publisher.cut = 2_000_000
+    with pytest.raises(CheckpointError, match='2,000,000 of'):
+        download()
+    assert reports[0] == (0, len(weights))
+    assert reports[-1] == (2_000_000, len(weights))
+    reports.clear()
+    publisher.cut = None
+    assert download() == hashlib.sha256(weights).hexdigest()
+    assert reports[0] == (2_000_000, len(weights))
+    assert reports[-1] == (len(weights), len(weights))
+    assert sorted(reports) == reports
+
+
 @pytest.mark.parametrize(
     'behaviour',
     [
@@ -545,7 +570,7 @@ def test_without_network_the_way_around_is_named(run, publisher, folder, monkeyp
 def test_a_server_that_is_not_there_or_falls_silent_is_one_line(
     run, publisher, folder, monkeypatch
 ):
-    monkeypatch.setattr(fetch, '_TIMEOUT', 0.3)
+    monkeypatch.setattr(downloads, '_TIMEOUT', 0.3)
     publisher.cut, publisher.silent = 2_000_000, True
     code, _, error = run()
     assert code == 1

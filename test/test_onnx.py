@@ -323,7 +323,7 @@ def test_descriptions_that_come_along_are_sound_and_say_how_to_get_the_file(
         load_predictor(name, relative=True)
 
 
-def test_what_cannot_be_fetched_is_told_with_what_to_do():
+def test_what_cannot_be_fetched_is_an_error_with_what_to_do():
     import argparse
 
     parser = argparse.ArgumentParser()
