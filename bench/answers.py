@@ -39,10 +39,10 @@ from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from sharp_ros.errors import SharpError  # noqa: E402
 from sharp_ros.files import write_atomically  # noqa: E402
+from sharp_ros.process import TRANSPORTS  # noqa: E402
 from sharp_ros.ros.demo import end_process, manager_of  # noqa: E402
 
 SERVICES = ('reset', 'save_map', 'load_map', 'snapshot', 'timings', 'set_enabled')
-TRANSPORTS = 'FASTDDS_BUILTIN_TRANSPORTS'
 CLOUDS = {
     'points': PointCloud2,
     'gaussians': PointCloud2,

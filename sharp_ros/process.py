@@ -10,6 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 
+# The shared memory that Fast DDS sets aside by itself is smaller than one image, so that it drops
+# most best-effort messages of that size. Launch files, scripts/env.sh and containers set it, for
+# all processes of a robot; see docs/launch.md.
+TRANSPORTS, TRANSPORTS_FOR_IMAGES = 'FASTDDS_BUILTIN_TRANSPORTS', 'DEFAULT?sockets_size=8MB'
 # A variable that the user has set keeps its value.
 _ENVIRONMENT = {
     # Read by numba when it is first imported. OpenMP is safe to call from several threads and is

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from sharp_ros.process import prepare_process
+from sharp_ros.process import prepare_process, TRANSPORTS, TRANSPORTS_FOR_IMAGES
 
 prepare_process()  # as our programs do, before torch is imported
 # A virtual environment with ROS wheels is a ROS prefix; rclpy looks for its middleware there.
@@ -18,7 +18,7 @@ if 'AMENT_PREFIX_PATH' not in os.environ:
 # Tests of two checkouts on one machine must not hear each other.
 os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 50)
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'DEFAULT?sockets_size=8MB')
+os.environ.setdefault(TRANSPORTS, TRANSPORTS_FOR_IMAGES)
 
 
 def pytest_terminal_summary(terminalreporter):

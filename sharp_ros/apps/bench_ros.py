@@ -9,8 +9,7 @@ import os
 from typing import Any
 
 from sharp_ros.files import write_atomically
-
-_TRANSPORTS = 'FASTDDS_BUILTIN_TRANSPORTS'
+from sharp_ros.process import TRANSPORTS, TRANSPORTS_FOR_IMAGES
 
 
 def run(args: argparse.Namespace) -> int:
@@ -19,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SharpError: if the node does not start, or nothing of it arrives.
     """
-    os.environ.setdefault(_TRANSPORTS, 'DEFAULT?sockets_size=8MB')  # before DDS is loaded
+    os.environ.setdefault(TRANSPORTS, TRANSPORTS_FOR_IMAGES)  # before DDS is loaded
     from sharp_ros.evaluation.circumstances import circumstances
     from sharp_ros.evaluation.speed import HEIGHT, WIDTH
     from sharp_ros.ros.bench_conversions import cloud_comparison, decode_comparison
@@ -35,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         'cloud': cloud_comparison(runs),
         'start': measure_start(args.model, args.quick),
         'input': f'{WIDTH}x{HEIGHT} bgr8',
-        'transport': os.environ[_TRANSPORTS],
+        'transport': os.environ[TRANSPORTS],
         **circumstances(),
     }
     if args.json is not None:

@@ -10,10 +10,12 @@ import sys
 from node_process import ROOT
 import pytest
 
+from sharp_ros.process import TRANSPORTS, TRANSPORTS_FOR_IMAGES
+
 pytestmark = pytest.mark.ros
 
 BENCH = ROOT / 'bench' / 'answers.py'
-OURS = 'DEFAULT?sockets_size=8MB'
+OURS = TRANSPORTS_FOR_IMAGES
 IMAGES = 60
 _CAMERA = f"""
 import array, time
@@ -58,7 +60,7 @@ print(len(arrived))
 @pytest.fixture(autouse=True)
 def transports(monkeypatch):
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET')
-    monkeypatch.setenv('FASTDDS_BUILTIN_TRANSPORTS', OURS)
+    monkeypatch.setenv(TRANSPORTS, OURS)
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     monkeypatch.setenv('PYTHONPATH', path)
 
