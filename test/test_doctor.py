@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from sharp_ros import models
-from sharp_ros.apps import doctor
 from sharp_ros.apps.cli import main
-from sharp_ros.evaluation import circumstances
+from sharp_ros.evaluation import circumstances, installation
 from sharp_ros.network.nano import NanoNetwork, save_weights
 
 
@@ -24,8 +23,8 @@ def weights(tmp_path, monkeypatch):
 @pytest.fixture
 def without_open3d(monkeypatch):
     """Importing it takes seconds."""
-    rest = tuple(check for check in doctor._CHECKS if check is not doctor._open3d)
-    monkeypatch.setattr(doctor, '_CHECKS', rest)
+    rest = tuple(check for check in installation._CHECKS if check is not installation._open3d)
+    monkeypatch.setattr(installation, '_CHECKS', rest)
 
 
 def checks_of(function):
@@ -47,8 +46,8 @@ def test_json_is_a_list_of_complete_checks(weights, without_open3d, capsys):
 
 
 def test_text_names_every_check_and_its_advice(monkeypatch, capsys):
-    check = doctor.Check('cable', 'warn', 'unplugged', 'plug it in')
-    monkeypatch.setattr(doctor, '_CHECKS', (lambda: iter([check]),))
+    check = installation.Check('cable', 'warn', 'unplugged', 'plug it in')
+    monkeypatch.setattr(installation, '_CHECKS', (lambda: iter([check]),))
     assert main(['doctor']) == 0
     out = capsys.readouterr().out
     for word in ('warn', 'cable', 'unplugged', '-> plug it in'):
@@ -57,7 +56,7 @@ def test_text_names_every_check_and_its_advice(monkeypatch, capsys):
 
 def test_missing_weights_fail_with_advice(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(models, 'WEIGHTS_FOLDER', tmp_path)
-    monkeypatch.setattr(doctor, '_CHECKS', (doctor._nano,))
+    monkeypatch.setattr(installation, '_CHECKS', (installation._nano,))
     assert main(['doctor', '--json']) == 1
     (check,) = json.loads(capsys.readouterr().out)
     assert check['status'] == 'fail'
@@ -67,18 +66,18 @@ def test_missing_weights_fail_with_advice(monkeypatch, tmp_path, capsys):
 
 def test_damaged_weights_fail(weights):
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert checks_of(doctor._nano)['nano weights'].status == 'fail'
+    assert checks_of(installation._nano)['nano weights'].status == 'fail'
 
 
 def test_loadable_weights_are_tried_out(weights):
-    check = checks_of(doctor._nano)['nano weights']
+    check = checks_of(installation._nano)['nano weights']
     assert check.status == 'ok'
     assert 'Gaussians by eager' in check.value  # where no graph for ONNX Runtime lies beside them
 
 
 def test_without_ros_there_is_a_warning_only(monkeypatch):
     monkeypatch.setitem(sys.modules, 'rclpy', None)
-    check = checks_of(doctor._ros)['rclpy']
+    check = checks_of(installation._ros)['rclpy']
     assert check.status == 'warn'
     assert 'setup.bash' in check.advice
 
@@ -96,29 +95,29 @@ def test_transport_of_fast_dds_is_checked(monkeypatch, value, status, why):
     name = 'FASTDDS_BUILTIN_TRANSPORTS'
     monkeypatch.setenv(name, value)
     monkeypatch.setenv('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp')
-    check = checks_of(doctor._middleware)[name]
+    check = checks_of(installation._middleware)[name]
     assert check.status == status
     assert status == 'ok' or f"export {name}='DEFAULT?sockets_size=8MB'" in check.advice
     assert why in check.advice
 
 
 @pytest.mark.parametrize(('value', 'known'), [('LOCALHOST', True), ('SUBNET', False)])
-def test_range_that_overrules_the_transports_is_told(monkeypatch, value, known):
+def test_range_that_overrules_the_transports_is_named(monkeypatch, value, known):
     name = 'ROS_AUTOMATIC_DISCOVERY_RANGE'
     monkeypatch.setenv(name, value)
     monkeypatch.setenv('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp')
-    assert (name in checks_of(doctor._middleware)) == known
+    assert (name in checks_of(installation._middleware)) == known
 
 
-def test_package_that_cannot_be_loaded_is_told_from_one_that_is_missing(monkeypatch):
-    missing = doctor._import_check('no_such_package', 'warn', '')
+def test_package_that_cannot_be_loaded_differs_from_one_that_is_missing(monkeypatch):
+    missing = installation._import_check('no_such_package', 'warn', '')
     assert missing.value == 'not installed'
 
     def broken(name):
         raise OSError('libusb-1.0.so.0: cannot open shared object file')
 
-    monkeypatch.setattr(doctor, 'import_module', broken)
-    check = checks_of(doctor._open3d)['open3d']
+    monkeypatch.setattr(installation, 'import_module', broken)
+    check = checks_of(installation._open3d)['open3d']
     assert check.status == 'warn'
     assert check.advice == 'apt install libusb-1.0-0'
 
@@ -127,9 +126,9 @@ def test_check_that_breaks_does_not_end_the_others(monkeypatch):
     def broken():
         raise RuntimeError('no such register')
 
-    rest = doctor.Check('rest', 'ok', 'fine')
-    monkeypatch.setattr(doctor, '_CHECKS', (broken, lambda: iter([rest])))
-    first, second = doctor.diagnose()
+    rest = installation.Check('rest', 'ok', 'fine')
+    monkeypatch.setattr(installation, '_CHECKS', (broken, lambda: iter([rest])))
+    first, second = installation.diagnose()
     assert first.status == 'fail'
     assert 'no such register' in first.value
     assert second == rest
@@ -156,9 +155,9 @@ def test_what_gsplat_needs_beside_a_gpu_is_named(monkeypatch, found, home, statu
 
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda i: 'a card')
-    monkeypatch.setattr(doctor, 'find_spec', lambda name: name in found or None)
-    monkeypatch.setattr(doctor, '_version', lambda name: '1.5.3')
+    monkeypatch.setattr(installation, 'find_spec', lambda name: name in found or None)
+    monkeypatch.setattr(installation, '_version', lambda name: '1.5.3')
     monkeypatch.setattr(cpp_extension, 'CUDA_HOME', home)
-    check = checks_of(doctor._torch)['gsplat']
+    check = checks_of(installation._torch)['gsplat']
     assert check.status == status
     assert words in check.advice
