@@ -4,21 +4,16 @@ Takes the arguments of sharp.launch.py, too, such as model:=sensor for the depth
 """
 
 from pathlib import Path
-import shutil
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import (
-    DeclareLaunchArgument,
-    IncludeLaunchDescription,
-    OpaqueFunction,
-    Shutdown,
-    TimerAction,
-)
+from launch.actions import IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+
+from sharp_ros.ros.launching import declare, process_prefix, required
 
 ARGUMENTS = {
     'source': (
@@ -29,7 +24,6 @@ ARGUMENTS = {
     'rviz': ('true', 'start RViz'),
 }
 TOPICS = ('image', 'camera_info', 'odometry', 'depth')
-PREFIX = 'setpriv --pdeathsig INT' if shutil.which('setpriv') else ''  # as in sharp.launch.py
 
 
 def generate_launch_description():
@@ -42,12 +36,8 @@ def generate_launch_description():
             ('rviz', LaunchConfiguration('rviz')),
         ],
     )
-    declared = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, (default, text) in ARGUMENTS.items()
-    ]
     # the node first: it sets the transports that the camera needs, too
-    return LaunchDescription([*declared, node, OpaqueFunction(function=start_camera)])
+    return LaunchDescription([*declare(ARGUMENTS), node, OpaqueFunction(function=start_camera)])
 
 
 def start_camera(context):
@@ -66,22 +56,8 @@ def start_camera(context):
         executable='sharp_camera',
         exec_name='sharp_camera',
         output='screen',
-        prefix=None if 'launch-prefix' in context.launch_configurations else PREFIX,
+        prefix=process_prefix(context),
         parameters=[{'source': ParameterValue(source, value_type=str), 'hfov': angle}],
-        on_exit=ended,
+        on_exit=required('the camera'),
     )
     return [camera]
-
-
-def ended(event, context):
-    """The end of the camera ends the launch, once; see `required` in sharp.launch.py.
-
-    Args:
-        event: of the process.
-        context: of this launch.
-    """
-    if context.is_shutdown:
-        return []
-    if event.returncode:
-        raise RuntimeError(f'the camera failed (exit code {event.returncode}); its log says why')
-    return [TimerAction(period=1.0, actions=[Shutdown(reason='the camera ended')])]

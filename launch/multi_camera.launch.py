@@ -7,14 +7,11 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import (
-    DeclareLaunchArgument,
-    GroupAction,
-    IncludeLaunchDescription,
-    OpaqueFunction,
-)
+from launch.actions import GroupAction, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
+
+from sharp_ros.ros.launching import declare
 
 FOR_EACH = {  # arguments of sharp.launch.py
     'image': ('/{camera}/image', 'image topics'),
@@ -35,11 +32,7 @@ ARGUMENTS = {
 
 def generate_launch_description():
     """Describe what `ros2 launch sharp_ros multi_camera.launch.py` runs."""
-    declared = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, (default, text) in ARGUMENTS.items()
-    ]
-    return LaunchDescription([*declared, OpaqueFunction(function=start)])
+    return LaunchDescription([*declare(ARGUMENTS), OpaqueFunction(function=start)])
 
 
 def start(context):

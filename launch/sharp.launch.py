@@ -6,23 +6,22 @@ to what launch and launch_ros of humble, jazzy and kilted have in common.
 
 from pathlib import Path
 import re
-import shutil
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
 from launch.actions import (
-    DeclareLaunchArgument,
     ExecuteProcess,
     LogInfo,
     OpaqueFunction,
     SetEnvironmentVariable,
-    Shutdown,
-    TimerAction,
 )
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 import yaml
+
+from sharp_ros.process import TRANSPORTS, TRANSPORTS_FOR_IMAGES
+from sharp_ros.ros.launching import declare, process_prefix, required
 
 SHARE = Path(get_package_share_directory('sharp_ros'))
 RVIZ = SHARE / 'rviz' / 'sharp.rviz'
@@ -47,24 +46,14 @@ ARGUMENTS = {
 }
 FLAGS = {'true': True, '1': True, 'false': False, '0': False}
 NAME = r'[A-Za-z_][A-Za-z0-9_]*'
-# a launch that is killed must leave no process behind, since nothing would end it
-PREFIX = 'setpriv --pdeathsig INT' if shutil.which('setpriv') else ''
 
 
 def generate_launch_description():
     """Describe what `ros2 launch sharp_ros sharp.launch.py` runs."""
-    declared = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, (default, text) in ARGUMENTS.items()
-    ]
     transports = SetEnvironmentVariable(
-        # the shared memory that Fast DDS sets aside by itself is smaller than one image
-        'FASTDDS_BUILTIN_TRANSPORTS',
-        EnvironmentVariable(
-            'FASTDDS_BUILTIN_TRANSPORTS', default_value='DEFAULT?sockets_size=8MB'
-        ),
+        TRANSPORTS, EnvironmentVariable(TRANSPORTS, default_value=TRANSPORTS_FOR_IMAGES)
     )
-    return LaunchDescription([*declared, transports, OpaqueFunction(function=start)])
+    return LaunchDescription([*declare(ARGUMENTS), transports, OpaqueFunction(function=start)])
 
 
 def start(context):
@@ -80,8 +69,7 @@ def start(context):
     if given['bag'] and not flag(given, 'autostart'):
         raise ValueError('bag: it is played once the node is active, which needs autostart:=true')
     model = {'model.name': ParameterValue(given['model'], value_type=str)}
-    # what the user runs our programs in, such as a debugger, takes the place of ours
-    prefix = None if 'launch-prefix' in context.launch_configurations else PREFIX
+    prefix = process_prefix(context)
     node = Node(
         package='sharp_ros',
         executable='sharp_node',
@@ -133,30 +121,6 @@ def start(context):
             )
         )
     return actions
-
-
-def required(what, then=None):
-    """What to do when a process has ended: the next actions if it did its work, else end it all.
-
-    Nothing is requested while the launch ends: a second shutdown would be an error. Ctrl-C reaches
-    all processes at once, and one may have ended before launch itself notices; hence the timer,
-    which the end of the launch cancels. An error is reported in one line, and the launch ends
-    with exit code 1, so that a supervisor notices.
-
-    Args:
-        what: name of the process, for people.
-        then: actions that follow success; None: nothing can go on without it.
-    """
-
-    def ended(event, context):
-        if context.is_shutdown:
-            return []
-        if event.returncode:
-            raise RuntimeError(f'{what} failed (exit code {event.returncode}); its log says why')
-        end = TimerAction(period=1.0, actions=[Shutdown(reason=f'{what} ended')])
-        return [end] if then is None else then
-
-    return ended
 
 
 def flag(given, name, default=False):

@@ -7,6 +7,7 @@ from pathlib import Path
 import re
 import runpy
 import shutil
+import sys
 import xml.etree.ElementTree as ET
 
 from fake_launch import ExecuteProcess, Launch, Node, OpaqueFunction, ParameterValue
@@ -15,22 +16,23 @@ import setuptools
 import yaml
 
 from sharp_ros.config import SharpConfig
+from sharp_ros.process import TRANSPORTS, TRANSPORTS_FOR_IMAGES
 
 ROOT = Path(__file__).parents[1]
 FILES = [path.name for path in sorted((ROOT / 'launch').glob('*.launch.py'))]
-TRANSPORTS = 'FASTDDS_BUILTIN_TRANSPORTS'
+SHARED = ROOT / 'sharp_ros' / 'ros' / 'launching.py'
 
 
 @pytest.fixture(scope='module')
 def setup_arguments():
-    """What setup.py tells setuptools."""
-    told = {}
+    """What setup.py gives setuptools."""
+    given = {}
     patch = pytest.MonkeyPatch()
     with patch.context() as context:
         context.chdir(ROOT)
-        context.setattr(setuptools, 'setup', lambda **kwargs: told.update(kwargs))
+        context.setattr(setuptools, 'setup', lambda **kwargs: given.update(kwargs))
         runpy.run_path('setup.py')
-    return told
+    return given
 
 
 @pytest.fixture(scope='module')
@@ -107,22 +109,40 @@ def test_every_file_with_its_defaults_starts_nodes_that_are_installed_and_activa
 @pytest.mark.parametrize('name', FILES)
 def test_every_package_that_a_file_imports_or_starts_is_declared(launch, name):
     declared = {e.text for e in ET.parse(ROOT / 'package.xml').getroot().iter('exec_depend')}
-    tree = ast.parse((ROOT / 'launch' / name).read_text())
+    trees = [ast.parse(path.read_text()) for path in (ROOT / 'launch' / name, SHARED)]
     imported = {
-        n.module.partition('.')[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)
+        node.module.partition('.')[0]
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
     }
-    assert imported - {'pathlib'} <= declared
+    assert imported - sys.stdlib_module_names - {'sharp_ros'} <= declared
     run = launch(name, rviz='front' if 'multi' in name else 'true')
     assert {p.package for p in run.processes} - {'sharp_ros'} <= declared
 
 
 @pytest.mark.parametrize('name', FILES)
-@pytest.mark.parametrize(
-    ('before', 'after'), [(None, 'DEFAULT?sockets_size=8MB'), ('UDPv4', 'UDPv4')]
-)
+@pytest.mark.parametrize(('before', 'after'), [(None, TRANSPORTS_FOR_IMAGES), ('UDPv4', 'UDPv4')])
 def test_the_transports_are_set_unless_the_user_has_set_them(launch, name, before, after):
     run = launch(name, environment={} if before is None else {TRANSPORTS: before})
     assert {p.environment[TRANSPORTS] for p in run.processes} == {after}
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        'scripts/env.sh',
+        'docker/Dockerfile.cpu',
+        'docker/Dockerfile.cuda',
+        '.github/workflows/ros.yml',
+        'README.md',
+        'docs/launch.md',
+        'docs/planners.md',
+    ],
+)
+def test_whoever_sets_the_transports_sets_the_same(path):
+    settings = re.findall(rf'{TRANSPORTS}[^A-Z]*(DEFAULT\?\w*=\w*)', (ROOT / path).read_text())
+    assert set(settings) == {TRANSPORTS_FOR_IMAGES}
 
 
 @pytest.mark.parametrize('name', FILES)
