@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain, islice
 import json
 from pathlib import Path
 import sys
@@ -14,19 +13,12 @@ import time
 from typing import TYPE_CHECKING
 
 from sharp_ros.apps.interruption import EXIT_INTERRUPTED, interruptible
-from sharp_ros.errors import ConfigError
-from sharp_ros.files import write_atomically
-from sharp_ros.models import WEIGHTS_FOLDER
 from sharp_ros.training.settings import load_yaml, TrainingConfig
 
 if TYPE_CHECKING:
     from sharp_ros.camera import Frame
-    from sharp_ros.training.recordings import RecordedImage
     from sharp_ros.training.trainer import Run
 
-FINE_TUNING = 0.1  # times the learning rates
-_INTERVAL_NS = 200_000_000  # between images of a recording; nearer ones are almost the same
-_FIRST = 20  # images that are asked whether a recording has depth
 _LINE_SECONDS = 60.0  # between lines of progress where there is no terminal
 
 
@@ -70,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     if args.finetune is not None:
         if args.out is None:  # where the run on rendered images may be
             config = replace(config, out=str(Path(config.out) / 'finetuned'))
-        config = _for_recording(config, args.finetune)
+        from sharp_ros.training.fine_tuning import fine_tuning_config
+
+        config = fine_tuning_config(config, args.finetune, _frames_of, _say)
 
     from sharp_ros.training.trainer import train
 
@@ -84,59 +78,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _for_recording(config: TrainingConfig, folder: Path) -> TrainingConfig:
-    """Settings to fine-tune with a recording, whose shards are made unless they are there."""
-    from sharp_ros.training import recordings
-
-    shards = Path(config.out) / 'recording'
-    note, source = shards.with_suffix('.txt'), str(folder.resolve())
-    if not any(shards.glob('*.npz')):
-        stereo = recordings.is_stereo(folder)
-        images = recordings.stereo_views(folder) if stereo else _views(folder)
-        count = recordings.write_recording(images, shards)
-        what = 'with depth' if recordings.knows_depth(shards) else 'in pairs, without depth'
-        write_atomically(note, source)
-        print(f'{count} images of {folder} {what}', file=sys.stderr)
-    elif note.exists() and (made := note.read_text(encoding='utf-8')) != source:
-        raise ConfigError(
-            f'the shards in {shards} were made from {made}, not {source}; give another --out'
-        )
-    # without depth, the other view of each pair is all there is to learn from
-    second_view = config.second_view or float(not recordings.knows_depth(shards))
-    return replace(
-        config,
-        recording=str(shards),
-        init=str(WEIGHTS_FOLDER / 'nano.safetensors')
-        if config.init == 'imagenet'
-        else config.init,
-        learning_rate=config.learning_rate * FINE_TUNING,
-        encoder_learning_rate=config.encoder_learning_rate * FINE_TUNING,
-        low_resolution=0.0,
-        second_view=second_view,
-    )
-
-
-def _views(folder: Path) -> Iterable[RecordedImage]:
-    """What there is to learn from in a recording: images with depth, or else pairs of views."""
+def _frames_of(recording: Path) -> Iterable[Frame]:
+    """Frames with poses as recorded, after a line about what was assumed of them."""
     from sharp_ros.sources import open_source
-    from sharp_ros.training.recordings import posed_pairs, with_depth
 
-    source = open_source(str(folder), level=False)
+    source = open_source(str(recording), level=False)
     if source.note:
-        print(f'{folder}: {source.note}', file=sys.stderr)
-    frames = _thinned(source.frames())
-    first = list(islice(frames, _FIRST))
-    choose = with_depth if any(frame.depth is not None for frame in first) else posed_pairs
-    return choose(chain(first, frames))
+        _say(f'{recording}: {source.note}')
+    return source.frames()
 
 
-def _thinned(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """At most five frames a second."""
-    last = None
-    for frame in frames:
-        if last is None or frame.stamp_ns - last >= _INTERVAL_NS:
-            last = frame.stamp_ns
-            yield frame
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 @contextmanager
