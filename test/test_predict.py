@@ -16,7 +16,7 @@ import torch
 
 from sharp_ros import loading, models
 from sharp_ros.apps.cli import main
-from sharp_ros.apps.predict import find_images
+from sharp_ros.exchange.photographs import find_images
 from sharp_ros.exchange.prediction_files import millimetres
 from sharp_ros.gaussians import load_ply
 from sharp_ros.network.nano import NanoNetwork, save_weights

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from itertools import chain, count
 import math
 import os
 from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
-from sharp_ros.config import ModelConfig, options, PointCloudConfig, SharpConfig
+from sharp_ros.config import ModelConfig, options
 from sharp_ros.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from sharp_ros.camera import Intrinsics
     from sharp_ros.pipeline import Pipeline
-
-# From folders besides what sources of frames know; any file Pillow reads can be named itself.
-_MORE_SUFFIXES = ('.jfif', '.gif', '.ppm', '.pgm', '.jp2', '.avif', '.heic', '.heif')
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,10 +66,13 @@ def run(args: argparse.Namespace) -> int:
     """
     from rich.progress import Progress
 
+    from sharp_ros.exchange.photographs import find_images, photo_pipeline
+    from sharp_ros.exchange.prediction_files import refuse_foreign_results
+
     images = find_images([*args.images, *args.input])
     _check_focal(args)
     _check_output(args.output)
-    _check_own([args.output / stem for stem in images.values()])
+    refuse_foreign_results([args.output / stem for stem in images.values()])
     pipeline = photo_pipeline(ModelConfig(name=_chosen_model(args), device=args.device))
     info = pipeline.info
     kind = 'metric' if info.metric else 'relative'
@@ -91,73 +88,6 @@ def run(args: argparse.Namespace) -> int:
     if failed and len(images) > 1:
         print(f'{failed} of {len(images)} images failed', file=sys.stderr)
     return 1 if failed else 0
-
-
-def photo_pipeline(model: ModelConfig) -> Pipeline:
-    """A pipeline for single photographs: depth up to what the 16-bit file can hold, no views.
-
-    Raises:
-        ConfigError: if the model or device does not exist, or the model needs sensor depth.
-        CheckpointError: if the weights cannot be loaded.
-    """
-    from sharp_ros.exchange.prediction_files import PNG_MAX_RANGE
-    from sharp_ros.pipeline import Pipeline
-
-    cloud = replace(PointCloudConfig(), max_range=PNG_MAX_RANGE)
-    pipeline = Pipeline.from_config(SharpConfig(model=model, point_cloud=cloud, views={}))
-    if pipeline.info.needs_depth:
-        raise ConfigError(
-            f'model {pipeline.info.name!r} needs a depth image with every photograph; '
-            'choose --model nano'
-        )
-    return pipeline
-
-
-def find_images(paths: Sequence[Path]) -> dict[Path, Path]:
-    """Files as given and the images anywhere below folders, each once, in order.
-
-    In folders, hidden files are skipped, and so are depth and preview images that this command
-    wrote: results may lie beside the photographs.
-
-    Returns:
-        For every image the path of its results below the output folder, without ending, unique.
-
-    Raises:
-        ConfigError: if a path does not exist or no image is found.
-    """
-    from sharp_ros.exchange.prediction_files import DEPTH, PREVIEW
-    from sharp_ros.images import IMAGE_SUFFIXES
-
-    suffixes = (*IMAGE_SUFFIXES, *_MORE_SUFFIXES)
-    found: dict[Path, Path] = {}
-    for path in paths:
-        if path.is_dir():
-            files = {file: file.relative_to(path) for file in sorted(path.rglob('*'))}
-            found |= {
-                file: place.with_suffix('')
-                for file, place in files.items()
-                if file not in found
-                and file.suffix.lower() in suffixes
-                and not file.name.endswith((DEPTH, PREVIEW))
-                and not any(part.startswith('.') for part in place.parts)
-                and file.is_file()
-            }
-        elif path.exists():
-            found.setdefault(path, Path(path.stem))
-        else:
-            raise ConfigError(f'{path} does not exist; give image files or folders')
-    if not found:
-        raise ConfigError(
-            f'no image in {", ".join(map(str, paths))}; known are {", ".join(suffixes)}'
-            if paths
-            else 'no image is named; give image files or folders, as such or with -i'
-        )
-    taken: set[Path] = set()
-    for file, stem in found.items():
-        candidates = chain([stem], (stem.with_name(f'{stem.name}_{n}') for n in count(2)))
-        found[file] = next(place for place in candidates if place not in taken)
-        taken.add(found[file])
-    return found
 
 
 def _predict_file(
@@ -225,19 +155,6 @@ def _check_output(folder: Path) -> None:
         raise ConfigError(f'{existing} is a file; choose a folder as --output')
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f'{existing} is not writable; choose another --output')
-
-
-def _check_own(stems: Iterable[Path]) -> None:
-    """Refuse to replace what this command did not write, such as the depth of a sensor."""
-    from sharp_ros.exchange.prediction_files import result_files
-
-    for arrays, *others in map(result_files, stems):
-        foreign = [] if arrays.exists() else [path for path in others if path.exists()]
-        if foreign:
-            raise ConfigError(
-                f'{foreign[0]} would be replaced but is no result of this command, which would '
-                f'have {arrays.name} beside it; choose another --output'
-            )
 
 
 def _check_focal(args: argparse.Namespace) -> None:

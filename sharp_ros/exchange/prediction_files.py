@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 import io
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +26,24 @@ ARRAYS, DEPTH, PREVIEW, GAUSSIANS = '_depth.npz', '_depth.png', '_preview.png', 
 def result_files(stem: Path) -> list[Path]:
     """The files of one image, first the one by which ours are known."""
     return [stem.with_name(stem.name + end) for end in (ARRAYS, DEPTH, PREVIEW, GAUSSIANS)]
+
+
+def refuse_foreign_results(stems: Iterable[Path]) -> None:
+    """Refuse to replace what `save_prediction` did not write, such as the depth of a sensor.
+
+    Args:
+        stems: paths of the results without their endings.
+
+    Raises:
+        ConfigError: if a file is in the place of a result and is none.
+    """
+    for arrays, *others in map(result_files, stems):
+        foreign = [] if arrays.exists() else [path for path in others if path.exists()]
+        if foreign:
+            raise ConfigError(
+                f'{foreign[0]} would be replaced but is no result of this command, which would '
+                f'have {arrays.name} beside it; choose another --output'
+            )
 
 
 def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
