@@ -193,8 +193,11 @@ def run_python(code):
     [
         'import sharp_ros, sharp_ros.config, sharp_ros.errors, sharp_ros.worker',
         'from sharp_ros.apps.cli import main\ntry: main(["--help"])\nexcept SystemExit: pass',
-        'from sharp_ros.apps.cli import main\n'
-        'try: main(["predict", "--help"])\nexcept SystemExit: pass',
+        *(
+            f'from sharp_ros.apps.cli import main\ntry: main(["{command}", "--help"])\n'
+            'except SystemExit: pass'
+            for command in ('predict', 'demo', 'doctor', 'fetch')
+        ),
     ],
 )
 def test_light_things_do_not_load_heavy_libraries(code):
@@ -206,7 +209,7 @@ def test_light_things_do_not_load_heavy_libraries(code):
 
 
 def test_core_runs_without_ros():
-    """Everything but ros/ and the demo imports where no ROS package can be found."""
+    """Everything but ros/ imports where no ROS package can be found."""
     names = [f'{ROOT}.{n}' for n in MODULES if n and not n.startswith('ros')]
     names.append(f'{ROOT}.ros.conversions')
     run_python(

@@ -19,7 +19,7 @@ COMMANDS = {
     'render': ('sharp_ros.apps.render', 'video or picture of Gaussians from a moving viewpoint'),
     'map': ('sharp_ros.apps.map', 'map on disk, with pictures, from a video, folder or bag'),
     'eval': ('sharp_ros.apps.evaluate', 'accuracy of depth, views and maps against the truth'),
-    'demo': ('sharp_ros.ros.demo', 'camera source and node over ROS 2 with a live table'),
+    'demo': ('sharp_ros.apps.demo', 'camera source and node over ROS 2 with a live table'),
     'bench': ('sharp_ros.apps.bench', 'speed and memory on this machine'),
     'export': ('sharp_ros.apps.export', 'a network as ONNX, for other programs and for speed'),
     'train': ('sharp_ros.apps.train', 'train nano on rendered rooms or on your recordings'),

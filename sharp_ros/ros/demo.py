@@ -1,24 +1,22 @@
-"""`sharp-ros demo`: a camera source in this process, the node in another, DDS between them.
+"""A camera source in this process, the node in another, DDS between them: `sharp-ros demo`.
 
 This process publishes the source as a robot's camera driver would, configures and activates the
-node through its lifecycle services, listens to everything it publishes, compares depth with the
-truth where there is one, and leaves a report and a picture.
+node through its lifecycle services, listens to everything it publishes, and compares depth with
+the truth where there is one.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-import json
 import math
-import os
 from pathlib import Path
 import signal
 import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import Odometry
@@ -27,15 +25,11 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from rich.console import Console
-from rich.live import Live
+from rich.console import Group
 from sensor_msgs.msg import CameraInfo, Image
 
 from sharp_ros.camera import Frame
 from sharp_ros.errors import SharpError
-from sharp_ros.files import write_atomically
-from sharp_ros.models import model_names
-from sharp_ros.pictures.drawing import encode_picture
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
     depth_to_msg,
@@ -57,87 +51,111 @@ ctypes.CDLL(None).prctl(1, signal.SIGINT)
 from sharp_ros.ros.programs import sharp_node
 sharp_node()
 """
+_SHOW_EVERY = 0.5  # seconds
+Show = Callable[[Group], object]
 START_TIMEOUT = 240.0  # a first run compiles kernels and reads weights from a cold disk
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `sharp-ros demo`."""
-    parser.add_argument(
-        '--source',
-        default='synthetic',
-        help='image source: synthetic, webcam index or /dev/video*, video, folder of images, '
-        'RGB-D folder in TUM layout, or ROS bag (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--model',
-        default='nano',
-        help=f'model: {", ".join(model_names())} or the path of weights (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--duration',
-        type=float,
-        default=30.0,
-        help='duration, seconds; 0: until Ctrl-C (default: 30)',
-    )
-    parser.add_argument(
-        '--hfov', type=float, help='horizontal field of view of an uncalibrated source, deg'
-    )
-    parser.add_argument(
-        '--output', type=Path, default=Path('out/demo'), help='folder for the results'
-    )
+@contextmanager
+def demo(
+    interrupted: threading.Event, say: Callable[[str], object], show: Show | None = None
+) -> Iterator[Demo]:
+    """A demo that is ready to run; all of it in this process ends with the block.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Run the demo; 0 if depth came back from the node."""
-    console = Console()
-    hfov = None if args.hfov is None else math.radians(args.hfov)
-    args.output.mkdir(parents=True, exist_ok=True)
-    # Ctrl-C is ours to handle: the report comes after it, over a context that must live on. It
-    # sets a flag, since an exception raised amid a callback of the middleware can get lost.
-    interrupted = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: interrupted.set())
+    Args:
+        interrupted: ends the stream when it is set, and once more what follows it.
+        say: called with a line about what is going on.
+        show: called with a table of what has come back, twice a second.
+    """
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     peer = Node('sharp_demo')
     executor = SingleThreadedExecutor()
     executor.add_node(peer)
-    monitor = Monitor(peer)
     code = 1
     try:
-        with node_process(args.model, args.output / 'node.log') as process:
-            source = open_source(args.source, hfov=hfov, loop=True)  # while the node starts
-            console.print(f'source: {source.name}, {source.rate_hz:g} Hz. {source.note}')
-            console.print('starting the node; its first start on a machine compiles kernels')
-            manager = manager_of(process, peer, executor, interrupted, console.print)
-            manager.start()
-            console.print('streaming; Ctrl-C ends')
-            camera = CameraDriver(peer, source, monitor, with_depth=args.model == 'sensor')
-            try:
-                _watch(executor, process, camera, monitor, args.duration, console, interrupted)
-            finally:
-                camera.stop()
-            interrupted.clear()  # one Ctrl-C ends the stream, the next one the rest
-            manager.change(Transition.TRANSITION_DEACTIVATE)
-            monitor.wait_for_final_counts(executor)
-        report = {
-            'source': source.name,
-            'model': args.model,
-            'duration': args.duration,
-            **monitor.report(camera.sent),
-        }
-        write_atomically(args.output / 'report.json', json.dumps(report, indent=2) + '\n')
-        write_atomically(args.output / 'overview.png', encode_picture(monitor.overview()))
-        console.print(monitor.table(camera.sent))
-        console.print(f'wrote {args.output / "report.json"} and {args.output / "overview.png"}')
-        if not report['topics']['depth/image']['count']:
-            raise SharpError(f'no depth came back from the node; see {args.output / "node.log"}')
+        yield Demo(peer, executor, interrupted, say, show)
         code = 0
     finally:
         with limited(code):
             executor.shutdown()
             peer.destroy_node()
             rclpy.try_shutdown()
-    return code
+
+
+class Demo:
+    """Drives a node in a process of its own from a source, and watches it; made by `demo`.
+
+    Attributes:
+        monitor: what has come back.
+    """
+
+    def __init__(
+        self,
+        peer: Node,
+        executor: SingleThreadedExecutor,
+        interrupted: threading.Event,
+        say: Callable[[str], object],
+        show: Show | None,
+    ) -> None:
+        self._peer, self._executor, self._interrupted = peer, executor, interrupted
+        self._say, self._show = say, show
+        self._sent = 0
+        self.monitor = Monitor(peer)
+
+    def run(
+        self, source_name: str, model: str, duration: float, hfov: float | None, log: Path
+    ) -> dict[str, Any]:
+        """Start the node, stream to it and end it.
+
+        Args:
+            source_name: for `open_source`.
+            model: for `model.name` of the node; `sensor` is given the depth of the source.
+            duration: of the stream, seconds; 0: until interrupted.
+            hfov: horizontal field of view of an uncalibrated source, radians.
+            log: file for the output of the node.
+
+        Returns:
+            What was run, with the counts, ages and errors of `Monitor.report`.
+
+        Raises:
+            SharpError: if the node fails.
+        """
+        monitor, executor, interrupted = self.monitor, self._executor, self._interrupted
+        with node_process(model, log) as process:
+            source = open_source(source_name, hfov=hfov, loop=True)  # while the node starts
+            self._say(f'source: {source.name}, {source.rate_hz:g} Hz. {source.note}')
+            self._say('starting the node; its first start on a machine compiles kernels')
+            manager = manager_of(process, self._peer, executor, interrupted, self._say)
+            manager.start()
+            self._say('streaming; Ctrl-C ends')
+            camera = CameraDriver(self._peer, source, monitor, with_depth=model == 'sensor')
+            try:
+                _watch(
+                    executor,
+                    process,
+                    camera,
+                    monitor,
+                    duration,
+                    interrupted,
+                    self._say,
+                    self._show,
+                )
+            finally:
+                camera.stop()
+            interrupted.clear()  # one Ctrl-C ends the stream, the next one the rest
+            manager.change(Transition.TRANSITION_DEACTIVATE)
+            monitor.wait_for_final_counts(executor)
+        self._sent = camera.sent
+        return {
+            'source': source.name,
+            'model': model,
+            'duration': duration,
+            **monitor.report(camera.sent),
+        }
+
+    def table(self) -> Group:
+        """What came back in all, for the terminal."""
+        return self.monitor.table(self._sent)
 
 
 @contextmanager
@@ -178,7 +196,7 @@ def manager_of(
     peer: Node,
     executor: SingleThreadedExecutor,
     interrupted: threading.Event,
-    tell: Callable[[str], object],
+    say: Callable[[str], object],
 ) -> Manager:
     """Leads the node of a process through its states.
 
@@ -187,7 +205,7 @@ def manager_of(
         peer: node that owns the clients.
         executor: that spins the peer.
         interrupted: ends the waiting, too.
-        tell: called with a line about what is waited for.
+        say: called with a line about what is waited for.
     """
 
     def check() -> None:
@@ -197,7 +215,7 @@ def manager_of(
             raise SharpError(f'the node ended with code {process.returncode}; see node.log')
 
     log = 'node.log in the output folder'
-    return Manager(peer, NODE, executor, check, tell, START_TIMEOUT, log)
+    return Manager(peer, NODE, executor, check, say, START_TIMEOUT, log)
 
 
 class CameraDriver:
@@ -272,25 +290,22 @@ def _watch(
     camera: CameraDriver,
     monitor: Monitor,
     duration: float,
-    console: Console,
     interrupted: threading.Event,
+    say: Callable[[str], object],
+    show: Show | None,
 ) -> None:
     """Spin and show the table until time is up, Ctrl-C, or something ended."""
     begun, complete = time.monotonic(), False
-    end = begun + (duration or math.inf)
-    interactive = console.is_terminal and not os.environ.get('CI')
-    table = monitor.table(0)
-    with Live(table, console=console, auto_refresh=False, transient=True) as live:
-        shown = time.monotonic()
-        while time.monotonic() < end and not interrupted.is_set():
-            executor.spin_once(timeout_sec=0.05)
-            if process.poll() is not None:
-                raise SharpError(f'the node ended with code {process.returncode}; see node.log')
-            if camera.error is not None:
-                raise camera.error
-            if not complete and all(topic.count for topic in monitor.topics.values()):
-                complete = True
-                console.print(f'every topic came back within {time.monotonic() - begun:.1f} s')
-            if interactive and time.monotonic() - shown > 0.5:
-                shown = time.monotonic()
-                live.update(monitor.table(camera.sent), refresh=True)
+    end, shown = begun + (duration or math.inf), begun
+    while time.monotonic() < end and not interrupted.is_set():
+        executor.spin_once(timeout_sec=0.05)
+        if process.poll() is not None:
+            raise SharpError(f'the node ended with code {process.returncode}; see node.log')
+        if camera.error is not None:
+            raise camera.error
+        if not complete and all(topic.count for topic in monitor.topics.values()):
+            complete = True
+            say(f'every topic came back within {time.monotonic() - begun:.1f} s')
+        if show is not None and time.monotonic() - shown > _SHOW_EVERY:
+            shown = time.monotonic()
+            show(monitor.table(camera.sent))

@@ -16,7 +16,6 @@ from types import SimpleNamespace
 import cv2
 import psutil
 import pytest
-from rich.console import Console
 
 from sharp_ros.ros import demo
 from sharp_ros.ros.monitor import Monitor
@@ -84,7 +83,7 @@ def test_ctrl_c_ends_an_endless_demo_with_every_topic_true_depth_and_a_picture(t
 
 
 @pytest.mark.parametrize('interrupted', [False, True])
-def test_demo_streams_as_long_as_it_was_told_or_until_ctrl_c(interrupted):
+def test_demo_streams_as_long_as_it_shall_or_until_ctrl_c(interrupted):
     executor = SimpleNamespace(spin_once=lambda timeout_sec: time.sleep(0.01))
     process, camera = SimpleNamespace(poll=lambda: None), SimpleNamespace(error=None)
     monitor = SimpleNamespace(topics={'points': SimpleNamespace(count=0)}, table=lambda sent: '')
@@ -92,7 +91,7 @@ def test_demo_streams_as_long_as_it_was_told_or_until_ctrl_c(interrupted):
     if interrupted:
         threading.Timer(0.2, ctrl_c.set).start()
     duration = 0.0 if interrupted else 0.2
-    demo._watch(executor, process, camera, monitor, duration, Console(), ctrl_c)
+    demo._watch(executor, process, camera, monitor, duration, ctrl_c, print, None)
     assert time.monotonic() - begun >= 0.2
 
 
