@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+import runpy
 import sys
 
 import cv2
@@ -19,7 +21,6 @@ from sharp_ros.evaluation.depth import (
     evaluate_depth,
     load_training_mean,
     motorcycle_frames,
-    save_training_mean,
     training_mean_depth,
 )
 from sharp_ros.evaluation.metrics import depth_metrics
@@ -27,6 +28,7 @@ from sharp_ros.models import ModelInfo
 from sharp_ros.network.composer import gaussians_from_depth
 from sharp_ros.synthetic import Room
 
+SCRIPT = Path(__file__).parents[1] / 'scripts' / 'training_mean.py'
 INTRINSICS = Intrinsics.from_hfov(1.2, 64, 48)
 SUMMARY = {
     *('abs_rel', 'delta1', 'rmse', 'coverage', 'scale_median', 'scale_std'),
@@ -198,7 +200,9 @@ def test_source_that_never_has_depth_is_given_up_with_advice():
     assert asked < 100
 
 
-def test_training_mean_is_computed_from_shards(tmp_path):
+def test_training_mean_is_computed_from_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'path', [*sys.path])  # the script changes it
+    save_training_mean = runpy.run_path(str(SCRIPT))['save_training_mean']
     rows = np.linspace(1, 3, 24).repeat(8)[:, None] * np.ones(256)
     low, high = rows / np.exp(0.2), rows * np.exp(0.2)
     for i, depth in enumerate((low, high)):

@@ -6,7 +6,7 @@ are taken before flying pixels are removed, so that a model cannot gain by stayi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 import math
 from pathlib import Path
@@ -19,7 +19,7 @@ from sharp_ros.camera import FloorGeometry, Frame, Intrinsics
 from sharp_ros.config import PointCloudConfig, SharpConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import CheckpointError, InputError
-from sharp_ros.evaluation.metrics import depth_metrics, MAX_TRUTH, mean_metrics, MIN_TRUTH
+from sharp_ros.evaluation.metrics import depth_metrics, mean_metrics, MIN_TRUTH
 from sharp_ros.evaluation.view_pairs import motorcycle_pair
 from sharp_ros.localization.gravity import level_from_depth
 from sharp_ros.localization.scale_anchors import height_scale
@@ -142,6 +142,8 @@ def evaluate_depth(
 def load_training_mean() -> tuple[np.ndarray, float]:
     """Mean log depth [24, 32] and median depth (metres) of the rooms nano was trained on.
 
+    `scripts/training_mean.py` made the file.
+
     Raises:
         CheckpointError: if the file of the package is missing or damaged.
     """
@@ -152,36 +154,6 @@ def load_training_mean() -> tuple[np.ndarray, float]:
         raise CheckpointError(
             f'cannot read {TRAINING_MEAN} ({error}); reinstall sharp_ros'
         ) from error
-
-
-def save_training_mean(shards: Sequence[str | Path], path: Path = TRAINING_MEAN) -> None:
-    """Compute the baselines from shards of training rooms (`sharp_ros.training.dataset`).
-
-    The file in the repository was made by
-
-        python -c "from glob import glob; from sharp_ros.evaluation import depth;
-        depth.save_training_mean(sorted(glob('data/*.npz')))"
-
-    Args:
-        shards: files with `d` [N, 192, 256], z-depth in metres.
-        path: of the file to write: `mean_log_depth` [24, 32] float32, `median_depth` float32, and
-            `images`, how many went into them.
-    """
-    total, count, images = np.zeros((24, 32)), np.zeros((24, 32)), 0
-    sample = []
-    for shard in shards:
-        with np.load(shard) as file:
-            depth = file['d'].astype(np.float32)
-        known = (depth >= MIN_TRUTH) & (depth <= MAX_TRUTH)
-        logs = np.log(np.where(known, depth, 1))
-        blocks = (-1, 24, depth.shape[1] // 24, 32, depth.shape[2] // 32)
-        total += logs.reshape(blocks).sum((0, 2, 4))
-        count += known.reshape(blocks).sum((0, 2, 4))
-        images += len(depth)
-        sample.append(depth[known][::101])  # of all pixels; the median needs no more
-    median = np.float32(np.median(np.concatenate(sample)))
-    mean = (total / count).astype(np.float32)
-    np.savez_compressed(path, mean_log_depth=mean, median_depth=median, images=images)
 
 
 def training_mean_depth(mean_log_depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
