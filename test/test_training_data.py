@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sharp_ros.procedural.clutter import THEMES
-from sharp_ros.procedural.layout import Room
+from sharp_ros.procedural.furnishing import Room
 from sharp_ros.procedural.raycast import camera_rays, cast
 from sharp_ros.procedural.rooms import build_scene, scene_views, SceneView
 from sharp_ros.procedural.scene import Scene, SceneBuilder, tilted

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from sharp_ros.procedural.clutter import add_clutter, local_frame
+from sharp_ros.procedural.furnishing import Furnisher, Room
 from sharp_ros.procedural.furniture import (
     add_chair,
     add_foliage,
@@ -20,7 +21,6 @@ from sharp_ros.procedural.furniture import (
     add_table,
     leaf_colour,
 )
-from sharp_ros.procedural.layout import Furnisher, Room
 from sharp_ros.procedural.scene import Light, Material, Scene, SceneBuilder, Sky, Target, tilted
 from sharp_ros.procedural.textures import Textures
 

@@ -24,7 +24,8 @@ import numpy as np
 
 from sharp_ros.errors import InputError
 from sharp_ros.files import replacing
-from sharp_ros.procedural.layout import build_storey, Room
+from sharp_ros.procedural.furnishing import Room
+from sharp_ros.procedural.layout import build_storey
 from sharp_ros.procedural.meshes import load_models, with_models
 from sharp_ros.procedural.outdoor import build_outdoors
 from sharp_ros.procedural.raycast import camera_rays, cast, render, Rendering
