@@ -20,8 +20,8 @@ from sharp_ros.procedural.clutter import (
     small_model,
     THEMES,
 )
-from sharp_ros.procedural.meshes import TOP_SHARE
 from sharp_ros.procedural.scene import Piece, SceneBuilder, Target, tilted, Vector
+from sharp_ros.procedural.simplification import TOP_SHARE
 
 
 def add_model(scene: SceneBuilder, piece: Piece, place: Vector, yaw: float) -> None:

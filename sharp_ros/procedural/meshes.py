@@ -4,9 +4,9 @@
 
 writes who made them and under which licences. A library is a zip file with a catalogue
 (PluginFurnitureCatalog.properties, see the SH3F section of Sweet Home 3D's documentation) and
-Wavefront models. Members are read, never extracted. Lengths in metres, z up, the front looks
-towards -y and the middle of the bottom is the origin. One module: the steps of a model from its
-library to a scene, in their order.
+Wavefront models. Lengths in metres, z up, the front looks towards -y and the middle of the bottom
+is the origin. One module: what a catalogue says decides what becomes of its models, and the cache
+keeps just that. `wavefront` reads the models, `simplification` makes them small.
 """
 
 from __future__ import annotations
@@ -28,25 +28,31 @@ import zipfile
 import zlib
 
 import numpy as np
-import open3d as o3d
 from PIL import Image
 
 from sharp_ros.errors import InputError
 from sharp_ros.files import CACHE_FOLDER, replacing
+from sharp_ros.procedural.simplification import (
+    alike,
+    cut_out,
+    FAR_TOO_MANY,
+    OPAQUE,
+    seen_from_outside,
+    simplified,
+)
 from sharp_ros.procedural.textures import linear_means, mip_pyramid, SIZE, Textures
+from sharp_ros.procedural.wavefront import (
+    ModelMaterial,
+    read_materials,
+    read_member,
+    read_wavefront,
+)
 
 CATALOGUE = 'PluginFurnitureCatalog.properties'
-FORMAT = 1  # of the cache; raise it when anything below changes what comes out
-MAX_MEMBER = 100 * 2**20  # bytes; larger members are not read
+FORMAT = 1  # of the cache; raise it when what comes out changes, of this or what it imports
 MAX_PIXELS = 10**8  # of a picture
 MAX_TRIANGLES = {'small': 1000, 'tree': 7000, 'plant': 6000, 'person': 4000}  # others 3000
-FAR_TOO_MANY = 4  # times as many triangles: a model that cannot be simplified is left out
-MAX_CHANGE = 0.07  # share of a simplified model's views that may look different
 FOLIAGE = ('tree', 'plant', 'fence')  # whose leaves may lie elsewhere
-LEAF = 40  # triangles in a patch: meshes of smaller patches are thinned instead of simplified
-VIEW = 40  # rays along a side of the views that models are judged by
-HASH = np.array([3, 5, 7, 11, 13], np.int64) ** 17  # make one number of five
-OPAQUE = 0.5  # share of light stopped from which a surface is solid
 MOSTLY_GLASS = 0.35  # share of the area from which a model is of no use
 
 # Pieces of no use: out of place in rooms, flat on the floor, of glass, or parts of buildings.
@@ -172,7 +178,6 @@ class Model:
     plain: np.ndarray
 
 
-TOP_SHARE = 0.7
 _ARRAYS = ('vertices', 'faces', 'uv', 'material', 'texture', 'colour', 'plain')
 
 
@@ -292,7 +297,7 @@ def read_libraries(
     for path in paths:
         try:
             with zipfile.ZipFile(path) as archive:
-                header, entries = _catalogue(_member(archive, CATALOGUE))
+                header, entries = _catalogue(read_member(archive, CATALOGUE))
                 libraries.append(
                     Library(
                         header.get('name', path.stem),
@@ -357,13 +362,6 @@ _BROKEN = (
 )
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A member's contents; ValueError if it is too large."""
-    if archive.getinfo(name).file_size > MAX_MEMBER:
-        raise ValueError(f'{name} is larger than {MAX_MEMBER} bytes')
-    return archive.read(name)
-
-
 def _catalogue(data: bytes) -> tuple[dict[str, str], list[dict[str, str]]]:
     """What a catalogue says of itself and of its models (Java properties, as text)."""
     header: dict[str, str] = {}
@@ -409,16 +407,16 @@ def _model(
         raise _Unfit('out_of_place')
     role = _role(category, name, size, elevation)
     path = posixpath.normpath(entry['model'].lstrip('/'))
-    made = _wavefront(_member(archive, path))
+    made = read_wavefront(read_member(archive, path))
     vertices = _upright(made.vertices, entry.get('modelRotation', ''), size)
-    materials = _materials(archive, path, made.libraries)
-    used = [materials.get(n, _Material()) for n in made.materials]
+    materials = read_materials(archive, path, made.libraries)
+    used = [materials.get(n, ModelMaterial()) for n in made.materials]
     corners = vertices[made.faces]
     area = np.linalg.norm(
         np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
     )
     if role == 'car':  # whose panes are dark rather than not there
-        used = [m if m.opacity >= OPAQUE else _Material((0.02, 0.022, 0.025)) for m in used]
+        used = [m if m.opacity >= OPAQUE else ModelMaterial((0.02, 0.022, 0.025)) for m in used]
     solid = np.array([m.opacity >= OPAQUE for m in used])[made.material]
     if area[~solid].sum() > MOSTLY_GLASS * area.sum():
         raise _Unfit('glass')
@@ -428,17 +426,18 @@ def _model(
     faces, uv, material = made.faces[keep], made.uv[keep], made.material[keep]
     for i, image in enumerate(images):
         if image is not None and image.alpha is not None:
-            vertices, faces, uv, material = _cut_out(
+            vertices, faces, uv, material = cut_out(
                 (vertices, faces, uv, material), i, image.alpha, budget
             )
     if len(faces) < 4:
         raise _Unfit('nothing_solid')
     mesh = vertices, faces, uv, material
     if len(faces) > budget:
-        mesh = _simplified(mesh, budget) if role in FOLIAGE else _alike(mesh, budget, size)
-        if len(mesh[1]) > FAR_TOO_MANY * budget:
+        fewer = simplified(mesh, budget) if role in FOLIAGE else alike(mesh, budget, size)
+        if fewer is None or len(fewer[1]) > FAR_TOO_MANY * budget:
             raise _Unfit('too_detailed')
-    (vertices, faces, uv, material), top = _seen_from_outside(mesh, size)
+        mesh = fewer
+    (vertices, faces, uv, material), top = seen_from_outside(mesh, size)
     uv[..., 1] = 1 - uv[..., 1]
     present, material = np.unique(material, return_inverse=True)
     corner, index = np.unique(faces, return_inverse=True)
@@ -468,152 +467,6 @@ def _model(
     )
 
 
-class _Wavefront(NamedTuple):
-    """Triangles of a model: `material` [F] indexes the names `materials`; v of uv upwards."""
-
-    vertices: np.ndarray
-    faces: np.ndarray
-    uv: np.ndarray
-    material: np.ndarray
-    materials: list[str]
-    libraries: list[str]
-
-
-def _wavefront(data: bytes) -> _Wavefront:
-    """Read an OBJ file: v, vt, f, usemtl and mtllib; all else does not matter here."""
-    rows: dict[bytes, list[bytes]] = {b'v': [], b'vt': []}
-    polygons: list[tuple[list[bytes], int, int, int]] = []
-    materials: dict[str, int] = {}
-    libraries: list[str] = []
-    current = materials.setdefault('', 0)
-    for line in data.replace(b'\\\n', b' ').splitlines():
-        word, _, rest = line.strip().partition(b' ')
-        if word in rows:
-            rows[word].append(rest)
-        elif word == b'f':
-            polygons.append((rest.split(), current, len(rows[b'v']), len(rows[b'vt'])))
-        elif word == b'usemtl':
-            current = materials.setdefault(rest.decode('latin-1').strip(), len(materials))
-        elif word == b'mtllib':
-            libraries.append(rest.decode('latin-1').strip())
-    vertices = np.array([row.split()[:3] for row in rows[b'v']], np.float64)
-    texture = np.array([row.split()[:2] for row in rows[b'vt']] or [[0, 0]], np.float64)
-    if not (len(vertices) and np.isfinite(vertices).all() and np.isfinite(texture).all()):
-        raise ValueError('no vertices, or numbers that are not finite')
-    corners, look_up, made_of = _triangles(vertices, polygons)
-    if len(corners) == 0 or min(corners.min(), look_up.min()) < 0:
-        raise ValueError('no faces, or faces without corners')
-    return _Wavefront(vertices, corners, texture[look_up], made_of, list(materials), libraries)
-
-
-def _triangles(
-    vertices: np.ndarray, polygons: Sequence[tuple[list[bytes], int, int, int]]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # -> [F, 3], [F, 3], [F]
-    """Vertices, texture coordinates and material of the triangles of polygons of any shape.
-
-    A polygon is its corners as in the file, its material, and the number of vertices and of
-    texture coordinates before it.
-    """
-    rows: dict[int, list[list[int]]] = defaultdict(list)
-    for words, material, vertex_count, uv_count in polygons:
-        row = [material]
-        for word in words:
-            first, _, rest = word.partition(b'/')
-            second = rest.partition(b'/')[0]
-            corner, look = int(first), int(second) if second else 1
-            row.append(corner - 1 if corner > 0 else vertex_count + corner)
-            row.append(look - 1 if look > 0 else uv_count + look)
-        rows[len(words)].append(row)
-    found: list[np.ndarray] = [np.zeros((0, 7), np.int64)]
-    for count, same in rows.items():
-        if count < 3:
-            continue
-        table = np.array(same, np.int64)
-        material, corner, look = table[:, :1], table[:, 1::2], table[:, 2::2]
-        edge = vertices[np.roll(corner, -1, 1)] - vertices[corner]
-        turn = np.cross(edge, np.roll(edge, -1, 1))
-        convex = (np.einsum('nck,nk->nc', turn, turn.sum(1)) >= 0).all(1)
-        fan = [(0, i, i + 1) for i in range(1, count - 1)]
-        for a, b, c in fan:
-            chosen = (p[convex][:, [a, b, c]] for p in (corner, look))
-            found.append(np.concatenate([material[convex], *chosen], 1))
-        for i in np.nonzero(~convex)[0]:
-            cut = np.array(_ears(vertices[corner[i]], corner[i].tolist()))
-            of = np.full((len(cut), 1), material[i, 0])
-            found.append(np.concatenate([of, corner[i][cut], look[i][cut]], 1))
-    table = np.concatenate(found)
-    return table[:, 1:4], table[:, 4:], table[:, 0]
-
-
-def _ears(points: np.ndarray, names: list[int]) -> list[tuple[int, int, int]]:
-    """Triangles of a polygon [K, 3] by cutting off ears (Meisters 1975)."""
-    edge = np.roll(points, -1, 0) - points
-    normal = np.cross(points - points[0], edge).sum(0)
-    along = int(np.abs(normal).argmax())
-    u, v = ((1, 2), (2, 0), (0, 1))[along]
-    flat = points[:, [u, v]] * [math.copysign(1, normal[along]), 1]
-
-    def turn(a: int, b: int, c: int) -> float:
-        (ax, ay), (bx, by), (cx, cy) = flat[a], flat[b], flat[c]
-        return (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-
-    def is_ear(a: int, b: int, c: int) -> bool:
-        return turn(a, b, c) > 0 and not any(
-            min(turn(a, b, p), turn(b, c, p), turn(c, a, p)) >= 0
-            for p in left
-            if names[p] not in (names[a], names[b], names[c])
-        )
-
-    left, cut = list(range(len(points))), []
-    while len(left) > 3:
-        corners = ((left[i - 1], left[i], left[(i + 1) % len(left)]) for i in range(len(left)))
-        ear = next((c for c in corners if is_ear(*c)), tuple(left[:3]))
-        cut.append(ear)
-        left.remove(ear[1])
-    return [*cut, (left[0], left[1], left[2])]
-
-
-class _Material(NamedTuple):
-    """Of an MTL file: linear colour, share of light stopped, and the member with the picture."""
-
-    colour: tuple[float, ...] = (0.6, 0.6, 0.6)
-    opacity: float = 1.0
-    picture: str | None = None
-
-
-def _materials(
-    archive: zipfile.ZipFile, path: str, libraries: Sequence[str]
-) -> dict[str, _Material]:
-    folder = posixpath.dirname(path)
-    members = {name.lower(): name for name in archive.namelist()}
-
-    def beside(name: str) -> str | None:
-        name = name.strip().strip('"').replace('\\', '/')
-        return members.get(posixpath.normpath(posixpath.join(folder, name)).lower())
-
-    found: dict[str, _Material] = {}
-    current = ''
-    for library in libraries:
-        member = beside(library)
-        for line in _member(archive, member).decode('latin-1').splitlines() if member else ():
-            word, _, rest = line.strip().partition(' ')
-            rest = rest.strip()
-            made = found.get(current, _Material())
-            if word == 'newmtl':
-                current = rest
-                found[current] = _Material()
-            elif word == 'Kd':
-                shown = [min(max(float(v), 0.0), 1.0) for v in rest.split()[:3]]
-                linear = tuple(max(v**2.2, 0.012) for v in shown)
-                found[current] = made._replace(colour=linear)
-            elif word in ('d', 'Tr'):
-                value = float(rest.split()[-1])
-                found[current] = made._replace(opacity=value if word == 'd' else 1 - value)
-            elif word == 'map_Kd':
-                found[current] = made._replace(picture=beside(rest))
-    return found
-
-
 class _Picture(NamedTuple):
     """A texture: RGB level [S, S, 3] and, if it has holes, opacity [S, S]."""
 
@@ -636,7 +489,7 @@ class _Pictures:
         """The picture of a member; None if there is none or it cannot be read."""
         if member is None:
             return None
-        data = _member(archive, member)
+        data = read_member(archive, member)
         key = hashlib.sha256(data).hexdigest()
         if key not in self._found:
             with Image.open(io.BytesIO(data)) as image:
@@ -672,202 +525,6 @@ def _upright(vertices: np.ndarray, rotation: str, size: np.ndarray) -> np.ndarra
     low, high = vertices.min(0), vertices.max(0)
     vertices = (vertices - (low + high) / 2) * (size / np.maximum(high - low, 1e-9))
     return vertices + np.array([0, 0, size[2] / 2])
-
-
-Mesh = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # vertices, faces, uv, material
-
-
-def _cut_out(mesh: Mesh, which: int, alpha: np.ndarray, budget: int) -> Mesh:
-    """Remove the holes of a picture from the triangles of one material, cut finer for that."""
-    vertices, faces, uv, material = mesh
-    chosen = material == which
-    corners, look = vertices[faces[chosen]], uv[chosen]
-
-    def opacity(look: np.ndarray) -> np.ndarray:  # [F, 3, 2] -> [F]
-        middle = look.mean(1)
-        texel = np.floor((middle - np.floor(middle)) * SIZE).astype(int) % SIZE
-        return alpha[SIZE - 1 - texel[:, 1], texel[:, 0]]
-
-    while 0 < len(corners) <= budget // 2:
-        corners, look = _quartered(corners), _quartered(look)
-    solid = opacity(look) >= OPAQUE
-    corners, look = corners[solid], look[solid]
-    new = np.arange(3 * len(corners)).reshape(-1, 3) + len(vertices)
-    return (
-        np.concatenate([vertices, corners.reshape(-1, 3)]),
-        np.concatenate([faces[~chosen], new]),
-        np.concatenate([uv[~chosen], look]),
-        np.concatenate([material[~chosen], np.full(len(new), which)]),
-    )
-
-
-def _quartered(corners: np.ndarray) -> np.ndarray:  # [F, 3, K] -> [4 F, 3, K]
-    """Triangles split at the middles of their edges."""
-    a, b, c = corners.transpose(1, 0, 2)
-    ab, bc, ca = (a + b) / 2, (b + c) / 2, (c + a) / 2
-    parts = ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))
-    return np.concatenate([np.stack(part, 1) for part in parts])
-
-
-def _alike(mesh: Mesh, budget: int, size: np.ndarray) -> Mesh:
-    """One with fewer triangles that looks alike from all sides.
-
-    Raises:
-        _Unfit: none does.
-    """
-    before = _distances(mesh, size)[0]
-    for factor in (1, FAR_TOO_MANY / 2, FAR_TOO_MANY):
-        if len(mesh[1]) <= factor * budget:
-            return mesh
-        simple = _simplified(mesh, round(factor * budget))
-        if len(simple[1]) > FAR_TOO_MANY * budget:
-            continue
-        after = _distances(simple, size)[0]
-        alike = np.isclose(before, after, rtol=0, atol=0.03 * float(np.linalg.norm(size)))
-        seen = np.isfinite(before) | np.isfinite(after)
-        changed = (seen & ~alike).sum(1) / np.maximum(seen.sum(1), 1)
-        if changed.mean() < MAX_CHANGE and changed.max() < 3 * MAX_CHANGE:
-            return simple
-    raise _Unfit('too_detailed')
-
-
-def _simplified(mesh: Mesh, budget: int) -> Mesh:
-    """About `budget` triangles (quadric error metrics, Garland and Heckbert 1997), per material.
-
-    The seams of a texture are borders, which are kept; texture coordinates come from the nearest
-    place on the original. Of leaves some are left out and the others are enlarged.
-    """
-    vertices, faces, uv, material = mesh
-    pieces: list[Mesh] = []
-    count = 0
-    for which in np.unique(material):
-        chosen = material == which
-        target = max(12, math.ceil(budget * chosen.mean()))
-        key = np.concatenate([vertices[faces[chosen]], uv[chosen]], 2).reshape(-1, 5)
-        code = np.round(key * 1e5).astype(np.int64) @ HASH  # far faster than comparing rows
-        _, first, index = np.unique(code, return_index=True, return_inverse=True)
-        points, triangles, look = key[first, :3], index.reshape(-1, 3), uv[chosen]
-        shape = o3d.geometry.TriangleMesh(
-            o3d.utility.Vector3dVector(points), o3d.utility.Vector3iVector(triangles)
-        )
-        patch = np.asarray(shape.cluster_connected_triangles()[0])
-        if len(triangles) > target and len(triangles) < LEAF * (patch.max() + 1):
-            points, triangles, look = _thinned(points, triangles, look, patch, target)
-        elif len(triangles) > target:
-            shape.remove_degenerate_triangles()
-            shape = shape.simplify_quadric_decimation(target, boundary_weight=3.0)
-            shape.remove_degenerate_triangles()
-            shape.remove_unreferenced_vertices()
-            simple = np.asarray(shape.vertices), np.asarray(shape.triangles)
-            if len(simple[1]):
-                look = _nearest_uv(points, triangles, look, simple[0][simple[1]])
-                points, triangles = simple
-        pieces.append((points, triangles + count, look, np.full(len(triangles), which)))
-        count += len(points)
-    vertices, faces, uv, material = (np.concatenate(c) for c in zip(*pieces, strict=True))
-    return vertices, faces, uv, material
-
-
-def _thinned(
-    vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, patch: np.ndarray, budget: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every so many-th of the patches [F] that do not touch, enlarged to cover as much.
-
-    Patches much larger than most, of a trunk and branches, all stay as they are.
-    """
-    number = np.arange(patch.max() + 1)
-    low, high = np.full((len(number), 3), np.inf), np.full((len(number), 3), -np.inf)
-    np.minimum.at(low, patch, vertices[faces].min(1))
-    np.maximum.at(high, patch, vertices[faces].max(1))
-    extent = np.linalg.norm(high - low, axis=1)
-    large = (extent > 3 * np.median(extent))[patch]
-    share = min(1.0, max(budget - large.sum(), budget / 2) / max((~large).sum(), 1))
-    chosen = number[np.floor((number + 1) * share) > np.floor(number * share)]
-    kept = large | np.isin(patch, chosen)
-    corners, of = vertices[faces[kept]], patch[kept]
-    total = np.zeros((len(number), 3))
-    np.add.at(total, of, corners.mean(1))
-    middle = (total / np.maximum(np.bincount(of, minlength=len(number)), 1)[:, None])[of, None]
-    grown = np.where(large[kept], 1.0, min(share**-0.5, 1.8))[:, None, None]
-    corners = middle + (corners - middle) * grown
-    return corners.reshape(-1, 3), np.arange(3 * kept.sum()).reshape(-1, 3), uv[kept]
-
-
-def _nearest_uv(
-    vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, corners: np.ndarray
-) -> np.ndarray:  # -> [N, 3, 2]
-    """Texture coordinates of a mesh at the corners [N, 3, 3] of other triangles near it."""
-    scene = o3d.t.geometry.RaycastingScene(nthreads=1)
-    scene.add_triangles(
-        o3d.core.Tensor.from_numpy(vertices.astype(np.float32)),
-        o3d.core.Tensor.from_numpy(faces.astype(np.uint32)),
-    )
-
-    def look_up(points: np.ndarray) -> np.ndarray:
-        query = o3d.core.Tensor.from_numpy(points.astype(np.float32).reshape(-1, 3))
-        found = scene.compute_closest_points(query, nthreads=1)
-        second, third = found['primitive_uvs'].numpy().T[..., None]
-        a, b, c = uv[found['primitive_ids'].numpy().astype(int)].transpose(1, 0, 2)
-        return a * (1 - second - third) + b * second + c * third
-
-    # From a little inside, where the triangle next door on another patch is not the nearest.
-    middle = corners.mean(1, keepdims=True)
-    look = look_up(corners + 0.1 * (middle - corners)).reshape(-1, 3, 2)
-    centre = look_up(middle).reshape(-1, 1, 2)
-    astray = np.abs(look.mean(1, keepdims=True) - centre).max((1, 2)) > 0.1
-    look[astray] = centre[astray]
-    return look
-
-
-def _distances(mesh: Mesh, size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What rays from many sides meet, first those from above, over the footprint exactly.
-
-    Returns:
-        Distances [S, N], inf for nothing; face hit [S, N]; whether from its front [S, N].
-    """
-    vertices, faces = mesh[0].astype(np.float32), mesh[1].astype(np.uint32)
-    scene = o3d.t.geometry.RaycastingScene(nthreads=1)
-    scene.add_triangles(o3d.core.Tensor.from_numpy(vertices), o3d.core.Tensor.from_numpy(faces))
-    grid = (np.arange(VIEW) + 0.5) / VIEW * 2 - 1
-    u, v = (axis.ravel()[:, None] for axis in np.meshgrid(grid, grid))
-    reach, middle = float(np.linalg.norm(size)) / 2, np.array([0, 0, size[2] / 2])
-    above = np.concatenate([u * size[0] / 2, v * size[1] / 2, u * 0 + size[2] + 1], 1)
-    rays = [np.concatenate([above, np.broadcast_to([0, 0, -1.0], above.shape)], 1)]
-    angles = [(a, e) for e in (0.05, 0.8) for a in range(6)] + [(a, -0.5) for a in (0.5, 2.6, 4.7)]
-    for azimuth, elevation in angles:
-        away = np.array([math.cos(azimuth), math.sin(azimuth), elevation])
-        away /= np.linalg.norm(away)
-        right = np.cross([0, 0, 1], away)
-        right /= np.linalg.norm(right)
-        origins = middle + away * 2 * reach + reach * (u * right + v * np.cross(away, right))
-        rays.append(np.concatenate([origins, np.broadcast_to(-away, origins.shape)], 1))
-    bundle = np.stack(rays).astype(np.float32)
-    hits = scene.cast_rays(o3d.core.Tensor.from_numpy(bundle), nthreads=1)
-    towards = (hits['primitive_normals'].numpy() * bundle[..., 3:]).sum(-1) < 0
-    return hits['t_hit'].numpy(), hits['primitive_ids'].numpy(), towards
-
-
-def _seen_from_outside(mesh: Mesh, size: np.ndarray) -> tuple[Mesh, float | None]:
-    """Faces turned to where most rays see them from, and the height of a free flat top if any."""
-    vertices, faces, uv, material = mesh
-    distance, face, front = _distances(mesh, size)
-    hit = np.isfinite(distance)
-    votes = np.zeros(len(faces))
-    np.add.at(votes, face[hit].astype(int), np.where(front[hit], 1, -1))
-    wrong = (votes < 0)[:, None]
-    faces = np.where(wrong, faces[:, ::-1], faces)
-    uv = np.where(wrong[..., None], uv[:, ::-1], uv)
-    heights = np.where(hit[0], size[2] + 1 - distance[0], 0).reshape(VIEW, VIEW)
-    return (vertices, faces, uv, material), _free_top(heights)
-
-
-def _free_top(heights: np.ndarray) -> float | None:
-    """The height most of the middle of a map of heights has, if nearly all of it has it."""
-    border = round(len(heights) * (1 - TOP_SHARE) / 2)
-    inner = heights[border:-border, border:-border]
-    level = float(np.median(inner))
-    flat = np.abs(inner - level) < 0.006
-    return float(inner[flat].max()) if level > 0.2 and flat.mean() > 0.98 else None
 
 
 def _write(path: Path, models: Models) -> None:
