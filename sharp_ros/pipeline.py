@@ -179,6 +179,7 @@ class Pipeline:
         # The map, where the pose is known.
         unmapped = self._integrate(localized, depth, gaussians, clock)
         seen = Seen(frame, gaussians, frame.T_world_camera is not None and unmapped is None)
+        # The snapshot, while one is under way.
         if not self._snapshot_complete:
             self._snapshot_complete = self._snapshot.add(frame, depth)
         # What virtual cameras see.
