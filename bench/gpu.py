@@ -981,8 +981,10 @@ def unprojected(setup: Setup, *, compiled: bool) -> Report:
     _release(setup)
     here = _seeded_gaussians(setup.network.grid)
     there = _on(here, setup.device)
-    way = torch.compile(unprojection._shapes, dynamic=False) if compiled else unprojection._shapes
-    with mock.patch.object(unprojection, '_shapes', way):
+    shapes = unprojection._shapes
+    if compiled:
+        shapes = torch.compile(shapes, dynamic=False)
+    with mock.patch.object(unprojection, '_shapes', shapes):
         start = time.perf_counter()
         made = unprojection.unproject(there, CAMERA)
         first_seconds = time.perf_counter() - start
@@ -1103,9 +1105,9 @@ def table(report: Report) -> str:
     head = ('forward', 'p95', 'gaussians', 'points', 'fps', 'age_p95', 'GB', 'x_fp32', 'TFLOP/s')
     lines += [' ' * 21 + ''.join(f'{word:>10}' for word in (*head, 'check'))]
     for name in report:
-        kind, _, way = name.partition('.')
+        kind, _, execution = name.partition('.')
         if kind in {'forward', 'nano', 'patch_batch'} and 'forward' in report[name]:
-            lines.append(_row(name, report[name], report['summary'], way))
+            lines.append(_row(name, report[name], report['summary'], execution))
     for name, part in report.items():
         if name.startswith('parity.') and 'worst' in part:
             lines.append(_line(report, name, 'passed', 'worst_in_bounds', 'worst'))
@@ -1135,7 +1137,7 @@ def table(report: Report) -> str:
     return '\n'.join(filter(None, lines))
 
 
-def _row(name: str, part: Report, summary: Report, way: str) -> str:
+def _row(name: str, part: Report, summary: Report, execution: str) -> str:
     stream, nan = part.get('stream', {}), math.nan
     values = (
         part['forward']['median_ms'],
@@ -1145,8 +1147,8 @@ def _row(name: str, part: Report, summary: Report, way: str) -> str:
         stream.get('fps', nan),
         stream.get('age', {}).get('p95_ms', nan),
         part['memory'].get('peak_reserved_mb', nan) / 1024,
-        summary['times_fp32'].get(way, nan) if name.startswith('forward.') else nan,
-        summary['tflops'].get(way, nan) if name.startswith('forward.') else nan,
+        summary['times_fp32'].get(execution, nan) if name.startswith('forward.') else nan,
+        summary['tflops'].get(execution, nan) if name.startswith('forward.') else nan,
         nan if part['self_check_difference'] is None else part['self_check_difference'],
     )
     return f'{name:21}' + ''.join(f'{value:10.4g}' for value in values)

@@ -518,12 +518,12 @@ def _weights(file: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
     with safe_open(file, framework='np') as opened:
-        told = opened.metadata() or {}
+        metadata = opened.metadata() or {}
         shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118
     return {
         'sha256': sha256_of(file),
         'parameters': sum(math.prod(shape) for shape in shapes),
-        **{key: told[key] for key in ('version', 'samples', 'data') if key in told},
+        **{key: metadata[key] for key in ('version', 'samples', 'data') if key in metadata},
     }
 
 

@@ -69,14 +69,14 @@ def main() -> None:
         quantization.quantize_static(
             path['ready'], path['static'], Samples(names, calibration), per_channel=True
         )
-        ways = {'torch fp32': plain.forward}
+        runs = {'torch fp32': plain.forward}
         for name in ('fp32', 'dynamic', 'static'):
-            ways[f'onnx {name}'] = OnnxNanoPredictor(OnnxSession(path[name], threads=2)).forward
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        ratios: dict[str, list[float]] = {name: [] for name in ways}
+            runs[f'onnx {name}'] = OnnxNanoPredictor(OnnxSession(path[name], threads=2)).forward
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        ratios: dict[str, list[float]] = {name: [] for name in runs}
         for i in inputs:
             truth = plain.forward(*i)[0][0]
-            for name, forward in ways.items():
+            for name, forward in runs.items():
                 start = time.perf_counter()
                 outputs = forward(*i)
                 times[name].append((time.perf_counter() - start) * 1e3)
@@ -90,7 +90,7 @@ def main() -> None:
                 'log_depth_error_mean': round(float(np.mean(ratios[name])), 5),
                 'self_check': round(self_check.difference(forward(*check), expected), 5),
             }
-            for name, forward in ways.items()
+            for name, forward in runs.items()
         }
         sizes = {name: p.stat().st_size for name, p in path.items()}
     versions = {'torch': torch.__version__, 'onnxruntime': onnxruntime.__version__}

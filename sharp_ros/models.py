@@ -128,10 +128,10 @@ def by_hand(name: str) -> str:
     """How to come by the file of a description that names no address."""
     from sharp_ros.network.description import load_description
 
-    told = load_description(WEIGHTS_FOLDER / f'{name}.yaml')
+    description = load_description(WEIGHTS_FOLDER / f'{name}.yaml')
     return (
-        f'{name} cannot be fetched: {told.by_hand} Licence: {told.licence}. '
-        f'Put it at {CACHE_FOLDER / told.file}'
+        f'{name} cannot be fetched: {description.by_hand} Licence: {description.licence}. '
+        f'Put it at {CACHE_FOLDER / description.file}'
     )
 
 
@@ -202,24 +202,30 @@ def load_predictor(
     )
 
 
-def _described(told: DepthDescription) -> ModelInfo:
+def _described(description: DepthDescription) -> ModelInfo:
     from sharp_ros.network.onnx_predictor import open_described
 
     def check(path: Path) -> None:
-        open_described(replace(told, path=path, file=path.name))
+        open_described(replace(description, path=path, file=path.name))
 
     download = None
-    if told.url:
+    if description.url:
         download = Download(
-            told.url,
-            told.sizes,
-            told.text + (f'\n{told.source}' if told.source else ''),
+            description.url,
+            description.sizes,
+            description.text + (f'\n{description.source}' if description.source else ''),
             check=check,
-            sha256=told.sha256 or None,
-            name=told.file,
+            sha256=description.sha256 or None,
+            name=description.file,
         )
-    metric = told.kind != 'relative'
-    return ModelInfo(told.path.stem, told.text, told.licence, metric=metric, download=download)
+    metric = description.kind != 'relative'
+    return ModelInfo(
+        description.path.stem,
+        description.text,
+        description.licence,
+        metric=metric,
+        download=download,
+    )
 
 
 def _load_described(
@@ -228,14 +234,14 @@ def _load_described(
     from sharp_ros.network.description import load_description
     from sharp_ros.network.onnx_predictor import open_described
 
-    told = load_description(path)
-    info = _described(told)
+    description = load_description(path)
+    info = _described(description)
     if not (info.metric or relative):
         raise ConfigError(
             f'{info.name} gives relative depth, without a scale, which only the node can use '
             '(~/relative_depth/image); choose a metric model'
         )
-    return open_described(told, device, threads), info
+    return open_described(description, device, threads), info
 
 
 def _load_onnx(path: Path, device: str, threads: int) -> OnnxNanoPredictor:

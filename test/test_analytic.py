@@ -205,19 +205,19 @@ def test_batches_keep_the_conventions_of_shards(batch):
     assert not any(tensor.requires_grad or tensor.is_inference() for tensor in batch)
 
 
-def test_gravity_and_height_are_told_half_of_the_time_and_almost_right():
+def test_gravity_and_height_are_given_half_of_the_time_and_almost_right():
     camera = torch.eye(4)
     camera[:3, :3] = torch.tensor([[0.8, 0, 0.6], [-0.6, 0, 0.8], [0, -1, 0]])
     camera[2, 3] = 1.2
     cameras = analytic.Cameras(camera.repeat(400, 1, 1), torch.zeros(400, 4))
     exact = drawn._geometry(cameras, None)
     torch.testing.assert_close(exact[0], torch.tensor([0, -1, 0, math.log(1.2), 1]))
-    told = drawn._geometry(cameras, analytic.Draw(torch.Generator().manual_seed(0)))
-    known = told[:, 4] > 0
+    geometry = drawn._geometry(cameras, analytic.Draw(torch.Generator().manual_seed(0)))
+    known = geometry[:, 4] > 0
     assert 0.4 < known.float().mean() < 0.6
-    assert not told[~known].any()
-    torch.testing.assert_close(told[known, :3].norm(dim=1), torch.ones(int(known.sum())))
-    error = told[known] - exact[known]
+    assert not geometry[~known].any()
+    torch.testing.assert_close(geometry[known, :3].norm(dim=1), torch.ones(int(known.sum())))
+    error = geometry[known] - exact[known]
     assert 0.008 < error[:, :3].std(0)[[0, 2]].mean() < 0.025  # radians
     assert 0.02 < error[:, 3].std() < 0.04
 

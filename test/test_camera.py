@@ -143,7 +143,7 @@ def far_from(edge: np.ndarray, pixels: int) -> np.ndarray:
     return cv2.dilate(mask, kernel) == cv2.erode(mask, kernel)
 
 
-def test_pixels_without_a_ray_are_told() -> None:
+def test_pixels_without_a_ray_are_marked() -> None:
     pincushion = (0.2, 0.05, 0.001, 0.001, 0.0)  # reaches beyond the raw image in the corners
     model = CameraModel(640, 480, K=K, D=pincushion, distortion_model='plumb_bob')
     rectifier = Rectifier(model, False, 0.0, (640, 480))
@@ -159,7 +159,7 @@ def test_pixels_without_a_ray_are_told() -> None:
     assert rectifier.unseen[black.any(-1)].all()
 
 
-def test_a_lens_that_leaves_no_black_pixels_tells_of_none() -> None:
+def test_a_lens_that_leaves_no_black_pixels_marks_none() -> None:
     barrel = CameraModel(640, 480, K=K, D=PLUMB_BOB, distortion_model='plumb_bob')
     assert Rectifier(barrel, False, 0.0, (640, 480)).unseen is None
     assert Rectifier(CameraModel(640, 480, K=K), False, 0.0, (640, 480)).unseen is None
@@ -167,7 +167,7 @@ def test_a_lens_that_leaves_no_black_pixels_tells_of_none() -> None:
 
 @pytest.mark.parametrize('turned', [0.0, 0.05])
 @pytest.mark.parametrize('shrink', [1, 2])
-def test_black_pixels_of_images_rectified_elsewhere_are_told(
+def test_black_pixels_of_images_rectified_elsewhere_are_marked(
     model: CameraModel, turned: float, shrink: int
 ) -> None:
     """As image_proc makes them from a calibration that keeps all pixels (alpha 1)."""

@@ -46,15 +46,15 @@ def test_an_exported_nano_gives_the_gaussians_of_torch(exported, tmp_path):
 
 def test_the_file_says_what_it_is(exported):
     session = onnxruntime.InferenceSession(str(exported), providers=['CPUExecutionProvider'])
-    told = session.get_modelmeta().custom_metadata_map
-    assert told['model'] == 'nano'
-    assert told['licence'] == 'Apache-2.0'
-    assert told['version'] == __version__
-    assert told['precision'] == 'fp32'
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata['model'] == 'nano'
+    assert metadata['licence'] == 'Apache-2.0'
+    assert metadata['version'] == __version__
+    assert metadata['precision'] == 'fp32'
     onnx.checker.check_model(onnx.load(exported))
 
 
-def test_the_largest_difference_is_told(exported, capsys, monkeypatch, tmp_path):
+def test_the_largest_difference_is_printed(exported, capsys, monkeypatch, tmp_path):
     from sharp_ros.exchange import onnx_export
 
     translated = onnx.load(exported)

@@ -63,17 +63,17 @@ def log_depth(predictor: NanoPredictor, geometry: FloorGeometry | None) -> torch
     return prediction[:2]
 
 
-def test_the_network_sees_the_floor_it_is_told_of(predictor):
-    blind, told = log_depth(predictor, None), log_depth(predictor, FLOOR)
-    assert (told - blind).abs().max() > 0.01
+def test_the_network_sees_the_floor_it_is_given(predictor):
+    blind, informed = log_depth(predictor, None), log_depth(predictor, FLOOR)
+    assert (informed - blind).abs().max() > 0.01
     higher = log_depth(predictor, replace(FLOOR, height=2.4))
-    assert (told - higher).abs().max() > 0.01
+    assert (informed - higher).abs().max() > 0.01
     longer = log_depth(predictor, replace(FLOOR, up=3 * FLOOR.up))
-    torch.testing.assert_close(told, longer, atol=1e-5, rtol=0)
+    torch.testing.assert_close(informed, longer, atol=1e-5, rtol=0)
     engine = Engine(predictor, ModelConfig(precision='fp32', execution='eager'))
     assert engine.uses_geometry
     depths = [engine.predict(IMAGE, CAMERA, None, g).means[:, 2].log() for g in (FLOOR, None)]
-    torch.testing.assert_close(depths[0], told.flatten(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(depths[0], informed.flatten(), atol=1e-5, rtol=0)
     torch.testing.assert_close(depths[1], blind.flatten(), atol=1e-5, rtol=0)
 
 
@@ -109,10 +109,10 @@ def test_an_export_that_is_wrong_only_where_a_floor_is_known_is_refused(
     del model.metadata_props[:]
     # a file that takes the floor and does not look at it
     model.graph.initializer.append(
-        onnx.numpy_helper.from_array(np.zeros((1, 5), np.float32), 'told')
+        onnx.numpy_helper.from_array(np.zeros((1, 5), np.float32), 'informed')
     )
     for node in model.graph.node:
-        node.input[:] = ['told' if name == 'geometry' else name for name in node.input]
+        node.input[:] = ['informed' if name == 'geometry' else name for name in node.input]
     monkeypatch.setattr(onnx_export, '_translated', lambda predictor, inputs: model)
     with pytest.raises(EngineError, match='differ from torch'):
         onnx_export.export_nano(predictor, tmp_path / 'nano.onnx', {})
@@ -129,8 +129,8 @@ def test_weights_of_the_first_layout_take_no_notice(execution, tmp_path):
         onnx_export.export_nano(nano, tmp_path / 'nano.onnx', {})
         nano, _ = load_predictor(str(tmp_path / 'nano.onnx'))
     assert not nano.uses_geometry
-    blind, told = (nano.inputs(IMAGE, CAMERA, geometry) for geometry in (None, FLOOR))
-    assert len(blind) == len(told) == 2
+    blind, informed = (nano.inputs(IMAGE, CAMERA, geometry) for geometry in (None, FLOOR))
+    assert len(blind) == len(informed) == 2
     engine = Engine(nano, ModelConfig(precision='fp32', execution=execution))
     a, b = (engine.predict(IMAGE, CAMERA, None, geometry) for geometry in (None, FLOOR))
     assert torch.equal(a.means, b.means)
@@ -167,8 +167,8 @@ def test_a_tensor_of_another_shape_is_refused(predictor, exported):
 # --- what the robot knows ------------------------------------------------------------------------
 
 
-class Told:
-    """A pipeline, and what it told its network of the floor, frame by frame."""
+class Driven:
+    """A pipeline, and what it gives its network of the floor, frame by frame."""
 
     def __init__(self, **scale) -> None:
         rng = np.random.default_rng(1)
@@ -205,36 +205,36 @@ def tilted(seed: int) -> np.ndarray:  # -> [4, 4]
 
 
 @pytest.mark.parametrize('seed', range(4))
-def test_a_frame_on_the_floor_tells_what_the_transform_implies(seed):
-    told, T_floor_camera = Told(floor_frame='footprint'), tilted(seed)
-    known = told.of(floor=inverse(T_floor_camera), world='')
+def test_a_frame_on_the_floor_gives_what_the_transform_implies(seed):
+    driven, T_floor_camera = Driven(floor_frame='footprint'), tilted(seed)
+    known = driven.of(floor=inverse(T_floor_camera), world='')
     assert known.height == pytest.approx(0.6, abs=1e-9)
     np.testing.assert_allclose(T_floor_camera[:3, :3] @ known.up, UP, atol=1e-9)
     # the camera turns in its place: up turns the other way in its frame, the height stays
     turn = transform(matrix_from_quat(np.array([1.0, 0.1, -0.2, 0.3])), np.zeros(3))
-    turned = told.of(floor=inverse(T_floor_camera @ turn), world='')
+    turned = driven.of(floor=inverse(T_floor_camera @ turn), world='')
     np.testing.assert_allclose(turn[:3, :3] @ turned.up, known.up, atol=1e-9)
     assert turned.height == pytest.approx(known.height, abs=1e-9)
     # and rises
     risen = T_floor_camera.copy()
     risen[2, 3] += 0.5
-    assert told.of(floor=inverse(risen), world='').height == pytest.approx(1.1, abs=1e-9)
+    assert driven.of(floor=inverse(risen), world='').height == pytest.approx(1.1, abs=1e-9)
 
 
 @pytest.mark.parametrize('seed', range(4))
-def test_a_metric_pose_tells_gravity_and_the_configuration_the_height(seed):
-    told, pose = Told(camera_height=0.75), tilted(seed)
-    known = told.of(pose)
+def test_a_metric_pose_gives_gravity_and_the_configuration_the_height(seed):
+    driven, pose = Driven(camera_height=0.75), tilted(seed)
+    known = driven.of(pose)
     assert known.height == 0.75  # wherever the world has its origin
     np.testing.assert_allclose(pose[:3, :3] @ known.up, UP, atol=1e-9)
-    moved = told.of(transform(np.eye(3), np.array([5.0, -2.0, 7.0])) @ pose, stamp_ns=1)
+    moved = driven.of(transform(np.eye(3), np.array([5.0, -2.0, 7.0])) @ pose, stamp_ns=1)
     np.testing.assert_allclose(moved.up, known.up, atol=1e-12)
 
 
 def test_the_frame_on_the_floor_comes_before_the_configuration():
-    told = Told(floor_frame='footprint', camera_height=2.0)
-    assert told.of(tilted(0), inverse(tilted(1))).height == pytest.approx(0.6)
-    assert told.of(tilted(0), stamp_ns=1).height == 2.0  # tf is silent
+    driven = Driven(floor_frame='footprint', camera_height=2.0)
+    assert driven.of(tilted(0), inverse(tilted(1))).height == pytest.approx(0.6)
+    assert driven.of(tilted(0), stamp_ns=1).height == 2.0  # tf is silent
 
 
 @pytest.mark.parametrize(
@@ -262,16 +262,16 @@ def test_the_frame_on_the_floor_comes_before_the_configuration():
         'not configured',
     ],
 )
-def test_nothing_is_told_where_anything_is_missing(scale, pose, floor):
-    assert Told(**scale).of(pose, floor, world='' if pose is None else 'odom') is None
+def test_no_floor_is_given_where_anything_is_missing(scale, pose, floor):
+    assert Driven(**scale).of(pose, floor, world='' if pose is None else 'odom') is None
 
 
-def test_nothing_that_visual_odometry_found_is_told():
-    told = Told(camera_height=1.0)
+def test_no_floor_is_given_from_poses_of_visual_odometry():
+    driven = Driven(camera_height=1.0)
     for i in range(20):  # it waits a second for the scale first
-        told.of(stamp_ns=i * 10**8)
-    assert told.result.frame.T_world_camera is not None
-    assert told.geometries == [None] * 20
+        driven.of(stamp_ns=i * 10**8)
+    assert driven.result.frame.T_world_camera is not None
+    assert driven.geometries == [None] * 20
 
 
 class Stepping(NetworkPredictor):
@@ -313,9 +313,9 @@ def test_the_map_stays_in_metres_while_tf_is_silent():
         assert np.nanmedian(depth / network.depth) == pytest.approx(1, abs=0.02)
 
 
-def test_every_network_may_be_told_and_those_without_use_for_it_ignore_it():
+def test_every_network_may_be_given_the_floor_and_those_without_use_for_it_ignore_it():
     sensor = Pipeline.from_config(SharpConfig(model=ModelConfig(name='sensor')))
     depth = np.full((48, 64), 2.0, np.float32)
     assert not sensor.engine.uses_geometry
-    told = sensor.engine.predict(IMAGE, CAMERA, depth, FLOOR)
-    assert torch.equal(told.means, sensor.engine.predict(IMAGE, CAMERA, depth).means)
+    informed = sensor.engine.predict(IMAGE, CAMERA, depth, FLOOR)
+    assert torch.equal(informed.means, sensor.engine.predict(IMAGE, CAMERA, depth).means)

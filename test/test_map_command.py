@@ -131,9 +131,9 @@ def test_recorded_poses_give_a_whole_map_with_pictures_and_a_report(drive, run_m
     for colour in ((255, 255, 255), (0, 0, 0), (205, 205, 205), GREEN, RED):
         assert len(places_of(plan, colour)) > 50
     assert read(out / 'overview.png').shape == (2 * 508, 3 * 640, 3)
-    told = capsys.readouterr().out
-    assert '15 placed' in told
-    assert 'map.png' in told
+    printed = capsys.readouterr().out
+    assert '15 placed' in printed
+    assert 'map.png' in printed
 
 
 def test_visual_odometry_is_measured_against_the_recorded_poses(drive, run_map):
@@ -162,7 +162,7 @@ def test_frames_without_poses_are_placed_by_visual_odometry_unless_poses_are_ask
     assert not any(out.iterdir())
 
 
-def test_poses_that_begin_late_are_used_and_what_came_before_is_told(drive, run_map, capsys):
+def test_poses_that_begin_late_are_used_and_what_came_before_is_reported(drive, run_map, capsys):
     code, report, _ = run_map([*without_poses(drive[:4]), *drive[4:]])
     assert (code, report['poses']) == (0, 'source')
     assert (report['placed'], report['lost']) == (11, 4)
@@ -179,7 +179,7 @@ def test_unusable_frames_are_counted_and_the_others_mapped(drive, run_map, capsy
     assert all(f'{reason} 3' in warning for reason in report['unusable'])
 
 
-def test_images_with_the_stamp_of_the_one_before_are_told_and_not_counted_as_mapped(
+def test_images_with_the_stamp_of_the_one_before_are_reported_and_not_counted_as_mapped(
     drive, run_map, capsys
 ):
     moving = without_poses(drive)
@@ -218,7 +218,7 @@ def test_a_source_that_breaks_off_leaves_the_map_so_far(drive, run_map, capsys):
     assert 'the plug was pulled' in capsys.readouterr().err
 
 
-def test_leaving_the_window_is_told_with_what_to_set(drive, run_map, capsys):
+def test_leaving_the_window_is_reported_with_what_to_set(drive, run_map, capsys):
     far = drive[9].T_world_camera.copy()
     far[0, 3] -= 30
     code, _, out = run_map([*drive[:9], replace(drive[9], T_world_camera=far)])
@@ -244,7 +244,7 @@ def test_an_output_in_the_way_is_refused_before_any_work(taken, tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    ('flags', 'told'),
+    ('flags', 'printed'),
     [
         (['--set', 'occupancy.voxel=0.1'], 'unknown setting'),
         (['--set', 'occupancy.voxel_size=-1'], 'at least'),
@@ -258,11 +258,11 @@ def test_an_output_in_the_way_is_refused_before_any_work(taken, tmp_path, capsys
     ],
 )
 def test_flags_that_cannot_be_are_refused_before_any_work(
-    flags, told, tmp_path, capsys, monkeypatch
+    flags, printed, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(sources, 'open_source', lambda *_, **__: pytest.fail('it worked'))
     assert main(['map', 'synthetic', '-o', str(tmp_path / 'out'), *flags]) == 1
-    assert told in capsys.readouterr().err
+    assert printed in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
 
 
@@ -306,7 +306,7 @@ def way_along(points, truth=None):
     return Trajectory(np.arange(len(points)) * 100_000_000, path, truth)
 
 
-def test_map_shows_the_way_where_it_was_with_y_up_and_a_true_scale_bar():
+def test_map_shows_the_path_where_it_was_with_y_up_and_a_true_scale_bar():
     cells = np.full((60, 80), UNKNOWN, np.int8)
     cells[10:40, 10:70] = FREE
     cells[10:12, 10:70] = OCCUPIED  # a wall at the smallest y
@@ -364,7 +364,7 @@ def test_surface_from_the_side_shows_the_far_wall_and_not_the_back_of_the_near_o
     assert floor.sum() > 20_000
 
 
-def test_an_empty_surface_is_a_dark_picture_with_the_way():
+def test_an_empty_surface_is_a_dark_picture_with_the_path():
     nothing = (np.zeros((0, 3)), np.zeros((0, 3), np.uint8), np.zeros((0, 3), np.float32))
     for oblique in (False, True):
         picture = draw_surface(*nothing, 0.02, way_along([[0.0, 0, 1]]), oblique=oblique)
@@ -450,8 +450,8 @@ def test_example_maps_a_bag(drive, tmp_path, capsys, monkeypatch):
     folder = tmp_path / 'map'
     monkeypatch.setattr(sys, 'argv', [EXAMPLE.name, str(tmp_path / 'bag'), str(folder), 'sensor'])
     runpy.run_path(str(EXAMPLE), run_name='__main__')
-    told = capsys.readouterr().out
-    assert told.count('camera at') == 6
-    assert str(folder / 'map.pgm') in told
+    printed = capsys.readouterr().out
+    assert printed.count('camera at') == 6
+    assert str(folder / 'map.pgm') in printed
     poses = [frame.T_world_camera for frame in drive[:6]]
     np.testing.assert_allclose(load_map(folder).path, poses, atol=1e-6)

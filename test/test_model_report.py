@@ -216,7 +216,7 @@ class FloorEngine:
         return gaussians_from_depth(z, torch.zeros(3, *image.shape[:2]), intrinsics)
 
 
-def test_height_and_gravity_are_told_to_who_uses_them_and_known_to_the_floor_plane():
+def test_height_and_gravity_are_given_to_who_uses_them_and_known_to_the_floor_plane():
     pose = look_at(np.array([0.0, 0, 1.2]), np.array([1.2, 0.1, 0]), np.array([0.0, 0, 1]))
     result = evaluate_depth([floor(60, pose)], FloorEngine())
     assert result['abs_rel'] > 0.5

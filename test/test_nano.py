@@ -92,9 +92,9 @@ def test_unknown_geometry_changes_nothing_and_known_geometry_does(network: NanoN
     rgb, k = torch.rand(2, 3, 48, 64), intrinsics(64, 48, 2)
     geometry = torch.tensor([[0.0, -1.0, 0.0, math.log(1.2), 1.0], [math.nan] * 4 + [0.0]])
     with torch.no_grad():
-        told, blind = network(rgb, k, geometry), network(rgb, k)
-    torch.testing.assert_close(told[1], blind[1], atol=1e-5, rtol=0)
-    assert (told[0] - blind[0]).abs().max() > 1e-3
+        informed, blind = network(rgb, k, geometry), network(rgb, k)
+    torch.testing.assert_close(informed[1], blind[1], atol=1e-5, rtol=0)
+    assert (informed[0] - blind[0]).abs().max() > 1e-3
 
 
 def test_the_floor_is_shown_where_it_is() -> None:

@@ -266,7 +266,7 @@ def test_equal_stamps_are_ignored(drive):
     assert odometry.register_frame(image, depth, INTRINSICS, 2 * STEP_NS) is last
 
 
-def test_covariance_is_that_of_the_errors_and_grows_with_the_way(drive, disturbed_motions):
+def test_covariance_is_that_of_the_errors_and_grows_with_the_path(drive, disturbed_motions):
     motions = disturbed_motions
     T_world_odom = drive[0][2] @ inverse(motions[0].T_odom_camera)
     within = []

@@ -139,8 +139,8 @@ def test_disparity_is_inverted_and_none_is_infinitely_far(tmp_path):
 
 
 def test_disparity_that_is_no_number_is_unknown_and_not_free():
-    told = SimpleNamespace(kind='disparity')
-    depth = onnx_predictor._depth(told, np.array([[np.nan, 0, 0.5]], np.float32), 2.0)
+    description = SimpleNamespace(kind='disparity')
+    depth = onnx_predictor._depth(description, np.array([[np.nan, 0, 0.5]], np.float32), 2.0)
     np.testing.assert_array_equal(depth, [[np.nan, np.inf, 4.0]])
 
 
@@ -204,10 +204,10 @@ def test_a_channel_of_points_and_a_constant_input_are_what_they_are_said_to_be(t
 
 
 def test_the_shorter_side_decides_and_the_aspect_is_kept(tmp_path):
-    told = load_description(Path(describe(tmp_path, input={
+    description = load_description(Path(describe(tmp_path, input={
         'name': 'image', 'size': 28, 'multiple_of': 14})))  # fmt: skip
-    assert told.image_size(640, 480) == (42, 28)  # 37.3 to the nearest multiple
-    assert told.image_size(480, 960) == (28, 56)
+    assert description.image_size(640, 480) == (42, 28)  # 37.3 to the nearest multiple
+    assert description.image_size(480, 960) == (28, 56)
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_what_is_no_network_of_ours_is_refused(tmp_path, name):
         load_predictor(str(path))
 
 
-def test_without_onnx_runtime_the_command_that_brings_it_is_told(tmp_path, monkeypatch):
+def test_without_onnx_runtime_the_command_that_installs_it_is_named(tmp_path, monkeypatch):
     write_network(tmp_path)
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     with pytest.raises(ConfigError, match='pip install onnxruntime'):
@@ -315,11 +315,11 @@ def test_descriptions_that_come_along_are_sound_and_say_how_to_get_the_file(
     name, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr('sharp_ros.network.description.CACHE_FOLDER', tmp_path)
-    told = load_description(models.WEIGHTS_FOLDER / f'{name}.yaml')
-    assert told.source.startswith('https://')
-    assert bool(told.url) != bool(told.by_hand)
-    assert models.described_info(name).metric == (told.kind != 'relative')
-    with pytest.raises(CheckpointError, match='sharp-ros fetch' if told.url else 'source'):
+    description = load_description(models.WEIGHTS_FOLDER / f'{name}.yaml')
+    assert description.source.startswith('https://')
+    assert bool(description.url) != bool(description.by_hand)
+    assert models.described_info(name).metric == (description.kind != 'relative')
+    with pytest.raises(CheckpointError, match='sharp-ros fetch' if description.url else 'source'):
         load_predictor(name, relative=True)
 
 

@@ -131,7 +131,7 @@ def test_a_camera_mounted_upside_down_makes_the_same_map(tour):
         assert other[grid.cells == 100].mean() > 0.98
 
 
-def test_visual_odometry_finds_the_way_of_a_camera_upside_down(tour):
+def test_visual_odometry_finds_the_path_of_a_camera_upside_down(tour):
     pipeline, poses = make_pipeline(), []
     for i, (pose, image, depth) in enumerate(rolled(*seen) for seen in tour):
         seen = unplaced(frame(depth, SECOND + i * SECOND // 10, pose, image))
@@ -148,14 +148,14 @@ def test_visual_odometry_finds_the_way_of_a_camera_upside_down(tour):
 
 
 @pytest.mark.parametrize(
-    ('depth', 'told'),
+    ('depth', 'expected'),
     [(np.nan, np.nan), (-np.inf, -np.inf), (0.0, np.nan), (-1.0, np.nan), (1e-9, -np.inf)],
 )
-def test_what_is_no_depth_neither_marks_nor_clears(depth, told):
+def test_what_is_no_depth_neither_marks_nor_clears(depth, expected):
     pipeline = make_pipeline(**all_maps())
     for i in range(3):
         result = pipeline.process(frame(depth, SECOND + i * SECOND), WANTED)
-        np.testing.assert_array_equal(result.depth, np.full_like(result.depth, told))
+        np.testing.assert_array_equal(result.depth, np.full_like(result.depth, expected))
         assert np.isnan(result.cloud[..., :3]).all()
         assert not len(result.map_points)
         assert not len(result.clearing_points)
@@ -406,7 +406,7 @@ def lose(pipeline, frame):
         pipeline.finish(begun)
 
 
-def test_maps_that_start_over_with_a_frame_that_fails_are_told_with_the_next():
+def test_maps_that_start_over_with_a_frame_that_fails_are_reported_with_the_next():
     pipeline = make_pipeline()
     assert not pipeline.process(frame(2.0, 100 * SECOND), WANTED).restarted
     lose(pipeline, frame(2.0, SECOND))

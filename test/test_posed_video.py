@@ -138,7 +138,7 @@ def test_no_pair_lies_across_a_turn() -> None:
         ),
     ],
 )
-def test_what_tells_no_metres_is_refused(
+def test_recordings_without_metres_are_refused(
     frames: list[Frame], reason: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:

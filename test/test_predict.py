@@ -236,7 +236,7 @@ def test_impossible_wishes_are_refused_with_one_line(tmp_path, capsys, arguments
     assert not (tmp_path / 'out').exists()
 
 
-def test_without_any_image_the_two_ways_to_name_one_are_told(tmp_path, capsys):
+def test_without_any_image_both_forms_to_name_one_are_named(tmp_path, capsys):
     assert 'give image files or folders' in refused(capsys, '-o', tmp_path / 'out')
     (tmp_path / 'notes.txt').touch()
     assert 'no image in' in refused(capsys, '-i', tmp_path, '-o', tmp_path)

@@ -314,7 +314,7 @@ def test_interrupted_video_leaves_the_old_one_and_nothing_else(ply, tmp_path, mo
     assert (tmp_path / 'out.mp4').read_bytes() == b'old'
 
 
-def test_a_full_disk_is_told(ply, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_reported(ply, tmp_path, monkeypatch, capsys):
     class Full(io.BytesIO):
         def write(self, data):
             raise OSError(errno.ENOSPC, 'No space left on device')

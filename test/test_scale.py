@@ -385,7 +385,7 @@ def test_consistency_compares_only_what_is_seen_from_both_places(room):
     assert consistency_scale(behind, room.at(room.room.pose(8.0)), K) is None
 
 
-def test_parallax_needs_a_way_and_many_points(drive):
+def test_parallax_needs_motion_and_many_points(drive):
     rng = np.random.default_rng(5)
     (_, T0, d0), (_, T1, d1) = drive[0], drive[6]
     tracks = tracks_between(rng, T0, d0, T1)
@@ -422,7 +422,7 @@ def test_points_that_move_or_were_mistracked_do_not_count_as_parallax(drive):
     assert abs(seen.log_scale) < 0.06
 
 
-def test_a_camera_height_is_found_with_and_without_being_told_up(drive):
+def test_a_camera_height_is_found_with_and_without_known_gravity(drive):
     found = 0
     for _, T, depth in drive[::10]:
         told = height_scale(depth / BIAS, K, T[2, 3], T[2, :3])

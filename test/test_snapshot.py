@@ -140,7 +140,7 @@ def test_without_a_pose_images_of_a_standing_camera_are_joined_at_any_exposure(r
 
 @pytest.mark.parametrize('step', [0.03, 0.1, 0.5, 2.0])
 @pytest.mark.parametrize('axis', [0, 1, 2])
-def test_without_a_pose_images_tell_that_the_camera_moved(room, step, axis):
+def test_without_a_pose_images_show_that_the_camera_moved(room, step, axis):
     pose = room.pose(3.0)
     snapshot = Snapshot(SnapshotConfig(frames=2))
     for i in range(2):

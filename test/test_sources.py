@@ -336,7 +336,7 @@ def test_bag_gives_image_depth_calibration_and_pose(tmp_path, kind):
         assert_is_drive(list(open_source(str(file)).frames()))
 
 
-def test_bag_tells_which_pixels_of_its_images_no_ray_reached(tmp_path):
+def test_bag_says_which_pixels_of_its_images_no_ray_reached(tmp_path):
     with Bag(tmp_path / 'drive') as bag:
         bag.info('/front/camera_info', START_NS, distortion=(0.4, 0.0, 0.0, 0.0, 0.0))
         bag.image('/front/image_raw', np.full((120, 160, 3), 255, np.uint8), START_NS, 'rgb8')

@@ -241,7 +241,7 @@ def test_depth_points_fall_into_occupied_cells(room, grid):
         assert (grid.data[cells[:, 1], cells[:, 0]] == 100).mean() > 0.97
 
 
-def test_solid_and_free_points_are_told_apart(room):
+def test_solid_and_free_points_differ(room):
     points = np.array([[0, 0, 0.38], [0, 0, 0.9], [0, 0, -0.1], [4.2, 0, 1], [2.3, 0, 0.5]])
     np.testing.assert_array_equal(room.occupied(points), [True, False, True, True, False])
 

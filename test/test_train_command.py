@@ -145,9 +145,9 @@ def test_ctrl_c_ends_the_run_after_the_step_at_hand(
     with monkeypatch.context() as patch:
         patch.setattr(Run, '_gradients', interrupted)
         assert main(['train', file]) == 130
-    told = capsys.readouterr()
-    assert 'resumes' in told.err
-    assert not told.out
+    printed = capsys.readouterr()
+    assert 'resumes' in printed.err
+    assert not printed.out
     assert signal.getsignal(signal.SIGINT) is before
     saved = torch.load(Path(config.out) / 'checkpoint.pt', weights_only=True)
     assert saved['step'] == 1
@@ -290,8 +290,8 @@ def test_another_recording_is_not_taken_for_the_one_that_the_run_began_with(
         assert main([*finetune, str(same)]) == 0
     capsys.readouterr()
     assert main([*finetune, str(second)]) == 1
-    told = capsys.readouterr().err
-    assert f'made from {first}, not {second}; give another --out' in told
+    printed = capsys.readouterr().err
+    assert f'made from {first}, not {second}; give another --out' in printed
     assert main([*finetune, str(second), '--out', str(tmp_path / 'other')]) == 0
     (Path(config.out) / 'finetuned' / 'recording.txt').unlink()  # as before there was one
     assert main([*finetune, str(second)]) == 0

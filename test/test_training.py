@@ -144,16 +144,16 @@ def test_without_augmentation_the_image_comes_as_it_is(data: Path) -> None:
     assert batch.rgb2 is None
 
 
-def test_gravity_and_height_are_told_half_of_the_time_and_almost_right() -> None:
+def test_gravity_and_height_are_given_half_of_the_time_and_almost_right() -> None:
     exact = sample(wall(), 48, 64, None)[4]
     assert exact.tolist() == pytest.approx([0, -1, 0, np.log(1.2), 1], abs=1e-6)
-    told = np.stack([sample(wall(), 48, 64, np.random.default_rng(s))[4] for s in range(60)])
-    known = told[:, 4] > 0
+    geometry = np.stack([sample(wall(), 48, 64, np.random.default_rng(s))[4] for s in range(60)])
+    known = geometry[:, 4] > 0
     assert 0.25 < known.mean() < 0.75
-    assert not told[~known].any()
-    np.testing.assert_allclose(np.linalg.norm(told[known, :3], axis=1), 1, atol=1e-6)
-    assert 0.002 < np.abs(told[known, 0]).mean() < 0.05  # radians
-    assert np.abs(told[known, 3] - np.log(1.2)).max() < 0.15
+    assert not geometry[~known].any()
+    np.testing.assert_allclose(np.linalg.norm(geometry[known, :3], axis=1), 1, atol=1e-6)
+    assert 0.002 < np.abs(geometry[known, 0]).mean() < 0.05  # radians
+    assert np.abs(geometry[known, 3] - np.log(1.2)).max() < 0.15
     nowhere = wall()._replace(level=False)
     assert not sample(nowhere, 48, 64, None)[4].any()
 

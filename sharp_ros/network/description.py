@@ -182,10 +182,13 @@ def _description(path: Path, top: _Section) -> DepthDescription:
     known |= _input(_required(top, 'input')) | _output(_required(top, 'output'))
     focal = top.section('focal')
     if focal is not None:
-        ways = [way for way in FOCAL if focal.holds(way)]
-        if len(ways) != 1:
+        kinds = [kind for kind in FOCAL if focal.holds(kind)]
+        if len(kinds) != 1:
             raise ValueError(f'focal needs one of {", ".join(FOCAL)}')
-        known['focal'] = (ways[0], focal.take(ways[0], float if ways[0] == 'canonical' else str))
+        known['focal'] = (
+            kinds[0],
+            focal.take(kinds[0], float if kinds[0] == 'canonical' else str),
+        )
         if known['focal'][0] == 'canonical' and known['focal'][1] <= 0:
             raise ValueError('focal.canonical must be positive')
         focal.done()

@@ -213,10 +213,10 @@ class OnnxDepthPredictor(OnnxPredictor):
         """The image [rows, columns, 3] uint8 the network sees, and its focal length [1]."""
         columns, rows = self.description.image_size(intrinsics.width, intrinsics.height)
         shrinks = columns * rows < intrinsics.width * intrinsics.height
-        way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         k = intrinsics.resized(columns, rows)
         focal = torch.tensor([(k.fx * k.fy) ** 0.5], dtype=torch.float32)
-        return torch.from_numpy(cv2.resize(image, (columns, rows), interpolation=way)), focal
+        return torch.from_numpy(cv2.resize(image, (columns, rows), interpolation=method)), focal
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Depth [rows', columns'], 0 or not finite where there is none, and the image in 0..1.
@@ -224,30 +224,30 @@ class OnnxDepthPredictor(OnnxPredictor):
         Raises:
             InputError: `bad_output` if an output has another shape than described.
         """
-        told, session = self.description, self.session
+        description, session = self.description, self.session
         small, focal = inputs
         rgb = small.permute(2, 0, 1).float() / 255
-        feeds = {name: self._fed(name, value) for name, value in told.constants.items()}
-        if told.focal is not None and told.focal[0] == 'input':
-            feeds[told.focal[1]] = self._fed(told.focal[1], float(focal))
-        feeds[told.image] = self._image(small, rgb)
-        names = [told.depth]
-        if told.sky is not None:
-            names.append(told.sky[0])
-        if told.focal is not None and told.focal[0] == 'output':
-            names.append(told.focal[1])
+        feeds = {name: self._fed(name, value) for name, value in description.constants.items()}
+        if description.focal is not None and description.focal[0] == 'input':
+            feeds[description.focal[1]] = self._fed(description.focal[1], float(focal))
+        feeds[description.image] = self._image(small, rgb)
+        names = [description.depth]
+        if description.sky is not None:
+            names.append(description.sky[0])
+        if description.focal is not None and description.focal[0] == 'output':
+            names.append(description.focal[1])
         found = dict(zip(names, session.run(names, feeds), strict=True))
         factor = 1.0
-        if told.focal is not None and told.focal[0] != 'input':
-            way, value = told.focal
-            factor = float(focal) / (value if way == 'canonical' else float(found[value].item()))
-        depth = _depth(told, _plane(found[told.depth], told.channel), factor)
-        if told.sky is not None:
-            name, bound, above = told.sky
+        if description.focal is not None and description.focal[0] != 'input':
+            kind, value = description.focal
+            factor = float(focal) / (value if kind == 'canonical' else float(found[value].item()))
+        depth = _depth(description, _plane(found[description.depth], description.channel), factor)
+        if description.sky is not None:
+            name, bound, above = description.sky
             sky = _plane(found[name], None)
             if sky.shape != depth.shape:
                 raise InputError(
-                    f'output {name} is {sky.shape}, but {told.depth} is {depth.shape}',
+                    f'output {name} is {sky.shape}, but {description.depth} is {depth.shape}',
                     'bad_output',
                 )
             depth[(sky > bound) if above else (sky < bound)] = np.inf
@@ -265,14 +265,16 @@ class OnnxDepthPredictor(OnnxPredictor):
         return gaussians_from_depth(depth[None], rgb, intrinsics.resized(columns, rows))
 
     def _image(self, small: Tensor, rgb: Tensor) -> np.ndarray:
-        told = self.description
-        kind = _TYPES[self.session.inputs[told.image][0]]
+        description = self.description
+        kind = _TYPES[self.session.inputs[description.image][0]]
         if kind is np.uint8:
             image = small.permute(2, 0, 1).numpy()
         else:
-            mean, std = (torch.tensor(v)[:, None, None] for v in (told.mean, told.std))
+            mean, std = (
+                torch.tensor(v)[:, None, None] for v in (description.mean, description.std)
+            )
             image = ((rgb - mean) / std).numpy().astype(kind)
-        image = image if told.layout == 'NCHW' else image.transpose(1, 2, 0)
+        image = image if description.layout == 'NCHW' else image.transpose(1, 2, 0)
         return np.ascontiguousarray(image[None])
 
     def _fed(self, name: str, value: float) -> np.ndarray:
@@ -293,10 +295,10 @@ def open_described(
     path = description.network
     if not path.is_file():
         name = description.path.stem
-        way = f'run `sharp-ros fetch {name}`' if description.url else description.by_hand
+        advice = f'run `sharp-ros fetch {name}`' if description.url else description.by_hand
         raise CheckpointError(
             f'{description.file} lies neither beside {description.path} nor in '
-            f'{path.parent}: {way or "put it there"}'
+            f'{path.parent}: {advice or "put it there"}'
         )
     if description.sha256 and sha256_of(path) != description.sha256:
         raise CheckpointError(f'{path} is not the file of {description.path}: its SHA-256 differs')
@@ -308,16 +310,16 @@ def _engines() -> str:
     return os.fspath(CACHE_FOLDER.expanduser() / 'tensorrt')
 
 
-def _check_fit(told: DepthDescription, session: OnnxSession) -> None:
+def _check_fit(description: DepthDescription, session: OnnxSession) -> None:
     """Compare names, types and shapes.
 
     Raises:
         ValueError: saying what differs.
     """
-    given = {told.image, *told.constants}
-    wanted = {told.depth, *([told.sky[0]] if told.sky else [])}
-    if told.focal is not None and told.focal[0] != 'canonical':
-        (given if told.focal[0] == 'input' else wanted).add(told.focal[1])
+    given = {description.image, *description.constants}
+    wanted = {description.depth, *([description.sky[0]] if description.sky else [])}
+    if description.focal is not None and description.focal[0] != 'canonical':
+        (given if description.focal[0] == 'input' else wanted).add(description.focal[1])
     inputs, outputs = set(session.inputs), set(session.outputs)
     if given != inputs:
         raise ValueError(f'the network takes {_listed(inputs)}, described are {_listed(given)}')
@@ -327,25 +329,27 @@ def _check_fit(told: DepthDescription, session: OnnxSession) -> None:
         kind = session.inputs[name][0]
         if kind not in _TYPES:
             raise ValueError(f'input {name} is {kind}, which no image can be')
-    kind, shape = session.inputs[told.image]
+    kind, shape = session.inputs[description.image]
     if kind in ('tensor(int64)', 'tensor(int32)'):
-        raise ValueError(f'input {told.image} is {kind}, which no image is')
-    if kind == 'tensor(uint8)' and (any(told.mean) or set(told.std) != {1.0}):
-        raise ValueError(f'input {told.image} takes bytes, so that mean and std mean nothing')
+        raise ValueError(f'input {description.image} is {kind}, which no image is')
+    if kind == 'tensor(uint8)' and (any(description.mean) or set(description.std) != {1.0}):
+        raise ValueError(
+            f'input {description.image} takes bytes, so that mean and std mean nothing'
+        )
     if len(shape) != 4:
-        raise ValueError(f'input {told.image} is {shape}, not an image in a batch')
+        raise ValueError(f'input {description.image} is {shape}, not an image in a batch')
     order = ('batch', 'channels', 'height', 'width')
-    order = order if told.layout == 'NCHW' else ('batch', 'height', 'width', 'channels')
+    order = order if description.layout == 'NCHW' else ('batch', 'height', 'width', 'channels')
     sizes = dict(zip(order, shape, strict=True))
     expected: dict[str, int | None] = {'batch': 1, 'channels': 3, 'height': None, 'width': None}
-    if isinstance(told.size, tuple):
-        expected |= {'width': told.size[0], 'height': told.size[1]}
+    if isinstance(description.size, tuple):
+        expected |= {'width': description.size[0], 'height': description.size[1]}
     for axis, size in sizes.items():
         if isinstance(size, int) and size > 0 and size != expected[axis]:
             advice = '' if expected[axis] else '; give input.size as [width, height]'
             raise ValueError(
-                f'input {told.image} has {axis} {size} in {shape} ({told.layout}), described is '
-                f'{expected[axis] or told.size}{advice}'
+                f'input {description.image} has {axis} {size} in {shape} ({description.layout}), '
+                f'described is {expected[axis] or description.size}{advice}'
             )
 
 
@@ -372,10 +376,10 @@ def _plane(output: np.ndarray, channel: int | None) -> np.ndarray:  # -> [rows, 
     return plane.astype(np.float32)  # a copy, to be written to
 
 
-def _depth(told: DepthDescription, value: np.ndarray, factor: float) -> np.ndarray:
-    if told.kind == 'metric':
+def _depth(description: DepthDescription, value: np.ndarray, factor: float) -> np.ndarray:
+    if description.kind == 'metric':
         return value * np.float32(factor)
-    if told.kind == 'disparity':
+    if description.kind == 'disparity':
         with np.errstate(divide='ignore', invalid='ignore'):
             depth = np.where(value > 0, np.float32(factor) / value, np.float32(np.inf))
             return np.where(np.isnan(value), np.float32(np.nan), depth)  # unknown, not free
@@ -384,4 +388,4 @@ def _depth(told: DepthDescription, value: np.ndarray, factor: float) -> np.ndarr
         return value
     low, high = value[finite].min(), value[finite].max()
     share = (value - low) / max(high - low, np.finfo(np.float32).tiny)
-    return 2 - share if told.nearer_is_larger else 1 + share
+    return 2 - share if description.nearer_is_larger else 1 + share

@@ -52,7 +52,7 @@ class _Sender:
 
     def _sent(self, response: Any, header: Any) -> bool:
         """Whether it is on its way, or nobody waits for it any more."""
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter('always')
             self._send(response, header)
-        return not any('failed to send response' in str(w.message) for w in told)
+        return not any('failed to send response' in str(w.message) for w in warned)

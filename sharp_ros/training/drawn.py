@@ -113,8 +113,8 @@ def _geometry(cameras: Cameras, draw: Draw | None) -> Tensor:  # -> [B, 5]
         up = up + draw.normal(0.0, GRAVITY_NOISE, len(up), 3)
         height = height * draw.normal(0.0, HEIGHT_NOISE, len(up), 1).exp()
         known = known & ~draw.chance(GEOMETRY_UNKNOWN, len(up), 1)
-    told = torch.cat([F.normalize(up, dim=-1), height.log(), torch.ones_like(height)], -1)
-    return torch.where(known, told, torch.zeros_like(told))
+    geometry = torch.cat([F.normalize(up, dim=-1), height.log(), torch.ones_like(height)], -1)
+    return torch.where(known, geometry, torch.zeros_like(geometry))
 
 
 # --- the camera ---------------------------------------------------------------------------------

@@ -295,7 +295,7 @@ def hung(make_node, peer, monkeypatch):
     oracle.gate.set()
 
 
-def test_a_hanging_network_is_told_and_deactivate_answers_with_a_way_out(hung, peer, monkeypatch):
+def test_a_hanging_network_is_reported_and_deactivate_says_what_to_do(hung, peer, monkeypatch):
     node, _ = hung
     given, stop = [], Worker.stop
 

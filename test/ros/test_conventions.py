@@ -171,7 +171,7 @@ def test_frames_that_go_well_are_not_logged_one_by_one(make_node, peer, capfd):
     node = start(make_node())
     peer.spin_until(lambda: len(peer.received['/sharp/depth/image']) > 2, each=peer.send)
     loading = capfd.readouterr().err
-    assert 'licence Apache-2.0' in loading  # of the weights, told when they are loaded
+    assert 'licence Apache-2.0' in loading  # of the weights, named when they are loaded
     assert 'metric' in loading
     before = node._worker.counts().processed
     peer.spin_until(lambda: node._worker.counts().processed > before + 20, each=peer.send)
@@ -246,15 +246,15 @@ def test_camera_info_of_an_output_is_that_of_a_rectified_image():
 # Parameters
 
 
-def test_ranges_with_two_ends_are_told_to_tools(make_node):
+def test_ranges_with_two_ends_are_described_to_tools(make_node):
     node = make_node()
     seen = 0
     for entry in options():
         if entry.type not in ('int', 'float') or None in (entry.minimum, entry.maximum):
             continue
         descriptor = node.describe_parameter(entry.key)
-        (told,) = [*descriptor.floating_point_range, *descriptor.integer_range]
-        assert (told.from_value, told.to_value) == (entry.minimum, entry.maximum), entry.key
+        (limits,) = [*descriptor.floating_point_range, *descriptor.integer_range]
+        assert (limits.from_value, limits.to_value) == (entry.minimum, entry.maximum), entry.key
         seen += 1
     assert seen > 10
 

@@ -413,7 +413,7 @@ def test_camera_info_of_ros_1_and_2_mean_the_same() -> None:
     assert caught.value.reason == 'bad_camera_info'
 
 
-def test_decoded_frames_tell_which_pixels_no_ray_reached() -> None:
+def test_decoded_frames_say_which_pixels_no_ray_reached() -> None:
     info = conversions.camera_info_to_msg(Intrinsics(60, 60, 31.5, 23.5, 64, 48), STAMP, 'camera')
     info.d = [0.4, 0.0, 0.0, 0.0, 0.0]  # pincushion: the corners lie beyond the raw image
     white = Image(width=64, height=48, encoding='rgb8', step=192, data=bytes([255]) * 9216)

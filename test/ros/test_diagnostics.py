@@ -56,7 +56,7 @@ def test_missing_camera_is_named_by_its_topic(make_node, peer, said):
     assert said(start(make_node()), 'Input', 'no publisher on /image') == WARN
 
 
-def test_compressed_images_on_the_topic_for_raw_ones_are_told_with_the_cure(make_node, peer, said):
+def test_compressed_images_on_the_topic_for_raw_ones_are_reported(make_node, peer, said):
     peer.node.destroy_publisher(peer.image)
     other = Context()  # DDS knows one type of a topic in one participant
     rclpy.init(context=other)
@@ -69,7 +69,7 @@ def test_compressed_images_on_the_topic_for_raw_ones_are_told_with_the_cure(make
         rclpy.try_shutdown(context=other)
 
 
-def test_publisher_whose_quality_of_service_does_not_suit_is_told_with_the_cure(
+def test_publisher_whose_quality_of_service_does_not_suit_is_reported_with_the_cure(
     make_node, peer, said
 ):
     peer.node.destroy_publisher(peer.image)
@@ -81,7 +81,7 @@ def test_publisher_whose_quality_of_service_does_not_suit_is_told_with_the_cure(
     peer.spin_until(lambda: node._health._events['incompatible_qos'])
 
 
-def test_stall_is_an_error_until_images_are_back_which_is_told(make_node, peer, said, monkeypatch):
+def test_stall_is_an_error_until_images_are_back(make_node, peer, said, monkeypatch):
     now = 100.0  # seconds; on a busy machine any pause could be a stall
     monkeypatch.setattr(diagnostics, 'time', SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(diagnostics, '_RECENT', 0.0)
@@ -129,7 +129,7 @@ def test_frame_that_hangs_is_an_error_until_it_ends(make_node, peer, said, monke
     ('ahead', 'cure'),
     [(-3600, 'images are 360. s old .*ros2 bag play --clock'), (60, 'use_sim_time .* /clock')],
 )
-def test_images_of_another_time_are_told_with_the_cure_and_hide_nothing(
+def test_images_of_another_time_are_reported_with_the_cure_and_hide_nothing(
     make_node, peer, said, ahead, cure
 ):
     node = start(make_node())
@@ -145,12 +145,12 @@ def test_images_of_another_time_are_told_with_the_cure_and_hide_nothing(
     said(node, 'Input', '^(?!.*images are)', each=peer.send)
 
 
-def test_driver_that_repeats_its_stamp_is_told(make_node, peer, said, monkeypatch):
+def test_driver_that_repeats_its_stamp_is_reported(make_node, peer, said, monkeypatch):
     monkeypatch.setattr(diagnostics, '_STUCK', 0.3)
     monkeypatch.setattr(diagnostics, '_RECENT', 0.0)
     node, stamp_ns = start(make_node()), peer.now()
-    told = said(node, 'Input', 'same stamp for', each=lambda: peer.send(stamp_ns=stamp_ns))
-    assert told == WARN
+    found = said(node, 'Input', 'same stamp for', each=lambda: peer.send(stamp_ns=stamp_ns))
+    assert found == WARN
     assert said(node, 'Input', '^running$', each=peer.send) == OK
 
 
@@ -178,7 +178,7 @@ def test_frame_hangs_by_how_long_those_before_it_took():
     assert health.patience() == 30.0
 
 
-def test_timings_are_told_on_request(make_node, peer):
+def test_timings_are_given_on_request(make_node, peer):
     peer.listen('/sharp/depth/image')
     start(make_node())
     peer.spin_until(lambda: len(peer.received['/sharp/depth/image']) >= 3, each=peer.send)

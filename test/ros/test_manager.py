@@ -28,7 +28,7 @@ LABELS = {1: 'unconfigured', 2: 'inactive', 3: 'active', 4: 'finalized', 10: 'co
 
 
 class Patchy(Node):
-    """Answers as told: `script` holds what becomes of each request for a transition.
+    """Answers by a script, which holds what becomes of each request for a transition.
 
     `lost`: it never came; `unanswered`: it is carried out; `refused`; and afterwards all is well.
     """
@@ -63,19 +63,19 @@ class Patchy(Node):
 
 @pytest.fixture
 def patchy(context, executor, peer, monkeypatch):
-    """Makes a patchy node and who leads it; what is told comes back in `told`."""
+    """Makes a patchy node and who leads it; what it says comes back in `said`."""
     monkeypatch.setattr(lifecycle, 'PATIENCE', 0.4)
-    nodes, told, end = [], [], time.monotonic() + 60
+    nodes, said, end = [], [], time.monotonic() + 60
 
     def bounded():
-        assert time.monotonic() < end, told
+        assert time.monotonic() < end, said
 
     def make(*script, state=UNCONFIGURED, check=bounded, **kwargs):
         nodes.append(Patchy(context, script, state))
         executor.add_node(nodes[-1])
-        return nodes[-1], Manager(peer.node, '/patchy', executor, check, told.append, **kwargs)
+        return nodes[-1], Manager(peer.node, '/patchy', executor, check, said.append, **kwargs)
 
-    make.told = told
+    make.said = said
     yield make
     for node in nodes:
         executor.remove_node(node)
@@ -83,10 +83,10 @@ def patchy(context, executor, peer, monkeypatch):
 
 
 def test_the_node_itself_is_configured_and_activated(make_node, peer, executor):
-    node, told = make_node(WallOracle()), []
-    Manager(peer.node, '/sharp', executor, lambda: None, told.append).start()
+    node, said = make_node(WallOracle()), []
+    Manager(peer.node, '/sharp', executor, lambda: None, said.append).start()
     assert node._label == 'active'
-    assert not told
+    assert not said
 
 
 def test_a_request_that_was_lost_is_said_and_made_again(patchy):
@@ -94,8 +94,8 @@ def test_a_request_that_was_lost_is_said_and_made_again(patchy):
     manager.start()
     assert node.asked == [CONFIGURE, CONFIGURE, ACTIVATE]
     assert node.state == ACTIVE
-    assert 'change_state has not answered' in patchy.told[0]
-    assert patchy.told[1] == '/patchy is still unconfigured; it is asked to configure again'
+    assert 'change_state has not answered' in patchy.said[0]
+    assert patchy.said[1] == '/patchy is still unconfigured; it is asked to configure again'
 
 
 @pytest.mark.parametrize('script', [['unanswered'], ['well', 'unanswered']])
@@ -106,13 +106,13 @@ def test_what_was_carried_out_is_not_asked_for_again(patchy, script):
     assert node.state == ACTIVE
 
 
-def test_a_state_that_is_not_told_is_asked_for_until_it_is(patchy):
+def test_a_state_that_is_not_answered_is_asked_for_until_it_is(patchy):
     node, manager = patchy()
     node.silent = 2
     manager.start()
     assert node.state == ACTIVE
-    assert len(patchy.told) == 2
-    assert all('get_state has not answered' in text for text in patchy.told)
+    assert len(patchy.said) == 2
+    assert all('get_state has not answered' in text for text in patchy.said)
 
 
 def test_a_state_in_passing_is_waited_for(patchy):
@@ -157,13 +157,13 @@ def test_waiting_for_a_node_that_is_not_there_is_said_and_can_be_ended(patchy, p
         pass
 
     def check():
-        if len(patchy.told) > 1:
+        if len(patchy.said) > 1:
             raise EndedError
 
-    manager = Manager(peer.node, '/nobody', executor, check, patchy.told.append)
+    manager = Manager(peer.node, '/nobody', executor, check, patchy.said.append)
     with pytest.raises(EndedError):
         manager.start()
-    assert set(patchy.told) == {'/nobody/get_state is not there yet; is the node running?'}
+    assert set(patchy.said) == {'/nobody/get_state is not there yet; is the node running?'}
 
 
 # a participant that missed another one when both started sees nothing of it: one of another domain
@@ -264,7 +264,7 @@ def test_the_executable_ends_when_it_is_asked_to():
     assert autostart.main(ending, ['sharp_autostart', '/nobody']) == 0
 
 
-def test_several_nodes_of_one_name_are_told(spinning, monkeypatch, capfd):
+def test_several_nodes_of_one_name_are_reported(spinning, monkeypatch, capfd):
     spinning()
     names = lambda self: ['/sharp', '/sharp']  # noqa: E731
     monkeypatch.setattr(Node, 'get_fully_qualified_node_names', names)

@@ -85,7 +85,7 @@ def test_the_wall_becomes_occupied_two_metres_ahead_and_free_before_it(make_node
     assert cell(-1.0, 0.0) == -1
 
 
-def test_the_scale_of_predicted_depth_is_published_and_told(make_node, peer):
+def test_the_scale_of_predicted_depth_is_published_and_reported(make_node, peer):
     peer.listen('/sharp/scale', '/sharp/depth/image', '/diagnostics')
     node = start(make_node(scale__constant=1.5))
     peer.spin_until(lambda: peer.received['/sharp/depth/image'], each=peer.send)
@@ -367,7 +367,7 @@ def test_deactivated_node_keeps_weights_and_starts_again(make_node, peer):
     peer.spin_until(lambda: peer.received['/sharp/depth/image'], each=peer.send)
 
 
-def test_deactivate_frees_the_device_only_if_told_to_and_activate_takes_it_again(
+def test_deactivate_frees_the_device_only_if_configured_and_activate_takes_it_again(
     make_node, peer, monkeypatch
 ):
     calls = []

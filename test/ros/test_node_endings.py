@@ -81,7 +81,7 @@ def test_program_whose_context_is_gone_ends_quietly(monkeypatch, capfd, ending, 
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_program_that_is_told_to_end_does_so_quietly(monkeypatch, capfd, ending, number):
+def test_program_that_is_asked_to_end_does_so_quietly(monkeypatch, capfd, ending, number):
     monkeypatch.setattr(SharpNode, 'publish_diagnostics', lambda _: os.kill(os.getpid(), number))
     assert main(ending, []) == 0
     assert 'rror' not in log(capfd)
@@ -90,7 +90,7 @@ def test_program_that_is_told_to_end_does_so_quietly(monkeypatch, capfd, ending,
 # --- transitions -------------------------------------------------------------------------------
 
 
-def test_whatever_fails_at_configure_is_told_and_what_was_made_is_freed(
+def test_whatever_fails_at_configure_is_reported_and_what_was_made_is_freed(
     make_node, monkeypatch, capfd
 ):
     node = make_node()
@@ -213,7 +213,7 @@ def test_nothing_is_mapped_while_a_frame_has_two_parents(
     peer.spin_until(lambda: node._health._mapped >= mapped + 3, each=send)  # it has ended
 
 
-def test_images_that_name_no_frame_are_told_and_place_nothing_in_tf(make_node, peer, tf2):
+def test_images_that_name_no_frame_are_reported_and_place_nothing_in_tf(make_node, peer, tf2):
     view = '/sharp/view/over_shoulder/image'
     peer.listen(view)
     node = start(make_node(pose__source='none'))

@@ -76,11 +76,11 @@ def test_a_view_is_a_ros_camera_whose_points_lie_where_the_real_one_saw_them(
     np.testing.assert_allclose(info.r, np.eye(3).ravel())
     assert not any(info.d)
     # its depth, lifted by its own camera_info and moved by its transform, is the wall
-    (fixed, told), *more = tf2.sent
+    (fixed, sent), *more = tf2.sent
     assert fixed
     assert not more
-    assert (told.header.frame_id, told.child_frame_id) == (CAMERA, 'side_optical_frame')
-    T_camera_view = matrix_from_transform(told.transform)
+    assert (sent.header.frame_id, sent.child_frame_id) == (CAMERA, 'side_optical_frame')
+    T_camera_view = matrix_from_transform(sent.transform)
     np.testing.assert_allclose(T_camera_view[:3, 3], EYE)
     intrinsics = replace(
         INTRINSICS, fx=k[0, 0], fy=k[1, 1], cx=k[0, 2], cy=k[1, 2], width=80, height=60
@@ -213,9 +213,9 @@ def test_a_requested_pose_is_rendered_from_the_newest_image(make_node, peer, wat
     distance = np.linalg.norm(VIEW_POSE[:3, 3] - [0, 0, WALL])
     centre = depth_from_msg(depth)[118:122, 158:162]
     np.testing.assert_allclose(centre, distance, atol=0.02)  # 2 cm
-    fixed, told = tf2.sent[-1]
+    fixed, sent = tf2.sent[-1]
     assert not fixed
-    assert (told.header.frame_id, told.child_frame_id) == (parent, 'requested_optical_frame')
+    assert (sent.header.frame_id, sent.child_frame_id) == (parent, 'requested_optical_frame')
 
 
 def test_requests_that_cannot_be_served_are_counted_and_harm_nothing(make_node, peer, watch, tf2):

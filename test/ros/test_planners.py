@@ -144,7 +144,7 @@ class Robot:
         assert future.result().success
 
     def see(self, depth, pose=AHEAD, image=GREY, info=None):
-        """Publish a frame until it is processed; its messages by topic, and the pose told."""
+        """Publish a frame until it is processed; its messages by topic, and the pose sent."""
         for _ in range(10):
             self._stamp_ns = stamp_ns = self._stamp_ns + 100_000_000
             odometry = odometry_to_msg(pose, stamp_ns, 'odom', CAMERA)
@@ -269,8 +269,8 @@ def drive(robot):
     seen = np.zeros(truth.shape, bool)
     for _, pose in room.trajectory(room.loop_duration, 0.6):
         image, depth = room.render(SMALL, pose)
-        messages, told = robot.see(depth, pose, image)
-        feed([costmap], messages, told)
+        messages, placed = robot.see(depth, pose, image)
+        feed([costmap], messages, placed)
         rays = np.concatenate([SMALL.rays(), np.ones((*depth.shape, 1), np.float32)], -1)
         points = rays * depth[..., None]
         near = np.linalg.norm(points, axis=-1) < 4.8

@@ -131,9 +131,9 @@ def test_source_none_never_has_a_pose():
         source.lookup(0, CAMERA)
 
 
-def make(told=None, **settings):
+def make(said=None, **settings):
     node = SimpleNamespace(get_publishers_info_by_topic=lambda topic: [])
-    tell = (lambda text: None) if told is None else told.append
+    tell = (lambda text: None) if said is None else said.append
     return make_pose_source(PoseConfig(**settings), Transforms(node), tell)
 
 
@@ -148,7 +148,7 @@ def test_poses_of_tf_are_those_at_the_stamp_of_the_image(tf2):
     assert tf2.asked == [('map', CAMERA, 7 * MS, 250 * MS)]
 
 
-def test_tf_that_cannot_tell_is_no_pose(tf2):
+def test_tf_without_an_answer_is_no_pose(tf2):
     with pytest.raises(PoseUnavailableError) as error:
         make(source='tf').lookup(0, CAMERA)
     assert error.value.reason == 'no_transform'
@@ -186,21 +186,21 @@ def test_visual_odometry_is_asked_for_by_a_world_without_a_pose():
 
 
 def test_auto_prefers_tf_and_keeps_the_first_that_answered(tf2):
-    told = []
-    source = make(told, wait=0.0)
+    said = []
+    source = make(said, wait=0.0)
     source.odometry.add(odometry(0))
     assert source.lookup(0, CAMERA)[1] == 'odom'
-    assert len(told) == 1
-    assert 'odometry' in told[0]
+    assert len(said) == 1
+    assert 'odometry' in said[0]
     tf2.place(np.eye(4), 'odom', CAMERA)
     with pytest.raises(PoseUnavailableError) as error:  # not the other world of tf
         source.lookup(10_000 * MS, CAMERA)
     assert error.value.reason == 'pose_too_old'
-    told.clear()
-    source = make(told, wait=0.0)
+    said.clear()
+    source = make(said, wait=0.0)
     source.odometry.add(odometry(0))
     source.lookup(0, CAMERA)
-    assert 'tf' in told[0]
+    assert 'tf' in said[0]
 
 
 @pytest.mark.parametrize('restart', [False, True])
@@ -208,8 +208,8 @@ def test_auto_takes_to_visual_odometry_when_nothing_else_answers_for_three_secon
     monkeypatch, restart
 ):
     monkeypatch.setattr(transforms, 'tf2_ros', None)
-    told = []
-    source = make(told, wait=0.0)
+    said = []
+    source = make(said, wait=0.0)
     if restart:  # a bag that starts over must not make the wait endless
         with pytest.raises(PoseUnavailableError):
             source.lookup(1_000_000 * MS, CAMERA)
@@ -217,9 +217,9 @@ def test_auto_takes_to_visual_odometry_when_nothing_else_answers_for_three_secon
         with pytest.raises(PoseUnavailableError, match='odometry: no pose received') as error:
             source.lookup(stamp_ms * MS, CAMERA)
         assert error.value.reason == 'no_pose_yet'
-    assert not told
+    assert not said
     assert source.lookup(3000 * MS, CAMERA) == (None, 'odom')
-    assert 'visual' in told[0]
+    assert 'visual' in said[0]
     source.odometry.add(odometry(3100))  # too late: that is another world
     assert source.lookup(3100 * MS, CAMERA) == (None, 'odom')
 

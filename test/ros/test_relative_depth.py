@@ -35,14 +35,14 @@ def description(tmp_path):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=9)
     (tmp_path / 'tiny.onnx').write_bytes(model.SerializeToString())
-    told = {
+    entries = {
         'description': 'dark is far',
         'licence': 'CC0-1.0',
         'file': 'tiny.onnx',
         'input': {'name': 'image', 'size': 60},
         'output': {'name': 'depth', 'kind': 'relative', 'larger_is': 'nearer'},
     }
-    (tmp_path / 'tiny.yaml').write_text(yaml.safe_dump(told))
+    (tmp_path / 'tiny.yaml').write_text(yaml.safe_dump(entries))
     return tmp_path / 'tiny.yaml'
 
 
@@ -93,9 +93,9 @@ def test_a_relative_model_never_publishes_what_is_in_metres(node, peer):
     near, far = values[:, : image.shape[1] // 2 - 4], values[:, image.shape[1] // 2 + 4 :]
     np.testing.assert_allclose(near, 1.0, atol=1e-3)
     np.testing.assert_allclose(far, 2.0, atol=1e-3)
-    _, _, told = peer.status('Inference')
-    assert told['depth'] == 'relative'
-    assert told['licence'] == 'CC0-1.0'
+    _, _, entries = peer.status('Inference')
+    assert entries['depth'] == 'relative'
+    assert entries['licence'] == 'CC0-1.0'
 
 
 def test_what_needs_metres_is_answered_with_the_reason(node):

@@ -192,7 +192,7 @@ def test_a_loop_of_frames_ends(tf2, source):
     assert reason(source, 'odom', 'camera') == 'tf_two_parents'
 
 
-def test_fixed_parents_stay_as_long_as_somebody_tells_them(tf2, source):
+def test_fixed_parents_stay_as_long_as_somebody_sends_them(tf2, source):
     first = tf2.place(np.eye(4), 'odom', 'base')
     second = tf2.place(np.eye(4), 'other_odom', 'base')
     for _ in range(8):
@@ -220,7 +220,7 @@ def test_messages_that_tf_takes_no_notice_of_make_no_parent(tf2, source):
 # --- broadcasts --------------------------------------------------------------------------------
 
 
-def test_fixed_frames_are_told_once_and_moving_ones_with_every_image(tf2):
+def test_fixed_frames_are_sent_once_and_moving_ones_with_every_image(tf2):
     source = Transforms(fake_node())
     moved = transform(np.eye(3), [0.0, 0.0, 1.0])
     for stamp_ns, pose in ((1, T), (2, T), (3, moved)):
