@@ -85,9 +85,47 @@ class Motion:
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """Pose of the current image in a keyframe, and the features that say so."""
+class _Image:
+    """The image at hand, in the size that features are tracked in.
 
+    Attributes:
+        stamp_ns: acquisition time, nanoseconds.
+        gray: [h, w] uint8.
+        intrinsics: of that; keyframes of the same camera share them.
+        depth: [H, W] metres, as given.
+        given: intrinsics of the image as given.
+    """
+
+    stamp_ns: int
+    gray: np.ndarray
+    intrinsics: Intrinsics
+    depth: np.ndarray
+    given: Intrinsics
+
+    def points(self, px: np.ndarray, rho: np.ndarray) -> np.ndarray:  # [N, 2], [N] -> [N, 3]
+        """Features in the optical frame, metres."""
+        return self.intrinsics.unprojected(px) / rho[:, None]
+
+    def project(
+        self, T_camera_keyframe: np.ndarray, px: np.ndarray, rho: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `pnp.project`."""
+        return project(T_camera_keyframe, px, rho, self.intrinsics)
+
+    def as_given(self, px: np.ndarray) -> np.ndarray:  # [N, 2] -> [N, 2]
+        """Pixels of the image as given."""
+        return rescaled(px, self.intrinsics, self.given)
+
+    def depth_at(self, px: np.ndarray, **reach: int) -> tuple[np.ndarray, np.ndarray]:
+        """Depth of features [N] and its spread, see `depth_at`."""
+        return depth_at(self.depth, self.as_given(px), **reach)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Pose of the image at hand in a keyframe, and the features that say so."""
+
+    key: Keyframe
     T_camera_keyframe: np.ndarray
     covariance: np.ndarray  # [6, 6] of the camera's position and rotation, in keyframe axes
     index: np.ndarray  # [n] into the keyframe's features
@@ -141,7 +179,7 @@ class VisualOdometry:
             return
         given, wobble, keyframes = keyframes_from(state, stamps)
         self.reset()
-        self._given, self._intrinsics = given, shrunk(given)
+        self._given = given
         self._wobble, self._wobble_seen = float(wobble[0]), round(wobble[1])
         self._stored = keyframes
         while len(self._stored) > self._config.keyframes:
@@ -195,137 +233,127 @@ class VisualOdometry:
         if stamp_ns == self._stamp_ns:
             return self._motion
         self._stamp_ns, self._given = stamp_ns, intrinsics
-        self._intrinsics = shrunk(intrinsics)
-        gray = to_gray(image, self._intrinsics)
-        self._motion = self._advance(gray, depth, stamp_ns, T_level_camera)
+        small = shrunk(intrinsics)
+        at_hand = _Image(stamp_ns, to_gray(image, small), small, depth, intrinsics)
+        self._motion = self._advance(at_hand, T_level_camera)
         return self._motion
 
-    def _advance(
-        self, gray: np.ndarray, depth: np.ndarray, stamp_ns: int, level: np.ndarray | None
-    ) -> Motion:
+    def _advance(self, image: _Image, level: np.ndarray | None) -> Motion:
         """One step of the state machine: start, track, or find back."""
         if self._keyframe is None:
-            return self._start(gray, depth, stamp_ns, level)
+            return self._start(image, level)
         fit = None
         lost = self._motion.state == 'lost'
         if not lost:
-            fit = self._track(self._keyframe, gray, self._predicted(stamp_ns))
-            if fit is not None and self._too_fast(fit, stamp_ns):
+            fit = self._track(self._keyframe, image, self._predicted(self._keyframe, image))
+            if fit is not None and self._too_fast(fit, image):
                 fit = None
         if fit is None:
             self._search_from = self._search_from if lost else 0
-            fit = self._relocalise(gray)
+            fit = self._relocalise(image)
             if fit is None:
                 return Motion(None, None, 'lost')
             lost = True
-        return self._accept(fit, gray, depth, stamp_ns, 'recovered' if lost else 'tracking')
+        return self._accept(fit, image, 'recovered' if lost else 'tracking')
 
-    def _start(
-        self, gray: np.ndarray, depth: np.ndarray, stamp_ns: int, level: np.ndarray | None
-    ) -> Motion:
+    def _start(self, image: _Image, level: np.ndarray | None) -> Motion:
         if level is None:
-            level = level_from_depth(depth, self._given)
+            level = level_from_depth(image.depth, image.given)
         if level is None:
             level = transform(_OPTICAL_IN_LEVEL, np.zeros(3))
         covariance = np.zeros((7, 7))
         covariance[6, 6] = _SCALE_SIGMA**2
-        if not self._add_keyframe(gray, depth, stamp_ns, level, covariance):
+        key = self._add_keyframe(image, level, covariance)
+        if key is None:
             return Motion(None, None, 'starting')
-        self._pose, self._pose_stamp_ns = level, stamp_ns
-        count = len(self._keyframe.px)
+        self._pose, self._pose_stamp_ns = level, image.stamp_ns
+        count = len(key.px)
         return Motion(level, covariance[:6, :6], 'tracking', count, count, keyframe=True)
 
-    def _accept(
-        self,
-        fit: _Fit,
-        gray: np.ndarray,
-        depth: np.ndarray,
-        stamp_ns: int,
-        state: Literal['tracking', 'recovered'],
-    ) -> Motion:
+    def _accept(self, fit: _Fit, image: _Image, state: Literal['tracking', 'recovered']) -> Motion:
         """Take over a pose, and what it says about scale; make a keyframe where one is due."""
-        fit = self._scaled(fit, depth)
-        key = self._keyframe
+        fit = self._scaled(fit, image)
+        key = self._keyframe = fit.key
         T_keyframe_camera = inverse(fit.T_camera_keyframe)
         pose = key.T_odom_camera @ T_keyframe_camera
         covariance = _chained(key, T_keyframe_camera, fit.covariance)
         tracks = Tracks(
             key.stamp_ns,
-            self._as_given(key.px[fit.index]),
-            self._as_given(fit.px),
+            image.as_given(key.px[fit.index]),
+            image.as_given(fit.px),
             key.given[fit.index],
             T_keyframe_camera,
         )
         if state == 'tracking':
-            self._step, self._step_ns = inverse(self._pose) @ pose, stamp_ns - self._pose_stamp_ns
+            self._step = inverse(self._pose) @ pose
+            self._step_ns = image.stamp_ns - self._pose_stamp_ns
         else:
             self._step, self._step_ns = np.eye(4), 1
-        self._pose, self._pose_stamp_ns = pose, stamp_ns
-        keyframe = False
-        if self._moved_on(fit):
-            keyframe = self._add_keyframe(gray, depth, stamp_ns, pose, covariance, fit)
-        return Motion(
-            pose, covariance[:6, :6], state, len(fit.index), fit.tracked, keyframe, tracks
-        )
+        self._pose, self._pose_stamp_ns = pose, image.stamp_ns
+        keyframe = None
+        if self._moved_on(fit, image):
+            keyframe = self._add_keyframe(image, pose, covariance, fit)
+        agreed, added = len(fit.index), keyframe is not None
+        return Motion(pose, covariance[:6, :6], state, agreed, fit.tracked, added, tracks)
 
-    def _predicted(self, stamp_ns: int) -> np.ndarray:  # -> T_camera_keyframe
+    def _predicted(self, key: Keyframe, image: _Image) -> np.ndarray:  # -> T_camera_keyframe
         """Constant velocity."""
-        steps = (stamp_ns - self._pose_stamp_ns) / self._step_ns
+        steps = (image.stamp_ns - self._pose_stamp_ns) / self._step_ns
         step = interpolate(np.eye(4), self._step, steps if steps <= _MAX_EXTRAPOLATION else 0.0)
-        return inverse(self._pose @ step) @ self._keyframe.T_odom_camera
+        return inverse(self._pose @ step) @ key.T_odom_camera
 
-    def _too_fast(self, fit: _Fit, stamp_ns: int) -> bool:
+    def _too_fast(self, fit: _Fit, image: _Image) -> bool:
         """Whether a pose asks for more than `max_speed` since the last one."""
-        pose = self._keyframe.T_odom_camera @ inverse(fit.T_camera_keyframe)
-        duration = (stamp_ns - self._pose_stamp_ns) / 1e9
+        pose = fit.key.T_odom_camera @ inverse(fit.T_camera_keyframe)
+        duration = (image.stamp_ns - self._pose_stamp_ns) / 1e9
         moved = np.linalg.norm(pose[:3, 3] - self._pose[:3, 3])
         return bool(moved > self._config.max_speed * duration)
 
-    def _moved_on(self, fit: _Fit) -> bool:
+    def _moved_on(self, fit: _Fit, image: _Image) -> bool:
         """Whether too few features are left, or parallax blurs what the depth is good for."""
-        key = self._keyframe
+        key = fit.key
         if len(fit.index) < _SURVIVORS * len(key.px):
             return True
         turned = fit.T_camera_keyframe.copy()
         turned[:3, 3] = 0
-        rotated = self._project(turned, key.px[fit.index], key.rho[fit.index])[0]
+        rotated = image.project(turned, key.px[fit.index], key.rho[fit.index])[0]
         parallax = np.median(np.linalg.norm(fit.px - rotated, axis=1))
-        return bool(parallax > self._config.keyframe_parallax * self._intrinsics.width)
+        return bool(parallax > self._config.keyframe_parallax * image.intrinsics.width)
 
-    def _track(self, key: Keyframe, gray: np.ndarray, guess: np.ndarray) -> _Fit | None:
+    def _track(self, key: Keyframe, image: _Image, guess: np.ndarray) -> _Fit | None:
         """Find a keyframe's features in an image, and the camera from them.
 
         Args:
             key: whose features are looked for.
-            gray: [H, W] the image.
+            image: in which.
             guess: `T_camera_keyframe` [4, 4], good to some 40 pixels.
         """
-        expected, q = self._project(guess, key.px, key.rho)
+        expected, q = image.project(guess, key.px, key.rho)
         start = np.where(q[:, 2:] > 0, expected, key.px).astype(np.float32)
-        px, found = followed(key.gray, gray, key.px, start)
+        px, found = followed(key.gray, image.gray, key.px, start)
         index, enough = np.flatnonzero(found), self._config.min_inliers
         if len(index) < enough:
             return None
         source, rho, px = key.px[index], key.rho[index], px[index]
-        coarse = ransac(self._points(source, rho), px, self._intrinsics, _RANSAC_PX, enough)
+        coarse = ransac(image.points(source, rho), px, image.intrinsics, _RANSAC_PX, enough)
         if coarse is None:
             return None
         features = (source, rho, key.variance[index])
-        fit = refined(coarse, features, px, self._intrinsics, enough)
+        fit = refined(coarse, features, px, image.intrinsics, enough)
         if fit is None:
             return None
         T, covariance, good = fit
-        return _Fit(T, covariance, index[good], px[good], len(index))
+        return _Fit(key, T, covariance, index[good], px[good], len(index))
 
-    def _scaled(self, fit: _Fit, depth: np.ndarray) -> _Fit:
+    def _scaled(self, fit: _Fit, image: _Image) -> _Fit:
         """Draw keyframe and fit towards the mean scale of the depth images, around the camera.
 
         A Kalman filter over the log of the structure's scale: each keyframe adds a little drift,
         each depth image measures it with its own wobble, whose variance is estimated alongside.
         """
-        key = self._keyframe
-        _, q = self._project(fit.T_camera_keyframe, key.px[fit.index], key.rho[fit.index])
-        given, _ = self._depth_at(depth, fit.px, reach=0)
+        key = fit.key
+        _, q = image.project(fit.T_camera_keyframe, key.px[fit.index], key.rho[fit.index])
+        given, _ = image.depth_at(fit.px, reach=0)
         ratio = np.log(given * key.rho[fit.index] / q[:, 2])
         ratio = ratio[np.isfinite(ratio)]
         if len(ratio) < self._config.min_inliers:
@@ -351,78 +379,58 @@ class VisualOdometry:
 
     def _add_keyframe(
         self,
-        gray: np.ndarray,
-        depth: np.ndarray,
-        stamp_ns: int,
+        image: _Image,
         pose: np.ndarray,
         covariance: np.ndarray,
         fit: _Fit | None = None,
-    ) -> bool:
-        """Make the image a keyframe, keeping the features in `fit`; False if it is not fit."""
+    ) -> Keyframe | None:
+        """Make the image a keyframe, keeping the features in `fit`; None if it is not fit."""
         px, rho, variance, log_scale = np.empty((0, 2)), np.empty(0), np.empty(0), 0.0
         if fit is not None:
             px = fit.px
-            rho, variance = self._carried(fit)
-            given, spread = self._depth_at(depth, px)
+            rho, variance = _carried(fit, image)
+            given, spread = image.depth_at(px)
             known = spread < _MAX_SPREAD
             if known.sum() < self._config.min_inliers:
-                return False
+                return None
             log_scale = float(np.median(np.log(given[known] * rho[known])))
-        new = corners(gray, px, self._config.features)
-        new_depth, spread = self._depth_at(depth, new)
+        new = corners(image.gray, px, self._config.features)
+        new_depth, spread = image.depth_at(new)
         usable = spread < _MAX_SPREAD
         new_rho = np.exp(log_scale) / new_depth[usable]
         new_variance = new_rho**2 * (self._config.depth_sigma**2 + spread[usable] ** 2)
         px = np.concatenate([px, new[usable]]).astype(np.float32)
         if len(px) < self._config.min_inliers:
-            return False
+            return None
         covariance = covariance + np.diag([0.0] * 6 + [_SCALE_DRIFT**2])
-        orb_px, descriptors = self._descriptors.of(gray)
-        orb_depth, spread = self._depth_at(depth, orb_px)
+        orb_px, descriptors = self._descriptors.of(image.gray)
+        orb_depth, spread = image.depth_at(orb_px)
         known = spread < _MAX_SPREAD
-        self._keyframe = Keyframe(
-            stamp_ns=stamp_ns,
-            gray=gray,
+        self._keyframe = key = Keyframe(
+            stamp_ns=image.stamp_ns,
+            gray=image.gray,
             T_odom_camera=pose,
             covariance=covariance,
             px=px,
             rho=np.concatenate([rho, new_rho]),
             variance=np.concatenate([variance, new_variance]),
-            given=self._depth_at(depth, px)[0],
+            given=image.depth_at(px)[0],
             orb=(
-                self._points(orb_px[known], np.exp(log_scale) / orb_depth[known]),
+                image.points(orb_px[known], np.exp(log_scale) / orb_depth[known]),
                 descriptors[known],
             ),
         )
-        self._stored.append(self._keyframe)
+        self._stored.append(key)
         if len(self._stored) > self._config.keyframes:
             del self._stored[_most_redundant([key.T_odom_camera for key in self._stored])]
-        return True
+        return key
 
-    def _carried(self, fit: _Fit) -> tuple[np.ndarray, np.ndarray]:
-        """Inverse depth [n] of the features in the current camera, and its variance.
-
-        What the features' images say along their epipolar lines is joined with what was known.
-        """
-        key, T = self._keyframe, fit.T_camera_keyframe
-        rho, variance = key.rho[fit.index], key.variance[fit.index]
-        expected, q = self._project(T, key.px[fit.index], rho)
-        g = image_jacobian(q, self._intrinsics) @ T[:3, 3]
-        information = (g * g).sum(1) / _TRIANGULATION_PX**2
-        variance = 1 / (1 / variance + information)
-        rho = rho + variance * (g * (fit.px - expected)).sum(1) / _TRIANGULATION_PX**2
-        _, q = self._project(T, key.px[fit.index], rho)
-        # rho_camera = rho / q_z with q_z = c + rho t_z, hence d rho_camera / d rho = c / q_z^2
-        slope = (q[:, 2] - rho * T[2, 3]) / q[:, 2] ** 2
-        rho = rho / q[:, 2]
-        return rho, variance * slope**2
-
-    def _relocalise(self, gray: np.ndarray) -> _Fit | None:
-        """Look for the image in some of the stored keyframes; the one that fits becomes current.
+    def _relocalise(self, image: _Image) -> _Fit | None:
+        """Look for the image in some of the stored keyframes.
 
         Binary descriptors give a rough pose, which optical flow from the keyframe must confirm.
         """
-        px, descriptors = self._descriptors.of(gray)
+        px, descriptors = self._descriptors.of(image.gray)
         for _ in range(min(_KEYFRAMES_A_FRAME, len(self._stored))):
             self._search_from = (self._search_from - 1) % len(self._stored)
             key = self._stored[self._search_from]
@@ -436,35 +444,33 @@ class VisualOdometry:
             guess = ransac(
                 points[ours],
                 px[theirs],
-                self._intrinsics,
+                image.intrinsics,
                 _RELOCALISE_PX,
                 self._config.min_inliers,
             )
-            fit = None if guess is None else self._track(key, gray, guess)
+            fit = None if guess is None else self._track(key, image, guess)
             if fit is not None:
-                self._keyframe = key
                 return fit
         return None
 
-    def _points(self, px: np.ndarray, rho: np.ndarray) -> np.ndarray:  # [N, 2], [N] -> [N, 3]
-        """Features in the optical frame, metres."""
-        return self._intrinsics.unprojected(px) / rho[:, None]
 
-    def _project(
-        self, T_camera_keyframe: np.ndarray, px: np.ndarray, rho: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """See `pnp.project`."""
-        return project(T_camera_keyframe, px, rho, self._intrinsics)
+def _carried(fit: _Fit, image: _Image) -> tuple[np.ndarray, np.ndarray]:
+    """Inverse depth [n] of the features in the current camera, and its variance.
 
-    def _as_given(self, px: np.ndarray) -> np.ndarray:  # [N, 2] -> [N, 2]
-        """Pixels of the image as given."""
-        return rescaled(px, self._intrinsics, self._given)
-
-    def _depth_at(
-        self, depth: np.ndarray, px: np.ndarray, **reach: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Depth of features [N] and its spread, see `depth_at`; `px` are those worked on."""
-        return depth_at(depth, self._as_given(px), **reach)
+    What the features' images say along their epipolar lines is joined with what was known.
+    """
+    key, T = fit.key, fit.T_camera_keyframe
+    rho, variance = key.rho[fit.index], key.variance[fit.index]
+    expected, q = image.project(T, key.px[fit.index], rho)
+    g = image_jacobian(q, image.intrinsics) @ T[:3, 3]
+    information = (g * g).sum(1) / _TRIANGULATION_PX**2
+    variance = 1 / (1 / variance + information)
+    rho = rho + variance * (g * (fit.px - expected)).sum(1) / _TRIANGULATION_PX**2
+    _, q = image.project(T, key.px[fit.index], rho)
+    # rho_camera = rho / q_z with q_z = c + rho t_z, hence d rho_camera / d rho = c / q_z^2
+    slope = (q[:, 2] - rho * T[2, 3]) / q[:, 2] ** 2
+    rho = rho / q[:, 2]
+    return rho, variance * slope**2
 
 
 def _chained(key: Keyframe, T_keyframe_camera: np.ndarray, relative: np.ndarray) -> np.ndarray:
