@@ -52,7 +52,9 @@ def state_of(
         camera: of the images as given, None before the first.
         wobble: variance of the log of the depth's scale, and of how many frames.
     """
-    state = {'stamp_ns': np.array([key.stamp_ns for key in keyframes], np.int64)}
+    state: dict[str, np.ndarray] = {
+        'stamp_ns': np.array([key.stamp_ns for key in keyframes], np.int64)
+    }
     if not keyframes or camera is None:
         return state
     size = [camera.width, camera.height]
@@ -83,9 +85,9 @@ def keyframes_from(
         InputError: `bad_map` if something is damaged.
     """
     n = len(stamps)
-    *focal, width, height = stored_array(state, 'camera', np.float64, (6,)).tolist()
+    fx, fy, cx, cy, width, height = stored_array(state, 'camera', np.float64, (6,)).tolist()
     try:
-        given = Intrinsics(*focal, int(width), int(height))
+        given = Intrinsics(fx, fy, cx, cy, int(width), int(height))
     except InputError as error:
         raise bad_map(f'the camera of its keyframes is none: {error}') from error
     small = shrunk(given)
@@ -111,8 +113,8 @@ def keyframes_from(
     orb = zip(*(_split(a, counts) for a in (points, descriptors)), strict=True)
     parts = zip(stamps.tolist(), gray, poses, covariance, features, orb, strict=True)
     keyframes = [
-        Keyframe(stamp_ns, image, pose, spread, *of_features, of_orb)
-        for stamp_ns, image, pose, spread, of_features, of_orb in parts
+        Keyframe(stamp_ns, image, pose, spread, px, rho, variance, depth, orb)
+        for stamp_ns, image, pose, spread, (px, rho, variance, depth), orb in parts
     ]
     return given, wobble, keyframes
 

@@ -11,6 +11,7 @@ from sharp_ros.se3 import transform
 _SIGMA_PX = 0.5  # of a tracked feature
 _ALIKE = 3.0  # so many neighbouring features err alike and count as one in the covariance
 _AGREEING = 0.4  # share of the tracked features that must support a pose
+_STEPS = 6  # at most, of Gauss-Newton
 _OUTLIER_CHI2 = 9.2  # 99 % of two degrees of freedom
 
 
@@ -42,10 +43,10 @@ def ransac(
     )
     if not ok or inliers is None or len(inliers) < min_inliers:
         return None
-    inliers = inliers[:, 0]
+    agreeing = inliers[:, 0].astype(np.intp)
     rvec, tvec = cv2.solvePnPRefineLM(
-        points[inliers],
-        px[inliers].astype(np.float64),
+        points[agreeing],
+        px[agreeing].astype(np.float64),
         intrinsics.matrix,
         None,
         rvec,
@@ -79,7 +80,9 @@ def refined(
         keyframe axes, m² and rad², and which features agree [N]; or None.
     """
     source, rho, variance = features
-    for _ in range(6):
+    steps = 0
+    while True:
+        steps += 1
         expected, q = project(T, source, rho, intrinsics)
         D = image_jacobian(q, intrinsics)
         J = np.concatenate([D * rho[:, None, None], -D @ cross(q)], 2)  # [n, 2, 6]
@@ -94,7 +97,7 @@ def refined(
         b = np.einsum('n,nij,ni->j', weight, J, residual) - Jg.T @ (weight * k * along)
         step = np.linalg.solve(H + 1e-9 * np.diag(np.diag(H)), b)
         T = transform(cv2.Rodrigues(step[3:])[0], step[:3]) @ T
-        if np.abs(step).max() < 1e-6:
+        if steps == _STEPS or np.abs(step).max() < 1e-6:
             break
     good = chi2 < _OUTLIER_CHI2
     count = int(good.sum())
