@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import cache
 import math
-from typing import TYPE_CHECKING
+from typing import Final, TYPE_CHECKING
 
 import numpy as np
 
@@ -198,7 +198,7 @@ def pixel_noise(depth: np.ndarray, stride_u: int = 1, stride_v: int = 4) -> floa
 
 
 # Read-only or strided arrays are other types to numba: each would compile anew in mid-stream.
-_KERNEL_INPUT = ['C', 'W']
+_KERNEL_INPUT: Final = ('C', 'W')
 _RATIO = np.float32(SAME_SURFACE_RATIO)
 
 
@@ -213,9 +213,13 @@ def splat_records(gaussians: Gaussians) -> np.ndarray:  # -> [M, 12] float32
     """
     g = gaussians
     tensors = (g.means, g.colors, g.opacities, *g.shapes)
-    arrays = [t.detach().cpu().contiguous().numpy() for t in tensors]
+    means, colors, opacities, scales, quats = (
+        t.detach().cpu().contiguous().numpy() for t in tensors
+    )
     out = np.empty((len(g), 12), np.float32)
-    count = splat_kernel(*arrays, _srgb8_table(), out, out.view(np.uint32))
+    count = splat_kernel(
+        means, colors, opacities, scales, quats, _srgb8_table(), out, out.view(np.uint32)
+    )
     return out[:count]
 
 

@@ -275,7 +275,7 @@ def delete(
     """
     for row in rows[::-1]:
         erase(row, table, voxels)
-        for other in neighbours(voxels[row], table, voxels):
+        for other in neighbours(voxels[int(row)], table, voxels):
             if other >= 0:
                 changed[other] = True
         count -= 1
@@ -322,7 +322,7 @@ def settle(
 
 @inlined
 def _doubtful(
-    voxel: int,
+    voxel: np.int64,
     sums: np.ndarray,
     depth: np.ndarray,
     camera: np.ndarray,

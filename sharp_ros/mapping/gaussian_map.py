@@ -41,6 +41,9 @@ _KEPT = 0.9  # of the bound is left when it is reached
 _VIEWPOINTS, _VIEWPOINT_SPACING = 2000, 0.1
 _CHUNK = 1 << 14  # Gaussians at a time; their sums stay in the cache
 
+# The table and all that is held by row, in the order of the kernels.
+_Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
 
 class GaussianMap:
     """A bounded map of Gaussians in the world frame.
@@ -144,7 +147,9 @@ class GaussianMap:
         tensors = [gaussians.means, quats, scales, gaussians.opacities, gaussians.colors]
         std = gaussians.log_depth_std
         tensors.append(torch.full_like(gaussians.opacities, LOG_DEPTH_STD) if std is None else std)
-        arrays = [np.require(t.detach().float().cpu().numpy(), None, ['C']) for t in tensors]
+        means, quats, scales, opacities, colors, stds = (
+            np.require(t.detach().float().cpu().numpy(), None, ['C']) for t in tensors
+        )
         depth = np.require(depth, np.float32, ['C'])
         camera = intrinsics.parameters
 
@@ -154,11 +159,21 @@ class GaussianMap:
         # Of all cells the image has, a voxel 1 m away takes this many.
         per_voxel = camera[0] * camera[1] * config.voxel_size**2 * cells / depth.size
         for start in range(0, len(gaussians), _CHUNK):
-            stop = min(start + _CHUNK, len(gaussians))
-            part = tuple(array[start:stop] for array in arrays)
+            part = slice(start, start + _CHUNK)
             front = max(0, cells - start)
-            limits = (config.voxel_size, config.max_range, per_voxel)
-            voxels, terms = terms_of(*part, front, depth, camera, pose, limits)
+            voxels, terms = terms_of(
+                means[part],
+                quats[part],
+                scales[part],
+                opacities[part],
+                colors[part],
+                stds[part],
+                front,
+                depth,
+                camera,
+                pose,
+                (config.voxel_size, config.max_range, per_voxel),
+            )
             done = 0
             while done < len(voxels):
                 done = self._add(voxels, terms, done, front)
@@ -195,7 +210,10 @@ class GaussianMap:
             out, side = self._exported, self._config.voxel_size
             export(rows, self._hash.table, self._hash.voxels, self._sums, side, *out)
             self._changed[:n] = False
-            self._cached = Gaussians(*(torch.from_numpy(array[:n].copy()) for array in out))
+            means, quats, scales, opacities, colors = (
+                torch.from_numpy(array[:n].copy()) for array in out
+            )
+            self._cached = Gaussians(means, quats, scales, opacities, colors)
         return self._cached
 
     def _make_room(self, position: np.ndarray) -> None:
@@ -216,10 +234,9 @@ class GaussianMap:
         """Delete rows, given in rising order."""
         self._hash.count = delete(rows, *self._rows(), self._hash.count)
 
-    def _rows(self) -> tuple[np.ndarray, ...]:
-        """The table and all that is held by row, in the order of the kernels."""
-        rows = (self._sums, self._evidence, self._touched, self._changed)
-        return self._hash.table, self._hash.voxels, *rows
+    def _rows(self) -> _Rows:
+        table, voxels = self._hash.table, self._hash.voxels
+        return table, voxels, self._sums, self._evidence, self._touched, self._changed
 
     def _note_viewpoint(self, position: np.ndarray) -> None:
         away = np.linalg.norm(self._viewpoints - position, axis=1)

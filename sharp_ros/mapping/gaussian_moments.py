@@ -28,7 +28,7 @@ _FLOOR = 1e-8  # of a variance, relative to the sum over all axes
 
 
 @inlined
-def position(voxel: int, sums: np.ndarray, side: float) -> tuple[float, float, float]:
+def position(voxel: np.int64, sums: np.ndarray, side: float) -> tuple[float, float, float]:
     """Mean of a row in the world, metres, of its voxel (int64), sums [20] and the voxels' side."""
     ix, iy, iz = unpacked(voxel)
     return (
@@ -67,7 +67,7 @@ def export(
     """
     closing = (_CLOSING * side) ** 2
     for k in numba.prange(len(rows)):
-        row = rows[k]
+        row = int(rows[k])
         total = sums[row]
         weight = np.float64(total[0])
         means[row, 0], means[row, 1], means[row, 2] = position(voxels[row], total, side)

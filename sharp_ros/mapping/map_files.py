@@ -19,7 +19,7 @@ format, writing and reading, stand side by side.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 import fcntl
@@ -39,7 +39,7 @@ import numpy as np
 import yaml
 
 from sharp_ros import __version__
-from sharp_ros.config import load_yaml, SharpConfig, to_yaml
+from sharp_ros.config import GaussianMapConfig, load_yaml, SharpConfig, to_yaml
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import new_folder, replace_symlink
 from sharp_ros.gaussians import save_ply
@@ -196,14 +196,13 @@ def map_folder(directory: Path, name: str) -> Path:
         InputError: `outside_output` for a name that leads out of the directory.
     """
     directory = Path(directory).expanduser().resolve()
-    try:
-        folder = (directory / name).resolve()
-        inside = directory in folder.parents and '..' not in Path(name).parts
-    except (OSError, RuntimeError, ValueError):  # a loop of symlinks, or no name at all
-        inside = False
-    if not inside or Path(name).is_absolute():
-        raise InputError(f'{name!r} is no folder below {directory}; name one', 'outside_output')
-    return folder
+    relative = Path(name)
+    if not relative.is_absolute() and '..' not in relative.parts:
+        with suppress(OSError, RuntimeError, ValueError):  # a loop of symlinks, or no name at all
+            folder = (directory / relative).resolve()
+            if directory in folder.parents:
+                return folder
+    raise InputError(f'{name!r} is no folder below {directory}; name one', 'outside_output')
 
 
 def _no_symlink(path: str, flags: int) -> int:
@@ -231,7 +230,7 @@ def _write(folder: Path, state: MapState) -> None:
     _write_grid(folder, occupancy.grid())
     _write_ply(folder / 'occupied.ply', occupied)
     if state.gaussians is not None:
-        sizes |= _write_gaussians(folder, state)
+        sizes |= _write_gaussians(folder, config.gaussian_map, state.gaussians)
     _write_text(folder / 'trajectory.txt', tum_text(state.path_stamps_ns, state.path))
     _write_text(folder / 'config.yaml', to_yaml(config))
     arrays = {'path_stamps_ns': state.path_stamps_ns, 'path': state.path}
@@ -273,7 +272,7 @@ def _write_grid(folder: Path, grid: OccupancyGrid2D) -> None:
     pixels = np.full(cells.shape, _PIXEL_UNKNOWN, np.uint8)
     pixels[cells == FREE] = _PIXEL_FREE
     pixels[cells == OCCUPIED] = _PIXEL_OCCUPIED
-    height, width = pixels.shape
+    height, width = cells.shape
     image = b'P5\n%d %d\n255\n' % (width, height) + pixels[::-1].tobytes()  # top row: largest y
     (folder / 'map.pgm').write_bytes(image)
     x, y = (
@@ -319,9 +318,11 @@ def _write_surface(folder: Path) -> dict[str, int]:
     return {'surface_points': len(points), 'triangles': len(triangles)}
 
 
-def _write_gaussians(folder: Path, state: MapState) -> dict[str, int]:
-    fused = GaussianMap(state.config.gaussian_map)
-    fused.restore(state.gaussians)
+def _write_gaussians(
+    folder: Path, config: GaussianMapConfig, state: Mapping[str, np.ndarray]
+) -> dict[str, int]:
+    fused = GaussianMap(config)
+    fused.restore(state)
     save_ply(folder / 'gaussians.ply', fused.gaussians())
     return {'gaussians': len(fused)}
 

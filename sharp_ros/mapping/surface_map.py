@@ -89,11 +89,11 @@ class SurfaceMap:
         import open3d as o3d
 
         self._grid, self._origin = self._new_grid(o3d), origin.copy()
-        table = self._grid.hashmap()
-        tensors = [
-            o3d.core.Tensor(array, device=table.device) for array in (keys, *values.values())
-        ]
-        table.insert(tensors[0], tensors[1:])
+        core, table = o3d.core, self._grid.hashmap()
+        table.insert(
+            core.Tensor(keys, core.int32, table.device),
+            [core.Tensor(array, core.float32, table.device) for array in values.values()],
+        )
 
     def __len__(self) -> int:
         """Number of blocks held."""
@@ -137,10 +137,13 @@ class SurfaceMap:
             self._origin = np.round(pose[:3, 3]) + _SHIFT * self._config.voxel_size
         pose[:3, 3] -= self._origin
         subsampled = intrinsics.subsampled(stride)
-        device, tensor = self._grid.hashmap().device, o3d.core.Tensor
+        core, device = o3d.core, self._grid.hashmap().device
         colors = np.ascontiguousarray(image[::stride, ::stride]).astype(np.float32) / 255
-        pictures = [o3d.t.geometry.Image(tensor(a, device=device)) for a in (depth, colors)]
-        camera = (tensor(subsampled.matrix), tensor(inverse(pose)))
+        pictures = [
+            o3d.t.geometry.Image(core.Tensor(a, core.float32, device)) for a in (depth, colors)
+        ]
+        cpu = core.Device('CPU:0')
+        camera = [core.Tensor(a, core.float64, cpu) for a in (subsampled.matrix, inverse(pose))]
         limits = (1.0, self._config.max_range, _TRUNCATION)
         touched = self._grid.compute_unique_block_coordinates(pictures[0], *camera, *limits)
         touched = touched.cpu().numpy()
@@ -153,7 +156,8 @@ class SurfaceMap:
         if len(held) + len(blocks) > bound:
             keep = max(0, int(_KEPT * bound) - len(blocks))
             self._forget(o3d, held[np.argsort(self._distance(held, pose))[keep:]])
-        self._grid.integrate(tensor(blocks, device=device), *pictures, *camera, *limits)
+        places = core.Tensor(blocks, core.int32, device)
+        self._grid.integrate(places, *pictures, *camera, *limits)
         self._keyframes += 1
         if self._keyframes % _CLAMP_INTERVAL == 0:
             weights = self._grid.attribute('weight').reshape([-1])  # a view

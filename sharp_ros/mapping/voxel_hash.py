@@ -53,7 +53,7 @@ class VoxelHash:
 
 
 @inlined
-def packed(ix: int, iy: int, iz: int) -> int:
+def packed(ix: int, iy: int, iz: int) -> np.int64:
     """The voxel of three int64 indices; -1 for one beyond the bounds, whose neighbours count."""
     if max(abs(ix), abs(iy), abs(iz)) >= INDEX_OFFSET - 1:
         return np.int64(-1)
@@ -65,7 +65,7 @@ def packed(ix: int, iy: int, iz: int) -> int:
 
 
 @inlined
-def unpacked(voxel: int) -> tuple[int, int, int]:
+def unpacked(voxel: np.int64) -> tuple[np.int64, np.int64, np.int64]:
     """The three int64 indices of a voxel."""
     return (
         (voxel & INDEX_MASK) - INDEX_OFFSET,
@@ -75,14 +75,14 @@ def unpacked(voxel: int) -> tuple[int, int, int]:
 
 
 @inlined
-def _home(voxel: int, slots: int) -> int:
+def _home(voxel: np.int64, slots: int) -> np.int64:
     """Slot at which the search for a voxel starts: a multiplicative hash, then its high bits."""
     mixed = np.uint64(voxel) * np.uint64(0x9E3779B97F4A7C15)
     return np.int64((mixed >> np.uint64(32)) & np.uint64(slots - 1))
 
 
 @numba.njit(cache=True, nogil=True, error_model='numpy')
-def slot_of(voxel: int, table: np.ndarray, voxels: np.ndarray) -> int:
+def slot_of(voxel: np.int64, table: np.ndarray, voxels: np.ndarray) -> np.int64:
     """Slot that holds the voxel's row, or the empty one where it belongs."""
     slot = _home(voxel, len(table))
     while table[slot] >= 0 and voxels[table[slot]] != voxel:
@@ -91,7 +91,7 @@ def slot_of(voxel: int, table: np.ndarray, voxels: np.ndarray) -> int:
 
 
 @inlined
-def neighbours(voxel: int, table: np.ndarray, voxels: np.ndarray) -> tuple[int, ...]:
+def neighbours(voxel: np.int64, table: np.ndarray, voxels: np.ndarray) -> tuple[int, ...]:
     """Rows of the six voxels that share a face, -1 where nothing is held."""
     x, y, z = np.int64(1), np.int64(1) << INDEX_BITS, np.int64(1) << (2 * INDEX_BITS)
     return (
@@ -111,7 +111,7 @@ def erase(row: int, table: np.ndarray, voxels: np.ndarray) -> None:
     hole = slot_of(voxels[row], table, voxels)
     slot = (hole + 1) & mask
     while table[slot] >= 0:
-        home = _home(voxels[table[slot]], len(table))
+        home = _home(voxels[int(table[slot])], len(table))
         if (slot - home) & mask >= (slot - hole) & mask:  # may stand in the hole
             table[hole] = table[slot]
             hole = slot
