@@ -117,7 +117,7 @@ def _create_cloud(cloud: np.ndarray, *, as_bytes: bool) -> PointCloud2:
         msg.data = records.tobytes()
     else:
         packed = array('B')
-        packed.frombytes(memoryview(records).cast('B'))
+        packed.frombytes(records.data.cast('B'))
         msg.data = packed
     return msg
 

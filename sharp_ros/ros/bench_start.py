@@ -51,10 +51,14 @@ def _first_output(model: str) -> dict[str, float]:
         stack.callback(executor.shutdown)
         executor.add_node(peer)
         instants: dict[str, float] = {}
+
+        def on_depth(_: object) -> None:
+            instants.setdefault('depth_s', time.monotonic())
+
         peer.create_subscription(
             Image,
             f'{NODE}/depth/image',
-            lambda _: instants.setdefault('depth_s', time.monotonic()),
+            on_depth,
             1,
             raw=True,
         )

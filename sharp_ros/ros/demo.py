@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import Odometry
@@ -218,6 +218,13 @@ def manager_of(
     return Manager(peer, NODE, executor, check, say, START_TIMEOUT, log)
 
 
+class Observer(Protocol):
+    """Who follows what a `CameraDriver` sends."""
+
+    def expect(self, stamp_ns: int, frame: Frame) -> None:
+        """A frame is about to be published with this stamp."""
+
+
 class CameraDriver:
     """Publishes the frames of a source in real time, as a camera driver does.
 
@@ -227,13 +234,13 @@ class CameraDriver:
     Args:
         peer: node that owns the publishers.
         source: where frames come from.
-        monitor: given every frame, with its truth, as it is sent.
+        observer: told of every frame, with its truth, before it is sent.
         with_depth: whether to publish the depth of the source on the topic the node reads.
     """
 
-    def __init__(self, peer: Node, source: Source, monitor: Monitor, with_depth: bool) -> None:
+    def __init__(self, peer: Node, source: Source, observer: Observer, with_depth: bool) -> None:
         self._source = source
-        self._monitor = monitor
+        self._observer = observer
         self._now = lambda: peer.get_clock().now().nanoseconds
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._image = peer.create_publisher(Image, f'{CAMERA}/image', best_effort)
@@ -273,7 +280,7 @@ class CameraDriver:
 
     def _publish(self, frame: Frame) -> None:
         stamp_ns, frame_id = self._now(), frame.frame_id
-        self._monitor.expect(stamp_ns, frame)
+        self._observer.expect(stamp_ns, frame)
         pose = frame.T_world_camera
         if pose is not None:
             self._odometry.publish(odometry_to_msg(pose, stamp_ns, WORLD, frame_id))

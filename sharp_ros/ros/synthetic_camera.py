@@ -22,7 +22,7 @@ from sharp_ros.sources import open_source
 
 
 class Localisation:
-    """Broadcasts the pose of every frame to tf, if its source knows it; stands in for `Monitor`.
+    """Broadcasts the pose of every frame to tf, if its source knows it.
 
     Args:
         node: that owns the broadcaster.
