@@ -15,7 +15,7 @@ CACHE_FOLDER = Path('~/.cache/sharp_ros')
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path`, as a whole, when the block ends well.
 
     It is written beside the target, forced to disk and renamed; after an error the target is as it

@@ -167,6 +167,7 @@ def _write_video(
     with ExitStack() as stack:
         write = stack.enter_context(video_writer(output, *size, fps))
         report.files.append(str(output))
+        write_depth = None
         if with_depth:
             write_depth = stack.enter_context(video_writer(depth_output, *size, fps))
             report.files.append(str(depth_output))
@@ -174,7 +175,7 @@ def _write_video(
         for T_world_camera in progress.track(path, description='render'):
             rendering = _render(gaussians, intrinsics, T_world_camera, report)
             write(rendering.image())
-            if with_depth:
+            if write_depth is not None:
                 write_depth(colours(rendering.depth))
     return report
 

@@ -159,7 +159,7 @@ def evaluate_map(
             stamps.append(stamp_ns)
             poses.append((pose, true_pose))
             grid = result.grid or grid
-    if grid is None or not rows:
+    if grid is None or T_map_world is None or not rows:
         raise InputError(
             'nothing could be mapped and compared; give synthetic, or an RGB-D folder with '
             'depth.txt and groundtruth.txt',
@@ -263,9 +263,8 @@ def evaluate_maps(
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
     config, note = map_config(camera_height), ''
-    if depth == 'disturbed':
-        info = _DISTURBED
-    else:
+    predictor, info = None, _DISTURBED
+    if depth != 'disturbed':
         name = 'sensor' if depth == 'true' else model.name
         predictor, info = load_predictor(name, choose_device(model.device))
     runs: list[tuple[str, MapRun]] = []
@@ -279,10 +278,11 @@ def evaluate_maps(
         if isinstance(opened, SyntheticSource):
             true_map = RoomMap(opened.room, config.occupancy)
         frames = watched(opened.frames())
-        if info is _DISTURBED:
-            predictor = stand_in = DisturbedPredictor(seed)
-            frames = stand_in.shown(frames)
-        pipeline = Pipeline(Engine(predictor, model), info, config)
+        chosen = predictor
+        if chosen is None:
+            chosen = DisturbedPredictor(seed)
+            frames = chosen.shown(frames)
+        pipeline = Pipeline(Engine(chosen, model), info, config)
         run = evaluate_map(frames, pipeline, true_map, visual=visual)
         name = f'room {seed}' if rooms else Path(opened.name).name
         runs.append((name, run))

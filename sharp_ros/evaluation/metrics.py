@@ -228,9 +228,9 @@ def image_metrics(rendered: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> 
         )
     view, true = filled(rendered, truth, mask), unit_range(truth)
     squared = float(np.mean((view[mask] - true[mask]) ** 2))
-    _, similarity = structural_similarity(
+    similarity = structural_similarity(
         view, true, win_size=_SSIM_WINDOW, channel_axis=-1, data_range=1, full=True
-    )
+    )[1]
     return {
         'psnr': -10 * math.log10(squared) if squared > 0 else math.inf,
         'ssim': float(similarity[mask].mean()),

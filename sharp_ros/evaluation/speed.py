@@ -128,7 +128,10 @@ def endurance(
 
 
 def stages(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Stage]:
-    """The stages of a frame, each with its input made beforehand."""
+    """The stages of a frame, each with its input made beforehand.
+
+    What needs depth or pose takes the frames that have both.
+    """
     config = pipeline.config
     first = frames[0]
     k = first.intrinsics
@@ -140,7 +143,11 @@ def stages(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Stage]:
         distortion_model='plumb_bob',
     )
     rectifier = Rectifier(raw_camera, False, 0.0, (k.width, k.height))
-    drive = [*frames, *reversed(frames)]  # to and fro: a jump would lose the camera
+    drive = [
+        (frame, frame.depth, frame.T_world_camera)
+        for frame in (*frames, *reversed(frames))  # to and fro: a jump would lose the camera
+        if frame.depth is not None and frame.T_world_camera is not None
+    ]
     source, stamps = cycle(drive), count(step=_FRAME_INTERVAL_NS)
     sample = pipeline.process(replace(first, stamp_ns=next(stamps)), _all_outputs(config))
     occupancy = OccupancyMap(config.occupancy)
@@ -164,21 +171,25 @@ def stages(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Stage]:
 
     def map_frame() -> Any:
         # the depth of one frame along all poses: the window has to follow, as when driving
-        occupancy.integrate(sample.depth, k, next(source).T_world_camera)
+        _, _, T_world_camera = next(source)
+        occupancy.integrate(sample.depth, k, T_world_camera)
         return occupancy.grid()
 
     def fuse() -> Any:
-        fused.integrate(sample.gaussians, sample.depth, k, next(source).T_world_camera)
+        _, _, T_world_camera = next(source)
+        fused.integrate(sample.gaussians, sample.depth, k, T_world_camera)
 
     def fuse_surface() -> Any:
-        surface.integrate(first.image, sample.depth, k, next(source).T_world_camera)
+        _, _, T_world_camera = next(source)
+        surface.integrate(first.image, sample.depth, k, T_world_camera)
 
     def track() -> Any:
-        frame = next(source)
-        return odometry.register_frame(frame.image, frame.depth, k, next(stamps))
+        frame, depth, _ = next(source)
+        return odometry.register_frame(frame.image, depth, k, next(stamps))
 
     def process() -> Any:
-        return pipeline.process(replace(next(source), stamp_ns=next(stamps)), {POINTS, OCCUPANCY})
+        frame, _, _ = next(source)
+        return pipeline.process(replace(frame, stamp_ns=next(stamps)), {POINTS, OCCUPANCY})
 
     timed = {
         f'decode_rectify_{encoding}': Stage(decode(encoding), 3.0)

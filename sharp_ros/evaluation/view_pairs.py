@@ -111,10 +111,13 @@ def room_pairs(
         hfov: horizontal field of view, radians.
     """
     intrinsics = Intrinsics.from_hfov(hfov, *size)
-    for index in islice(range(rooms * poses), max_frames):
-        seed, pose = divmod(index, poses)
-        if pose == 0:
-            room = Room(seed)
+    visits = (
+        (seed, room, pose)
+        for seed in range(rooms)
+        for room in (Room(seed),)
+        for pose in range(poses)
+    )
+    for index, (seed, room, pose) in enumerate(islice(visits, max_frames)):
         T_world_source = room.pose(room.loop_duration * pose / poses)
         image, depth = room.render(intrinsics, T_world_source)
         for i, baseline in enumerate(BASELINES):

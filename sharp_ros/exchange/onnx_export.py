@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 import warnings
 
 import numpy as np
@@ -101,7 +101,7 @@ def _translated(predictor: NanoPredictor, inputs: tuple[Tensor, ...]) -> Any:
         torch.onnx.export(
             Forward().eval(),
             inputs,
-            file,
+            cast('str', file),  # the older exporter takes it, whatever the signature says
             dynamo=False,
             opset_version=_OPSET,
             do_constant_folding=False,  # which ONNX Runtime does anyway; weights keep their names

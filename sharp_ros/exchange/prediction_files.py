@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import io
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -66,7 +66,7 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
     from sharp_ros.gaussians import save_ply  # with torch, which the names above do not need
 
     k = result.frame.intrinsics
-    arrays = {'depth': result.depth, 'intrinsics': k.parameters}
+    arrays: dict[str, Any] = {'depth': result.depth, 'intrinsics': k.parameters}
     spread = log_depth_std(result)
     if spread is not None:
         arrays['log_depth_std'] = spread

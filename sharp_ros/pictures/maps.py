@@ -96,7 +96,7 @@ def draw_map(
     for piece in trajectory.pieces(trajectory.positions):
         _line(picture, to_px(piece), _PATH, 3)
     ends = to_px(trajectory.positions[[0, -1]])
-    _start_and_end(picture, *ends, 9)
+    _start_and_end(picture, ends, 9)
     return _with_footer(picture, scale / resolution)
 
 
@@ -154,7 +154,7 @@ def draw_surface(
     picture = cv2.resize(fine, _SURFACE_SIZE, interpolation=how)
     for piece in trajectory.pieces(trajectory.positions):
         _line(picture, to_px(piece @ view.T), _PATH, 2)
-    _start_and_end(picture, *to_px(trajectory.positions[[0, -1]] @ view.T), 7)
+    _start_and_end(picture, to_px(trajectory.positions[[0, -1]] @ view.T), 7)
     if not oblique:  # lengths are true
         _scale_bar(picture, (20, len(picture) - 24), _bar(picture, scale), scale)
     return picture
@@ -182,7 +182,7 @@ def draw_trajectory(trajectory: Trajectory, title: str) -> np.ndarray:  # -> [H,
         for curve, (_, colour, thickness) in zip(curves, lines, strict=True):
             for piece in trajectory.pieces(curve):
                 _line(picture, axes.to_px(piece), colour, thickness)
-    _start_and_end(picture, *above.to_px(trajectory.positions[[0, -1], :2]), 7)
+    _start_and_end(picture, above.to_px(trajectory.positions[[0, -1], :2]), 7)
     return picture
 
 
@@ -290,7 +290,7 @@ def _with_footer(picture: np.ndarray, px_per_metre: float) -> np.ndarray:
     y = len(picture) + _FOOTER // 2
     _scale_bar(out, (20, y), bar, px_per_metre, _INK)
     x = width - 540
-    _start_and_end(out, np.array([x, y]), np.array([x + 85, y]), 7)
+    _start_and_end(out, np.array([[x, y], [x + 85, y]]), 7)
     _text(out, 'start', (x + 16, y + 6), _INK, 0.55)
     _text(out, 'end', (x + 101, y + 6), _INK, 0.55)
     _line(out, np.array([[x + 155, y], [x + 185, y]]), _PATH, 3)
@@ -324,16 +324,17 @@ def _scale_bar(
 
 def _line(picture: np.ndarray, points: np.ndarray, colour: Colour, thickness: int) -> None:
     """A line through pixels [N, 2], placed to a sixteenth of one."""
-    fixed = np.rint(points * 16).astype(np.int32)[None]
-    cv2.polylines(picture, fixed, False, colour, thickness, cv2.LINE_AA, 4)
+    fixed = np.rint(points * 16).astype(np.int32)
+    cv2.polylines(picture, [fixed], False, colour, thickness, cv2.LINE_AA, 4)
 
 
-def _start_and_end(picture: np.ndarray, start: np.ndarray, end: np.ndarray, radius: int) -> None:
-    """A green disc and a red square."""
-    x, y = (round(float(v)) for v in start)
+def _start_and_end(picture: np.ndarray, ends: np.ndarray, radius: int) -> None:
+    """A green disc and a red square at two pixels [2, 2]."""
+    start, end = np.rint(ends).astype(int).tolist()
+    x, y = start
     cv2.circle(picture, (x, y), radius + 2, _PAPER, -1, cv2.LINE_AA)
     cv2.circle(picture, (x, y), radius, _START, -1, cv2.LINE_AA)
-    x, y = (round(float(v)) for v in end)
+    x, y = end
     for side, colour in ((radius + 1, _PAPER), (radius - 1, _END)):
         cv2.rectangle(picture, (x - side, y - side), (x + side, y + side), colour, -1)
 

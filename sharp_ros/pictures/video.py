@@ -51,6 +51,7 @@ def video_writer(
     """
     try:
         import av
+        from av.error import FFmpegError
     except ImportError as error:
         raise ConfigError(
             'videos are written by PyAV, which is not installed; pip install av, or write a '
@@ -75,7 +76,7 @@ def video_writer(
 
             yield write
             container.mux(stream.encode(None))
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         if isinstance(error, OSError) and error.errno == 28:
             raise OSError(error.errno, 'no space left for the video', str(path)) from error
         raise InputError(
