@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 import math
+from typing import cast
 
 import cv2
 import numpy as np
@@ -403,7 +404,8 @@ class Rectifier:
         self._check_size(depth)
         if self._maps is None:
             return depth
-        return cv2.remap(depth, self._nearest_map, None, cv2.INTER_NEAREST)
+        no_fractions = cast('np.ndarray', None)  # which OpenCV takes, but its stub does not
+        return cv2.remap(depth, self._nearest_map, no_fractions, cv2.INTER_NEAREST)
 
     @cached_property
     def _nearest_map(self) -> np.ndarray:  # [H, W, 2] int16

@@ -94,7 +94,7 @@ def is_rotation(matrix: np.ndarray) -> np.ndarray:  # [..., 3, 3] -> [...] bool
         return (off <= ROTATION_TOLERANCE).all((-2, -1)) & (np.linalg.det(matrix) > 0)
 
 
-def is_near(position: np.ndarray) -> np.ndarray:  # [..., 3] -> [...] bool
+def is_near(position: np.ndarray) -> np.bool_ | np.ndarray:  # [..., 3] -> [...] bool
     """Whether positions are within `MAX_DISTANCE` of the origin along every axis."""
     return (np.abs(position) <= MAX_DISTANCE).all(-1)
 

@@ -159,7 +159,7 @@ class Descriptors:
     """Features that are recognised without knowing where to look: ORB (Rublee et al., 2011)."""
 
     def __init__(self) -> None:
-        self._orb = cv2.ORB_create(_ORB_FEATURES)
+        self._orb = cv2.ORB.create(_ORB_FEATURES)
         self._matcher = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True)
 
     def of(self, gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -148,7 +148,7 @@ def camera_path(
         InputError: if nothing lies in front of the camera, or the file cannot be used.
     """
     if steps is not None:
-        _check_steps(steps)
+        _checked_steps(steps)
     if trajectory in TRAJECTORIES:
         return TRAJECTORIES[trajectory](measure(gaussians, intrinsics), steps or STEPS)
     check_trajectory(trajectory)
@@ -200,10 +200,10 @@ def load_keyframes(
     if steps is None:
         steps = content.get('steps', max(STEPS, len(keys)))
     try:
-        _check_steps(steps)
+        count = _checked_steps(steps)
     except ConfigError as error:
         raise _bad(path, str(error)) from error
-    places = np.linspace(0, len(keys) - 1, steps)
+    places = np.linspace(0, len(keys) - 1, count)
     before = np.clip(np.floor(places).astype(int), 0, max(len(keys) - 2, 0))
     after = np.minimum(before + 1, len(keys) - 1)
     return np.stack(
@@ -216,18 +216,19 @@ def load_keyframes(
 
 def _keyframe(frame: object, path: str | os.PathLike[str], index: int) -> np.ndarray:
     name = f'keyframe {index}'
+    fields = frame if isinstance(frame, dict) else {}
 
     def numbers(key: str, shape: tuple[int, ...]) -> np.ndarray:
         try:
-            array = np.array(frame[key])
+            array = np.array(fields[key])
         except ValueError:  # rows of unequal length
             array = np.array(None)
         if array.shape != shape or array.dtype.kind not in 'iuf' or not np.isfinite(array).all():
             size = 'x'.join(map(str, shape))
-            raise _bad(path, f'{name}: "{key}" must be {size} finite numbers, got {frame[key]}')
+            raise _bad(path, f'{name}: "{key}" must be {size} finite numbers, got {fields[key]}')
         return array.astype(np.float64)
 
-    names = set(frame) if isinstance(frame, dict) else set()
+    names = set(fields)
     if names == {'T_world_camera'}:
         T = numbers('T_world_camera', (4, 4))
         R = T[:3, :3]
@@ -251,9 +252,10 @@ def _keyframe(frame: object, path: str | os.PathLike[str], index: int) -> np.nda
     raise _bad(path, f'{name} needs "T_world_camera", or "eye" and "target" and perhaps "up"')
 
 
-def _check_steps(steps: object) -> None:
+def _checked_steps(steps: object) -> int:
     if type(steps) is not int or not 1 <= steps <= MAX_STEPS:
         raise ConfigError(f'steps must be a whole number from 1 to {MAX_STEPS}, got {steps!r}')
+    return steps
 
 
 def _bad(path: str | os.PathLike[str], what: str) -> InputError:

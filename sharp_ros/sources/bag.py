@@ -108,8 +108,12 @@ class BagSource:
             ) from error
 
     def _messages(self, reader: AnyReader, *connections: Connection) -> Iterator[Any]:
+        for _, message in self._by_topic(reader, *connections):
+            yield message
+
+    def _by_topic(self, reader: AnyReader, *connections: Connection) -> Iterator[tuple[str, Any]]:
         for connection, _, data in reader.messages(connections=connections):
-            yield reader.deserialize(data, connection.msgtype)
+            yield connection.topic, reader.deserialize(data, connection.msgtype)
 
     def _choose(self, reader: AnyReader) -> _Topics:
         recorded = sorted((c for c in reader.connections if c.msgcount), key=lambda c: c.topic)
@@ -208,10 +212,8 @@ class BagSource:
             near = best is not None and abs(best[0] - stamp) <= MAX_STAMP_DIFFERENCE_NS
             return image, best[1] if near and best is not None else None
 
-        both = (topics.image, topics.depth)
-        for connection, _, data in reader.messages(connections=both):
-            message = reader.deserialize(data, connection.msgtype)
-            queue = images if connection.topic == topics.image.topic else depths
+        for topic, message in self._by_topic(reader, topics.image, topics.depth):
+            queue = images if topic == topics.image.topic else depths
             queue.append((conversions.stamp_ns_from_msg(message.header), message))
             # A depth image at least as new is there, or it will hardly come any more.
             while images and ((depths and depths[-1][0] >= images[0][0]) or len(images) > 4):

@@ -163,8 +163,9 @@ def _read_camera_yaml(path: Path) -> tuple[Intrinsics, float]:
     hint = 'expected numbers width, height, fx, fy, cx, cy and depth_scale'
     try:
         values = yaml.safe_load(path.read_text())
-        size = (int(values['width']), int(values['height']))
-        intrinsics = Intrinsics(*(float(values[k]) for k in ('fx', 'fy', 'cx', 'cy')), *size)
+        width, height = (int(values[k]) for k in ('width', 'height'))
+        fx, fy, cx, cy = (float(values[k]) for k in ('fx', 'fy', 'cx', 'cy'))
+        intrinsics = Intrinsics(fx, fy, cx, cy, width, height)
         scale = float(values.get('depth_scale', 1000.0))
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, InputError) as error:
         raise InputError(f'{path} cannot be used ({error}); {hint}', 'bad_camera_yaml') from error
