@@ -18,7 +18,10 @@ COMMANDS = {
     'predict': ('sharp_ros.apps.predict', 'depth, preview and Gaussians of photographs'),
     'render': ('sharp_ros.apps.render', 'video or picture of Gaussians from a moving viewpoint'),
     'map': ('sharp_ros.apps.map', 'map on disk, with pictures, from a video, folder or bag'),
-    'eval': ('sharp_ros.apps.evaluate', 'accuracy of depth, views and maps against the truth'),
+    'eval': (
+        'sharp_ros.apps.evaluate',
+        'accuracy of depth, views, maps and scale against the truth',
+    ),
     'demo': ('sharp_ros.apps.demo', 'camera source and node over ROS 2 with a live table'),
     'bench': ('sharp_ros.apps.bench', 'speed and memory on this machine'),
     'export': ('sharp_ros.apps.export', 'a network as ONNX, for other programs and for speed'),
@@ -28,7 +31,10 @@ COMMANDS = {
     'doctor': ('sharp_ros.apps.doctor', 'check this machine and say what to do'),
 }
 # The module that still takes `eval SOURCE --views`, unless one of these follows the command.
-_FORMER_EVAL, _KINDS = 'sharp_ros.apps.former_eval', ('depth', 'views', 'maps', '-h', '--help')
+_FORMER_EVAL, _KINDS = (
+    'sharp_ros.apps.former_eval',
+    ('depth', 'views', 'maps', 'scale', '-h', '--help'),
+)
 EXIT_FAILED = 1
 
 

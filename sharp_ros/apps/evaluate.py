@@ -1,4 +1,4 @@
-"""`sharp-ros eval depth|views|maps SOURCE`: accuracy against the truth, as a table and as JSON."""
+"""`sharp-ros eval depth|views|maps|scale SOURCE`: accuracy against truth, as table and JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple, TYPE_CHECKING, TypeVar
 
-from sharp_ros.apps.evaluation_tables import depth_tables, map_tables, view_tables
+from sharp_ros.apps.evaluation_tables import (
+    depth_tables,
+    map_tables,
+    scale_tables,
+    view_tables,
+)
 from sharp_ros.config import ModelConfig
 from sharp_ros.errors import ConfigError
 from sharp_ros.files import write_atomically
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     from sharp_ros.camera import Frame
     from sharp_ros.models import ModelInfo
 
+_SEEDS = 20  # hand-held sequences, unless told
 _Item = TypeVar('_Item')
 
 
@@ -31,7 +37,7 @@ class _Measured(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sharp-ros eval`."""
-    kinds = parser.add_subparsers(dest='kind', metavar='depth|views|maps', required=True)
+    kinds = parser.add_subparsers(dest='kind', metavar='depth|views|maps|scale', required=True)
     depth = kinds.add_parser('depth', help=_DEPTH_HELP, description=_DEPTH_HELP)
     add_common_arguments(
         depth, 'motorcycle, synthetic, an RGB-D folder in TUM layout, or a bag with true depth'
@@ -43,11 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(maps, 'synthetic, or a recording with depth and poses')
     add_picture_argument(maps, 'maps')
     add_map_arguments(maps)
+    scale = kinds.add_parser('scale', help=_SCALE_HELP, description=_SCALE_HELP)
+    add_common_arguments(scale, 'synthetic, or a recording with depth and poses')
+    _add_scale_arguments(scale)
 
 
 _DEPTH_HELP = 'errors of predicted depth, beside baselines that need no network'
 _VIEWS_HELP = 'rendered views from the side against images taken there'
 _MAPS_HELP = 'path, scale and occupancy of the map against the truth'
+_SCALE_HELP = (
+    'metric scale over given poses at its worst: simulated hand-held sequences, or a recording '
+    'from many starts'
+)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, source_help: str) -> None:
@@ -93,6 +106,32 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--seeds', type=int, metavar='N', help='number of simulated rooms; default: 1'
+    )
+
+
+def _add_scale_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `eval scale` alone."""
+    parser.add_argument(
+        '--seeds',
+        type=int,
+        metavar='N',
+        help=f'number of hand-held sequences, of synthetic only; default: {_SEEDS}',
+    )
+    parser.add_argument(
+        '--first-seed', type=int, default=0, metavar='N', help='seed of the first; default: 0'
+    )
+    parser.add_argument(
+        '--cache',
+        type=Path,
+        metavar='FOLDER',
+        help='folder of rendered sequences, to be filled or reused, 25 MB each',
+    )
+    parser.add_argument(
+        '--stride',
+        type=int,
+        default=10,
+        metavar='N',
+        help='frames from start to start of a recording; default: 10',
     )
 
 
@@ -171,6 +210,31 @@ def _maps(args: argparse.Namespace, device: str) -> _Measured:
     )
 
 
+def _scale(args: argparse.Namespace, device: str) -> _Measured:
+    from sharp_ros.evaluation.scale import evaluate_scale
+
+    del device  # it loads its network itself, where there is one
+    count, simulated = args.seeds, args.source == 'synthetic'
+    if count is not None and (count < 1 or not simulated):
+        raise ConfigError(
+            f'--seeds {count}: give the number of sequences of synthetic; recordings have starts'
+        )
+    first = args.first_seed
+    if first < 0:
+        raise ConfigError(f'--first-seed must not be negative, got {first}')
+    return _Measured(
+        *evaluate_scale(
+            args.source,
+            ModelConfig(name=args.model, device=args.device),
+            _with_progress,
+            seeds=range(first, first + (count or _SEEDS)) if simulated else (),
+            stride=args.stride,
+            most=args.max_frames,
+            cache=args.cache,
+        )
+    )
+
+
 # By name: what measures, and what is printed of the report.
 _KINDS: dict[
     str,
@@ -182,6 +246,7 @@ _KINDS: dict[
     'depth': (_depth, depth_tables),
     'views': (_views, view_tables),
     'maps': (_maps, map_tables),
+    'scale': (_scale, scale_tables),
 }
 
 

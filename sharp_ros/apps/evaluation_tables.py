@@ -113,3 +113,55 @@ def map_tables(report: Mapping[str, Any]) -> Iterator[Any]:
         'published, after the first second; scale: true over published, spread: std of its '
         f'logarithm. Licence of the weights: {report["licence"]}'
     )
+
+
+def scale_tables(report: Mapping[str, Any]) -> Iterator[Any]:
+    """What rich prints: the numbers over all runs, and the runs that are worst."""
+    from rich import box
+    from rich.table import Table
+
+    from sharp_ros.evaluation.scale import ALLOWED_LOSS, SETTLED
+
+    found = report['summary']
+    title = f'{report["source"]}, {found["runs"]} runs, {found["frames"]} frames: ' + (
+        f'{report["model"]}'
+    )
+    table = Table(title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ('', 'value', 'worst runs'):
+        table.add_column(heading, justify='right' if heading == 'value' else 'left')
+    worst = {
+        key: ', '.join(
+            f'{run["name"]}: {run["value"]:.3g}'
+            + (f' at {run["at"]:.1f} s' if 'at' in run else '')
+            for run in runs
+        )
+        for key, runs in found['worst'].items()
+    }
+    error = found['worst_error']
+    rows = (
+        (
+            f'error after {SETTLED:g} s',
+            '-' if error is None else f'{error:.1%}',
+            worst['worst_error'],
+        ),
+        (
+            'beyond 2 std',
+            f'{1 - found["scale_coverage_2std"]:.1%}',
+            worst['scale_coverage_2std'],
+        ),
+        ('worst, std', f'{found["scale_worst_std"]:.1f}', worst['scale_worst_std']),
+        ('AbsRel lost', f'{found["worst_abs_rel_loss"]:.4f}', worst['abs_rel_loss']),
+        (f'runs beyond {ALLOWED_LOSS:g}', str(found['runs_beyond_loss']), ''),
+        ('frames observed', f'{found["observed"]:.1%}', ''),
+        ('ms a frame', f'{found["ms"]:.1f}', ''),
+    )
+    for row in rows:
+        table.add_row(*row)
+    yield table
+    yield (
+        'True scale: median of true over predicted depth of a frame. Beyond 2 std: share of all '
+        'frames whose true scale is farther than two stated deviations from the published one; '
+        'of runs their share within. AbsRel lost: as published less than as predicted by the '
+        'network alone. Observed: something said how long a metre is. Time: of odometry and '
+        'scale, the machine as it was.'
+    )

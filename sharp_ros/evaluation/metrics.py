@@ -18,6 +18,7 @@ from sharp_ros.se3 import angle
 
 MIN_TRUTH, MAX_TRUTH = 0.15, 24.0  # metres
 MIN_PIXELS = 100  # with truth and prediction, for a frame to count
+_LEAST_STD = 1e-3  # of a log scale; the truth itself is known no better
 _SSIM_WINDOW = 7  # pixels, of scikit-image
 METRICS = ('abs_rel', 'delta1', 'rmse')
 
@@ -78,6 +79,30 @@ def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         'scale_median': float(np.median(scales)),
         'scale_std': float(np.std(np.log(scales))),
     }
+
+
+def scale_metrics(true: np.ndarray, published: np.ndarray, std: np.ndarray) -> dict[str, float]:
+    """Whether the stated deviation of the scale of predicted depth is true.
+
+    Args:
+        true: [N] scale of each frame, the median of true over predicted depth.
+        published: [N] what depth was multiplied by.
+        std: [N] stated standard deviation of its logarithm.
+
+    Returns:
+        `scale_coverage_2std`, the share of frames whose true scale lies within two stated standard
+        deviations, and `scale_worst_std`, the farthest that any lies, in such deviations.
+    """
+    deviations = scale_deviations(true, published, std)
+    return {
+        'scale_coverage_2std': float(np.mean(deviations <= 2)),
+        'scale_worst_std': float(deviations.max()),
+    }
+
+
+def scale_deviations(true: np.ndarray, published: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """How far each true scale is from the published one, in stated deviations; [N] as given."""
+    return np.abs(np.log(published / true)) / np.maximum(std, _LEAST_STD)
 
 
 def uncertainty_metrics(error: np.ndarray, std: np.ndarray) -> dict[str, float | list[float]]:
