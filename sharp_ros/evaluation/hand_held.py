@@ -142,7 +142,7 @@ class HandHeld:
         network = _Network(conditions, rng)
         intrinsics = Intrinsics.from_hfov(conditions.hfov, *_SIZE)
         times = _MARGIN + np.arange(round(self.duration * conditions.rate_hz)) / conditions.rate_hz
-        gap = rng.uniform(times[0], times[-1] - conditions.gap)
+        gap = rng.uniform(times[0], max(times[0], times[-1] - conditions.gap))
         for t in times:
             # drawn for every image, so that what follows does not depend on which are missing
             dropped = rng.random() < _DROPPED

@@ -38,7 +38,7 @@ SETTLED = 2.0  # seconds after which an error is not excused by the start
 ALLOWED_LOSS = 0.005  # of AbsRel, that the scale may cost against the network alone
 STRIDE = 10  # frames from start to start of a recording
 _WORST = 5  # runs that the summary names
-_LEAST_SECONDS = 3.0  # of a recording that are left after the last start
+_LEAST_SECONDS = SETTLED + 0.2  # of a recording that are left after the last start
 
 _Item = TypeVar('_Item')
 
