@@ -184,10 +184,10 @@ def test_a_service_that_is_not_seen_is_looked_for_with_another_participant_once(
     alone = Node('alone', context=blind)
     first = SingleThreadedExecutor(context=blind)
     first.add_node(alone)
-    Manager(alone, '/patchy', first, lambda: None, patchy.told.append, renew=renew).start()
+    Manager(alone, '/patchy', first, lambda: None, patchy.said.append, renew=renew).start()
     assert node.state == ACTIVE
     assert len(renewed) == 1
-    assert patchy.told == ['/patchy/get_state is not there yet; is the node running?']
+    assert patchy.said == ['/patchy/get_state is not there yet; is the node running?']
     first.shutdown()
     alone.destroy_node()
     blind.try_shutdown()
