@@ -658,7 +658,7 @@ def _accuracy_section(report: Mapping[str, Any]) -> str:
         models = {
             f'**{report["model"]}**': images,
             'height and gravity given': images.get('with_geometry'),
-            'times the scale of the node': images.get('one_scale'),
+            'times the scale of the node': images.get('published'),
             f'constant {baselines["constant"]["depth"]:.2f} m': baselines['constant'],
             'room mean': baselines['training_mean'],
             'floor plane': baselines.get('floor_plane'),

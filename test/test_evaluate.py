@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 import json
 from pathlib import Path
 import runpy
@@ -175,8 +176,15 @@ def test_the_scale_that_the_node_finds_over_poses_is_judged_besides():
     info = ModelInfo('too_far', 'for tests', 'Apache-2.0', metric=True)
     report = evaluate_depth(shown, engine(too_far), info)
     assert report['abs_rel'] == pytest.approx(0.4, abs=0.02)
-    assert report['one_scale']['abs_rel'] < 0.2
-    assert 'one_scale' not in evaluate_depth(shown[:2], engine(too_far))
+    assert report['published']['abs_rel'] < 0.2
+    assert 0 <= report['scale_coverage_2std'] <= 1
+    assert report['scale_worst_std'] > 0
+    assert 'published' not in evaluate_depth(shown[:2], engine(too_far))
+    # what the node sees teaches it, whether or not anyone knows the truth of it
+    blind = [replace(f, depth=None) if i < 20 else f for i, f in enumerate(shown)]
+    taught = evaluate_depth(blind, engine(too_far), info)
+    assert taught['frames'] == 5
+    assert taught['published']['abs_rel'] < 0.05
 
 
 def test_frames_without_truth_are_counted_and_left_out():

@@ -19,7 +19,12 @@ from sharp_ros.camera import FloorGeometry, Frame, Intrinsics
 from sharp_ros.config import PointCloudConfig, SharpConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import CheckpointError, InputError
-from sharp_ros.evaluation.metrics import depth_metrics, mean_metrics, MIN_TRUTH
+from sharp_ros.evaluation.metrics import (
+    depth_metrics,
+    mean_metrics,
+    MIN_TRUTH,
+    scale_metrics,
+)
 from sharp_ros.evaluation.view_pairs import motorcycle_pair
 from sharp_ros.localization.gravity import level_from_depth
 from sharp_ros.localization.scale_anchors import height_scale
@@ -43,20 +48,23 @@ def evaluate_depth(
     Args:
         frames: those without depth, or with too little of it, are counted and left out.
         engine: ready to predict; sensor models are given the truth as their measurement.
-        info: of the model, to judge besides, where poses are known, what the pipeline's scale
-            makes of the depth (`one_scale` of the result); not for sensor models.
+        info: of the model, to judge besides, where poses are known, what the node publishes: the
+            depth times the scale that the pipeline finds (`published` of the result). Frames
+            without true depth teach that scale, too. Not for sensor models.
 
     Returns:
         `frames`, `frames_without_truth`, the means of the metrics, `coverage`, `scale_median`,
         `scale_std` (of the logarithm over frames), `latency_ms` (`p50`, `p95` of
         `Engine.predict`), and with the same keys `with_geometry`, which is given gravity and the
         height of the camera and multiplied so that the floor lies there, if one is clearly seen,
-        and `baselines`, of which that of the floor is given the same.
+        and `baselines`, of which that of the floor is given the same. With `published` come
+        `scale_coverage_2std` and `scale_worst_std` of `scale_metrics`, over the same frames.
 
     Raises:
         InputError: `no_truth` if no frame could be compared.
     """
-    model, scaled, informed, constant, mean, floor = (_Tally() for _ in range(6))
+    model, published, informed, constant, mean, floor = (_Tally() for _ in range(6))
+    scales: list[tuple[float, float, float]] = []  # true, published, its stated deviation
     level = LevelWorld(guess=False)
     pipeline = None
     if info is not None and not info.needs_depth:
@@ -70,28 +78,31 @@ def evaluate_depth(
             without_truth += 1
             if without_truth == _PATIENCE and not model:
                 break
+            if pipeline is not None and frame.T_world_camera is not None:
+                pipeline.process(_without_truth(frame), set())
             continue
         if not latencies:
             engine.warm_up(k)
-        steady = None
+        result = None
         if pipeline is not None and frame.T_world_camera is not None:
-            plain = replace(frame, world_frame='world', depth=None, unseen=None)
-            result = pipeline.process(plain, set())
+            result = pipeline.process(_without_truth(frame), set())
             assert result.scale is not None
-            steady, predicted = result.depth, result.depth / np.float32(result.scale.value)
+            predicted = result.depth / np.float32(result.scale.value)
         else:
             gaussians = engine.predict(frame.image, k, frame.depth, covariances=False)
             predicted = depth_from_gaussians(gaussians, k.width, k.height)
         latencies.append(engine.last_ms)
         try:
-            model.add(predicted, frame.depth)
+            true_scale = model.add(predicted, frame.depth)['scale']
         except InputError as error:
             if error.reason != 'no_truth':
                 raise
             without_truth += 1
             continue
-        if steady is not None:
-            scaled.add(steady, frame.depth)
+        if result is not None and result.scale is not None:
+            published.add(result.depth, frame.depth)
+            std = math.sqrt(result.scale.log_variance)
+            scales.append((true_scale, result.scale.value, std))
         constant.add(np.full(frame.depth.shape, median_depth, np.float32), frame.depth)
         mean.add(training_mean_depth(mean_log_depth, k), frame.depth)
         if frame.T_world_camera is None:  # judged by its own depth
@@ -125,7 +136,7 @@ def evaluate_depth(
         'frames': len(model),
         'frames_without_truth': without_truth,
         **model.summary(),
-        **({'one_scale': scaled.summary()} if scaled else {}),
+        **({'published': published.summary(), **_honesty(scales)} if published else {}),
         **({'with_geometry': informed.summary()} if informed else {}),
         'latency_ms': {
             'p50': round(float(np.percentile(latencies, 50)), 2),
@@ -137,6 +148,16 @@ def evaluate_depth(
             **({'floor_plane': floor.summary()} if floor else {}),
         },
     }
+
+
+def _without_truth(frame: Frame) -> Frame:
+    """As a node with one camera gets it."""
+    return replace(frame, world_frame='world', depth=None, unseen=None)
+
+
+def _honesty(scales: Sequence[tuple[float, float, float]]) -> dict[str, float]:
+    found = scale_metrics(*np.array(scales).T)
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 def load_training_mean() -> tuple[np.ndarray, float]:
@@ -197,8 +218,10 @@ class _Tally:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
+    def add(self, prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        """The metrics of this frame."""
         self._rows.append(depth_metrics(prediction, truth))
+        return self._rows[-1]
 
     def summary(self) -> dict[str, float]:
         return {name: round(value, 4) for name, value in mean_metrics(self._rows).items()}
