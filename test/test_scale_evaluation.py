@@ -11,7 +11,7 @@ from sharp_ros.apps.cli import main
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import ScaleConfig, SharpConfig
 from sharp_ros.errors import InputError
-from sharp_ros.evaluation import hand_held
+from sharp_ros.evaluation import hand_held, scale
 from sharp_ros.evaluation.hand_held import Conditions, HandHeld, Shown, THINNED
 from sharp_ros.evaluation.metrics import scale_metrics
 from sharp_ros.evaluation.scale import recorded_runs, scale_run, summary
@@ -62,11 +62,11 @@ class Told:
 
 def sequence(true, rate_hz=10):
     """Flat walls at 2 m, seen by a network that is wrong by these factors."""
-    for i, scale in enumerate(true):
+    for i, factor in enumerate(true):
         image = np.zeros((K.height, K.width, 3), np.uint8)
         frame = Frame(image, K, round(i / rate_hz * 1e9), 'camera', np.eye(4), 'odom')
         wall = np.full(image.shape[:2], 2.0, np.float32)
-        yield Shown(frame, wall / np.float32(scale), wall[THINNED])
+        yield Shown(frame, wall / np.float32(factor), wall[THINNED])
 
 
 # --- hand-held sequences -------------------------------------------------------------------------
@@ -244,6 +244,7 @@ def test_deviations_are_those_of_the_logarithm():
 
 def test_command_reports_hand_held_sequences(bare, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(hand_held, '_room', lambda seed: bare)
+    monkeypatch.setattr(scale, 'HandHeld', lambda seed, duration: HandHeld(seed, 1.5))
     report = tmp_path / 'scale.json'
     arguments = ['eval', 'scale', 'synthetic', '--seeds', '2', '--first-seed', '7']
     assert main([*arguments, '--json', str(report), '--cache', str(tmp_path / 'cache')]) == 0
