@@ -6,7 +6,7 @@ are taken before flying pixels are removed, so that a model cannot gain by stayi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 import math
 from pathlib import Path

@@ -15,6 +15,7 @@ from functools import lru_cache
 import hashlib
 import math
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -163,7 +164,7 @@ class HandHeld:
             )
 
     def _shown(self, rendered: _Rendered) -> Shown:
-        image = cv2.imdecode(rendered.jpeg, cv2.IMREAD_COLOR)[..., ::-1]
+        image = np.asarray(cv2.imdecode(rendered.jpeg, cv2.IMREAD_COLOR))[..., ::-1]
         intrinsics = Intrinsics.from_hfov(self.conditions.hfov, *_SIZE)
         frame = Frame(
             np.ascontiguousarray(image),
@@ -409,7 +410,7 @@ def _version() -> str:
     return hashlib.sha256(b''.join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 
-def _packed(sequence: list[_Rendered]) -> dict[str, np.ndarray]:
+def _packed(sequence: list[_Rendered]) -> dict[str, Any]:  # arrays
     return {
         'stamp_ns': np.array([kept.stamp_ns for kept in sequence]),
         'pose': np.array([kept.pose for kept in sequence]),

@@ -7,7 +7,7 @@ What counts is the worst sequence and the worst frame: a mean forgives what a ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 import math
 from pathlib import Path
@@ -230,10 +230,16 @@ def predicted_recording(frames: Iterable[Frame], engine: Engine) -> list[Shown]:
     return shown
 
 
+class Counted(Protocol):
+    """Who counts what takes time while it goes by, and shows it."""
+
+    def __call__(self, items: Iterable[_Item], name: str, /) -> Iterable[_Item]: ...  # noqa: D102
+
+
 def evaluate_scale(
     source: str,
     model: ModelConfig,
-    watched: Callable[[Iterable[_Item], str], Iterable[_Item]],
+    watched: Counted,
     *,
     seeds: Sequence[int] = (),
     stride: int = STRIDE,
