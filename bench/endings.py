@@ -7,7 +7,8 @@ as it does (`--stand-in`). The ways are Ctrl-C in the terminal (SIGINT to all pr
 twice, SIGTERM to the launch alone, and SIGTERM to all processes, as systemd does. Clean is an end
 within 5 s, with exit code 0 of every process of ours, without a line of the level ERROR, and with
 exit code 0 of the launch itself after Ctrl-C; it has no handler for SIGTERM, in humble, jazzy and
-rolling, and dies of it. Told of a start are its time until all nodes are active and how often it
+rolling, and dies of it, as it may of a second Ctrl-C that comes when all that it started has ended
+and Python is leaving. Told of a start are its time until all nodes are active and how often it
 had to ask again; with `--cold` each compiles the kernels, as the first start on a machine does.
 Ends with 1 if any start or end was not clean.
 """
@@ -180,7 +181,10 @@ def ending(command, nodes, end, cold=False):
     faults = [f'process {pid} did not end' for pid in ours - codes.keys()]
     faults += [f'process {pid} ended with {codes[pid]}' for pid in ours if codes.get(pid)]
     faults += ['the launch did not end'] * (launch.pid not in codes)
-    if codes.get(launch.pid) not in (0, -signal.SIGTERM):
+    ends = [0, -signal.SIGTERM]
+    if text.count('process has finished cleanly') == text.count('process started with pid'):
+        ends.append(-signal.SIGINT)
+    if codes.get(launch.pid) not in ends:
         faults.append(f'the launch ended with {codes.get(launch.pid)}')
     faults += re.findall(r'.*(?:\[ERROR\]|Traceback|has died).*', text)
     faults += [f'it took {seconds:.1f} s'] * (seconds > LIMIT)
