@@ -187,7 +187,7 @@ class ScaleConfig:
         'camera height; empty: none',
     )
     prior_std: float = option(
-        0.3, 'initial standard deviation of the log scale of the network', minimum=0.01
+        0.5, 'initial standard deviation of the log scale of the network', minimum=0.01
     )
     frame_std: float = option(
         0.12, 'frame-to-frame standard deviation of the log scale about its bias', minimum=0.01

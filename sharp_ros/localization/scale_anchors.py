@@ -17,12 +17,13 @@ from sharp_ros.camera import FloorGeometry, Frame, Intrinsics
 from sharp_ros.config import ScaleConfig
 from sharp_ros.errors import InputError
 from sharp_ros.localization.gravity import level_from_depth
+from sharp_ros.localization.parallax import fit_inverse_scale
 from sharp_ros.se3 import checked_pose, inverse
 
 CONSISTENCY, PARALLAX, HEIGHT, SENSOR = 'consistency', 'parallax', 'height', 'sensor'
 # What averaging over pixels does not remove, standard deviation of the logarithm.
 _MATCHING = 0.003  # of two predictions
-_CALIBRATION = 0.015  # of odometry
+_CALIBRATION = 0.05  # of odometry, and what its errors from image to image have in common
 _BENDING = 0.03  # of a floor by a network
 _RANGING = 0.01  # of a depth sensor
 
@@ -31,12 +32,11 @@ _MIN_SAMPLES = 100  # that must agree before two depth images are compared
 _PIXELS_TOGETHER = 40  # neighbouring samples of a network err alike; so many count as one
 _MOST_INDEPENDENT = 30
 _WIDEST = 0.15  # spread of log ratios beyond which two depth images do not show one scene
+SCATTERED = _WIDEST**2  # variance from which they do not
 
-_PIXEL_ERROR = 0.5  # of a tracked point, pixels, per image
-_ROTATION_ERROR = 1e-3  # of odometry between two frames, rad
-_EPIPOLAR_PX = 3.0  # farther off its epipolar line a point is moving, or a wrong track
-_MIN_PARALLAX = math.radians(1.0)
 _MIN_TRACKS = 15
+_VAGUE = 1.0  # share of the inverse scale beyond which its deviation says nothing
+_SMALLEST = 0.02  # inverse scale
 _POINT_SPREAD = 0.1  # of the predicted log depth of single points around the whole
 
 _FLOOR_CONE = math.cos(math.radians(20))
@@ -54,22 +54,53 @@ class ScaleObservation:
         log_scale: natural logarithm of true over predicted depth.
         variance: of it, systematic errors of the anchor included.
         source: name of the anchor.
+        inverse_std: where it is the inverse of the factor whose error is normal, as with
+            parallax, the standard deviation of that; it may then say that a factor is not small,
+            and nothing else.
+        shared: what its errors are shared with, such as the stamp of a keyframe whose pose is
+            wrong, nanoseconds; 0: with those shortly before and after.
     """
 
     log_scale: float
     variance: float
     source: str
+    inverse_std: float = 0.0
+    shared: int = 0
+
+    @property
+    def uniform(self) -> float:
+        """Probability density of what is observed, if it has nothing to do with the factor."""
+        return 0.25  # of logarithms between 1/7 and 7, or of inverse factors up to 4
+
+    def log_density(self, log_scale: np.ndarray) -> np.ndarray:
+        """Logarithm of the probability density of what was observed, given the log scale [N]."""
+        if self.inverse_std:
+            difference, std = np.exp(-log_scale) - math.exp(-self.log_scale), self.inverse_std
+        else:
+            difference, std = log_scale - self.log_scale, math.sqrt(self.variance)
+        return -0.5 * (difference / std) ** 2 - math.log(math.sqrt(2 * math.pi) * std)
+
+    def deviation(self, log_scale: float, variance: float) -> float:
+        """Difference from a log scale with a variance, in standard deviations."""
+        if not self.inverse_std:
+            return (self.log_scale - log_scale) / math.sqrt(self.variance + variance)
+        inverse = math.exp(-log_scale)
+        std = math.sqrt(self.inverse_std**2 + inverse**2 * variance)
+        return (inverse - math.exp(-self.log_scale)) / std
 
 
 class MetricTracks(Protocol):
     """Points seen from two poses of a metric odometry, such as `odometry.Tracks`.
 
     Attributes:
-        keyframe_px: [N, 2] where they were seen first.
+        keyframe_stamp_ns: of the image in which they were seen first.
+        keyframe_px: [N, 2] where they were seen there.
         now_px: [N, 2] where the current image shows them.
         T_keyframe_camera: [4, 4] pose of the current camera in that of the first, metres.
     """
 
+    @property
+    def keyframe_stamp_ns(self) -> int: ...  # noqa: D102
     @property
     def keyframe_px(self) -> np.ndarray: ...  # noqa: D102
     @property
@@ -189,7 +220,8 @@ def consistency_scale(
         intrinsics: of that image.
 
     Returns:
-        None where too little is in view twice, or most of it disagrees.
+        None where too little is in view twice; where most of it disagrees the variance is that of
+        single points, `SCATTERED` or more.
     """
     step = _step(depth.shape)
     z = points[:, 2]
@@ -201,7 +233,9 @@ def consistency_scale(
     nearest = np.full((depth.shape[0] // step + 1) * (depth.shape[1] // step + 1), np.inf)
     np.minimum.at(nearest, cell, z)
     visible = z < 1.05 * nearest[cell]
-    return _agreement(z[visible], depth[v[visible], u[visible]], CONSISTENCY, _MATCHING)
+    return _agreement(
+        z[visible], depth[v[visible], u[visible]], CONSISTENCY, _MATCHING, scattered=True
+    )
 
 
 def sensor_scale(depth: np.ndarray, sensor_depth: np.ndarray) -> ScaleObservation | None:
@@ -241,17 +275,13 @@ def parallax_scale(
 ) -> ScaleObservation | None:
     """Factor between predicted depth and that of points seen from two places a known way apart.
 
-    A point on the ray `a` of the keyframe is at depth `z` on the ray `c` of the camera that is `t`
-    away (all in the frame of the keyframe): `z (a x c) + (a x t) = 0`. That is solved for 1 / z,
-    which is linear in the pixels: its noise is centred, and so the median of log z is unbiased.
-
     Args:
         tracks: with metric poses.
         depth: [H, W] predicted z-depth of the current image.
         intrinsics: of both images.
 
     Returns:
-        None where the points are too few, or their parallax is below a degree.
+        None where the points are too few, or do not fit; see `fit_inverse_scale`.
     """
     now_px = np.asarray(tracks.now_px, np.float64).reshape(-1, 2)
     u, v = np.rint(now_px).T
@@ -261,43 +291,25 @@ def parallax_scale(
     usable = _known(predicted)
     if np.count_nonzero(usable) < _MIN_TRACKS:
         return None
-    predicted = predicted[usable].astype(np.float64)
-    T = checked_pose(tracks.T_keyframe_camera)
-    a = intrinsics.unprojected(np.asarray(tracks.keyframe_px, np.float64).reshape(-1, 2)[usable])
-    c = intrinsics.unprojected(now_px[usable]) @ T[:3, :3].T
-    t = T[:3, 3]
-    normal = np.cross(a, t)  # of the epipolar plane; as long as the way appears from there
-    length = np.linalg.norm(normal, axis=1)
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(c, axis=1)
-    with np.errstate(divide='ignore', invalid='ignore'):
-        off_line = np.abs(np.einsum('ni,ni->n', c, normal)) / (length * np.linalg.norm(c, axis=1))
-        inverse_z = -np.einsum('ni,ni->n', np.cross(a, c), normal) / length**2
-        log_ratio = np.where(inverse_z > 0, -np.log(inverse_z * predicted), np.inf)
-        # from the prediction, not from the measured parallax: choosing by that would favour
-        # points whose noise makes them near
-        angle = length / (lengths * predicted)
-    good = (off_line * intrinsics.fx < _EPIPOLAR_PX) & (angle > 0)
-    if np.count_nonzero(good) < _MIN_TRACKS:
-        return None
-    log_ratio, angle = log_ratio[good], angle[good]
-    rough = float(np.median(log_ratio[angle >= np.median(angle)]))
-    if not math.isfinite(rough):
-        return None
-    angle = angle / math.exp(rough)
-    noise = math.sqrt(2) * _PIXEL_ERROR / intrinsics.fx / angle
-    weight = 1 / (noise**2 + _POINT_SPREAD**2)
-    low, centre, high = _weighted_quantiles(log_ratio, weight, (0.25, 0.5, 0.75))
-    typical_angle = _weighted_quantiles(angle, weight, (0.5,))[0]
-    spread = (high - low) / 1.349
-    if typical_angle < _MIN_PARALLAX or not spread < 2 * _WIDEST:
-        return None
-    independent = weight.sum() ** 2 / (weight**2).sum() / 2
-    variance = (
-        math.pi / 2 * max(spread, 0.5 * _POINT_SPREAD) ** 2 / independent
-        + (_ROTATION_ERROR / typical_angle) ** 2
-        + _CALIBRATION**2
+    points = intrinsics.unprojected(now_px[usable]) * predicted[usable, None].astype(np.float64)
+    keyframe_px = np.asarray(tracks.keyframe_px, np.float64).reshape(-1, 2)[usable]
+    fitted = fit_inverse_scale(
+        intrinsics.unprojected(keyframe_px),
+        points,
+        checked_pose(tracks.T_keyframe_camera),
+        1 / intrinsics.fx,
     )
-    return ScaleObservation(float(centre), float(variance), PARALLAX)
+    if fitted is None:
+        return None
+    inverse, std, _ = fitted
+    if std > _VAGUE * max(inverse, 1.0):
+        return None
+    inverse = max(inverse, _SMALLEST)
+    variance = (std / inverse) ** 2 + _CALIBRATION**2
+    std = inverse * math.sqrt(variance)
+    return ScaleObservation(
+        -math.log(inverse), variance, PARALLAX, std, shared=tracks.keyframe_stamp_ns
+    )
 
 
 def height_scale(
@@ -378,9 +390,17 @@ def up_from_pose(T_world_camera: np.ndarray) -> np.ndarray | None:  # [4, 4] -> 
 
 
 def _agreement(
-    true: np.ndarray, predicted: np.ndarray, source: str, systematic: float
+    true: np.ndarray,
+    predicted: np.ndarray,
+    source: str,
+    systematic: float,
+    *,
+    scattered: bool = False,
 ) -> ScaleObservation | None:
-    """The factor that most of the pixels agree on: of the narrowest half, then of all near it."""
+    """The factor that most of the pixels agree on: of the narrowest half, then of all near it.
+
+    Where they do not agree it is None, or if `scattered` is wanted the middle of that half.
+    """
     log_ratio = np.sort(_log_ratio(true, predicted))
     count = len(log_ratio)
     if count < _MIN_SAMPLES:
@@ -391,11 +411,16 @@ def _agreement(
     spread = float(widths[start]) / 1.349
     centre = log_ratio[start + half // 2]
     near = log_ratio[np.abs(log_ratio - centre) <= max(3 * spread, 0.01)]
+    if spread > _WIDEST and scattered:
+        return ScaleObservation(float(centre), spread**2, source)
     if spread > _WIDEST or len(near) < _MIN_SAMPLES:
         return None
     independent = min(max(1.0, len(near) / _PIXELS_TOGETHER), _MOST_INDEPENDENT)
+    value = float(np.median(near))
     variance = math.pi / 2 * spread**2 / independent + systematic**2
-    return ScaleObservation(float(np.median(near)), variance, source)
+    if scattered:  # a third of the image may be another scene, or what the network gets wrong
+        variance += (float(log_ratio[half]) - value) ** 2
+    return ScaleObservation(value, variance, source)
 
 
 def _known(depth: np.ndarray) -> np.ndarray:
@@ -429,11 +454,3 @@ def _inside(u: np.ndarray, v: np.ndarray, z: np.ndarray, intrinsics: Intrinsics)
     return (
         (z > 0) & (u >= 0) & (u < intrinsics.width) & (v >= 0) & (v < intrinsics.height)
     )  # False for NaN
-
-
-def _weighted_quantiles(
-    values: np.ndarray, weights: np.ndarray, shares: tuple[float, ...]
-) -> np.ndarray:
-    order = np.argsort(values)
-    total = np.cumsum(weights[order])
-    return values[order][np.searchsorted(total, np.multiply(shares, total[-1]))]

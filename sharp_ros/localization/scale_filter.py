@@ -2,18 +2,21 @@
 
 The true depth is `s(t)` times the predicted one, with `log s(t) = b(t) + e_t`: a bias `b` that
 the network has in this place, which wanders slowly, and an error `e_t` that each frame has for
-itself. *Relative* anchors compare a frame with what was seen before and so remove `e_t`;
-*absolute* anchors (metric motion, the known height of the camera, measured depth) say how long a
-metre is and so fix `b`. `ScaleFilter` weighs them by their variances, all in logarithms, where
-factors add up.
+itself. *Relative* evidence compares a frame with a reference frame that was seen before: it says
+how the two scales differ, so that one number is left to be known, the scale of the reference.
+*Absolute* anchors (metric motion, the known height of the camera, measured depth) say how long a
+metre is. They err in ways that last, as with a floor that is none, and robots act on what they
+say; so what is believed is a histogram over that number, each observation is of the truth or, with
+some probability, of anything, and observations that share their errors count as one.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 import math
+from typing import Any
 
 import numpy as np
 
@@ -27,23 +30,31 @@ from sharp_ros.localization.scale_anchors import (
     ParallaxAnchor,
     ScaleAnchor,
     ScaleObservation,
+    SCATTERED,
     SensorAnchor,
     share_in_view,
     surface_samples,
 )
+from sharp_ros.localization.scale_belief import Belief
 from sharp_ros.se3 import angle, apply, checked_pose, inverse
 
 # All anchors in use; a new one is a class in a file of its own and an entry here.
 ANCHORS: tuple[type[ScaleAnchor], ...] = (ParallaxAnchor, HeightAnchor, SensorAnchor)
 
-_BIAS, _REFERENCE, _NOW = range(3)  # states; the systematic error of each anchor follows
-_SYSTEMATIC_TIME = 5.0  # seconds after which such an error of an absolute anchor is another one
-_GATE = 4.0  # standard deviations at which an observation is refused
+_GROUP = 0.19  # seconds within which observations of one anchor share their errors
+_KEYFRAME = 1.0  # likewise, if they share a keyframe whose pose may be wrong
+_WILD = 0.5  # probability of an observation, or a group of them, that is of anything
+_LEAST = 1e-4  # variance of an observation, which a histogram can show
+_GATE = 4.0  # standard deviations beyond which evidence contradicts what is believed
 _PERSISTENT = (1.0, 5.0)  # allowance and threshold of the cumulative sums, standard deviations
 _PERSISTENT_TIME = 0.3  # seconds that a deviation must have lasted to be believed
-_MEMORY = 1.0  # seconds for which an anchor vouches for the estimate
+_MEMORY = 1.0  # seconds without deviation that end one
+_REMEMBERED = 200  # frames over whose errors the bias is averaged
+_AVERAGED = 20  # of which so many are independent
 _REFERENCE_OVERLAP = 0.6  # share of the reference in view below which a new one is taken
 _REFERENCE_BASE = 0.2  # likewise, distance moved as a share of the median depth
+_RECENT = 2.0  # seconds of observations by which anchors are compared
+_DISPUTE = (3.0, 0.1)  # standard deviations, and log scale, between two that contradict each other
 _STILL = (0.005, math.radians(0.5))  # moved (share of the median depth) and turned at most
 
 
@@ -58,6 +69,8 @@ class ScaleEstimate:
             `<source>_refused`, how many times it contradicted everything else.
         bias: the factor that the network needs in this place, frame after frame.
         bias_variance: variance of its logarithm.
+        disputed: the factors that anchors ask for which contradict each other, by source; empty
+            where none do.
     """
 
     value: float
@@ -65,14 +78,11 @@ class ScaleEstimate:
     sources: Mapping[str, int]
     bias: float = 1.0
     bias_variance: float = 0.0
+    disputed: Mapping[str, float] = field(default_factory=dict)
 
 
 class ScaleFilter:
     """Estimates the scale frame by frame; see the top of this module.
-
-    A Kalman filter over the logarithms of the bias, of the scale of a reference frame, of that of
-    the current frame, and over what each absolute anchor gets wrong systematically. A deviation
-    that keeps its sign is not noise: after a third of a second it is followed.
 
     Args:
         config: see `ScaleConfig`.
@@ -82,10 +92,7 @@ class ScaleFilter:
     def __init__(
         self, config: ScaleConfig, anchors: Sequence[type[ScaleAnchor]] = ANCHORS
     ) -> None:
-        self._kinds = anchors
-        self._offset = {kind.source: _NOW + 1 + i for i, kind in enumerate(anchors)}
-        self._offsets = np.arange(_NOW + 1, _NOW + 1 + len(anchors))
-        self._systematic = {kind.source: kind.systematic**2 for kind in anchors}
+        self._kinds = {kind.source: kind for kind in anchors}
         self.config = config
         self.reset()
 
@@ -97,26 +104,28 @@ class ScaleFilter:
     @config.setter
     def config(self, config: ScaleConfig) -> None:
         self._config = config
-        self._anchors = [kind(config) for kind in self._kinds]
+        self._anchors = [kind(config) for kind in self._kinds.values()]
 
     def reset(self) -> None:
         """Back to the start: factor 1, with the variance of the prior."""
-        prior, frame = self.config.prior_std**2, self.config.frame_std**2
-        self._covariance = np.diag([0.0, 0.0, 0.0, *self._systematic.values()])
-        self._log = np.zeros(len(self._covariance))
-        self._covariance[:3, :3] = prior
-        # The error of the first frame is counted as the bias's, so that learning it later, from
-        # the mean of other frames, does not move depth that was steady from the start.
-        self._covariance[_BIAS, _BIAS] += frame
-        self._started, self._stamp_ns = False, 0
+        # of the bias, without what was observed since there is a reference
+        self._bias = Belief(self.config.prior_std)
+        self._taught = False  # whether anything was observed or compared yet
+        self._groups: dict[str, _Group] = {}
         self._reference: _Reference | None = None
-        self._watches = {source: _Watch() for source in (CONSISTENCY, *self._systematic)}
-        self._judged: dict[str, tuple[int, bool]] = {}
+        # what the reference says about the error of a frame that does not look like it
+        self._doubtful: ScaleObservation | None = None
+        self._error = Belief()  # about the error of the last frame that was compared with none
+        self._floor = 0.0  # variance of what averaging does not remove
+        self._watch = _Watch()
+        self._said: dict[str, deque[_Said]] = {}
+        self._started, self._stamp_ns = False, 0
         self._counts: Counter[str] = Counter()
 
     def forget_places(self) -> None:
         """Poses from now on cannot be compared with earlier ones; what they taught stays."""
-        self._reference = None
+        self._bias = self._of_bias()
+        self._reference, self._groups, self._said = None, {}, {}
 
     def update(
         self,
@@ -148,172 +157,282 @@ class ScaleFilter:
         pose = None if pose is None else checked_pose(pose)
         if stamp_ns < self._stamp_ns:
             self.reset()
-        if self._started:
-            reference = self._reference
-            # In one and the same place a network has one bias.
-            same = (
-                pose is not None
-                and reference is not None
-                and reference.confirmed_ns == self._stamp_ns
-                and self._stands_still(reference, pose)
-            )
-            self._predict((stamp_ns - self._stamp_ns) * 1e-9, drift=not same)
+        seconds = (stamp_ns - self._stamp_ns) * 1e-9 if self._started else 0.0
         self._started, self._stamp_ns = True, stamp_ns
         tracks = tracks if pose_is_metric else None
         observed = [anchor.observe(frame, depth, tracks) for anchor in self._anchors]
-        observations = [observation for observation in observed if observation is not None]
+        observations = [
+            # what averaging does not remove is added in the end
+            replace(o, variance=max(o.variance - self._kinds[o.source].systematic ** 2, _LEAST))
+            for o in observed
+            if o is not None
+        ]
+        relation = self._doubtful = None
         if pose is None:
-            self._fix(observations)
+            self.forget_places()
         else:
-            self._follow(pose, pose_is_metric, depth, intrinsics, observations)
+            relation = self._relate(pose, pose_is_metric, depth, intrinsics, observations)
+        if relation is None:
+            now = self._update_bias(observations, seconds)
+            value, variance = now.median, now.variance
+            if pose is not None and self._reference is None:
+                self._refer_to(pose, depth, intrinsics)
+        else:
+            value, variance = self._update_reference(relation, observations)
+            if relation.outgrown:
+                self._hand_over(relation, depth, intrinsics)
+        bias = self._of_bias()
         return ScaleEstimate(
-            math.exp(self._log[_NOW]),
-            float(self._covariance[_NOW, _NOW]),
+            math.exp(value),
+            variance + self._floor,
             dict(self._counts),
-            math.exp(self._log[_BIAS]),
-            float(self._covariance[_BIAS, _BIAS]),
+            math.exp(bias.median),
+            bias.variance + self._floor,
+            self._disputed(),
         )
 
-    def _predict(self, seconds: float, drift: bool) -> None:
-        """Advance: the bias wanders as places change, the frame is a new one around it."""
-        if drift:
-            self._covariance[_BIAS, _BIAS] += self.config.drift_std**2 * seconds
-        F = np.eye(len(self._log))
-        F[_NOW, _NOW], F[_NOW, _BIAS] = 0, 1
-        kept = math.exp(-seconds / _SYSTEMATIC_TIME)
-        F[self._offsets, self._offsets] = kept
-        self._map(F)
-        added = np.array(list(self._systematic.values())) * (1 - kept**2)
-        self._covariance[self._offsets, self._offsets] += added
-        self._covariance[_NOW, _NOW] += self.config.frame_std**2
+    # a frame on its own ------------------------------------------------------------------------
 
-    def _follow(
+    def _of_bias(self) -> Belief:
+        """What is believed about the bias."""
+        bias, reference = self._bias.copy(), self._reference
+        if reference is not None:
+            if reference.sets_bias:
+                bias.shift(reference.offset)
+            bias.widen(self.config.drift_std**2 * (self._stamp_ns - reference.first_ns) * 1e-9)
+            evidence = self._with_groups(reference.evidence)
+            bias.learn(
+                evidence.likelihood(bias.values - reference.offset),
+                self.config.frame_std / math.sqrt(min(reference.frames, _AVERAGED)),
+            )
+        return bias
+
+    def _update_bias(self, observations: list[ScaleObservation], seconds: float) -> Belief:
+        """What is believed of the scale of a frame that is compared with none before."""
+        frame_std = self.config.frame_std
+        if self._reference is None:
+            self._bias.widen(self.config.drift_std**2 * seconds)
+        now = self._of_bias()
+        error = Belief.of_frame_error(frame_std)
+        if self._doubtful is not None:
+            error.learn(_mixed(self._doubtful.log_density(error.values), self._doubtful.uniform))
+        now.add(error)
+        self._error = error
+        for o in observations:
+            likelihood = _mixed(o.log_density(now.values), o.uniform)
+            now.learn(likelihood)
+            if self._reference is None:
+                self._bias.learn(_mixed(o.log_density(self._bias.values), o.uniform), frame_std)
+        self._taught |= bool(observations)
+        self._judge(observations, now.median, now.variance)
+        return now
+
+    # a frame beside a reference ----------------------------------------------------------------
+
+    def _refer_to(self, pose: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> None:
+        """Make the current frame the reference, if it has depth."""
+        points = surface_samples(depth, intrinsics)
+        if points is not None:
+            self._reference = _Reference(
+                pose,
+                points,
+                float(np.median(points[:, 2])),
+                self._stamp_ns,
+                sets_bias=not self._taught,
+                error=self._error,
+            )
+            self._taught = True
+
+    def _relate(
         self,
         pose: np.ndarray,
         pose_is_metric: bool,
         depth: np.ndarray,
         intrinsics: Intrinsics,
         observations: list[ScaleObservation],
-    ) -> None:
-        """Use the reference frame besides the absolute anchors, and keep one in sight."""
+    ) -> _Relation | None:
+        """How the scale of this frame follows from that of the reference, if it does.
+
+        A reference that contradicts what is seen for long is dropped.
+        """
         reference = self._reference
         if reference is None:
-            self._fix(observations)
-            self._refer_to(pose, depth, intrinsics)
-            return
-        scale = math.exp(self._log[_REFERENCE])
+            return None
+        current = self._of_reference(reference)
+        about = current.median
+        scale = math.exp(about)
         T_camera_reference = inverse(pose) @ reference.T_world_camera
         points = apply(T_camera_reference, reference.points * scale)
         base = float(np.linalg.norm(T_camera_reference[:3, 3])) / (reference.median_depth * scale)
         relative = consistency_scale(points, depth, intrinsics)
         if relative is None:
-            self._fix(observations)
-            if self._stamp_ns - reference.confirmed_ns > _PERSISTENT_TIME * 1e9:
-                self._refer_to(pose, depth, intrinsics)
-            return
-        reference.confirmed_ns = self._stamp_ns
-        # A wrong scale of the reference puts its points wrong by a share of the way moved.
-        variance = relative.variance + base**2 * self._covariance[_REFERENCE, _REFERENCE]
+            self._give_up(reference)
+            return None
+        difference = relative.log_scale - about - reference.offset  # of the frame from the bias
+        # for use where the frame does not look like the reference
+        doubtful = replace(
+            relative, log_scale=difference, variance=max(relative.variance, SCATTERED)
+        )
+        if relative.variance >= SCATTERED:
+            self._doubtful = doubtful
+            self._give_up(reference)
+            return None
         # With the reference scaled as estimated, log_scale is now - growth (reference - estimate):
         # over metric motion z = s z_r + t_z, so that d log z / d log s = 1 - t_z / z. Without that
         # an error of the scale would seem to grow as the camera comes nearer, and so would.
         ahead = points[points[:, 2] > 0, 2]
-        growth = np.median(1 - T_camera_reference[2, 3] / ahead) if pose_is_metric else 1.0
-        H = np.zeros(len(self._log))
-        H[_NOW], H[_REFERENCE] = 1, -growth
-        value = relative.log_scale - growth * self._log[_REFERENCE]
-        deviation = self._deviation(H, value, variance)
-        watch = self._watches[CONSISTENCY]
-        if watch.persists(deviation, value - self._expected(H), self._stamp_ns):
-            supported = self._votes(True, excluding=CONSISTENCY)
-            if self._stands_still(reference, pose) and not supported:
+        growth = float(np.median(1 - T_camera_reference[2, 3] / ahead)) if pose_is_metric else 1.0
+        growth = min(max(growth, 0.5), 2.0)
+        # A wrong scale of the reference puts its points wrong by a share of the way moved.
+        variance = relative.variance + base**2 * current.variance
+        frame_variance = self.config.frame_std**2 * (1 + 1 / reference.frames)
+        deviation = difference / math.sqrt(frame_variance + variance)
+        certain = self._watch.persists(deviation, difference, self._stamp_ns)
+        if certain:
+            supported = any(
+                abs(o.deviation(relative.log_scale, variance)) < _GATE for o in observations
+            )
+            if self._stands_still(reference, T_camera_reference, scale) and not supported:
                 # A network does not change its mind about one and the same scene: this is another.
-                self._fix(observations)
-                self._refer_to(pose, depth, intrinsics)
-                return
-            self._doubt(_BIAS)
-            value = self._expected(H) + watch.typical
-            deviation = self._deviation(H, value, variance)
-        accepted = abs(deviation) < _GATE
-        if accepted:
-            self._correct(H, value, variance)
+                self.forget_places()
+                return None
+            reference.offset += self._watch.typical
+            reference.frames = 1
+        accepted = certain or abs(deviation) < _GATE
         self._count(CONSISTENCY, accepted)
-        self._fix(observations)
+        if not accepted:
+            self._doubtful = doubtful
+            return None
+        reference.confirm(self._stamp_ns, relative.log_scale - about)
         overlap = share_in_view(points, intrinsics)
-        if accepted and (overlap < _REFERENCE_OVERLAP or base > _REFERENCE_BASE):
-            self._refer_to(pose, depth, intrinsics)
-
-    def _fix(self, observations: list[ScaleObservation]) -> None:
-        """Use absolute anchors, those first that most agree with."""
-        votes = [o.log_scale for o in observations]
-        middle = np.median(votes if len(votes) % 2 else [*votes, self._log[_NOW]])
-        for o in sorted(observations, key=lambda o: abs(o.log_scale - middle)):
-            H = np.zeros(len(self._log))
-            H[_NOW] = H[self._offset[o.source]] = 1
-            value, variance = o.log_scale, o.variance - self._systematic[o.source]
-            deviation = self._deviation(H, value, variance)
-            against = 1 + self._votes(False, excluding=o.source)
-            watch = self._watches[o.source]
-            if (
-                watch.persists(deviation, value - self._expected(H), self._stamp_ns)
-                and self._votes(True, excluding=o.source) < against
-            ):
-                self._doubt(_BIAS, _REFERENCE, _NOW)
-                value = self._expected(H) + watch.typical
-                deviation = self._deviation(H, value, variance)
-            accepted = abs(deviation) < _GATE
-            if accepted:
-                self._correct(H, value, variance)
-            self._judged[o.source] = (self._stamp_ns, accepted)
-            self._count(o.source, accepted)
-
-    def _votes(self, accepted: bool, excluding: str) -> int:
-        """How many absolute anchors, other than one, were lately accepted, or refused."""
-        recent = self._stamp_ns - _MEMORY * 1e9
-        return sum(
-            stamp > recent and verdict == accepted and source != excluding
-            for source, (stamp, verdict) in self._judged.items()
+        outgrown = overlap < _REFERENCE_OVERLAP or base > _REFERENCE_BASE
+        return _Relation(
+            pose,
+            relative.log_scale,
+            about,
+            growth,
+            variance,
+            reference=reference,
+            outgrown=outgrown,
         )
 
-    def _stands_still(self, reference: _Reference, pose: np.ndarray) -> bool:
-        """Whether the reference was seen from this very place."""
-        moved = inverse(pose) @ reference.T_world_camera
-        far = reference.median_depth * math.exp(self._log[_REFERENCE])
-        near = np.linalg.norm(moved[:3, 3]) < _STILL[0] * far
-        return bool(near and angle(moved) < _STILL[1])
+    def _give_up(self, reference: _Reference) -> None:
+        """Drop a reference with which nothing could be compared for long."""
+        if self._stamp_ns - reference.confirmed_ns > _PERSISTENT_TIME * 1e9:
+            self.forget_places()
 
-    def _refer_to(self, pose: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> None:
-        """Make the current frame the reference, if it has depth."""
+    def _update_reference(
+        self, relation: _Relation, observations: list[ScaleObservation]
+    ) -> tuple[float, float]:
+        """Scale of a frame that is compared with the reference, and its variance."""
+        reference = relation.reference
+        for source, group in list(self._groups.items()):
+            longest = _KEYFRAME if group.shared else _GROUP
+            another = any(o.source == source and o.shared != group.shared for o in observations)
+            if another or self._stamp_ns - group.begun_ns > longest * 1e9:
+                reference.evidence.learn(group.likelihood)
+                del self._groups[source]
+        for o in observations:
+            group = self._groups.setdefault(
+                o.source, _Group(self._stamp_ns, o.shared, reference.evidence.values, o.uniform)
+            )
+            group.add(o.log_density(relation.of_frame(group.values)), 1 / o.variance)
+            said = self._said.setdefault(o.source, deque())
+            said.append(_Said(self._stamp_ns, relation.of_reference(o.log_scale), o.variance))
+        current = self._of_reference(reference)
+        value = float(relation.of_frame(current.median))
+        variance = relation.growth**2 * current.variance + relation.variance
+        self._judge(observations, value, variance)
+        return value, variance
+
+    def _of_reference(self, reference: _Reference) -> Belief:
+        """What is believed about the log scale of the reference."""
+        belief, error = self._bias.copy(), reference.error.copy()
+        belief.widen(self.config.drift_std**2 * (self._stamp_ns - reference.first_ns) * 1e-9)
+        if not reference.sets_bias and reference.frames > 1:
+            others = min(reference.frames - 1, _AVERAGED)
+            std = self.config.frame_std / math.sqrt(others)
+            error.learn(np.exp(-0.5 * ((error.values + reference.offset) / std) ** 2))
+        belief.add(error)
+        evidence = self._with_groups(reference.evidence)
+        belief.learn(evidence.likelihood(belief.values))
+        return belief
+
+    def _disputed(self) -> dict[str, float]:
+        """Anchors that contradict each other for long, and the factors of depth they ask for."""
+        reference = self._reference
+        since = self._stamp_ns - _RECENT * 1e9
+        middles = {}
+        for source, said in self._said.items():
+            while said and said[0].stamp_ns < since:
+                said.popleft()
+            if not said or said[-1].stamp_ns - said[0].stamp_ns < _RECENT / 2 * 1e9:
+                continue
+            groups = len({s.stamp_ns // int(_GROUP * 1e9) for s in said})
+            variance = float(np.median([s.variance for s in said])) / groups
+            systematic = self._kinds[source].systematic ** 2
+            middles[source] = float(np.median([s.log_scale for s in said])), variance + systematic
+        if reference is None or len(middles) < 2:
+            return {}
+        low = min(middles, key=lambda source: middles[source][0])
+        high = max(middles, key=lambda source: middles[source][0])
+        apart = middles[high][0] - middles[low][0]
+        std = math.sqrt(middles[high][1] + middles[low][1])
+        if apart < max(_DISPUTE[0] * std, _DISPUTE[1]):
+            return {}
+        return {source: math.exp(middles[source][0] + reference.offset) for source in (low, high)}
+
+    def _with_groups(self, belief: Belief) -> Belief:
+        """A belief with what the groups say that are not yet complete."""
+        belief = belief.copy()
+        for group in self._groups.values():
+            belief.learn(group.likelihood)
+        return belief
+
+    def _hand_over(self, relation: _Relation, depth: np.ndarray, intrinsics: Intrinsics) -> None:
+        """Make the current frame the reference instead of that it was compared with."""
         points = surface_samples(depth, intrinsics)
         if points is None:
             return
-        median = float(np.median(points[:, 2]))
-        self._reference = _Reference(pose, points, median, self._stamp_ns)
-        F = np.eye(len(self._log))
-        F[_REFERENCE] = F[_NOW]
-        self._map(F)
+        before = relation.reference
+        evidence = self._with_groups(before.evidence)
+        self._groups = {}
+        moved = relation.level - relation.about
+        seconds = (self._stamp_ns - before.begun_ns) * 1e-9
+        evidence.stretch(relation.growth, relation.about)
+        evidence.shift(moved)
+        error = before.error.copy()
+        error.shift(moved)
+        for source, said in self._said.items():
+            self._said[source] = deque(replace(s, log_scale=s.log_scale + moved) for s in said)
+        evidence.widen(relation.variance + self.config.drift_std**2 * seconds)
+        self._reference = replace(
+            before,
+            T_world_camera=relation.T_world_camera,
+            points=points,
+            median_depth=float(np.median(points[:, 2])),
+            offset=before.offset - moved,
+            begun_ns=self._stamp_ns,
+            confirmed_ns=self._stamp_ns,
+            evidence=evidence,
+            error=error,
+        )
 
-    def _doubt(self, *states: int) -> None:
-        """Forget what was known of these states in common."""
-        self._covariance[np.ix_(states, states)] += self.config.prior_std**2
+    def _stands_still(
+        self, reference: _Reference, T_camera_reference: np.ndarray, scale: float
+    ) -> bool:
+        """Whether the reference was seen from this very place."""
+        far = reference.median_depth * scale
+        near = np.linalg.norm(T_camera_reference[:3, 3]) < _STILL[0] * far
+        return bool(near and angle(T_camera_reference) < _STILL[1])
 
-    def _map(self, F: np.ndarray) -> None:
-        self._log = F @ self._log
-        self._covariance = F @ self._covariance @ F.T
-
-    def _expected(self, H: np.ndarray) -> float:
-        return float(H @ self._log)
-
-    def _deviation(self, H: np.ndarray, value: float, variance: float) -> float:
-        """Difference of an observation from what is expected, in standard deviations."""
-        return (value - self._expected(H)) / math.sqrt(H @ self._covariance @ H + variance)
-
-    def _correct(self, H: np.ndarray, value: float, variance: float) -> None:
-        gain = self._covariance @ H / (H @ self._covariance @ H + variance)
-        self._log = self._log + gain * (value - self._expected(H))
-        # Joseph's form stays symmetric and positive
-        left = np.eye(len(self._log)) - np.outer(gain, H)
-        self._covariance = left @ self._covariance @ left.T + np.outer(gain, gain) * variance
+    def _judge(self, observations: list[ScaleObservation], value: float, variance: float) -> None:
+        for o in observations:
+            accepted = abs(o.deviation(value, variance)) < _GATE
+            self._count(o.source, accepted)
+            if accepted:
+                systematic = self._kinds[o.source].systematic ** 2
+                self._floor = min(self._floor, systematic) if self._floor else systematic
 
     def _count(self, source: str, accepted: bool) -> None:
         self._counts[source if accepted else f'{source}_refused'] += 1
@@ -326,7 +445,82 @@ class _Reference:
     T_world_camera: np.ndarray
     points: np.ndarray  # [N, 3] in its optical frame, as predicted
     median_depth: float  # as predicted
-    confirmed_ns: int  # when it was last comparable
+    begun_ns: int
+    # Nothing was known of the bias before the first of those that were compared: that its error is
+    # learnt later, from the mean of other frames, is no reason to move depth that was steady.
+    sets_bias: bool
+    error: Belief  # about its difference from the bias, before it was compared with others
+    # what was observed of it and of those before that it was compared with, without a prior
+    evidence: Belief = field(default_factory=Belief)
+    offset: float = 0.0  # of the bias from its log scale, by the mean of other frames
+    frames: int = 1
+    first_ns: int = 0  # when the first of those was taken
+    confirmed_ns: int = 0  # when it was last comparable
+
+    def __post_init__(self) -> None:
+        self.confirmed_ns = self.confirmed_ns or self.begun_ns
+        self.first_ns = self.first_ns or self.begun_ns
+
+    def confirm(self, stamp_ns: int, difference: float) -> None:
+        """A frame was comparable, whose log scale differs by so much."""
+        self.confirmed_ns = stamp_ns
+        self.offset += (difference - self.offset) / min(self.frames, _REMEMBERED)
+        self.frames += 1
+
+
+@dataclass(frozen=True)
+class _Relation:
+    """How the log scale of a frame follows from that of the reference."""
+
+    T_world_camera: np.ndarray  # of the frame
+    level: float  # of the frame, if that of the reference is `about`
+    about: float
+    growth: float  # of differences from that
+    variance: float
+    reference: _Reference
+    outgrown: bool  # the frame shows so much else that it should be the next reference
+
+    def of_frame(self, of_reference: Any) -> Any:
+        return self.level + self.growth * (of_reference - self.about)
+
+    def of_reference(self, of_frame: float) -> float:
+        return self.about + (of_frame - self.level) / self.growth
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What an anchor said about the log scale of the reference."""
+
+    stamp_ns: int
+    log_scale: float
+    variance: float
+
+
+class _Group:
+    """Observations of one anchor that follow each other so closely that they share their errors.
+
+    Their likelihoods are averaged, in logarithms and by what they know: many say no more than one,
+    only more steadily.
+    """
+
+    def __init__(self, begun_ns: int, shared: int, values: np.ndarray, uniform: float) -> None:
+        self.begun_ns, self.shared, self.values, self._uniform = begun_ns, shared, values, uniform
+        self._log_density = np.zeros(len(values))
+        self._information = 0.0
+
+    def add(self, log_density: np.ndarray, information: float) -> None:
+        self._log_density += information * log_density
+        self._information += information
+
+    @property
+    def likelihood(self) -> np.ndarray:
+        """[N] of the log scales of the reference."""
+        return _mixed(self._log_density / self._information, self._uniform)
+
+
+def _mixed(log_density: np.ndarray, uniform: float) -> np.ndarray:
+    """Likelihood of an observation that is of anything once in a while."""
+    return (1 - _WILD) * np.exp(log_density) + _WILD * uniform
 
 
 class _Watch:

@@ -132,6 +132,15 @@ class Health:
         scale, motion, unmapped = result.scale, result.motion, result.unmapped
         if scale is not None:
             self.scale(scale.value, scale.log_variance)
+            if scale.disputed:
+                factors = ', '.join(f'{v:.2f} by {k}' for k, v in scale.disputed.items())
+                self.report(
+                    'Mapping',
+                    'scale_disputed',
+                    f'what says how long a metre is contradicts itself: depth is to be multiplied '
+                    f'by {factors}; check the scale of the odometry (slipping wheels), '
+                    'scale.camera_height and the registered depth',
+                )
         if motion is not None:
             self.odometry(motion)
             if motion.T_odom_camera is None:

@@ -19,6 +19,7 @@ from ros_helpers import CAMERA, IMAGE, start, WallOracle
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
+from sharp_ros.localization.scale_filter import ScaleEstimate
 from sharp_ros.ros import diagnostics
 from sharp_ros.ros.conversions import image_to_msg
 from sharp_ros.ros.diagnostics import Health
@@ -167,6 +168,22 @@ def test_time_in_which_a_frame_is_at_work_heals_no_problem(monkeypatch):
 
     assert level(busy_seconds=5.0) == WARN  # the next frame of a slow network
     assert level(busy_seconds=0.01) == OK
+
+
+def test_anchors_of_the_scale_that_contradict_each_other_are_named_with_their_factors():
+    health = Health()
+    disputed = {'height': 0.95, 'parallax': 1.42}
+    scale = ScaleEstimate(1.1, 0.04, {}, disputed=disputed)
+    result = SimpleNamespace(scale=scale, motion=None, unmapped=None, views={}, unplaced={})
+    health.note(result)
+    counts = WorkerCounts(1, 0, 0, 1, {}, 0.0)
+    statuses = {
+        n: (level, text) for n, level, text, _ in health.statuses('active', {}, counts, 'n')
+    }
+    level, text = statuses['n: Mapping']
+    assert level == WARN
+    assert '0.95 by height, 1.42 by parallax' in text
+    assert 'slipping wheels' in text
 
 
 def test_frame_hangs_by_how_long_those_before_it_took():
