@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 import math
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -275,7 +276,7 @@ def evaluate_scale(
         opened = open_source(source, level=False)
         predictor, info = load_predictor(model.name, choose_device(model.device))
         note = opened.note
-        frames = watched(_first(opened.frames(), most), 'frames')
+        frames = watched(islice(opened.frames(), most), 'frames')
         recording = predicted_recording(frames, Engine(predictor, model))
         runs = list(watched(recorded_runs(recording, stride), 'starts'))
     report = {
@@ -292,13 +293,6 @@ _SIMULATED = ModelInfo(
     'Apache-2.0',
     metric=True,
 )
-
-
-def _first(frames: Iterable[Frame], most: int | None) -> Iterator[Frame]:
-    for count, frame in enumerate(frames):
-        if count == most:
-            return
-        yield frame
 
 
 def summary(runs: Sequence[ScaleRun]) -> dict[str, Any]:

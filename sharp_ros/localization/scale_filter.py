@@ -8,6 +8,9 @@ how the two scales differ, so that one number is left to be known, the scale of 
 metre is. They err in ways that last, as with a floor that is none, and robots act on what they
 say; so what is believed is a histogram over that number, each observation is of the truth or, with
 some probability, of anything, and observations that share their errors count as one.
+
+One module, since the histogram, the reference and the groups of observations are one state, which
+a frame advances as a whole.
 """
 
 from __future__ import annotations
