@@ -445,6 +445,9 @@ def test_parallax_needs_motion_and_many_points(drive):
     seen = parallax_scale(tracks, d1 / BIAS, K)
     # a pose off by 4 mm and a quarter of a degree, over 28 cm
     assert abs(seen.log_scale - np.log(BIAS)) < 2 * np.sqrt(seen.variance) < 0.2
+    # the error that all of an odometry shares is no part of what one fit says: it is added once
+    alone = (seen.inverse_std * np.exp(seen.log_scale)) ** 2
+    assert seen.variance == pytest.approx(alone + ParallaxAnchor.systematic**2)
     few = Tracks(tracks.keyframe_px[:10], tracks.now_px[:10], tracks.T_keyframe_camera)
     assert parallax_scale(few, d1, K) is None
     turned = tracks.T_keyframe_camera.copy()

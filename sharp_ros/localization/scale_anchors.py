@@ -55,8 +55,8 @@ class ScaleObservation:
         variance: of it, systematic errors of the anchor included.
         source: name of the anchor.
         inverse_std: where it is the inverse of the factor whose error is normal, as with
-            parallax, the standard deviation of that; it may then say that a factor is not small,
-            and nothing else.
+            parallax, the standard deviation of that, without systematic errors; it may then say
+            that a factor is not small, and nothing else.
         shared: what its errors are shared with, such as the stamp of a keyframe whose pose is
             wrong, nanoseconds; 0: with those shortly before and after.
     """
@@ -306,7 +306,6 @@ def parallax_scale(
         return None
     inverse = max(inverse, _SMALLEST)
     variance = (std / inverse) ** 2 + _CALIBRATION**2
-    std = inverse * math.sqrt(variance)
     return ScaleObservation(
         -math.log(inverse), variance, PARALLAX, std, shared=tracks.keyframe_stamp_ns
     )
