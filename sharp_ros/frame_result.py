@@ -9,7 +9,7 @@ import numpy as np
 
 from sharp_ros.camera import Frame
 from sharp_ros.engine import Pending
-from sharp_ros.errors import PoseUnavailableError
+from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.localization.odometry import Motion
 from sharp_ros.localization.scale_filter import ScaleEstimate
@@ -33,8 +33,9 @@ class FrameResult:
         unplaced: views that could not be rendered, and why.
         grid: when it was due and a pose is known.
         mapped: whether the frame was integrated into the map.
-        unmapped: why it was not: `repeated_stamp`, `world_frame_changed`; None also for a frame
-            whose pose was never known, and where `motion` says why.
+        unmapped: why it was not: `repeated_stamp`, `world_frame_changed`,
+            `image_featureless`; None also for a frame whose pose was never known, and where
+            `motion` says why.
         map_points: [N, 3] centres of occupied voxels in the world frame, when due.
         clearing_points: [M, 3] in the optical frame, where rays end that met nothing in range.
         scale: factor that predicted depth was multiplied by; None for measured depth.
@@ -53,7 +54,7 @@ class FrameResult:
     unplaced: Mapping[str, PoseUnavailableError] = field(default_factory=dict)
     grid: OccupancyGrid2D | None = None
     mapped: bool = False
-    unmapped: PoseUnavailableError | None = None
+    unmapped: PoseUnavailableError | InputError | None = None
     map_points: np.ndarray | None = None
     clearing_points: np.ndarray | None = None
     scale: ScaleEstimate | None = None
@@ -72,9 +73,11 @@ class BegunFrame:
         wanted: outputs somebody listens to.
         pending: its Gaussians to be.
         clock: of its steps, running.
+        doubt: why nothing may be learnt from it, see `ContentCheck`.
     """
 
     frame: Frame
     wanted: frozenset[str]
     pending: Pending
     clock: Stopwatch
+    doubt: InputError | None = None

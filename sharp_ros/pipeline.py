@@ -19,6 +19,7 @@ from sharp_ros.engine import choose_device, Engine
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.frame_result import BegunFrame, FrameResult
 from sharp_ros.gaussians import Gaussians
+from sharp_ros.image_content import ContentCheck
 from sharp_ros.loading import load_engine
 from sharp_ros.localization.localizer import Localized, Localizer
 from sharp_ros.mapping.map_files import MapState
@@ -55,6 +56,7 @@ class Pipeline:
         self, engine: Engine, info: ModelInfo, config: SharpConfig, device: str = 'cpu'
     ) -> None:
         self.engine, self.info, self.config, self.device = engine, info, config, device
+        self._check: ContentCheck | None = ContentCheck(measured=info.needs_depth)
         self._localizer = Localizer(config, estimates_scale=not info.needs_depth)
         self._map = WorldMap(config)
         self._views = VirtualCameras(config.views)
@@ -80,8 +82,12 @@ class Pipeline:
         engine, info = load_engine(config.model, device, relative=relative)
         return (Pipeline if info.metric else RelativePipeline)(engine, info, config, device)
 
+    def take_any_image(self) -> None:
+        """Predict whatever an image shows, as of a photograph that somebody chose."""
+        self._check = None
+
     def warm_up(self, intrinsics: Intrinsics) -> None:
-        """Run every step once on a grey image, so that the first real frame is not the slow one.
+        """Run every step once on a pattern, so that the first real frame is not the slow one.
 
         Kernels are compiled here, the first time on a machine; later they come from a cache on
         disk.
@@ -89,7 +95,7 @@ class Pipeline:
         size = (intrinsics.height, intrinsics.width)
         pose = look_at(np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0]), np.array([0.0, 0, 1]))
         frame = Frame(
-            image=np.full((*size, 3), 127, np.uint8),
+            image=_pattern(intrinsics),
             intrinsics=intrinsics,
             stamp_ns=0,
             frame_id='camera',
@@ -100,13 +106,15 @@ class Pipeline:
         views = (VIEW + name for name in self.config.views)
         self._snapshot_complete = False
         self.process(frame, {POINTS, GAUSSIANS, OCCUPANCY, MAP_POINTS, CLEARING, *views})
-        with suppress(InputError):  # a network may see nothing in grey
+        with suppress(InputError):  # a network may see nothing in it
             self._snapshot.cloud()
         self._snapshot, self._snapshot_complete = Snapshot(self.config.snapshot), True
         self.reset()
 
     def reset(self) -> None:
         """Forget the maps, the path, the scale and every schedule."""
+        if self._check is not None:
+            self._check.reset()
         for part in (self._localizer, self._map, self._views, *self._limits.values()):
             part.reset()
         self._latest = None
@@ -143,16 +151,20 @@ class Pipeline:
                 the image is always there, since the rest is made from it.
 
         Raises:
-            InputError: `bad_pose` if the pose is not finite or not rigid.
+            InputError: `bad_pose` if the pose is not finite or not rigid; one of `ContentCheck` if
+                the image shows nothing, or nothing new.
             EngineError: if the network cannot be run.
         """
         clock = Stopwatch()
         if frame.T_world_camera is not None:
             checked_pose(frame.T_world_camera)  # nothing shall be learnt from such a frame
+        # Does the image show anything?
+        doubt = None if self._check is None else self._check(frame)
+        clock.lap('content')
         # What is known of gravity and height makes the network's metres better.
         floor = self._localizer.floor(frame)
         pending = self.engine.submit(frame.image, frame.intrinsics, frame.depth, floor)
-        return BegunFrame(frame, frozenset(wanted), pending, clock)
+        return BegunFrame(frame, frozenset(wanted), pending, clock, doubt)
 
     def finish(self, begun: BegunFrame) -> FrameResult:
         """Run all steps that follow the network.
@@ -168,8 +180,11 @@ class Pipeline:
         due = self._views.take_due(frame.stamp_ns, wanted)
         # What the network, or the depth sensor, says.
         gaussians, depth = self._predicted(begun, covariances=bool(due))
-        # Where is the camera, and how long is a metre?
-        localized = self._localizer.update(frame, depth, clock)
+        # Where is the camera, and how long is a metre? An image that shows nothing does not say.
+        if begun.doubt is None:
+            localized = self._localizer.update(frame, depth, clock)
+        else:
+            localized = self._localizer.pass_over(frame, begun.doubt)
         frame, gaussians, depth = localized.frame, *localized.to_metres(gaussians, depth)
         # What of the depth can be believed.
         depth = clean_depth(depth, self.config.point_cloud)
@@ -180,13 +195,14 @@ class Pipeline:
         unmapped = self._integrate(localized, depth, gaussians, clock)
         seen = Seen(frame, gaussians, frame.T_world_camera is not None and unmapped is None)
         # The snapshot, while one is under way.
-        if not self._snapshot_complete:
+        if not self._snapshot_complete and begun.doubt is None:
             self._snapshot_complete = self._snapshot.add(frame, depth)
         # What virtual cameras see.
         self._latest = seen if self._views.on_request(wanted) else None
         views, unplaced = self._views.render(due, seen, self._map, wanted)
         clock.lap('views')
-        # What the map looks like now.
+        # What the map looks like now; a guess clears nothing in anybody's map.
+        wanted = wanted if begun.doubt is None else wanted - {CLEARING}
         map_outputs = self._map_outputs(seen, depth, wanted)
         clock.lap('grid')
         return FrameResult(
@@ -234,10 +250,10 @@ class Pipeline:
 
     def _integrate(
         self, localized: Localized, depth: np.ndarray, gaussians: Gaussians, clock: Stopwatch
-    ) -> PoseUnavailableError | None:
+    ) -> PoseUnavailableError | InputError | None:
         """Take a frame into the map if its pose is known; if it is not of this map, say why."""
         frame, error = localized.frame, localized.unplaced
-        if frame.T_world_camera is not None:
+        if frame.T_world_camera is not None and error is None:
             try:
                 self._map.integrate(frame, depth, visual=localized.visual)
             except PoseUnavailableError as changed:
@@ -378,9 +394,8 @@ class RelativePipeline(Pipeline):
     """For models without metres: image to relative depth, of which nothing else can be made."""
 
     def warm_up(self, intrinsics: Intrinsics) -> None:
-        """Run the network once on a grey image."""
-        grey = np.full((intrinsics.height, intrinsics.width, 3), 127, np.uint8)
-        self.process(Frame(grey, intrinsics, 0, 'camera'), ())
+        """Run the network once on a pattern."""
+        self.process(Frame(_pattern(intrinsics), intrinsics, 0, 'camera'), ())
 
     def finish(self, begun: BegunFrame) -> FrameResult:
         """Take the depth of the network.
@@ -423,6 +438,12 @@ class RelativePipeline(Pipeline):
             '~/relative_depth/image; choose a metric model',
             'relative_model',
         )
+
+
+def _pattern(intrinsics: Intrinsics) -> np.ndarray:  # -> [H, W, 3]
+    """A chequered image, of which no step can say that it shows nothing."""
+    squares = np.indices((intrinsics.height, intrinsics.width)) * 24 // max(intrinsics.width, 24)
+    return np.where(squares.sum(0)[..., None] % 2, 90, 165).astype(np.uint8).repeat(3, 2)
 
 
 def _front_depth(frame: Frame, gaussians: Gaussians) -> np.ndarray:  # -> [H, W]

@@ -17,7 +17,7 @@ ROWS = [
     ['errors', 'files', 'process', 'rate_limiter', 'stopwatch'],
     ['config', 'se3'],
     ['camera', 'images', 'evaluation.metrics'],
-    ['gaussians', 'viewpoints', 'point_cloud_kernels'],
+    ['gaussians', 'image_content', 'viewpoints', 'point_cloud_kernels'],
     [
         *('point_cloud', 'synthetic', 'rasterizer', 'network', 'procedural', 'trajectory'),
         *('inference_queue', 'self_check'),

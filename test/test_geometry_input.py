@@ -176,7 +176,7 @@ class Driven:
             Engine(self._wall, ModelConfig()), INFO, SharpConfig(scale=ScaleConfig(**scale))
         )
         self.geometries: list[FloorGeometry | None] = []
-        self._image = rng.integers(0, 256, (48, 64, 3), np.uint8)
+        self._rng, self._image = rng, rng.integers(0, 256, (48, 64, 3), np.uint8)
         submit = self.pipeline.engine.submit
 
         def spy(image, intrinsics, depth, geometry):
@@ -191,6 +191,8 @@ class Driven:
 
     def of(self, pose=None, floor=None, world='odom', stamp_ns=0) -> FloorGeometry | None:
         transforms = {} if floor is None else {'footprint': floor}
+        if pose is not None:  # elsewhere it looks different
+            self._image = self._rng.integers(0, 256, (48, 64, 3), np.uint8)
         frame = Frame(self._image, CAMERA, stamp_ns, 'camera', pose, world, transforms=transforms)
         self.result = self.pipeline.process(frame, set())
         return self.geometries[-1]

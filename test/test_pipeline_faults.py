@@ -424,8 +424,10 @@ def test_depth_is_scaled_also_where_the_first_frame_failed_and_the_next_is_older
     _, info = load_predictor('nano')
     config = replace(SharpConfig(), scale=ScaleConfig(constant=0.5))
     pipeline = Pipeline(Engine(predictor, ModelConfig()), info, config)
-    lose(pipeline, frame(2.0, SECOND))
-    result = pipeline.process(frame(2.0, SECOND - SECOND // 20), WANTED)
+    squares = np.indices((120, 160)).sum(0)[..., None] // 8 % 2
+    image = np.where(squares, 90, 165).astype(np.uint8).repeat(3, 2)
+    lose(pipeline, frame(2.0, SECOND, image=image))
+    result = pipeline.process(frame(2.0, SECOND - SECOND // 20, image=image), WANTED)
     np.testing.assert_allclose(result.depth, 2.0, atol=1e-5)
     assert result.mapped
 
@@ -484,3 +486,114 @@ def test_a_frame_out_of_order_after_another_image_size_is_late():
 def test_sizes_that_do_not_fit_are_refused(what):
     with pytest.raises(InputError):
         replace(frame(), **{what: np.zeros((10, 10, 3), np.uint8)})
+
+
+# --- images that show nothing ------------------------------------------------------------------
+
+
+def drive(cover, seed=2, frames=36, covered=range(12, 24)):
+    """Results, None where refused, of a drive of which the lens is covered for a while.
+
+    The predictor sees half of the true depth, and 3 m in what shows nothing, as networks do.
+    """
+    room, predicted = Room(seed), {}
+
+    def predictor(image, intrinsics, depth=None):
+        z = torch.from_numpy(predicted['depth'])[None]
+        return gaussians_from_depth(z, torch.full((3, 120, 160), 0.5), intrinsics)
+
+    _, info = load_predictor('nano')
+    pipeline = Pipeline(Engine(predictor, ModelConfig()), info, SharpConfig())
+    results, reasons = [], []
+    for i in range(frames):
+        pose = room.pose(0.2 * i)
+        image, depth = room.render(K, pose)
+        predicted['depth'] = 0.5 * depth
+        if i in covered:
+            image, predicted['depth'] = cover(image), np.full_like(depth, 3.0)
+        seen = replace(frame(depth, SECOND + i * SECOND // 5, pose, image), depth=None)
+        try:
+            results.append(pipeline.process(seen, WANTED))
+            reasons.append(getattr(results[-1].unmapped, 'reason', ''))
+        except InputError as error:
+            results.append(None)
+            reasons.append(error.reason)
+    return pipeline, results, reasons
+
+
+COVERS = {
+    'image_uniform': lambda image: np.full_like(image, 127),
+    'image_dark': lambda image: np.random.default_rng(0).integers(0, 8, image.shape, np.uint8),
+    'image_featureless': lambda image: cv2.GaussianBlur(image, None, 12),
+}
+
+
+@pytest.mark.parametrize('reason', COVERS)
+def test_a_covered_lens_teaches_nothing_and_marks_and_clears_nothing(reason):
+    pipeline, results, reasons = drive(COVERS[reason])
+    assert reasons[:12] == reasons[24:] == [''] * 12
+    assert set(reasons[12:24]) == {reason}
+    assert all(r.mapped for r in results[:12] + results[24:])  # from the first good frame on
+    scales = [r.scale.value for r in results if r is not None]
+    assert max(scales[6:]) < 1.15 * 2.0  # the truth is 2
+    shown = [r for r in results[12:24] if r is not None]
+    assert len(shown) == (12 if reason == 'image_featureless' else 0)
+    for result in shown:  # a robot before a bare wall needs the depth
+        assert np.isfinite(result.depth).any()
+        assert not result.mapped
+        assert result.clearing_points is None
+        assert result.grid is None
+    grid = pipeline.grid()
+    x, y = (
+        o + (np.arange(n) + 0.5) * grid.resolution
+        for o, n in zip(grid.origin, grid.cells.shape[::-1], strict=True)
+    )
+    outside = (np.abs(x) > 4.1)[None] | (np.abs(y) > 3.1)[:, None]
+    assert np.count_nonzero((grid.cells == 0) & outside) <= 30
+
+
+def test_the_frames_of_a_camera_driver_that_hangs_are_refused():
+    kept = []
+
+    def hang(image):
+        kept.append(image)
+        return kept[0]
+
+    _, results, reasons = drive(hang)
+    assert reasons[12:24] == ['', *['image_repeated'] * 11]
+    assert all(r.mapped for r in results[24:])
+
+
+def test_before_the_first_image_that_shows_something_depth_has_the_scale_that_was_set():
+    _, info = load_predictor('nano')
+
+    def predictor(image, intrinsics, depth=None):
+        return gaussians_from_depth(
+            torch.full((1, 120, 160), 4.0), torch.full((3, 120, 160), 0.5), intrinsics
+        )
+
+    wall = np.repeat(np.linspace(100, 180, 160).astype(np.uint8)[None, :, None], 120, 0)
+    for constant, expected in ((0.0, 4.0), (0.5, 2.0)):
+        config = replace(SharpConfig(), scale=ScaleConfig(constant=constant))
+        pipeline = Pipeline(Engine(predictor, ModelConfig()), info, config)
+        result = pipeline.process(frame(image=wall.repeat(3, 2)), WANTED)
+        assert result.unmapped.reason == 'image_featureless'
+        np.testing.assert_allclose(result.depth, expected, atol=1e-5)
+
+
+def test_visual_odometry_is_not_moved_by_what_shows_nothing(tour):
+    _, info = load_predictor('nano')
+    shown = {}
+
+    def predictor(image, intrinsics, depth=None):
+        z = torch.from_numpy(shown['depth'])[None]
+        return gaussians_from_depth(z, torch.full((3, 120, 160), 0.5), intrinsics)
+
+    pipeline = Pipeline(Engine(predictor, ModelConfig()), info, SharpConfig())
+    for i, (_, image, shown['depth']) in enumerate(tour[:20]):
+        covered = 8 <= i < 11
+        shown['image'] = cv2.GaussianBlur(image, None, 12) if covered else image
+        seen = unplaced(frame(2.0, SECOND + i * SECOND // 10, image=shown['image']))
+        result = pipeline.process(replace(seen, depth=None), {})
+        assert result.mapped == (not covered), i
+        assert (result.frame.T_world_camera is None) == covered

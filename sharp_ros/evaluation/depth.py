@@ -69,6 +69,7 @@ def evaluate_depth(
     pipeline = None
     if info is not None and not info.needs_depth:
         pipeline = Pipeline(engine, info, SharpConfig(point_cloud=_AS_PREDICTED, views={}))
+        pipeline.take_any_image()  # every frame counts
     mean_log_depth, median_depth = load_training_mean()
     latencies: list[float] = []
     without_truth = 0

@@ -36,6 +36,7 @@ def photo_pipeline(model: ModelConfig) -> Pipeline:
             f'model {pipeline.info.name!r} needs a depth image with every photograph; '
             'choose --model nano'
         )
+    pipeline.take_any_image()
     return pipeline
 
 

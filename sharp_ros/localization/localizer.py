@@ -10,7 +10,7 @@ import numpy as np
 
 from sharp_ros.camera import FloorGeometry, Frame, JITTER_NS
 from sharp_ros.config import SharpConfig
-from sharp_ros.errors import PoseUnavailableError
+from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.localization.odometry import Motion, Tracks, VisualOdometry
 from sharp_ros.localization.scale_anchors import floor_below, up_from_pose
@@ -32,14 +32,15 @@ class Localized:
         scale: factor that predicted depth is to be multiplied by; None for measured depth.
         motion: of visual odometry, where it was asked for the pose.
         visual: whether the pose, if there is one, is that of visual odometry.
-        unplaced: why visual odometry did not place the frame, where `motion` does not say it.
+        unplaced: why visual odometry did not place the frame, where `motion` does not say it, or
+            why the frame, wherever it is, may not be mapped.
     """
 
     frame: Frame
     scale: ScaleEstimate | None
     motion: Motion | None
     visual: bool
-    unplaced: PoseUnavailableError | None = None
+    unplaced: PoseUnavailableError | InputError | None = None
 
     def to_metres(
         self, gaussians: Gaussians, depth: np.ndarray
@@ -166,6 +167,25 @@ class Localizer:
         clock.lap('scale')
         self._placed_any |= frame.T_world_camera is not None
         return Localized(frame, self._estimate, motion if visual else None, visual, unplaced)
+
+    def pass_over(self, frame: Frame, doubt: InputError) -> Localized:
+        """Learn nothing from a frame; its depth gets the factor that the network needs lately.
+
+        Args:
+            frame: as for `update`.
+            doubt: why.
+        """
+        self._stamp_ns = max(self.stamp_ns, frame.stamp_ns)
+        visual, config = frame.T_world_camera is None, self._config.scale
+        if self._filter is None:
+            return Localized(frame, None, None, visual, doubt)
+        if config.constant > 0:
+            scale = ScaleEstimate(config.constant, 0.0, {}, config.constant)
+        else:
+            known = self._estimate or ScaleEstimate(1.0, 0.0, {}, 1.0, config.prior_std**2)
+            variance = known.bias_variance + config.frame_std**2
+            scale = replace(known, value=known.bias, log_variance=variance)
+        return Localized(frame, scale, None, visual, doubt)
 
     def _place(self, frame: Frame, depth: np.ndarray) -> tuple[Frame, Motion | None]:
         """What visual odometry makes of a frame, and the frame where that is the one to place it.

@@ -123,10 +123,13 @@ def _create_cloud(cloud: np.ndarray, *, as_bytes: bool) -> PointCloud2:
 
 
 def picture_msg() -> Image:
-    """Coloured blobs, 8-bit BGR."""
-    coarse = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
-    pixels = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-    msg = image_to_msg(pixels, 0, FRAME_ID)
+    """Coloured blobs of all sizes, as images of a scene have, 8-bit BGR."""
+    rng = np.random.default_rng(0)
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+    for octave in range(5):
+        coarse = rng.uniform(0, 51, (12 << octave, 16 << octave, 3)).astype(np.float32)
+        pixels += cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+    msg = image_to_msg(pixels.astype(np.uint8), 0, FRAME_ID)
     msg.encoding = 'bgr8'
     return msg
 

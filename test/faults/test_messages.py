@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 from collections import Counter
+from itertools import count
 import time
 from types import SimpleNamespace
 
@@ -115,8 +116,8 @@ def spoiled(msg, *ways):
     return strategy()
 
 
-def good_image(stamp_ns=STAMP):
-    return image_to_msg(RGB, stamp_ns, CAMERA)
+def good_image(stamp_ns=STAMP, turned=0):
+    return image_to_msg(np.roll(RGB, turned, 1), stamp_ns, CAMERA)
 
 
 def good_depth(stamp_ns=STAMP):
@@ -377,7 +378,7 @@ def test_no_camera_info_ends_the_node(bench, for_each, rectified):
 
 
 def test_no_odometry_ends_the_node_and_impossible_ones_are_counted(bench, for_each):
-    bench = bench()
+    bench, turned = bench(), count(1)
 
     def law(msg):
         before = bench.events()
@@ -387,7 +388,7 @@ def test_no_odometry_ends_the_node_and_impossible_ones_are_counted(bench, for_ea
         norm = np.linalg.norm([q.x, q.y, q.z, q.w])
         impossible = not np.isfinite([p.x, p.y, p.z, norm]).all() or norm < 1e-9
         assert refused == impossible
-        image = good_image()
+        image = good_image(turned=next(turned))  # elsewhere it looks different
         image.header.stamp = msg.header.stamp
         fate = bench.fate(lambda: bench.node._on_image(image))
         assert fate in {'', 'bad_pose'}
@@ -453,14 +454,14 @@ def test_what_is_malformed_on_the_wire_is_counted_and_the_stream_goes_on(
     Bench(node)
     peer.listen(DEPTH)
     peer.spin_until(lambda: 'depth/image' in node._session.outputs.wanted())
-    number, sent = 1000 if long_form else 200, Counter()
+    number, sent, turned = 1000 if long_form else 200, Counter(), count(1)
 
     def publish(stamp_ns, **spoiled):
         world = node._session.pipeline.world_frame or 'odom'
         good = {
             'info': camera_info_to_msg(K, stamp_ns, CAMERA),
             'odometry': odometry_to_msg(POSE, stamp_ns, world, CAMERA),
-            'image': image_to_msg(RGB, stamp_ns, CAMERA),
+            'image': good_image(stamp_ns, next(turned)),
         }
         for name, msg in {**good, **spoiled}.items():
             getattr(peer, name).publish(msg)

@@ -107,7 +107,8 @@ TOPICS = {
     KEPT: OccupancyGrid,
 }
 FOCAL_LENGTH, SIZE = 100.0, (96, 72)  # of the camera played
-COLOUR = (200, 100, 50)
+PICTURE = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
+PICTURE = PICTURE.repeat(12, 0).repeat(12, 1)  # squares of one colour
 
 
 def qos(topic):
@@ -118,7 +119,7 @@ def qos(topic):
 
 
 def camera(participant):
-    """Two writers; the function returned publishes one frame of one colour."""
+    """Two writers; the function returned publishes `PICTURE`."""
     best_effort = Qos(Policy.Reliability.BestEffort, Policy.History.KeepLast(1))
     images = DataWriter(participant, Topic(participant, 'rt/image', Image), best_effort)
     infos = DataWriter(participant, Topic(participant, 'rt/camera_info', CameraInfo), best_effort)
@@ -126,7 +127,7 @@ def camera(participant):
     f, cx, cy = FOCAL_LENGTH, (width - 1) / 2, (height - 1) / 2
     k, r = [f, 0.0, cx, 0.0, f, cy, 0.0, 0.0, 1.0], np.eye(3).ravel().tolist()
     p = [f, 0.0, cx, 0.0, 0.0, f, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
-    pixels = COLOUR * (width * height)
+    pixels = PICTURE.ravel().tolist()
 
     def publish():
         header = Header(Time(*divmod(time.time_ns(), 10**9)), 'cyclone_optical_frame')

@@ -237,7 +237,8 @@ def test_camera_info_of_another_size_is_refused_and_a_resolution_change_is_follo
         lambda: counts(node).reasons.get('size_mismatch', 0) >= 1,
         each=lambda: peer.send(info=other),
     )
-    image = np.zeros((100, 200, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (10, 20, 3), np.uint8)
+    image = image.repeat(10, 0).repeat(10, 1)
     peer.spin_until(
         lambda: peer.received['/sharp/depth/image'],
         each=lambda: peer.send(info=other, image=image_to_msg(image, peer.now(), CAMERA)),
@@ -275,6 +276,38 @@ def test_without_a_pose_depth_flows_but_nothing_is_mapped(make_node, peer):
     assert level == 1
     assert int(values['unmapped.no_pose_yet']) >= 3
     assert values['mapped'] == '0'
+
+
+@pytest.mark.parametrize(
+    ('reason', 'component', 'remedy'),
+    [
+        ('image_uniform', 'Input', 'uncover the lens'),
+        ('image_featureless', 'Mapping', 'bare wall'),
+    ],
+)
+def test_images_that_show_nothing_are_named_and_the_next_good_one_is_mapped(
+    make_node, peer, reason, component, remedy
+):
+    peer.listen('/sharp/depth/image', '/diagnostics')
+    node = start(make_node())
+    peer.spin_until(lambda: node._health._mapped >= 2, each=peer.send)
+    shade = np.full((120, 160, 3), 127, np.uint8)
+    if reason == 'image_featureless':
+        shade += np.linspace(0, 80, 160).astype(np.uint8)[:, None]
+    refused = {'Input': lambda: counts(node).reasons, 'Mapping': lambda: node._health._unmapped}
+    peer.spin_until(
+        lambda: refused[component]().get(reason, 0) >= 3,
+        each=lambda: peer.send(image=image_to_msg(shade, peer.now(), CAMERA)),
+    )
+    peer.diagnose(node)
+    level, message, values = peer.status(component)
+    assert level == 1
+    assert remedy in message
+    assert int(values[f'{"dropped" if component == "Input" else "unmapped"}.{reason}']) >= 3
+    peer.spin(0.2)  # what is under way
+    mapped, done = node._health._mapped, counts(node).processed
+    peer.spin_until(lambda: counts(node).processed > done, each=peer.send)
+    assert node._health._mapped > mapped
 
 
 def test_a_pose_of_an_unknown_mounting_or_that_is_not_finite_is_not_guessed(make_node, peer):

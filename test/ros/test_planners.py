@@ -56,7 +56,8 @@ from sharp_ros.synthetic import Room
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'planners.md').read_text()
 SMALL = Intrinsics.from_hfov(1.2, 160, 120)
-GREY = np.full((120, 160, 3), 127, np.uint8)
+GREY = np.random.default_rng(0).integers(90, 165, (12, 16, 1), np.uint8)  # in squares of 10
+GREY = GREY.repeat(10, 0).repeat(10, 1).repeat(3, 2)
 UP = np.array([0.0, 0.0, 1.0])
 AHEAD = look_at(np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0]), UP)
 RELIABLE = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
