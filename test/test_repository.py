@@ -69,15 +69,12 @@ def test_links_lead_somewhere(name):
         assert (page.parent / target).exists(), f'{name} links to {target}'
 
 
-def test_readme_names_every_command_and_topic():
+def test_readme_names_every_command_and_service():
     from sharp_ros.apps.cli import COMMANDS
 
     readme = (ROOT / 'README.md').read_text()
     for command in COMMANDS:
         assert f'sharp-ros {command}' in readme or f'make {command}' in readme, command
-    node = (ROOT / 'sharp_ros' / 'ros' / 'node.py').read_text()
-    for topic in re.findall(r"'([a-z_]+/[a-z_]+)': \(", node):
-        assert f'~/{topic}' in readme or f'`{topic.partition("/")[2]}`' in readme, topic
     services = (ROOT / 'sharp_ros' / 'ros' / 'services.py').read_text()
     names = re.findall(r"^            '([a-z_]+)': self", services, re.MULTILINE)
     assert len(names) == 4
