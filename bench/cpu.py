@@ -19,10 +19,8 @@ import time
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'test'))
 
 import numpy as np
-from seeded_sharp import filled_network
 import torch
 from torch.nn import functional as F
 
@@ -37,6 +35,7 @@ from sharp_ros.network import backbone
 from sharp_ros.network.composer import NdcGaussians
 from sharp_ros.network.decoder import FusionBlock
 from sharp_ros.network.predictor import SharpPredictor
+from sharp_ros.network.seeded import filled_network
 from sharp_ros.network.sharp import SharpNetworkConfig
 from sharp_ros.network.unprojection import unproject
 from sharp_ros.process import prepare_for_large_network, prepare_process

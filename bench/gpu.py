@@ -48,10 +48,8 @@ from torch.profiler import profile, ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'test'))
 
 import golden_sharp
-from seeded_sharp import filled_network, seeded_image
 
 from sharp_ros import self_check
 from sharp_ros.camera import Intrinsics
@@ -66,6 +64,7 @@ from sharp_ros.network import unprojection
 from sharp_ros.network.composer import NdcGaussians
 from sharp_ros.network.nano import LAYOUTS
 from sharp_ros.network.predictor import SharpPredictor
+from sharp_ros.network.seeded import filled_network, seeded_image
 from sharp_ros.network.sharp import SharpNetwork, SharpNetworkConfig, TINY, TINY_OVERLAP
 from sharp_ros.procedural import analytic
 from sharp_ros.process import prepare_process

@@ -24,7 +24,6 @@ import time
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'test'))
 
 import numpy as np
 import torch

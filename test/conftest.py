@@ -11,6 +11,7 @@ import pytest
 
 from sharp_ros.process import prepare_process, TRANSPORTS, TRANSPORTS_FOR_IMAGES
 
+sys.path.append(str(Path(__file__).parents[1] / 'bench'))  # last: plain names, such as answers.py
 prepare_process()  # as our programs do, before torch is imported
 # A virtual environment with ROS wheels is a ROS prefix; rclpy looks for its middleware there.
 if 'AMENT_PREFIX_PATH' not in os.environ:

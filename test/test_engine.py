@@ -8,7 +8,6 @@ import weakref
 import fake_cuda
 import numpy as np
 import pytest
-from seeded_sharp import filled_network
 import torch
 from torch import nn
 
@@ -22,6 +21,7 @@ from sharp_ros.inference_queue import CudaQueue, DirectQueue
 from sharp_ros.models import load_predictor
 from sharp_ros.network.composer import gaussians_from_depth
 from sharp_ros.network.predictor import NetworkPredictor, SharpPredictor
+from sharp_ros.network.seeded import filled_network
 from sharp_ros.network.sharp import TINY
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -294,7 +294,7 @@ def test_short_memory_makes_the_parts_smaller(caplog):
     predictor = Doubling(parts=4, needs=2)
     Engine(predictor, ModelConfig(precision='fp32')).predict(image(), CAMERA)
     assert predictor.parts == 2
-    assert 'working in smaller parts' in caplog.text
+    assert 'continuing with a smaller batch' in caplog.text
 
 
 def test_memory_that_is_never_enough_is_one_clear_error():

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from seeded_sharp import filled_network
 from test_rasterizer import assert_gsplat_agrees, CAMERA, cloud, FIELDS, SCENES, VIEW
 import test_sharp_network as reference
 import torch
@@ -21,6 +20,7 @@ from sharp_ros.errors import EngineError
 from sharp_ros.gaussians import Gaussians, rotations_from_quats
 from sharp_ros.inference_queue import CudaQueue, DirectQueue
 from sharp_ros.network.predictor import SharpPredictor
+from sharp_ros.network.seeded import filled_network
 from sharp_ros.network.sharp import TINY
 from sharp_ros.rasterizer import backend, rasterize
 from sharp_ros.rasterizer import reference as plain_rasterizer

@@ -30,7 +30,6 @@ from golden_sharp import (
 )
 import numpy as np
 import pytest
-from seeded_sharp import fill_value, filled_network, seeded_image
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -46,6 +45,7 @@ from sharp_ros.network.composer import (
     NdcGaussians,
 )
 from sharp_ros.network.predictor import SharpPredictor, square_image
+from sharp_ros.network.seeded import fill_value, filled_network, seeded_image
 from sharp_ros.network.sharp import (
     load_checkpoint,
     SharpNetwork,

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 import shutil
-import sys
 
+import endings
 import pytest
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / 'bench'))  # last: it has an onnx.py
-
-import endings  # noqa: E402
 
 pytestmark = pytest.mark.ros
 

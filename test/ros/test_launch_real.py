@@ -12,17 +12,14 @@ from pathlib import Path
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
+import endings
 import pytest
 from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import parameter_value_to_python
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / 'bench'))  # last: it has an onnx.py
-
-import endings  # noqa: E402
 
 
 def missing():

@@ -14,7 +14,6 @@ import re
 from typing import Any
 
 import numpy as np
-from seeded_sharp import seeded_image
 import torch
 from torch import nn, Tensor
 
@@ -24,9 +23,10 @@ from sharp_ros.network.composer import (
     depth_from_disparity,
     NdcGaussians,
 )
+from sharp_ros.network.seeded import seeded_image
 from sharp_ros.network.sharp import SharpNetwork
 
-DATA = Path(__file__).parent / 'data'
+DATA = Path(__file__).parents[1] / 'test' / 'data'
 SEED = 20251210
 DEFAULT, TIGHT = 1e-4, 3e-5  # encoder maps and disparity are held to the tighter bound
 # What the golden files call the fields of `NdcGaussians`.
@@ -94,11 +94,13 @@ def on_cpu(value: Any) -> Any:
 
 
 def tiny_run(network: SharpNetwork) -> Run:
+    """The two images that the tensors of the tiny networks stem from."""
     image = torch.stack([seeded_image(192, SEED + i) for i in range(2)])
     return run(network, image, torch.tensor([0.8, 1.3]))
 
 
-def stats(x: Tensor) -> np.ndarray:
+def stats(x: Tensor) -> np.ndarray:  # -> [5]
+    """Mean, standard deviation, minimum, maximum and mean magnitude."""
     x = x.double()
     values = (x.mean(), x.std(correction=0), x.min(), x.max(), x.abs().mean())
     return np.array([v.item() for v in values])
@@ -106,11 +108,13 @@ def stats(x: Tensor) -> np.ndarray:
 
 @cache
 def golden(name: str) -> dict[str, np.ndarray]:
+    """All tensors of one file, by key."""
     with np.load(DATA / f'{name}.npz') as file:
         return dict(file)
 
 
 def keys_of(name: str) -> list[str]:
+    """The tensors of a file that stem from a forward pass."""
     with np.load(DATA / f'{name}.npz') as file:
         skipped = ('traj.', 'ply.', 'post.', 'pre.', 'align.')  # compared elsewhere in the tests
         return [key for key in file.files if not key.startswith(skipped)]
@@ -147,6 +151,7 @@ OUT_KEY = re.compile(r'out(?P<item>_b1)?(?:_s(?P<s>\d+))?\.(?P<name>\w+)$')
 
 
 def computed(run: Run, file: str, key: str) -> np.ndarray:
+    """Of a run of ours: what the tensor `key` of `file` should equal, cut as that is."""
     if key.startswith('out_stats_per_component.'):
         values = getattr(run.out, OUTPUTS[key.rpartition('.')[2]])[0]
         return np.stack([stats(column) for column in values.unbind(-1)])
@@ -173,6 +178,7 @@ def computed(run: Run, file: str, key: str) -> np.ndarray:
 
 
 def tensor(run: Run, file: str, name: str) -> Tensor:
+    """Of a run of ours: the whole tensor that golden files call `name`."""
     base = run.base
     named = {
         'input.image_sum': run.image.double().sum((1, 2, 3)),
@@ -198,6 +204,7 @@ def tensor(run: Run, file: str, name: str) -> Tensor:
 
 
 def bound(key: str) -> float:
+    """Largest difference to the golden tensor that is allowed."""
     if key == 'input.image_sum':
         return 1e-9 * 3.6e6
     return TIGHT if key.startswith(('encoder.', 'disparity')) else DEFAULT

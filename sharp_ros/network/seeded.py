@@ -1,7 +1,7 @@
-"""SHARP with pseudo-random weights, and images to go with them: no checkpoint is needed.
+"""SHARP with pseudo-random weights, and images to go with them: for speed and tests.
 
-Every weight is seeded by the name of its tensor, every image by a number, as for the tensors of
-the reference implementation in `test/data/`.
+No checkpoint is needed. Every weight is seeded by the name of its tensor, every image by a number,
+as for the tensors of the reference implementation in `test/data/`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor
 from sharp_ros.network.sharp import SharpNetwork, SharpNetworkConfig
 
 
-def fill_value(key: str, shape: torch.Size) -> Tensor:
+def fill_value(key: str, shape: torch.Size) -> Tensor:  # -> shape
+    """A tensor of a checkpoint, sized so that activations are near those of a real one."""
     z = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))).standard_normal(shape)
     last, rank = key.rpartition('.')[2], len(shape)
     if last in {'pos_embed', 'cls_token'}:
@@ -42,6 +43,7 @@ def fill_value(key: str, shape: torch.Size) -> Tensor:
 
 
 def filled_network(config: SharpNetworkConfig) -> SharpNetwork:
+    """A network for inference, float32 on the CPU."""
     with torch.device('meta'):
         network = SharpNetwork(config)
     shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
@@ -51,7 +53,8 @@ def filled_network(config: SharpNetworkConfig) -> SharpNetwork:
     return network.eval().requires_grad_(False)
 
 
-def seeded_image(size: int, seed: int) -> Tensor:
+def seeded_image(size: int, seed: int) -> Tensor:  # -> [3, size, size]
+    """Squares and noise, RGB in 0..1; `size` is a multiple of 16."""
     rng = np.random.Generator(np.random.PCG64(seed))
     low, noise = rng.random((3, 16, 16)), rng.random((3, size, size))
     coarse = low.repeat(size // 16, 1).repeat(size // 16, 2)
