@@ -21,7 +21,7 @@ ARGUMENTS = {
         'synthetic, webcam index, video, folder of images, RGB-D folder or bag',
     ),
     'hfov': ('0.0', 'horizontal field of view of an uncalibrated source, radians'),
-    'rviz': ('true', 'start RViz'),
+    'rviz': ('true', 'start of RViz'),
 }
 TOPICS = ('image', 'camera_info', 'odometry', 'depth')
 

@@ -18,9 +18,12 @@ FOR_EACH = {  # arguments of sharp.launch.py
     'camera_info': ('/{camera}/camera_info', 'camera_info topics'),
     'depth': ('/{camera}/depth/image', 'registered depth topics, for model sensor'),
     'odometry': ('/odom', 'nav_msgs/Odometry topic with the poses of the cameras'),
-    'overrides': ('', 'parameter files that override the first, e.g. /etc/{camera}.yaml'),
-    'model': ('', 'as in sharp.launch.py'),
-    'autostart': ('true', 'as in sharp.launch.py'),
+    'overrides': ('', 'parameter files that override the shipped one, e.g. /etc/{camera}.yaml'),
+    'model': ('', 'nano, sensor, sharp or the path of weights; empty: as in the parameter files'),
+    'autostart': (
+        'true',
+        'automatic configure and activate; false: by a lifecycle manager or by hand',
+    ),
     'use_sim_time': ('', 'true: time from /clock'),
 }
 ARGUMENTS = {

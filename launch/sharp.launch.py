@@ -34,15 +34,18 @@ TOPICS = {  # relative names follow the namespace
 }
 ARGUMENTS = {
     **TOPICS,
-    'model': ('', 'nano, sensor, sharp or the path of weights; empty: as in the files'),
+    'model': ('', 'nano, sensor, sharp or the path of weights; empty: as in the parameter files'),
     'config': (str(SHARE / 'config' / 'sharp.yaml'), 'parameter file'),
-    'overrides': ('', 'second parameter file, which overrides the first'),
+    'overrides': ('', 'parameter file whose settings override those of config'),
     'namespace': ('', 'namespace of the node, one per camera'),
-    'name': ('sharp', 'name of the node'),
-    'autostart': ('true', 'configure and activate; false: left to a lifecycle manager or to you'),
+    'name': ('sharp', 'node name'),
+    'autostart': (
+        'true',
+        'automatic configure and activate; false: by a lifecycle manager or by hand',
+    ),
     'use_sim_time': ('', 'true: time from /clock; empty: true if a bag is played'),
     'bag': ('', 'bag to play with its clock once the node is active'),
-    'rviz': ('false', 'start RViz with our displays'),
+    'rviz': ('false', 'start of RViz with the displays of rviz/sharp.rviz'),
 }
 FLAGS = {'true': True, '1': True, 'false': False, '0': False}
 NAME = r'[A-Za-z_][A-Za-z0-9_]*'

@@ -265,7 +265,7 @@ def project(points: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:  # [..., 
 class CameraModel:
     """What `sensor_msgs/CameraInfo` says about a camera, in its own terms and without ROS types.
 
-    Hashable, so that `functools.lru_cache(Rectifier)` builds maps only when the camera changes.
+    Hashable and comparable, so that maps are built only when the camera changes.
 
     Attributes:
         width: of the full image the camera was calibrated with, pixels.

@@ -38,24 +38,25 @@ def option(
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network runs, and where."""
+    """Network and inference device."""
 
     name: str = option(
         'nano',
-        'nano, sensor or sharp; or the path of nano (.safetensors, .onnx) or SHARP weights; or '
-        'the path or name of a description (.yaml) of an ONNX depth network',
+        'model: nano, sensor or sharp; or the path of nano (.safetensors, .onnx) or SHARP '
+        'weights; or the path or name of a description (.yaml) of an ONNX depth network',
     )
     device: str = option('auto', 'inference device', choices=('auto', 'cpu', 'cuda', 'mps'))
     precision: str = option(
         'auto',
-        'number format of matrix products; auto: half for sharp where the device is fast at it, '
-        'else fp32',
+        'inference precision; auto: half precision for sharp where the device supports it '
+        'natively, else fp32',
         choices=('auto', 'fp32', 'tf32', 'fp16', 'bf16'),
     )
     execution: str = option(
         'auto',
-        'eager; graph: CUDA graph; compile: torch.compile, minutes at the first start; onnx: nano '
-        'in ONNX Runtime; auto: graph on cuda, else onnx for nano, else eager',
+        'execution backend: eager; graph: CUDA graph; compile: torch.compile, minutes at the '
+        'first start; onnx: nano in ONNX Runtime; auto: graph on cuda, else onnx for nano, else '
+        'eager',
         choices=('auto', 'eager', 'graph', 'compile', 'onnx'),
     )
     patch_batch: int = option(
@@ -71,7 +72,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class CameraConfig:
-    """How images come in."""
+    """Camera input."""
 
     transport: str = option(
         'raw',
@@ -80,7 +81,7 @@ class CameraConfig:
     )
     rectified: bool = option(
         False,
-        'input is already rectified: intrinsics from P of camera_info; K, D and R only locate the '
+        'already rectified input: intrinsics from P of camera_info; K, D and R only locate the '
         'black margins',
     )
     fallback_hfov: float = option(
@@ -103,19 +104,17 @@ class PoseConfig:
     source: str = option(
         'auto',
         'tf; odometry: nav_msgs/Odometry; visual: own visual odometry; auto: the first of these '
-        'that delivers; none: no mapping',
+        'that provides a pose; none: no mapping',
         choices=('auto', 'tf', 'odometry', 'visual', 'none'),
     )
     world_frame: str = option(
         'odom', 'world frame of the map if poses come from tf or visual odometry'
     )
-    wait: float = option(
-        0.1, 'longest time that an image waits for its pose', minimum=0.0, maximum=2.0
-    )
+    wait: float = option(0.1, 'timeout of the pose lookup for an image', minimum=0.0, maximum=2.0)
     tolerance: float = option(
         0.02,
-        'largest stamp difference to the nearest pose of tf or odometry, which is used where none '
-        'brackets the image after wait',
+        'largest stamp difference to the nearest pose of tf or odometry, used when no two poses '
+        'bracket the image within pose.wait',
         minimum=0.0,
     )
     max_gap: float = option(
@@ -130,24 +129,24 @@ class PoseConfig:
     )
     base_frame: str = option(
         '',
-        'robot frame in tf, z up, e.g. base_footprint: centre of the footprint, frame and level '
-        'of visual odometry; empty: none',
+        'robot base frame in tf, z up, e.g. base_footprint: child frame and gravity reference of '
+        'visual odometry, centre of the cleared footprint; empty: none',
     )
     publish_tf: bool = option(
         False,
-        'tf broadcast of base_frame (if empty, the optical frame) in world_frame by visual '
-        'odometry, unless another node does it',
+        'tf broadcast of the visual odometry pose, world_frame to base_frame (if empty, the '
+        'optical frame); suppressed while another node broadcasts it',
         live=True,
     )
 
 
 @dataclass(frozen=True)
 class OdometryConfig:
-    """Pose of the camera from its own images."""
+    """Visual odometry."""
 
     features: int = option(300, 'target number of tracked features', minimum=30, maximum=2000)
     min_inliers: int = option(
-        25, 'fewest inliers of a pose; below that, tracking is lost', minimum=8
+        25, 'minimum number of PnP inliers; below it tracking is lost', minimum=8
     )
     keyframe_parallax: float = option(
         0.05,
@@ -206,7 +205,7 @@ class PointCloudConfig:
     edge_ratio: float = option(
         0.12,
         'relative step of inverse depth to both neighbours along a row or column beyond which a '
-        'pixel is a flying pixel and dropped; 0: keeps all',
+        'pixel is a flying pixel and dropped; 0: filter off',
         minimum=0.0,
         live=True,
     )
@@ -229,7 +228,7 @@ class OccupancyConfig:
     )
     # The bounds keep each of them apart from 0, which is unknown, in a map of 16 bits.
     hit_log_odds: float = option(0.85, 'log-odds added by a hit', minimum=0.1)
-    miss_log_odds: float = option(0.4, 'log-odds subtracted where a ray passes', minimum=0.01)
+    miss_log_odds: float = option(0.4, 'log-odds subtracted by a miss', minimum=0.01)
     clamp_log_odds: float = option(
         3.5, 'clamping bound of the log-odds, both signs', minimum=0.1, maximum=20.0
     )
@@ -241,8 +240,8 @@ class OccupancyConfig:
     )
     range_std: float = option(
         0.01,
-        'relative standard deviation of depth that spreads a hit along its ray; 0: only by the '
-        'measured pixel noise',
+        'relative standard deviation of depth over which a hit is spread along its ray; 0: '
+        'measured pixel noise only',
         minimum=0.0,
         maximum=0.2,
         live=True,
@@ -255,7 +254,7 @@ class OccupancyConfig:
     )
     footprint_radius: float = option(
         0.0,
-        'radius of the robot around base_frame, else the camera, that is cleared; 0: none',
+        'radius of footprint clearing around base_frame, else the camera; 0: off',
         minimum=0.0,
         live=True,
     )
@@ -273,12 +272,14 @@ class OccupancyConfig:
 
 @dataclass(frozen=True)
 class KeyframeConfig:
-    """Which frames are fused: those that show something new."""
+    """Selection of fusion keyframes."""
 
     distance: float = option(
-        0.1, 'camera translation that triggers a keyframe', minimum=0.0, live=True
+        0.1, 'camera translation that triggers a fusion keyframe', minimum=0.0, live=True
     )
-    angle: float = option(0.15, 'camera rotation that triggers a keyframe', minimum=0.0, live=True)
+    angle: float = option(
+        0.15, 'camera rotation that triggers a fusion keyframe', minimum=0.0, live=True
+    )
     interval: float = option(
         1.0, 'time since the last keyframe that triggers the next', minimum=0.0, live=True
     )
@@ -286,13 +287,13 @@ class KeyframeConfig:
 
 @dataclass(frozen=True)
 class GaussianMapConfig:
-    """Gaussians of keyframes whose pose is known, fused: what views from far off show."""
+    """Fused Gaussians of keyframes, rendered by views with source map."""
 
     enabled: bool = option(
         False, 'fusion of the Gaussians of keyframes, for views with source map'
     )
     voxel_size: float = option(
-        0.05, 'voxel edge length, one Gaussian per voxel; 0.03 for exact depth', minimum=0.005
+        0.05, 'voxel edge length, one Gaussian per voxel; 0.03 suits measured depth', minimum=0.005
     )
     max_gaussians: int = option(
         300_000, 'largest number of Gaussians, 200 bytes each', minimum=1000
@@ -304,7 +305,7 @@ class GaussianMapConfig:
 class SurfaceMapConfig:
     """Coloured surface fused from keyframes: the mesh and the dense cloud of a saved map."""
 
-    enabled: bool = option(False, 'TSDF fusion of keyframes to a surface; needs open3d')
+    enabled: bool = option(False, 'TSDF fusion of keyframes into a surface mesh; needs open3d')
     voxel_size: float = option(0.02, 'voxel edge length', minimum=0.005)
     max_blocks: int = option(
         20_000, 'largest number of blocks of 8 x 8 x 8 voxels, 10 kB each', minimum=500
@@ -319,7 +320,7 @@ class SnapshotConfig:
 
     frames: int = option(
         8,
-        'number of images joined, taken while the camera stands still; held in memory until then',
+        'number of images joined while the camera stands still, kept in memory until complete',
         minimum=1,
         maximum=100,
         live=True,
@@ -347,7 +348,7 @@ class SnapshotConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """Where services write and read; never anywhere else."""
+    """Folders of ~/save_map and ~/load_map; services use no others."""
 
     directory: str = option('~/.ros/sharp_ros', 'parent folder of the maps that ~/save_map writes')
     load: str = option('latest', 'map folder below directory that ~/load_map reads', live=True)
@@ -363,7 +364,7 @@ class ViewConfig:
     placement: str = option(
         'look_at',
         'look_at: from position to target; orbit: from position around target; offset: position '
-        'and orientation; request: each new pose on ~/view_request, once',
+        'and orientation; request: once per pose on ~/view_request',
         choices=('look_at', 'orbit', 'offset', 'request'),
     )
     frame: str = option(
@@ -383,7 +384,7 @@ class ViewConfig:
         'quaternion x y z w of the optical frame, for placement offset',
         live=True,
     )
-    period: float = option(20.0, 'time per turn of an orbit', minimum=0.1, live=True)
+    period: float = option(20.0, 'orbit period', minimum=0.1, live=True)
     rate_hz: float = option(2.0, 'maximum rendering rate', minimum=0.01, live=True)
     source: str = option(
         'frame',
@@ -408,7 +409,7 @@ class ViewConfig:
     )
     withhold: bool = option(
         False,
-        'suppression of views beyond these bounds; false: a red border',
+        'suppression of views beyond min_coverage, max_angle or max_distance; false: a red border',
         live=True,
     )
 

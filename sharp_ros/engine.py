@@ -367,10 +367,10 @@ class Engine:
                 self._queue.forget()
             if not self._network.shrink():
                 raise EngineError(
-                    f'out of memory on {self._device}, and nothing is left to do in smaller parts '
+                    f'out of memory on {self._device} even with the smallest batch '
                     f'({cause}); close other programs or choose model.name: nano'
                 )
-            _log.warning('out of memory on %s: working in smaller parts', self._device)
+            _log.warning('out of memory on %s: continuing with a smaller batch', self._device)
 
 
 def checked(network: OnnxPredictor) -> float | None:

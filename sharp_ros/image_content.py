@@ -121,7 +121,7 @@ class ContentCheck:
         if content.level < _BLACK:
             raise InputError(
                 f'the image is black (mean level {content.level:.0f} of 255); take off the lens '
-                'cap, make light, or raise exposure or gain',
+                'cap, add light, or raise exposure or gain',
                 'image_dark',
             )
         if content.clipped > _CLIPPED:
@@ -132,7 +132,7 @@ class ContentCheck:
             )
         if content.plain:
             raise InputError(
-                'the image is of one shade all over; uncover the lens, or see whether the camera '
+                'the image is uniform; uncover the lens, or see whether the camera '
                 'driver sends empty images',
                 'image_uniform',
             )

@@ -176,7 +176,7 @@ class Pipeline:
         frame, wanted, clock = begun.frame, begun.wanted, begun.clock
         # What is known is of no use after a jump in time, or for another camera.
         self._start_over_if_needed(frame)
-        # Which views are due: booked here, where frames come in their order.
+        # Which views are due: only they need the covariances of the network.
         due = self._views.take_due(frame.stamp_ns, wanted)
         # What the network, or the depth sensor, says.
         gaussians, depth = self._predicted(begun, covariances=bool(due))
@@ -305,7 +305,7 @@ class Pipeline:
         """
         if self._latest is None:
             raise InputError(
-                'no image has come since the requested view has a subscriber', 'no_frame_yet'
+                'no image received since the requested view was subscribed to', 'no_frame_yet'
             )
         return self._latest.frame
 

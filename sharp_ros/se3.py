@@ -131,7 +131,9 @@ def checked_pose(T_world_camera: np.ndarray) -> np.ndarray:  # [4, 4] -> [4, 4] 
             'the camera pose must be a finite 4x4 matrix; check the odometry source', 'bad_pose'
         )
     if not is_rotation(pose[:3, :3]):
-        raise InputError('the camera pose holds no rotation; normalise quaternions', 'bad_pose')
+        raise InputError(
+            'the rotation of the camera pose is not orthonormal; normalise quaternions', 'bad_pose'
+        )
     if not is_near(pose[:3, 3]):
         raise InputError('the camera pose is unreasonably far from its origin', 'bad_pose')
     return pose

@@ -105,7 +105,6 @@ def test_module_imports_only_from_below(name):
     for imported in own_imports(name):
         other_row, other = row_of(imported)
         beside = other_row == row and other == entry
-        # engine runs predictors and models loads them; both only name the role from network
         assert other_row < row or beside, f'{name} (row {row}) imports {imported}'
         if entry in ONLY:
             assert row_of(imported)[1] in ONLY[entry], f'{name} imports {imported}'

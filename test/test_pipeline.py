@@ -360,7 +360,7 @@ def test_a_view_shows_the_map_only_where_one_is_fused():
 
 def test_a_requested_view_shows_the_newest_image_and_is_forgotten_with_its_listener():
     pipeline = make_pipeline(views={'asked': ViewConfig(160, 120, placement='request')})
-    with pytest.raises(InputError, match='no image has come'):
+    with pytest.raises(InputError, match='no image received'):
         _ = pipeline.latest
     wanted = {VIEW + 'asked'}
     for stamp_ns, distance in ((1, 2.0), (2, 3.0)):
@@ -374,7 +374,7 @@ def test_a_requested_view_shows_the_newest_image_and_is_forgotten_with_its_liste
     np.testing.assert_allclose(views['asked'].depth[20:-20, 20:-20], 3.0, atol=0.01)
     assert not pipeline.render_request('camera', np.eye(4), frame, set())[0]
     pipeline.process(wall_frame(), set())
-    with pytest.raises(InputError, match='no image has come'):
+    with pytest.raises(InputError, match='no image received'):
         _ = pipeline.latest
 
 

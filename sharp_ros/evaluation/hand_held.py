@@ -23,7 +23,7 @@ import numpy as np
 from sharp_ros import synthetic
 from sharp_ros.camera import Frame, Intrinsics, unproject
 from sharp_ros.files import replacing
-from sharp_ros.se3 import apply, inverse, transform
+from sharp_ros.se3 import angle, apply, inverse, transform
 from sharp_ros.sources.base import CAMERA
 from sharp_ros.synthetic import Room, SPEED
 
@@ -309,8 +309,7 @@ class _Path:
         """What odometry gets wrong up to each moment: it errs alike for about a second."""
         moved = np.linalg.norm(np.diff(self._poses[:, :3, 3], axis=0, prepend=0), axis=1)
         turns = np.swapaxes(self._poses[:-1, :3, :3], 1, 2) @ self._poses[1:, :3, :3]
-        cosine = (np.trace(turns, axis1=1, axis2=2) - 1) / 2
-        turned = np.concatenate([[0], np.arccos(np.clip(cosine, -1, 1))])
+        turned = np.concatenate([[0], angle(turns)])
         moved[0] = 0
         kept = math.exp(-_STEP / _LASTING)
         drawn = rng.normal(size=(len(moved), 6))

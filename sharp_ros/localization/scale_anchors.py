@@ -90,7 +90,7 @@ class ScaleObservation:
 
 
 class MetricTracks(Protocol):
-    """Points seen from two poses of a metric odometry, such as `odometry.Tracks`.
+    """Points seen from two poses of a metric odometry, such as `tracks.Tracks`.
 
     Attributes:
         keyframe_stamp_ns: of the image in which they were seen first.

@@ -137,8 +137,8 @@ class Health:
                 self.report(
                     'Mapping',
                     'scale_disputed',
-                    f'what says how long a metre is contradicts itself: depth is to be multiplied '
-                    f'by {factors}; check the scale of the odometry (slipping wheels), '
+                    f'scale anchors disagree, scale factors {factors}; check the scale of the '
+                    'odometry (slipping wheels), '
                     'scale.camera_height and the registered depth',
                 )
         if motion is not None:
@@ -311,8 +311,8 @@ class Health:
         if counts is None or counts.busy_seconds < self.patience():
             return None
         return ERROR, (
-            f'the frame at work has not ended for {counts.busy_seconds:.0f} s; does the device '
-            'hang? Deactivate and clean up the node, or restart it'
+            f'frame in progress for {counts.busy_seconds:.0f} s; is the device hung? '
+            'Deactivate and clean up the node, or restart it'
         )
 
     def _verdict(
@@ -320,8 +320,8 @@ class Health:
     ) -> tuple[int, str]:
         """Present trouble and what happened lately, else that all is well.
 
-        While a frame is at work nothing is known of its success: such time heals no problem, or
-        a slow network that always fails would look well between two failures.
+        While a frame is in progress nothing is known of its success: such time heals no problem,
+        or a slow network that always fails would look well between two failures.
         """
         with self._lock:
             problem = self._problems.get(component)

@@ -163,7 +163,7 @@ class SharpNode(LifecycleNode):
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop listening, finish the frame at work; keep the map and, by default, the device."""
+        """Stop listening, finish the frame in progress; keep the map and usually the device."""
         session, stopped = self._configured(), self._stop(self._health.patience())
         self._label = 'inactive'
         if stopped:
@@ -198,7 +198,7 @@ class SharpNode(LifecycleNode):
         if self._requests is not None:
             self._requests.stop()
         if not self._stop(step=LAST_PATIENCE, ending=True):
-            self.get_logger().info('the frame at work is given up, since the node ends')
+            self.get_logger().info('the frame in progress is abandoned: the node is shutting down')
         super().destroy_node()
         # rclpy leaves this to the garbage collector, which cannot break the cycle: services of the
         # transitions would go on, and the participant would stay with its shared memory
@@ -207,7 +207,7 @@ class SharpNode(LifecycleNode):
             machine.destroy_when_not_in_use()
 
     def _stop(self, patience: float = 0.0, step: float = 5.0, *, ending: bool = False) -> bool:
-        """Stop listening and working; False if the frame at work did not end in time.
+        """Stop listening and working; False if the frame in progress did not end in time.
 
         Args:
             patience: seconds that it has, while the context lives.
@@ -222,7 +222,9 @@ class SharpNode(LifecycleNode):
             if time.monotonic() > end or not self.context.ok():
                 self._worker = None  # see `_process`
                 if not ending:
-                    self.get_logger().error('the frame at work did not end; it is left to itself')
+                    self.get_logger().error(
+                        'the frame in progress did not end in time; its thread is abandoned'
+                    )
                 return False
         return True
 
@@ -273,7 +275,7 @@ class SharpNode(LifecycleNode):
         stamp_ns = stamp_ns_from_msg(msg.header)
         silence = self._health.image_arrived(stamp_ns, self.get_clock().now().nanoseconds)
         if silence:
-            self.get_logger().info(f'images are back after {silence:.1f} s')
+            self.get_logger().info(f'images received again after {silence:.1f} s')
         if not running.enabled:
             worker.reject('disabled')
             return
@@ -282,7 +284,7 @@ class SharpNode(LifecycleNode):
             self._health.report(
                 'Input',
                 'stamp_went_back',
-                'image stamps went back; a bag that loops? Beyond 1 s the maps start over',
+                'image stamps jumped back (looping bag?); beyond 1 s the maps are reset',
             )
         session.last_stamp_ns = stamp_ns
         if session.pipeline.info.needs_depth:
@@ -300,7 +302,8 @@ class SharpNode(LifecycleNode):
             self._health.warn(
                 'Input',
                 'no_depth',
-                'images come without depth of the same stamp; check topic "depth"',
+                'no depth image with the stamp of the image; check topic "depth" and '
+                'camera.depth_tolerance',
             )
         if pair is not None:
             running.worker.submit(RawFrame(pair[0], running.session.info, pair[1]))
@@ -355,8 +358,8 @@ class SharpNode(LifecycleNode):
             self._health.report(
                 'Input',
                 'no_frame_id',
-                'images name no frame, so none of tf can be placed in it; set the frame_id of '
-                'the camera driver',
+                'images have an empty header.frame_id, so tf lookups are impossible; set frame_id '
+                'in the camera driver',
             )
         if metric:  # else there is nothing to place
             frame = session.placer.place(frame, wanted, maps=maps)

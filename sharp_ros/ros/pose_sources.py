@@ -131,16 +131,16 @@ class OdometrySource:
             T_world_child = self._buffer.lookup(stamp_ns)
         if not world:
             raise PoseUnavailableError(
-                'odometry names no world frame; fill header.frame_id in its publisher',
+                'odometry has an empty header.frame_id; set it in its publisher',
                 'no_world_frame',
             )
         if self._T_base_camera is not None:
             return T_world_child @ self._T_base_camera, world
         if child != camera_frame or not child:
             raise PoseUnavailableError(
-                f'odometry places {child!r} but the image is from {camera_frame!r}; set '
+                f'odometry child_frame_id is {child!r}, the image frame is {camera_frame!r}; set '
                 'pose.base_to_camera to the pose of the optical frame in the odometry child frame'
-                + ('' if child else ', or fill child_frame_id and header.frame_id'),
+                + ('' if child else ', or child_frame_id and header.frame_id'),
                 'unknown_mounting',
             )
         return T_world_child, world
@@ -196,11 +196,11 @@ class AutoSource:
             return self._fallback[1].lookup(stamp_ns, camera_frame)
         reasons = '; '.join(f'{name}: {error}' for name, error in failures.items())
         reason = list(failures.values())[-1].reason
-        raise PoseUnavailableError(f'no source of poses answers yet ({reasons})', reason)
+        raise PoseUnavailableError(f'no pose source available yet ({reasons})', reason)
 
     def _choose(self, name: str, source: PoseSource) -> None:
         self._chosen = source
-        self._log(f'poses come from {name}; pose.source: {name} says so from the start')
+        self._log(f'pose source: {name}; set pose.source: {name} to skip the detection')
 
 
 def make_pose_source(

@@ -18,7 +18,7 @@ NEWEST_LAYOUT = 2  # of network.nano, which would load torch
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything a run depends on besides its images.
+    """Everything a run depends on other than its images.
 
     Raises:
         ConfigError: if a value is of the wrong type or out of range.
@@ -34,33 +34,35 @@ class TrainingConfig:
         '', 'folder with the shards that --finetune makes; the run is then validated on them'
     )
     synthetic_share: float = option(
-        0.5, 'of the images, where there is a recording; the rest are its', minimum=0, maximum=1
+        0.5, 'share of rendered images when there is a recording', minimum=0, maximum=1
     )
     init: str = option(
-        'imagenet', 'imagenet: encoder as published; or weights of nano to go on from'
+        'imagenet', 'initial weights; imagenet: encoder as published; else a file of nano weights'
     )
     layout: int = option(
         0,
-        'of the network, see LAYOUTS; of weights with another one the encoder alone is taken; '
+        'network layout, see LAYOUTS; of initial weights of another one only the encoder is used; '
         '0: that of the weights, else the newest',
         minimum=0,
         maximum=NEWEST_LAYOUT,
     )
-    version: str = option('3', 'written into the weights')
-    minutes: float = option(60.0, 'to train for, over all resumptions', minimum=0)
-    steps: int = option(0, 'to train for instead, the same on any machine; 0: by time', minimum=0)
-    learning_rate: float = option(1.2e-3, 'of the decoder, at its peak', minimum=0)
-    encoder_learning_rate: float = option(2e-4, 'of the encoder, at its peak', minimum=0)
+    version: str = option('3', 'version name written into the weights')
+    minutes: float = option(60.0, 'training time, all resumptions included', minimum=0)
+    steps: int = option(
+        0, 'number of steps in place of a time, the same on any machine; 0: by time', minimum=0
+    )
+    learning_rate: float = option(1.2e-3, 'peak learning rate of the decoder', minimum=0)
+    encoder_learning_rate: float = option(2e-4, 'peak learning rate of the encoder', minimum=0)
     averaging: float = option(
         0.998,
-        'of the weights that are measured and kept: share of the old mean in the new',
+        'decay of the moving average of the weights, which is what is validated and kept',
         minimum=0,
         maximum=1,
     )
     low_resolution: float = option(
         0.4, 'share of the run spent on small images first', minimum=0, maximum=1
     )
-    batch_pixels: int = option(512 * 1024, 'in a batch, whatever the image size', minimum=1)
+    batch_pixels: int = option(512 * 1024, 'pixels per batch, at any image size', minimum=1)
     second_view: float = option(
         0.0,
         'share of the steps that also compare the other view of each pair with a rendering',
@@ -76,17 +78,21 @@ class TrainingConfig:
     held_out: int = option(
         2, 'shards, first by name, kept for validation; a resumed run keeps its own', minimum=1
     )
-    validations: int = option(10, 'on held-out images over the run, with pictures', minimum=1)
-    validation_images: int = option(96, 'measured each time; all of them at the end', minimum=1)
-    checkpoint_seconds: float = option(120.0, 'between checkpoints', minimum=0)
-    device: str = option('auto', 'auto: cuda where there is one', choices=('auto', 'cpu', 'cuda'))
+    validations: int = option(10, 'number of validations per run, with pictures', minimum=1)
+    validation_images: int = option(
+        96, 'images per validation; all held-out ones at the end', minimum=1
+    )
+    checkpoint_seconds: float = option(120.0, 'time between checkpoints, seconds', minimum=0)
+    device: str = option(
+        'auto', 'training device; auto: cuda if available', choices=('auto', 'cpu', 'cuda')
+    )
     precision: str = option(
         'auto',
-        'of forward and backward pass; auto: bfloat16 where the device computes in it',
+        'precision of forward and backward pass; auto: bfloat16 where the device supports it',
         choices=('auto', 'float32', 'bfloat16'),
     )
-    threads: int = option(2, 'CPU threads, all there will be', minimum=1)
-    seed: int = option(0, 'of initialisation, order and augmentation', minimum=0)
+    threads: int = option(2, 'total number of CPU threads', minimum=1)
+    seed: int = option(0, 'random seed of initialisation, order and augmentation', minimum=0)
 
     def __post_init__(self) -> None:
         for field in fields(self):

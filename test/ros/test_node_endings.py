@@ -223,7 +223,7 @@ def test_images_that_name_no_frame_are_reported_and_place_nothing_in_tf(make_nod
     )
     assert not tf2.sent
     assert node._health._events['no_frame_id']
-    assert 'name no frame' in node._health._problems['Input'][1]
+    assert 'empty header.frame_id' in node._health._problems['Input'][1]
 
 
 # --- the log -----------------------------------------------------------------------------------
