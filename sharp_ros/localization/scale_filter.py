@@ -15,7 +15,7 @@ a frame advances as a whole.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 import math
@@ -25,6 +25,7 @@ import numpy as np
 
 from sharp_ros.camera import check_depth_size, Frame, Intrinsics
 from sharp_ros.config import ScaleConfig
+from sharp_ros.localization.change_detector import ChangeDetector
 from sharp_ros.localization.scale_anchors import (
     CONSISTENCY,
     consistency_scale,
@@ -39,6 +40,7 @@ from sharp_ros.localization.scale_anchors import (
     surface_samples,
 )
 from sharp_ros.localization.scale_belief import Belief
+from sharp_ros.localization.scale_dispute import ScaleDispute
 from sharp_ros.se3 import angle, apply, checked_pose, inverse
 
 # All anchors in use; a new one is a class in a file of its own and an entry here.
@@ -49,15 +51,11 @@ _KEYFRAME = 1.0  # likewise, if they share a keyframe whose pose may be wrong
 _WILD = 0.5  # probability of an observation, or a group of them, that is of anything
 _LEAST = 1e-4  # variance of an observation, which a histogram can show
 _GATE = 4.0  # standard deviations beyond which evidence contradicts what is believed
-_PERSISTENT = (1.0, 5.0)  # allowance and threshold of the cumulative sums, standard deviations
-_PERSISTENT_TIME = 0.3  # seconds that a deviation must have lasted to be believed
-_MEMORY = 1.0  # seconds without deviation that end one
+_GIVEN_UP = 0.3  # seconds after which a reference that nothing resembles is dropped
 _REMEMBERED = 200  # frames over whose errors the bias is averaged
 _AVERAGED = 20  # of which so many are independent
 _REFERENCE_OVERLAP = 0.6  # share of the reference in view below which a new one is taken
 _REFERENCE_BASE = 0.2  # likewise, distance moved as a share of the median depth
-_RECENT = 2.0  # seconds of observations by which anchors are compared
-_DISPUTE = (3.0, 0.1)  # standard deviations, and log scale, between two that contradict each other
 _STILL = (0.005, math.radians(0.5))  # moved (share of the median depth) and turned at most
 
 
@@ -119,16 +117,18 @@ class ScaleFilter:
         # what the reference says about the error of a frame that does not look like it
         self._doubtful: ScaleObservation | None = None
         self._error = Belief()  # about the error of the last frame that was compared with none
-        self._floor = 0.0  # variance of what averaging does not remove
-        self._watch = _Watch()
-        self._said: dict[str, deque[_Said]] = {}
+        self._systematic = 0.0  # variance of what averaging does not remove
+        self._change = ChangeDetector(bound=_GATE)
+        systematic = {source: kind.systematic for source, kind in self._kinds.items()}
+        self._dispute = ScaleDispute(systematic, _GROUP)
         self._started, self._stamp_ns = False, 0
         self._counts: Counter[str] = Counter()
 
     def forget_places(self) -> None:
         """Poses from now on cannot be compared with earlier ones; what they taught stays."""
         self._bias = self._of_bias()
-        self._reference, self._groups, self._said = None, {}, {}
+        self._reference, self._groups = None, {}
+        self._dispute.clear()
 
     def update(
         self,
@@ -187,10 +187,10 @@ class ScaleFilter:
         bias = self._of_bias()
         return ScaleEstimate(
             math.exp(value),
-            variance + self._floor,
+            variance + self._systematic,
             dict(self._counts),
             math.exp(bias.median),
-            bias.variance + self._floor,
+            bias.variance + self._systematic,
             self._disputed(),
         )
 
@@ -290,7 +290,7 @@ class ScaleFilter:
         variance = relative.variance + base**2 * current.variance
         frame_variance = self.config.frame_std**2 * (1 + 1 / reference.frames)
         deviation = difference / math.sqrt(frame_variance + variance)
-        certain = self._watch.persists(deviation, difference, self._stamp_ns)
+        certain = self._change.persists(deviation, difference, self._stamp_ns)
         if certain:
             supported = any(
                 abs(o.deviation(relative.log_scale, variance)) < _GATE for o in observations
@@ -299,7 +299,7 @@ class ScaleFilter:
                 # A network does not change its mind about one and the same scene: this is another.
                 self.forget_places()
                 return None
-            reference.offset += self._watch.typical
+            reference.offset += self._change.typical
             reference.frames = 1
         accepted = certain or abs(deviation) < _GATE
         self._count(CONSISTENCY, accepted)
@@ -321,7 +321,7 @@ class ScaleFilter:
 
     def _give_up(self, reference: _Reference) -> None:
         """Drop a reference with which nothing could be compared for long."""
-        if self._stamp_ns - reference.confirmed_ns > _PERSISTENT_TIME * 1e9:
+        if self._stamp_ns - reference.confirmed_ns > _GIVEN_UP * 1e9:
             self.forget_places()
 
     def _update_reference(
@@ -340,8 +340,8 @@ class ScaleFilter:
                 o.source, _Group(self._stamp_ns, o.shared, reference.evidence.values, o.uniform)
             )
             group.add(o.log_density(relation.of_frame(group.values)), 1 / o.variance)
-            said = self._said.setdefault(o.source, deque())
-            said.append(_Said(self._stamp_ns, relation.of_reference(o.log_scale), o.variance))
+            log_scale = relation.of_reference(o.log_scale)
+            self._dispute.add(o.source, self._stamp_ns, log_scale, o.variance)
         current = self._of_reference(reference)
         value = float(relation.of_frame(current.median))
         variance = relation.growth**2 * current.variance + relation.variance
@@ -363,27 +363,10 @@ class ScaleFilter:
 
     def _disputed(self) -> dict[str, float]:
         """Anchors that contradict each other for long, and the factors of depth they ask for."""
-        reference = self._reference
-        since = self._stamp_ns - _RECENT * 1e9
-        middles = {}
-        for source, said in self._said.items():
-            while said and said[0].stamp_ns < since:
-                said.popleft()
-            if not said or said[-1].stamp_ns - said[0].stamp_ns < _RECENT / 2 * 1e9:
-                continue
-            groups = len({s.stamp_ns // int(_GROUP * 1e9) for s in said})
-            variance = float(np.median([s.variance for s in said])) / groups
-            systematic = self._kinds[source].systematic ** 2
-            middles[source] = float(np.median([s.log_scale for s in said])), variance + systematic
-        if reference is None or len(middles) < 2:
+        if self._reference is None:
             return {}
-        low = min(middles, key=lambda source: middles[source][0])
-        high = max(middles, key=lambda source: middles[source][0])
-        apart = middles[high][0] - middles[low][0]
-        std = math.sqrt(middles[high][1] + middles[low][1])
-        if apart < max(_DISPUTE[0] * std, _DISPUTE[1]):
-            return {}
-        return {source: math.exp(middles[source][0] + reference.offset) for source in (low, high)}
+        offset, log_scales = self._reference.offset, self._dispute.log_scales(self._stamp_ns)
+        return {source: math.exp(value + offset) for source, value in log_scales.items()}
 
     def _with_groups(self, belief: Belief) -> Belief:
         """A belief with what the groups say that are not yet complete."""
@@ -406,8 +389,7 @@ class ScaleFilter:
         evidence.shift(moved)
         error = before.error.copy()
         error.shift(moved)
-        for source, said in self._said.items():
-            self._said[source] = deque(replace(s, log_scale=s.log_scale + moved) for s in said)
+        self._dispute.shift(moved)
         evidence.widen(relation.variance + self.config.drift_std**2 * seconds)
         self._reference = replace(
             before,
@@ -430,12 +412,13 @@ class ScaleFilter:
         return bool(near and angle(T_camera_reference) < _STILL[1])
 
     def _judge(self, observations: list[ScaleObservation], value: float, variance: float) -> None:
+        """Count which observations agree with what is believed after all of them."""
         for o in observations:
             accepted = abs(o.deviation(value, variance)) < _GATE
             self._count(o.source, accepted)
             if accepted:
-                systematic = self._kinds[o.source].systematic ** 2
-                self._floor = min(self._floor, systematic) if self._floor else systematic
+                lasting = self._kinds[o.source].systematic ** 2
+                self._systematic = min(self._systematic or lasting, lasting)
 
     def _count(self, source: str, accepted: bool) -> None:
         self._counts[source if accepted else f'{source}_refused'] += 1
@@ -490,15 +473,6 @@ class _Relation:
         return self.about + (of_frame - self.level) / self.growth
 
 
-@dataclass(frozen=True)
-class _Said:
-    """What an anchor said about the log scale of the reference."""
-
-    stamp_ns: int
-    log_scale: float
-    variance: float
-
-
 class _Group:
     """Observations of one anchor that follow each other so closely that they share their errors.
 
@@ -524,38 +498,3 @@ class _Group:
 def _mixed(log_density: np.ndarray, uniform: float) -> np.ndarray:
     """Likelihood of an observation that is of anything once in a while."""
     return (1 - _WILD) * np.exp(log_density) + _WILD * uniform
-
-
-class _Watch:
-    """Tells noise from a change: sums up deviations that keep their sign (CUSUM, Page 1954).
-
-    Attributes:
-        typical: lower median of the differences that made up a change; the last one may be wild.
-    """
-
-    def __init__(self) -> None:
-        self._sums = np.zeros(2)
-        self._differences: list[float] = []
-        self._quiet_ns = self._last_ns = 0
-        self.typical = 0.0
-
-    def persists(self, deviation: float, difference: float, stamp_ns: int) -> bool:
-        """Add a difference, also in standard deviations; True once when a change is certain."""
-        if stamp_ns - self._last_ns > _MEMORY * 1e9:
-            self._sums[:], self._last_ns = 0, stamp_ns
-        bounded = min(max(deviation, -_GATE), _GATE)
-        allowance, threshold = _PERSISTENT
-        if not self._sums.any():
-            self._quiet_ns = self._last_ns
-            self._differences.clear()
-        change = np.array([bounded, -bounded]) - allowance
-        self._sums = np.maximum(self._sums + change, 0)
-        self._differences.append(difference)
-        self._last_ns = stamp_ns
-        lasted = (stamp_ns - self._quiet_ns) * 1e-9
-        certain = bool(self._sums.max() > threshold and lasted > _PERSISTENT_TIME)
-        if certain:
-            self._sums[:] = 0
-            ordered = sorted(self._differences, key=abs)
-            self.typical = ordered[(len(ordered) - 1) // 2]
-        return certain
