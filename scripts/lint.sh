@@ -1,5 +1,5 @@
 #!/bin/sh
-# ruff, pyright, the linters of ament, hadolint; .flake8 and pyproject.toml say what is asked.
+# ruff, pyright, vulture, the linters of ament, hadolint; .flake8 and pyproject.toml say what is asked.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/env.sh
@@ -12,6 +12,7 @@ quietly() {
 ruff check .
 ruff format --check .
 quietly pyright
+quietly vulture
 quietly ament_flake8 --config .flake8 setup.py sharp_ros launch examples bench test
 # google: the summary stands on the first line; D1: who is documented is for ruff to say
 quietly ament_pep257 --convention google \

@@ -132,6 +132,10 @@ class Intrinsics:
             v = points[..., 1] / points[..., 2] * self.fy + self.cy
         return np.stack([u, v], -1)
 
+    def contains(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:  # [...], [...] -> [...] bool
+        """Whether pixels, rounded or indices, are of this image; not if they are NaN."""
+        return (u >= 0) & (u < self.width) & (v >= 0) & (v < self.height)
+
     def unprojected(self, pixels: np.ndarray) -> np.ndarray:  # [..., 2] -> [..., 3]
         """Points at z = 1 in the optical frame that appear at these places, float64."""
         xy = (pixels - np.array([self.cx, self.cy])) / np.array([self.fx, self.fy])

@@ -232,7 +232,7 @@ def _why_empty(gaussians: Gaussians, intrinsics: Intrinsics, T_camera_world: np.
             'paths are in metres'
         )
     u, v = (k.matrix[:2] @ (ahead / ahead[:, 2:]).T).round()
-    inside = (u >= 0) & (u < k.width) & (v >= 0) & (v < k.height)
+    inside = k.contains(u, v)
     if not inside.any():
         return (
             f'all {len(ahead)} Gaussians in front of the camera lie outside of the image; is the '

@@ -79,12 +79,12 @@ def warp(depth: np.ndarray, pair: ViewPair) -> PredictedView:
     known = np.isfinite(depth) & (depth > 0)
     z, rays = depth[known].astype(np.float64), pair.intrinsics.rays()[known]
     points = np.concatenate([rays * z[:, None], z[:, None]], -1)
-    x, y, z = se3.apply(pair.T_target_source, points).T
-    ahead = z > 0
-    x, y, z, colors = x[ahead], y[ahead], z[ahead], pair.image[known][ahead]
-    u = np.rint(k.fx * x / z + k.cx).astype(int)
-    v = np.rint(k.fy * y / z + k.cy).astype(int)
-    inside = np.flatnonzero((u >= 0) & (u < k.width) & (v >= 0) & (v < k.height))
+    points = se3.apply(pair.T_target_source, points)
+    ahead = points[:, 2] > 0
+    points, colors = points[ahead], pair.image[known][ahead]
+    z = points[:, 2]
+    u, v = np.rint(k.pixels(points)).astype(int).T
+    inside = np.flatnonzero(k.contains(u, v))
     order = inside[np.argsort(-z[inside], kind='stable')]  # near pixels are written last
     color = np.zeros((k.height, k.width, 3))
     moved = np.zeros((k.height, k.width), np.float32)

@@ -450,6 +450,4 @@ def _points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:  # -> [h, 
 
 
 def _inside(u: np.ndarray, v: np.ndarray, z: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    return (
-        (z > 0) & (u >= 0) & (u < intrinsics.width) & (v >= 0) & (v < intrinsics.height)
-    )  # False for NaN
+    return (z > 0) & intrinsics.contains(u, v)

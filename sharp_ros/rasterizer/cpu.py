@@ -58,7 +58,7 @@ _BIAS, _MANTISSA = np.int32(127), np.int32(23)
 # Unsigned positions: numba guards signed ones against counting from the end, which stops the
 # compiler from vectorising.
 _PLANES = 6  # of a tile: transmittance, R, G, B, depth, median depth
-_T0, _R0, _G0, _B0, _D0, _M0 = (np.uintp(_PIXELS * k) for k in range(_PLANES))
+_, _R0, _G0, _B0, _D0, _M0 = (np.uintp(_PIXELS * k) for k in range(_PLANES))
 _ROW = np.uintp(_TILE)
 
 
