@@ -5,7 +5,7 @@ One module: the steps, what starts and ends them, and the short pipeline of mode
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 import logging
@@ -202,7 +202,7 @@ class Pipeline:
         views, unplaced = self._views.render(due, seen, self._map, wanted)
         clock.lap('views')
         # What the map looks like now; a guess clears nothing in anybody's map.
-        wanted = wanted if begun.doubt is None else wanted - {CLEARING}
+        wanted = wanted if localized.unplaced is None else wanted - {CLEARING}
         map_outputs = self._map_outputs(seen, depth, wanted)
         clock.lap('grid')
         return FrameResult(
@@ -220,6 +220,30 @@ class Pipeline:
             timings_ms=self._timings(clock),
             **map_outputs,
         )
+
+    def survey(self, frames: Iterable[Frame]) -> None:
+        """Look at a whole recording for its level and floor, so that all of it can be mapped.
+
+        Then the pipeline is as new, but knows the level of the world of visual odometry, if the
+        same frames come again.
+
+        Args:
+            frames: with poses where these come from elsewhere; then there is nothing to be found.
+
+        Raises:
+            PoseUnavailableError: `floor_not_found`, with what would help.
+        """
+        self.reset()
+        self._localizer.surveys = True
+        try:
+            for frame in frames:
+                with suppress(InputError):  # which is told of when it is to be mapped
+                    self.process(frame, ())
+            level = self._localizer.surveyed_level()
+        finally:
+            self._localizer.surveys = False
+            self.reset()
+        self._localizer.start_at(level)
 
     def _start_over_if_needed(self, frame: Frame) -> None:
         why = self._localizer.why_start_over(frame)

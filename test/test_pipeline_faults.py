@@ -14,6 +14,7 @@ from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import (
     GaussianMapConfig,
     ModelConfig,
+    PoseConfig,
     ScaleConfig,
     SharpConfig,
     SurfaceMapConfig,
@@ -47,12 +48,17 @@ def frame(depth=2.0, stamp_ns=SECOND, pose=None, image=None, k=K):
 
 
 def unplaced(frame):
-    return frame.placed(None, 'odom')  # visual odometry shall find out
+    """Visual odometry shall find out where it is, in a world that is level by the base."""
+    known = {} if frame.T_world_camera is None else {'base': inverse(frame.T_world_camera)}
+    return replace(frame.placed(None, 'odom'), transforms=known)
+
+
+LEVEL_BY_BASE = replace(SharpConfig(), pose=PoseConfig(base_frame='base'))
 
 
 def make_pipeline(**changes):
     predictor, info = load_predictor('sensor')
-    return Pipeline(Engine(predictor, ModelConfig()), info, replace(SharpConfig(), **changes))
+    return Pipeline(Engine(predictor, ModelConfig()), info, replace(LEVEL_BY_BASE, **changes))
 
 
 def all_maps():
@@ -589,7 +595,7 @@ def test_visual_odometry_is_not_moved_by_what_shows_nothing(tour):
         z = torch.from_numpy(shown['depth'])[None]
         return gaussians_from_depth(z, torch.full((3, 120, 160), 0.5), intrinsics)
 
-    pipeline = Pipeline(Engine(predictor, ModelConfig()), info, SharpConfig())
+    pipeline = Pipeline(Engine(predictor, ModelConfig()), info, LEVEL_BY_BASE)
     for i, (_, image, shown['depth']) in enumerate(tour[:20]):
         covered = 8 <= i < 11
         shown['image'] = cv2.GaussianBlur(image, None, 12) if covered else image

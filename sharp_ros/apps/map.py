@@ -20,6 +20,7 @@ from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import write_atomically
 
 if TYPE_CHECKING:
+    from sharp_ros.camera import Frame
     from sharp_ros.evaluation.mapped_recording import MapContents, Tally
 
 
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     from sharp_ros.mapping.map_files import save_map
     from sharp_ros.pictures.drawing import encode_picture
     from sharp_ros.pipeline import Pipeline
-    from sharp_ros.sources import open_source
+    from sharp_ros.sources import open_source, WebcamSource
 
     hfov = None if args.hfov is None else math.radians(args.hfov)
     source = open_source(args.source, hfov=hfov, image_topic=args.image_topic)
@@ -110,9 +111,13 @@ def run(args: argparse.Namespace) -> int:
     kind = 'metric' if pipeline.info.metric else 'relative'
     about = f'model: {pipeline.info.name} ({kind} depth), weights: {pipeline.info.licence}'
     console.print(about, markup=False)
-    frames = islice(source.frames(), args.max_frames)
+
+    def frames() -> Iterator[Frame]:
+        return islice(source.frames(), args.max_frames)
+
+    again = None if isinstance(source, WebcamSource) else frames
     with interruptible() as stop, _progress(console, args.max_frames) as show:
-        tally = map_frames(frames, pipeline, args.poses, show, stop)
+        tally = map_frames(frames(), pipeline, args.poses, show, stop, again)
     if not tally.placed:
         if tally.interrupted:
             raise KeyboardInterrupt
@@ -262,9 +267,14 @@ def _progress(console: Any, total: int | None) -> Iterator[Callable[[Tally], Non
         task = progress.add_task('starting', total=total)
 
         def show(tally: Tally) -> None:
+            searched = f'{tally.surveyed} frames searched for the floor'
             description = (
-                f'{tally.frames} frames, {tally.fps:.1f} fps, {tally.placed} placed, '
-                f'{tally.voxels} voxels'
+                searched
+                if not tally.frames
+                else (
+                    f'{tally.frames} frames, {tally.fps:.1f} fps, {tally.placed} placed, '
+                    f'{tally.voxels} voxels'
+                )
             )
             progress.update(task, completed=tally.frames, description=description)
 

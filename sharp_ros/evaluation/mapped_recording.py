@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 import threading
@@ -43,6 +44,7 @@ class Tally:
         newest: result of the last frame that was placed.
         voxels: occupied ones, as last counted.
         seconds: it took, but for the first start of everything.
+        surveyed: frames in which the floor was looked for, before any was mapped.
         interrupted: by Ctrl-C.
         broken: why the source ended before its time.
     """
@@ -56,6 +58,7 @@ class Tally:
     newest: FrameResult | None = None
     voxels: int = 0
     seconds: float = 0.0
+    surveyed: int = 0
     interrupted: bool = False
     broken: str = ''
 
@@ -91,6 +94,7 @@ def map_frames(
     poses: str = 'auto',
     show: Callable[[Tally], None] = lambda tally: None,
     stop: threading.Event | None = None,
+    again: Callable[[], Iterator[Frame]] | None = None,
 ) -> Tally:
     """Run all frames of a source through the pipeline, which then holds their map.
 
@@ -100,9 +104,13 @@ def map_frames(
         poses: `source`, `visual` or `auto`; see the flag `--poses`.
         show: called after every frame.
         stop: ends the run after the frame at hand.
+        again: the same frames from the start, of a recording: then visual odometry looks through
+            all of them for the floor before the first is mapped. None: the map begins when the
+            floor is found.
 
     Raises:
         InputError: of the source, if it breaks off before any frame was placed.
+        PoseUnavailableError: `floor_not_found` in a recording that visual odometry has to place.
     """
     first = list(islice(frames, FIRST_FRAMES))
     recorded = any(frame.T_world_camera is not None for frame in first)
@@ -121,6 +129,28 @@ def map_frames(
             depth=frame.depth if pipeline.info.needs_depth else None,
         )
 
+    def stopped() -> bool:
+        tally.interrupted = stop is not None and stop.is_set()
+        return tally.interrupted
+
+    def surveyed(frames: Iterator[Frame]) -> Iterator[Frame]:
+        with suppress(InputError):  # of a source that breaks off: it will again
+            for frame in frames:
+                if stopped():
+                    return
+                yield prepared(frame)
+                tally.surveyed += 1
+                show(tally)
+
+    if first and tally.visual and again is not None:
+        try:
+            pipeline.survey(surveyed(again()))
+        except PoseUnavailableError:
+            if not tally.interrupted:
+                raise
+        if tally.interrupted:
+            return tally
+        begin = time.perf_counter()
     try:
         for frame in chain(first, frames):
             tally.frames += 1
@@ -132,8 +162,7 @@ def map_frames(
                 tally.refuse(error)
             tally.seconds = time.perf_counter() - begin
             show(tally)
-            if stop is not None and stop.is_set():
-                tally.interrupted = True
+            if stopped():
                 break
     except InputError as error:  # of the source: a camera unplugged, a bag cut short
         if not tally.placed:

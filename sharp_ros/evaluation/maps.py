@@ -116,11 +116,12 @@ def evaluate_map(
         visual: whether the pipeline has to find its poses; else it is given the true ones.
 
     Returns:
-        Numbers: `frames`; with `visual` `lost_frames`, those of `trajectory_metrics`,
-        `odometry_ms` (median), and how wrong the first pose is about what is up and about its
-        height over the floor, `level_error_deg` and `floor_error_m`; `occupancy_iou`, and
-        `free_behind_walls` (cells) where the truth is closed; those of `mean_metrics` for the
-        depth as published, over the frames after the first second.
+        Numbers: `frames`; with `visual` `frames_before_map`, while the floor was looked for and
+        which count for nothing else, `lost_frames`, those of `trajectory_metrics`, `odometry_ms`
+        (median), `level_ms` (mean), and how wrong the first pose in the map is about what is up
+        and about its height over the floor, `level_error_deg` and `floor_error_m`;
+        `occupancy_iou`, and `free_behind_walls` (cells) where the truth is closed; those of
+        `mean_metrics` for the depth as published, over the frames after the first second.
 
     Raises:
         InputError: `no_truth` if nothing could be compared.
@@ -131,6 +132,8 @@ def evaluate_map(
     poses: list[tuple[np.ndarray, np.ndarray]] = []  # estimated and true, where there is one
     rows: list[tuple[int, dict[str, float]]] = []  # of the depth, by stamp
     odometry_ms: list[float] = []
+    level_ms: list[float] = []
+    unmapped = 0  # frames before the map began
     grid = None
     world = None if true_map.closed else LevelWorld()
     for frame, depth, T_world_camera in _with_truth(frames, world):
@@ -142,6 +145,7 @@ def evaluate_map(
             {OCCUPANCY},
         )
         odometry_ms.append(result.timings_ms['odometry'])
+        level_ms.append(result.timings_ms['level'])
         try:
             rows.append((stamp_ns, depth_metrics(result.depth, depth)))
         except InputError as error:
@@ -149,7 +153,8 @@ def evaluate_map(
                 raise
         pose = result.frame.T_world_camera
         if T_map_world is None:
-            if pose is None:
+            if pose is None or not result.mapped:
+                unmapped += 1
                 continue
             T_map_world = _laid_on(pose, T_world_camera)
         true_pose = T_map_world @ T_world_camera
@@ -172,9 +177,11 @@ def evaluate_map(
     settled = [row for stamp_ns, row in rows if stamp_ns - rows[0][0] >= 1_000_000_000]
     numbers: dict[str, float | None] = {'frames': len(odometry_ms)}
     if visual:
-        numbers['lost_frames'] = len(odometry_ms) - len(poses)
+        numbers['frames_before_map'] = unmapped
+        numbers['lost_frames'] = len(odometry_ms) - unmapped - len(poses)
         numbers.update(trajectory_metrics(stamps_ns, estimate, truth))
         numbers['odometry_ms'] = float(np.median(odometry_ms))
+        numbers['level_ms'] = float(np.mean(level_ms))
         up = min(float(estimate[0, 2, :3] @ truth[0, 2, :3]), 1.0)
         numbers['level_error_deg'] = math.degrees(math.acos(up))
         numbers['floor_error_m'] = abs(float(estimate[0, 2, 3] - truth[0, 2, 3]))

@@ -27,7 +27,7 @@ def level_from_depth(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray | 
     Returns:
         `T_level_camera` [4, 4], or None if too few horizontal surfaces are in sight.
     """
-    points = _points(depth, intrinsics)
+    points = block_points(depth, intrinsics, _COLUMNS)
     across = points[1:-1, 2:] - points[1:-1, :-2]
     down = points[2:, 1:-1] - points[:-2, 1:-1]
     normals = np.cross(across, down)  # x right, y down: across x down points away from the camera
@@ -45,16 +45,37 @@ def level_from_depth(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray | 
         up /= np.linalg.norm(up)
     heights = points.reshape(-1, 3) @ up
     floor = np.percentile(heights[np.isfinite(heights)], _FLOOR_PERCENTILE)
+    return level_pose(up, -float(floor))
+
+
+def level_pose(up: np.ndarray, height: float) -> np.ndarray:  # [3] -> [4, 4]
+    """Pose of a camera in a level frame: z up, origin on the floor below, x ahead.
+
+    Args:
+        up: of unit length, in the optical frame.
+        height: of the camera over the floor, metres.
+    """
     ahead = np.array([0.0, 0.0, 1.0]) - up[2] * up
-    if np.linalg.norm(ahead) < 1e-3:
-        return None  # looks straight down or up: no heading to take for x
+    if np.linalg.norm(ahead) < 1e-3:  # straight down or up: ahead is the top of the image
+        ahead = np.array([0.0, -1.0, 0.0]) + up[1] * up
     ahead /= np.linalg.norm(ahead)
-    return transform(np.stack([ahead, np.cross(up, ahead), up]), np.array([0.0, 0.0, -floor]))
+    return transform(np.stack([ahead, np.cross(up, ahead), up]), np.array([0.0, 0.0, height]))
 
 
-def _points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:  # -> [h, w, 3]
-    """Points of blocks of pixels; NaN for those of which most have no depth."""
-    side = max(1, intrinsics.width // _COLUMNS)
+def block_points(
+    depth: np.ndarray, intrinsics: Intrinsics, columns: int
+) -> np.ndarray:  # [H, W] -> [h, w, 3]
+    """Points of square blocks of pixels; NaN for those of which most have no depth.
+
+    Args:
+        depth: z-depth, metres; 0 and non-finite mean no measurement.
+        intrinsics: of that image.
+        columns: of blocks, at least.
+
+    Returns:
+        Metres, in the optical frame; inverse depth is averaged.
+    """
+    side = max(1, intrinsics.width // columns)
     columns, rows = intrinsics.width // side, intrinsics.height // side
     window = intrinsics.cropped(0, 0, columns * side, rows * side)
     with np.errstate(divide='ignore', invalid='ignore'):

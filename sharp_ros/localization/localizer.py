@@ -12,6 +12,7 @@ from sharp_ros.camera import FloorGeometry, Frame, JITTER_NS
 from sharp_ros.config import SharpConfig
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
+from sharp_ros.localization.level import floor_not_found, LevelEstimator
 from sharp_ros.localization.odometry import Motion, Tracks, VisualOdometry
 from sharp_ros.localization.scale_anchors import floor_below, up_from_pose
 from sharp_ros.localization.scale_filter import ScaleEstimate, ScaleFilter
@@ -57,12 +58,16 @@ class Localizer:
     Args:
         config: all settings.
         estimates_scale: whether depth is predicted, so that its scale is to be found.
+
+    Attributes:
+        surveys: whether it goes on looking for the floor, however well that is known.
     """
 
     def __init__(self, config: SharpConfig, *, estimates_scale: bool) -> None:
         self._config = config
         self._filter = ScaleFilter(config.scale) if estimates_scale else None
         self._odometry = VisualOdometry(config.odometry)
+        self.surveys = False
         self.reset()
 
     def reset(self) -> None:
@@ -74,6 +79,11 @@ class Localizer:
         self._estimate: ScaleEstimate | None = None  # of that frame
         self._waiting_ns: int | None = None  # stamp of the first frame that waited for the scale
         self._placed_any = False
+        # While the level of the world of visual odometry is not known: what is known of it.
+        self._level: LevelEstimator | None = LevelEstimator(self._config.scale.camera_height)
+        # stamp and pose of the first frame that it placed, and its pose as a survey found it
+        self._first: tuple[int, np.ndarray] | None = None
+        self._surveyed: tuple[int, np.ndarray] | None = None
         # stamps and poses [4, 4] that come from elsewhere: the newest, and that of the tracks
         self._given: tuple[int, np.ndarray] | None = None
         self._keyframe: tuple[int, np.ndarray] | None = None
@@ -106,6 +116,27 @@ class Localizer:
         if odometry is not None:
             self._odometry.restore(odometry)
         self._placed_any = True
+        self._level = None  # that world is level
+
+    def surveyed_level(self) -> tuple[int, np.ndarray] | None:
+        """Stamp of the first frame that was placed, and `T_level_camera` [4, 4] of it.
+
+        Returns:
+            None where the level is given by tf, or nothing was to be placed.
+
+        Raises:
+            PoseUnavailableError: `floor_not_found`.
+        """
+        if self._level is None or self._first is None:
+            return None
+        if self._level.level.doubt:
+            raise floor_not_found(self._level.level)
+        stamp_ns, T_odom_camera = self._first
+        return stamp_ns, self._level.level.pose(T_odom_camera)
+
+    def start_at(self, surveyed: tuple[int, np.ndarray] | None) -> None:
+        """Take the level that `surveyed_level` gave, if the first frame is the same again."""
+        self._surveyed = surveyed
 
     def why_start_over(self, frame: Frame) -> str:
         """Why all that is known is of no use for this frame; empty if it is of use."""
@@ -141,7 +172,7 @@ class Localizer:
         Args:
             frame: with its pose, or with the name of the world frame it is to be placed in.
             depth: [H, W] z-depth as predicted, or as measured, metres.
-            clock: of its steps; the laps are `odometry` and `scale`.
+            clock: of its steps; the laps are `odometry`, `scale` and `level`.
 
         Raises:
             InputError: if pose or depth cannot be used.
@@ -165,6 +196,9 @@ class Localizer:
                 )
             self._stamp_ns = frame.stamp_ns  # it was not lost on the way
         clock.lap('scale')
+        if visual and motion is not None and unplaced is None:
+            frame, motion, unplaced = self._levelled(frame, motion, depth)
+        clock.lap('level')
         self._placed_any |= frame.T_world_camera is not None
         return Localized(frame, self._estimate, motion if visual else None, visual, unplaced)
 
@@ -218,6 +252,10 @@ class Localizer:
         if self._estimate is not None and (not visual or self._knows_metres(frame)):
             factor = self._estimate.bias
         level = None if T_camera_base is None else inverse(T_camera_base)
+        if level is None and self._surveyed is not None:
+            level = self._surveyed[1] if self._surveyed[0] == frame.stamp_ns else None
+        if level is not None and not self._placed_any:
+            self._level = None
         motion = self._odometry.register_frame(
             frame.image, depth * np.float32(factor), frame.intrinsics, frame.stamp_ns, level
         )
@@ -230,6 +268,33 @@ class Localizer:
         if motion.keyframe:
             self._keyframe = (frame.stamp_ns, frame.T_world_camera)
         return frame, motion
+
+    def _levelled(
+        self, frame: Frame, motion: Motion, depth: np.ndarray
+    ) -> tuple[Frame, Motion, PoseUnavailableError | None]:
+        """The same in a level world, or why there is none yet.
+
+        The world of visual odometry is put right once, when its level can be relied on, and before
+        anything is mapped; from then on it is fixed, since no planner can follow a moving map.
+        What is seen before is not mapped later: to catch up would hold up the frames to come.
+        """
+        estimator, pose = self._level, motion.T_odom_camera
+        if estimator is None or pose is None:
+            return frame, motion, None
+        if self._first is None:
+            self._first = (frame.stamp_ns, pose)
+        factor = 1.0 if self._estimate is None else self._estimate.value
+        estimator.observe(depth * np.float32(factor), frame.intrinsics, pose)
+        level = estimator.level
+        if level.doubt or self.surveys:
+            return frame, motion, floor_not_found(level)
+        first = self._first[1]
+        motion = self._odometry.move_world(level.pose(first) @ inverse(first))
+        if self._filter is not None:
+            self._filter.forget_places()
+        self._level = None
+        _log.info('the floor was found, %.1f m² of it; the map begins', level.extent)
+        return frame.placed(motion.T_odom_camera, frame.world_frame), motion, None
 
     def _tracks(self, frame: Frame, motion: Motion | None, *, visual: bool) -> Tracks | None:
         """Tracks of a frame; with a pose from elsewhere only those over two such poses."""

@@ -63,8 +63,9 @@ class Motion:
 
     Attributes:
         T_odom_camera: [4, 4] pose, or None while starting or lost. `odom` is z up and x ahead,
-            with its origin on the floor below the first camera as far as depth shows a floor; else
-            the first camera is taken to be level and at the origin.
+            with its origin on the floor below the first camera as far as its depth shows a floor,
+            else the first camera is taken to be level and at the origin; `move_world` corrects
+            that guess.
         covariance: [6, 6] of x y z and of the rotation about the axes of odom, m² and rad²; it
             grows from keyframe to keyframe.
         state: `starting` before the first image with texture and depth, `recovered` for the first
@@ -187,6 +188,24 @@ class VisualOdometry:
         self._keyframe = self._stored[-1]
         self._motion = Motion(None, None, 'lost')
 
+    def move_world(self, T_new_odom: np.ndarray) -> Motion:  # [4, 4]
+        """Go on in another odom frame, as if it had been that from the start.
+
+        Returns:
+            That of the newest image, in the new frame.
+        """
+        turn = np.eye(7)
+        turn[:6, :6] = np.kron(np.eye(2), T_new_odom[:3, :3])
+        for key in self._stored:  # of which the one at hand is one
+            key.T_odom_camera = T_new_odom @ key.T_odom_camera
+            key.covariance = turn @ key.covariance @ turn.T
+        self._pose = T_new_odom @ self._pose
+        motion, turn = self._motion, turn[:6, :6]
+        if motion.T_odom_camera is not None and motion.covariance is not None:
+            pose, covariance = T_new_odom @ motion.T_odom_camera, turn @ motion.covariance @ turn.T
+            self._motion = replace(motion, T_odom_camera=pose, covariance=covariance)
+        return self._motion
+
     @property
     def camera(self) -> Intrinsics | None:
         """Of the images so far, or of the keyframes that were taken back."""
@@ -217,7 +236,7 @@ class VisualOdometry:
             intrinsics: of that image.
             stamp_ns: acquisition time, nanoseconds.
             T_level_camera: [4, 4] in a level frame, of which the first one becomes odom; None:
-                as the depth shows the floor.
+                a guess, by the depth of the first image.
 
         Raises:
             InputError: `size_mismatch` if image, depth and intrinsics do not fit together.

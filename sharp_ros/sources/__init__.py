@@ -48,8 +48,8 @@ def open_source(
             degrees, which `source.note` then says. Known calibrations are not overruled.
         loop: begin again at the end; stamps go on.
         image_topic: of a bag; by default the first one in alphabetical order.
-        level: whether poses of recordings are brought to a world with z up, see `LevelWorld`;
-            else they are as recorded.
+        level: whether poses of RGB-D folders, whose z may point anywhere, are brought to a world
+            with z up, see `LevelWorld`; else they are as recorded.
 
     Raises:
         InputError: `no_such_source`, `unreadable_video`, `unreadable_image`, `unreadable_bag`,
@@ -316,9 +316,7 @@ KINDS: tuple[_Kind, ...] = (
             (path / 'metadata.yaml').is_file()
             or (path.is_file() and path.suffix.lower() in _BAG_SUFFIXES)
         ),
-        lambda spec, path, options: BagSource(
-            path, options.hfov, options.image_topic, level=options.level
-        ),
+        lambda spec, path, options: BagSource(path, options.hfov, options.image_topic),
     ),
     _Kind(
         'RGB-D folder in TUM layout: rgb.txt, depth.txt, groundtruth.txt, camera.yaml',

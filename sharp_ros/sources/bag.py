@@ -18,7 +18,6 @@ from sharp_ros.ros import conversions
 from sharp_ros.se3 import inverse, matrix_from_quat, PoseBuffer, transform
 from sharp_ros.sources.base import (
     assumed_hfov,
-    levelled,
     MAX_STAMP_DIFFERENCE_NS,
     pose_at,
     pose_buffer,
@@ -52,14 +51,14 @@ class _Topics:
 class BagSource:
     """Images of a ROS 1 or ROS 2 bag with calibration, odometry and registered depth if recorded.
 
-    Poses come from the first `nav_msgs/Odometry` topic; if its child frame is not the camera,
+    Poses come from the first `nav_msgs/Odometry` topic, whose z is up by contract (REP-105),
+    wherever the camera looks; if its child frame is not the camera,
     `/tf_static` has to connect the two.
 
     Args:
         path: folder with metadata.yaml, or *.mcap, *.db3, *.bag.
         hfov: horizontal field of view in radians, used without camera_info.
         image_topic: which to read, raw or compressed.
-        level: see `open_source`.
 
     Raises:
         InputError: `unreadable_bag`, `no_image_topic`.
@@ -70,10 +69,8 @@ class BagSource:
         path: Path,
         hfov: float | None,
         image_topic: str | None,
-        *,
-        level: bool = True,
     ) -> None:
-        self.name, self._path, self._topic, self._level = str(path), path, image_topic, level
+        self.name, self._path, self._topic = str(path), path, image_topic
         with self._open() as reader:
             topics = self._choose(reader)
             count = topics.image.msgcount
@@ -176,9 +173,6 @@ class BagSource:
 
     def frames(self) -> Iterator[Frame]:
         """All decodable images in the order they were recorded."""
-        return levelled(self._recorded()) if self._level else self._recorded()
-
-    def _recorded(self) -> Iterator[Frame]:
         count = 0
         with self._open() as reader:
             topics = self._choose(reader)

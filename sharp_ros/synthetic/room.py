@@ -62,6 +62,11 @@ class Room:
         return self._rects.corners, self._rects.half
 
     @property
+    def solids(self) -> list[tuple[float, ...]]:
+        """Boxes as x, y and z of the middle of the bottom, length, width, height, yaw."""
+        return list(self._scene.solids)
+
+    @property
     def loop_duration(self) -> float:
         """Time after which the drive repeats, seconds."""
         return self._drive.length / SPEED

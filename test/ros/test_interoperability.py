@@ -16,7 +16,7 @@ pytest.importorskip('rclpy', reason='needs rclpy')
 
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.serialization import deserialize_message, serialize_message
-from ros_helpers import CAMERA, IMAGE, WALL, WallOracle
+from ros_helpers import CAMERA, IMAGE, POSE, WALL, WallOracle
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
@@ -117,10 +117,11 @@ def assert_same(heard, peer):
 
 
 @pytest.mark.usefixtures('transports')
-def test_another_dds_vendor_hears_what_rclpy_hears(make_node, peer, other_vendor, cyclone):
+def test_another_dds_vendor_hears_what_rclpy_hears(make_node, peer, other_vendor, cyclone, tf2):
+    tf2.place(POSE, 'base', CAMERA)  # which says what is up
     listener = other_vendor(*cyclone.TOPICS)
     peer.listen(*cyclone.TOPICS)
-    start(make_node(pose__source='visual', occupancy__rate_hz=20.0))
+    start(make_node(pose__source='visual', pose__base_frame='base', occupancy__rate_hz=20.0))
     peer.spin_until(listener.ended, 40, each=lambda: peer.send(pose=None))
     heard = listener.heard()
     assert heard.keys() == cyclone.TOPICS.keys()
@@ -130,7 +131,7 @@ def test_another_dds_vendor_hears_what_rclpy_hears(make_node, peer, other_vendor
     assert (depth['encoding'], depth['header']['frame_id']) == ('32FC1', CAMERA)
     assert np.nanmax(np.abs(np.array(depth['data'], np.uint8).view(np.float32) - WALL)) < 1e-3
     assert len(set(heard[GRID]['data'])) > 1
-    assert heard[ODOMETRY]['child_frame_id'] == CAMERA
+    assert heard[ODOMETRY]['child_frame_id'] == 'base'
 
 
 @pytest.mark.parametrize('transports', ['SUBNET DEFAULT?sockets_size=8MB'], indirect=True)

@@ -32,6 +32,7 @@ from sharp_ros.ros.conversions import (
     pose_from_odometry,
     stamp_ns_from_msg,
 )
+from sharp_ros.ros.diagnostics import WARN
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
@@ -98,21 +99,25 @@ def test_the_scale_of_predicted_depth_is_published_and_reported(make_node, peer)
     assert peer.status('Mapping')[2]['scale'] == '1.5000'
 
 
-def test_without_any_pose_visual_odometry_is_published_and_maps(make_node, peer):
+def test_visual_odometry_is_published_but_maps_nothing_before_it_has_found_the_floor(
+    make_node, peer
+):
     odometry = []
     peer.node.create_subscription(Odometry, '/sharp/odometry', odometry.append, 10)
-    peer.listen('/sharp/occupancy_grid')
-    start(make_node(pose__source='visual'))
-    peer.spin_until(
-        lambda: odometry and peer.received['/sharp/occupancy_grid'],
-        each=lambda: peer.send(pose=None),
-    )
+    peer.listen('/sharp/occupancy_grid', '/diagnostics')
+    node = start(make_node(pose__source='visual'))
+    peer.spin_until(lambda: len(odometry) >= 5, each=lambda: peer.send(pose=None))
+    assert not peer.received['/sharp/occupancy_grid']
+    peer.diagnose(node)
+    level, message, values = peer.status('Mapping')
+    assert level == WARN
+    assert 'floor not found: ' in message  # a wall is all there is
+    assert int(values['unmapped.floor_not_found']) >= 5
     assert (odometry[0].header.frame_id, odometry[0].child_frame_id) == ('odom', CAMERA)
     assert stamp_ns_from_msg(odometry[0].header) in peer.stamps_sent
     T_odom_camera = pose_from_odometry(odometry[-1])[3]
     np.testing.assert_allclose(T_odom_camera[:3, 2], [1, 0, 0], atol=0.05)  # level, x ahead
     assert np.linalg.norm(T_odom_camera[:3, 3]) < 0.01  # 1 cm: it stands still
-    assert peer.received['/sharp/occupancy_grid'][0].header.frame_id == 'odom'
 
 
 def test_nothing_is_published_and_the_network_idles_without_subscribers(make_node, peer):
