@@ -243,7 +243,7 @@ def test_the_world_is_fixed_from_the_first_map_on(table):
         for frame, result in zip(given[begin:], results[begin:], strict=True)
     ]
     for T in T_world_true:  # but for the drift of odometry
-        assert np.abs(T - T_world_true[0]).max() < 0.02
+        assert np.abs(T - T_world_true[0]).max() < 0.05
 
 
 def test_a_given_pose_is_never_levelled(lit):
