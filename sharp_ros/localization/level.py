@@ -197,7 +197,8 @@ class LevelEstimator:
         poses = np.stack([view.T_odom_camera for view in self._views])
         directions = self._directions(normals, areas, poses)
         moving = np.array([self._as_it_moves(up, poses) for up in directions])
-        scores, floors = moving.copy(), [None] * len(directions)
+        scores = moving.copy()
+        floors: list[_Floor | None] = [None] * len(directions)
         for i in np.argsort(-moving):
             if moving[i] + _KNOWN_HEIGHT_BONUS + _EXTENT_WEIGHT < scores.max() - 7:
                 break  # e^-7: whatever its floor is
