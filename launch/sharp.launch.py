@@ -32,8 +32,12 @@ TOPICS = {  # relative names follow the namespace
     'odometry': ('odom', 'nav_msgs/Odometry topic with the pose of the camera'),
     'depth': ('camera/depth/image', 'registered depth topic, for model sensor'),
 }
+SENSORS = {  # topics of what a robot may have; given, they are subscribed to
+    'imu': ('', 'sensor_msgs/Imu topic of the robot, for gravity; empty: none'),
+}
 ARGUMENTS = {
     **TOPICS,
+    **SENSORS,
     'model': ('', 'nano, sensor, sharp or the path of weights; empty: as in the parameter files'),
     'config': (str(SHARE / 'config' / 'sharp.yaml'), 'parameter file'),
     'overrides': ('', 'parameter file whose settings override those of config'),
@@ -72,6 +76,8 @@ def start(context):
     if given['bag'] and not flag(given, 'autostart'):
         raise ValueError('bag: it is played once the node is active, which needs autostart:=true')
     model = {'model.name': ParameterValue(given['model'], value_type=str)}
+    sensors = [name for name in SENSORS if given[name]]
+    enabled = {f'{name}.enabled': True for name in sensors}
     prefix = process_prefix(context)
     node = Node(
         package='sharp_ros',
@@ -83,9 +89,9 @@ def start(context):
         prefix=prefix,
         parameters=[
             *files,
-            {'use_sim_time': simulated, **(model if given['model'] else {})},
+            {'use_sim_time': simulated, **(model if given['model'] else {}), **enabled},
         ],
-        remappings=[(topic, given[topic]) for topic in TOPICS],
+        remappings=[(topic, given[topic]) for topic in (*TOPICS, *sensors)],
         on_exit=required(place),
     )
     actions = [node]

@@ -169,6 +169,36 @@ class FloorGeometry:
 
 
 @dataclass(frozen=True)
+class MeasuredUp:
+    """Which way is up, as an IMU measured it.
+
+    Attributes:
+        direction: [3] unit vector, against gravity; in the optical frame unless said otherwise.
+        std: standard deviation of its angle about any axis, radians.
+
+    Raises:
+        InputError: `bad_geometry` if it is no unit vector or the deviation not positive.
+    """
+
+    direction: np.ndarray
+    std: float
+
+    def __post_init__(self) -> None:
+        length = float(np.linalg.norm(self.direction)) if np.shape(self.direction) == (3,) else 0
+        if not (abs(length - 1) < 1e-6 and 0 < self.std < math.inf):
+            raise InputError(
+                f'up must be a unit vector [3] with a positive deviation, got {self.direction} '
+                f'and {self.std}',
+                'bad_geometry',
+            )
+
+    def turned(self, rotation: np.ndarray) -> MeasuredUp:  # [3, 3]
+        """The same direction in another frame, `rotation` being `R_other_this`."""
+        direction = rotation @ self.direction
+        return replace(self, direction=direction / np.linalg.norm(direction))
+
+
+@dataclass(frozen=True)
 class Frame:
     """One rectified camera image with all that is known about it at its stamp.
 
@@ -184,6 +214,7 @@ class Frame:
         unseen: [H, W] bool, pixels that no ray of the camera reached, as rectification leaves
             them: there nothing is known, whatever a network says. None: all were reached.
         transforms: `T_camera_x` [4, 4] of other frames x at the stamp, as far as wanted and known.
+        up: against gravity in the optical frame at the stamp, where an IMU says so.
     """
 
     image: np.ndarray
@@ -195,6 +226,7 @@ class Frame:
     depth: np.ndarray | None = None
     unseen: np.ndarray | None = None
     transforms: Mapping[str, np.ndarray] = field(default_factory=dict)
+    up: MeasuredUp | None = None
 
     def __post_init__(self) -> None:
         size = (self.intrinsics.height, self.intrinsics.width)

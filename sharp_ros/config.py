@@ -141,6 +141,22 @@ class PoseConfig:
 
 
 @dataclass(frozen=True)
+class ImuConfig:
+    """Gravity from an inertial measurement unit."""
+
+    enabled: bool = option(
+        False,
+        'subscription to imu, whose gravity levels the world; frames whose pose contradicts it '
+        'are not mapped',
+    )
+    base_to_imu: tuple[float, ...] = option(
+        (0.0,) * 7,
+        'extrinsics x y z qx qy qz qw of the IMU in the base of pose.base_to_camera, else in '
+        'pose.base_frame, else in the optical frame; all 0: from tf',
+    )
+
+
+@dataclass(frozen=True)
 class OdometryConfig:
     """Visual odometry."""
 
@@ -421,6 +437,7 @@ class SharpConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     camera: CameraConfig = field(default_factory=CameraConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
+    imu: ImuConfig = field(default_factory=ImuConfig)
     odometry: OdometryConfig = field(default_factory=OdometryConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     point_cloud: PointCloudConfig = field(default_factory=PointCloudConfig)
@@ -475,8 +492,9 @@ class SharpConfig:
             raise ConfigError(
                 f'output.directory {directory}: there is no such user here; write the path out'
             )
-        if len(self.pose.base_to_camera) != 7:
-            raise ConfigError('pose.base_to_camera needs 7 numbers: x y z qx qy qz qw')
+        for key in ('pose.base_to_camera', 'imu.base_to_imu'):
+            if len(flat[key]) != 7:
+                raise ConfigError(f'{key} needs 7 numbers: x y z qx qy qz qw')
         for name, view in self.views.items():
             if not name.isidentifier() or name != name.lower():
                 raise ConfigError(f'view name {name!r} must be lower_snake_case')

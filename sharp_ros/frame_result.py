@@ -34,8 +34,8 @@ class FrameResult:
         grid: when it was due and a pose is known.
         mapped: whether the frame was integrated into the map.
         unmapped: why it was not: `repeated_stamp`, `world_frame_changed`,
-            `image_featureless`; None also for a frame whose pose was never known, and where
-            `motion` says why.
+            `image_featureless`, `gravity_contradicts_pose`, `gravity_contradicts_tf`; None
+            also for a frame whose pose was never known, and where `motion` says why.
         map_points: [N, 3] centres of occupied voxels in the world frame, when due.
         clearing_points: [M, 3] in the optical frame, where rays end that met nothing in range.
         scale: factor that predicted depth was multiplied by; None for measured depth.
@@ -73,7 +73,7 @@ class BegunFrame:
         wanted: outputs somebody listens to.
         pending: its Gaussians to be.
         clock: of its steps, running.
-        doubt: why nothing may be learnt from it, see `ContentCheck`.
+        doubt: why nothing may be learnt from it, see `ContentCheck` and `contradiction`.
     """
 
     frame: Frame

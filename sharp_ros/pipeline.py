@@ -160,6 +160,8 @@ class Pipeline:
             checked_pose(frame.T_world_camera)  # nothing shall be learnt from such a frame
         # Does the image show anything?
         doubt = None if self._check is None else self._check(frame)
+        # Does what is said to be up agree with gravity?
+        doubt = doubt or self._localizer.gravity_doubt(frame)
         clock.lap('content')
         # What is known of gravity and height makes the network's metres better.
         floor = self._localizer.floor(frame)

@@ -291,11 +291,21 @@ def test_exactly_the_inputs_of_the_node_are_remapped(launch):
     source = (ROOT / 'sharp_ros' / 'ros' / 'node.py').read_text()
     inputs = set(re.findall(r"^ +\(?\w+, '(\w+)', self\._on_\w+", source, re.MULTILINE))
     inputs |= set(re.findall(r"topics\.append\(\(\w+, '(\w+)',", source))
-    assert (
-        set(node_of(launch()).remappings)
-        == inputs
-        == {'image', 'camera_info', 'odometry', 'depth'}
-    )
+    always = {'image', 'camera_info', 'odometry', 'depth'}
+    assert set(node_of(launch()).remappings) == always
+    sensors = {'imu': '/robot/imu'}
+    assert set(node_of(launch(**sensors)).remappings) == inputs == always | set(sensors)
+
+
+def test_a_sensor_of_the_robot_is_enabled_by_its_topic_and_only_then(launch):
+    node = node_of(launch(imu='/robot/imu', namespace='front'))
+    assert resolve(node, 'imu') == '/robot/imu'
+    assert node.parameters['imu.enabled'] is True
+    assert 'imu.enabled' not in node_of(launch()).parameters  # as the files say
+    several = launch('multi_camera.launch.py', imu='/{camera}/imu')
+    for each in started(several, 'sharp_node'):
+        assert resolve(each, 'imu') == f'/{each.namespace}/imu'
+        assert each.parameters['imu.enabled'] is True
 
 
 def test_a_model_is_passed_as_text_and_only_if_given(launch):

@@ -16,6 +16,7 @@ from rosbags.typesys import get_typestore, Stores
 from sharp_ros import se3, sources
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
+from sharp_ros.localization.gravity import level_from_up
 from sharp_ros.sources import open_source
 from sharp_ros.sources.base import DEFAULT_HFOV
 from sharp_ros.synthetic import Room
@@ -168,6 +169,20 @@ class Bag:
         )
         self.write('/odom', message, stamp_ns)
 
+    def imu(self, rotation, stamp_ns, frame_id='imu'):
+        """At rest, without an orientation of its own."""
+        absent = np.r_[-1.0, np.zeros(8)]
+        message = self.type('sensor_msgs/msg/Imu')(
+            header=self.header(stamp_ns, frame_id),
+            orientation=self._quaternion(np.eye(3)),
+            orientation_covariance=absent,
+            angular_velocity=self._point('Vector3', (0, 0, 0)),
+            angular_velocity_covariance=np.zeros(9),
+            linear_acceleration=self._point('Vector3', rotation.T @ [0, 0, 9.81]),
+            linear_acceleration_covariance=np.zeros(9),
+        )
+        self.write('/imu', message, stamp_ns)
+
     def static(self, parent, child, pose):
         link = self.type('geometry_msgs/msg/TransformStamped')(
             header=self.header(0, parent),
@@ -196,6 +211,34 @@ def write_drive(bag, T_base_camera=None):
         if T_base_camera is not None:
             pose, child = pose @ se3.inverse(T_base_camera), 'base'
         bag.odometry(pose, START_NS + round((i - 0.5) * STEP_NS), child)
+
+
+@pytest.mark.parametrize('kind', ['mcap', 'bag'])
+def test_gravity_of_a_bag_is_that_of_its_imu_where_tf_connects_it(tmp_path, kind):
+    T_cam_imu = se3.transform(se3.matrix_from_quat(np.array([0.2, 0.8, -0.3, 0.4])), np.zeros(3))
+    up = np.array([0.1, -0.9, -0.2]) / np.linalg.norm([0.1, -0.9, -0.2])
+    R_world_cam = level_from_up(up, np.zeros((120, 160), np.float32), K)[:3, :3]
+    paths = []
+    for name in ('with', 'without'):
+        paths.append(tmp_path / (f'{name}.bag' if kind == 'bag' else name))
+        with Bag(paths[-1], kind) as bag:
+            write_drive(bag)
+            for i in range(150):
+                bag.imu(R_world_cam @ T_cam_imu[:3, :3], START_NS + i * 10**7)
+            if name == 'with':
+                bag.static('cam', 'imu', T_cam_imu)
+    source = open_source(str(paths[0]), level=False)
+    assert 'gravity from /imu' in source.note
+    frames = list(source.frames())
+    assert len(frames) == 4
+    for frame in frames:
+        np.testing.assert_allclose(frame.up.direction, up, atol=0.01)
+        assert frame.up.std < 0.06  # known by what was measured later, too
+    levelled = next(iter(open_source(str(paths[0])).frames()))
+    np.testing.assert_allclose(levelled.T_world_camera[2, :3], up, atol=0.01)
+    alone = open_source(str(paths[1]))
+    assert '/tf_static does not connect' in alone.note
+    assert all(frame.up is None for frame in alone.frames())
 
 
 def assert_is_drive(frames):

@@ -1,4 +1,7 @@
-"""Which way is up, and how far below is the floor, from one depth image of an indoor scene."""
+"""Which way is up, and how far below is the floor, from one depth image of an indoor scene.
+
+Where an IMU says which way is up, only the floor is looked for.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from sharp_ros.se3 import transform
 _COLUMNS = 80  # of blocks of pixels whose depth is averaged, else its noise tilts every normal
 _CONES = (50.0, 25.0, 10.0)  # degrees around the estimate within which normals count, in turn
 _MIN_NORMALS = 50
+_AHEAD, _TOP = np.array([0.0, 0.0, 1.0]), np.array([0.0, -1.0, 0.0])  # of an image
 _FLOOR_PERCENTILE = 2.0  # heights below this are taken for noise
 
 
@@ -43,8 +47,40 @@ def level_from_depth(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray | 
             return None
         up = np.median(near, 0)  # a mean would be drawn aside by slanted things
         up /= np.linalg.norm(up)
+    # looks straight down or up: no heading to take for x
+    return None if _across(up, _AHEAD) is None else _level(points, up)
+
+
+def level_from_up(up: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
+    """As `level_from_depth`, of a camera that is known to have `up` [3] in its optical frame.
+
+    Without any depth the camera itself is the origin.
+    """
+    return _level(_points(depth, intrinsics), up)
+
+
+def levelled(T_level_camera: np.ndarray, up: np.ndarray) -> np.ndarray:  # [4, 4], [3] -> [4, 4]
+    """A pose whose frame is turned about its origin, as little as may be, so that z is up.
+
+    Args:
+        T_level_camera: of a camera in a frame that is nearly level.
+        up: [3] unit vector in the optical frame.
+    """
+    tilted = T_level_camera[:3, :3] @ up
+    x, y, z = np.cross(tilted, [0.0, 0.0, 1.0])
+    cross, cosine = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]), float(tilted[2])
+    if cosine < 1e-9 - 1:  # upside down: about any level axis
+        turn = np.diag([1.0, -1.0, -1.0])
+    else:
+        turn = np.eye(3) + cross + cross @ cross / (1 + cosine)  # Rodrigues
+    return transform(turn, np.zeros(3)) @ T_level_camera
+
+
+def _level(points: np.ndarray, up: np.ndarray) -> np.ndarray:  # [h, w, 3], [3] -> [4, 4]
+    """Level frame with z along `up`, x ahead, and its origin on the lowest surface."""
     heights = points.reshape(-1, 3) @ up
-    floor = np.percentile(heights[np.isfinite(heights)], _FLOOR_PERCENTILE)
+    heights = heights[np.isfinite(heights)]
+    floor = np.percentile(heights, _FLOOR_PERCENTILE) if len(heights) else 0.0
     return level_pose(up, -float(floor))
 
 

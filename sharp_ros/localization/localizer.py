@@ -12,15 +12,18 @@ from sharp_ros.camera import FloorGeometry, Frame, JITTER_NS
 from sharp_ros.config import SharpConfig
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
+from sharp_ros.localization.gravity import level_from_up, levelled
+from sharp_ros.localization.gravity_check import contradiction, sure_up
 from sharp_ros.localization.level import floor_not_found, LevelEstimator
 from sharp_ros.localization.odometry import Motion, Tracks, VisualOdometry
-from sharp_ros.localization.scale_anchors import floor_below, up_from_pose
+from sharp_ros.localization.scale_anchors import floor_below, known_up
 from sharp_ros.localization.scale_filter import ScaleEstimate, ScaleFilter
 from sharp_ros.network.nano import MIN_HEIGHT
 from sharp_ros.se3 import inverse
 from sharp_ros.stopwatch import Stopwatch
 
 _SETTLING_NS, _SETTLED_STD = 1_000_000_000, 0.05  # see `Localizer._is_settling`
+_LEVELLING_NS = 3_000_000_000  # likewise
 _log = logging.getLogger(__name__)
 
 
@@ -157,12 +160,24 @@ class Localizer:
         confirm itself. Where this comes and goes the metres of the network step; to `ScaleFilter`
         that is an error of the frame, which with poses what was seen before corrects.
         """
-        height, pose = self._config.scale.camera_height, frame.T_world_camera
+        if self.gravity_doubt(frame) is not None:
+            return None
+        height = self._config.scale.camera_height
         floor = floor_below(frame, self._config.scale.floor_frame)
-        if floor is None and height > 0 and pose is not None:
-            up = up_from_pose(pose)
+        if floor is None and height > 0:
+            up = known_up(frame)
             floor = None if up is None else FloorGeometry(up, height)
         return floor if floor is not None and floor.height >= MIN_HEIGHT else None
+
+    def gravity_doubt(self, frame: Frame) -> InputError | None:
+        """Why a frame may not be mapped whose pose or transforms an IMU contradicts.
+
+        To be asked before visual odometry places the frame, whose level drifts.
+        """
+        frames = {self._config.scale.floor_frame: 'scale.floor_frame'}
+        if frame.T_world_camera is None and frame.world_frame and not self._placed_any:
+            frames[self._config.pose.base_frame] = 'pose.base_frame'
+        return contradiction(frame, frames)
 
     def update(self, frame: Frame, depth: np.ndarray, clock: Stopwatch) -> Localized:
         """Place a frame, and find the factor of its depth.
@@ -251,13 +266,10 @@ class Localizer:
         factor = config.scale.constant or 1.0
         if self._estimate is not None and (not visual or self._knows_metres(frame)):
             factor = self._estimate.bias
-        level = None if T_camera_base is None else inverse(T_camera_base)
-        if level is None and self._surveyed is not None:
-            level = self._surveyed[1] if self._surveyed[0] == frame.stamp_ns else None
-        if level is not None and not self._placed_any:
-            self._level = None
+        depth = depth * np.float32(factor)
+        level = self._start_level(frame, depth, T_camera_base) if not self._placed_any else None
         motion = self._odometry.register_frame(
-            frame.image, depth * np.float32(factor), frame.intrinsics, frame.stamp_ns, level
+            frame.image, depth, frame.intrinsics, frame.stamp_ns, level
         )
         if visual:
             return frame.placed(motion.T_odom_camera, frame.world_frame), motion
@@ -268,6 +280,23 @@ class Localizer:
         if motion.keyframe:
             self._keyframe = (frame.stamp_ns, frame.T_world_camera)
         return frame, motion
+
+    def _start_level(
+        self, frame: Frame, depth: np.ndarray, T_camera_base: np.ndarray | None
+    ) -> np.ndarray | None:  # -> [4, 4]
+        """Pose of the camera in the frame that visual odometry shall start in, where known.
+
+        Origin and heading are those of the robot's frame; an IMU knows better what is up.
+        """
+        up = sure_up(frame)
+        if T_camera_base is not None:
+            self._level = None  # the floor is that of the robot
+            level = inverse(T_camera_base)
+            return level if up is None else levelled(level, up)
+        if self._surveyed is not None and self._surveyed[0] == frame.stamp_ns:
+            self._level = None
+            return self._surveyed[1]
+        return None if up is None else level_from_up(up, depth, frame.intrinsics)
 
     def _levelled(
         self, frame: Frame, motion: Motion, depth: np.ndarray
@@ -285,6 +314,8 @@ class Localizer:
             self._first = (frame.stamp_ns, pose)
         factor = 1.0 if self._estimate is None else self._estimate.value
         estimator.observe(depth * np.float32(factor), frame.intrinsics, pose)
+        if frame.up is not None:
+            estimator.observe_up(frame.up.direction, frame.up.std, pose)
         level = estimator.level
         if level.doubt or self.surveys:
             return frame, motion, floor_not_found(level)
@@ -333,10 +364,16 @@ class Localizer:
         return known or config.floor_frame in frame.transforms or frame.depth is not None
 
     def _is_settling(self, frame: Frame) -> bool:
-        """Whether odometry shall wait for the metres it will be in, a second at most."""
-        if self._filter is None or self._config.scale.constant or not self._knows_metres(frame):
-            return False
+        """Whether odometry shall wait for the metres it will be in, a second at most.
+
+        Likewise for an IMU that does not yet know what is up, for three seconds.
+        """
         if self._waiting_ns is None:
             self._waiting_ns = frame.stamp_ns
+        waited_ns = frame.stamp_ns - self._waiting_ns
+        if self._config.imu.enabled and sure_up(frame) is None and waited_ns < _LEVELLING_NS:
+            return True
+        if self._filter is None or self._config.scale.constant or not self._knows_metres(frame):
+            return False
         sure = self._estimate is not None and self._estimate.bias_variance < _SETTLED_STD**2
-        return not sure and frame.stamp_ns - self._waiting_ns < _SETTLING_NS
+        return not sure and waited_ns < _SETTLING_NS

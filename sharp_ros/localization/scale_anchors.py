@@ -17,6 +17,7 @@ from sharp_ros.camera import FloorGeometry, Frame, Intrinsics
 from sharp_ros.config import ScaleConfig
 from sharp_ros.errors import InputError
 from sharp_ros.localization.gravity import level_from_depth
+from sharp_ros.localization.gravity_check import sure_up
 from sharp_ros.localization.parallax import fit_inverse_scale
 from sharp_ros.se3 import checked_pose, inverse
 
@@ -173,8 +174,7 @@ class HeightAnchor:
             return height_scale(depth, frame.intrinsics, floor.height, floor.up)
         if not self._config.camera_height > 0:
             return None
-        up = None if frame.T_world_camera is None else up_from_pose(frame.T_world_camera)
-        return height_scale(depth, frame.intrinsics, self._config.camera_height, up)
+        return height_scale(depth, frame.intrinsics, self._config.camera_height, known_up(frame))
 
 
 class SensorAnchor:
@@ -378,6 +378,12 @@ def floor_below(frame: Frame, floor_frame: str) -> FloorGeometry | None:
         return None
     height = float(inverse(T_camera_floor)[2, 3])
     return FloorGeometry(T_camera_floor[:3, 2], height) if 0 < height < math.inf else None
+
+
+def known_up(frame: Frame) -> np.ndarray | None:  # -> [3]
+    """Upwards in the optical frame: as an IMU has it if it is sure, else as the pose has it."""
+    up, pose = sure_up(frame), frame.T_world_camera
+    return up_from_pose(pose) if up is None and pose is not None else up
 
 
 def up_from_pose(T_world_camera: np.ndarray) -> np.ndarray | None:  # [4, 4] -> [3]

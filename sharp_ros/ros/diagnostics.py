@@ -147,6 +147,10 @@ class Health:
                 self.not_mapped(f'odometry_{motion.state}', f'visual odometry is {motion.state}')
         if unmapped is not None:
             self.not_mapped(unmapped.reason, str(unmapped))
+        up = result.frame.up
+        if up is not None:
+            with self._lock:
+                self._pose_values['gravity_std_deg'] = f'{math.degrees(up.std):.2f}'
         self.views(result.views, result.unplaced)
 
     def not_mapped(self, reason: str, why: str, *, log: bool = True) -> None:

@@ -25,7 +25,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import differences, frozen_changes, SharpConfig
@@ -39,9 +39,11 @@ from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
 from sharp_ros.ros.diagnostics import Health, NORMAL_DROPS, THROTTLE, ThrottledLog
 from sharp_ros.ros.ending import Ending
 from sharp_ros.ros.graph import SubscriptionEventCallbacks, why_silent
+from sharp_ros.ros.imu_source import ImuSource
 from sharp_ros.ros.outputs import Outputs
 from sharp_ros.ros.parameters import declare_parameters, is_ours, parameter_changes, read_config
 from sharp_ros.ros.placement import FramePlacer
+from sharp_ros.ros.polling import PolledGroup, waiting_messages
 from sharp_ros.ros.pose_sources import make_pose_source
 from sharp_ros.ros.services import LAST_PATIENCE, Services
 from sharp_ros.ros.session import Running, Session
@@ -55,6 +57,8 @@ _SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 _REQUEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 # Odometry is small and needed without gaps, but its publishers may be of either reliability.
 _ODOMETRY = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+# Taken before each image, of which the slowest network begins one in two seconds.
+_IMU = QoSProfile(depth=2000, reliability=ReliabilityPolicy.BEST_EFFORT)
 _WARM_UP_SIZE = (640, 480)
 _from_config = partial(Pipeline.from_config, relative=True)
 
@@ -119,12 +123,14 @@ class SharpNode(LifecycleNode):
             return False
         info, transforms = pipeline.info, self._transforms
         poses = make_pose_source(config.pose, transforms, self.get_logger().info)
+        imu = ImuSource(config, transforms) if config.imu.enabled else None
         self._session = Session(
             pipeline=pipeline,
             decoder=FrameDecoder(config.camera),
             pairs=StampPairs(config.camera.depth_tolerance),
             poses=poses,
-            placer=FramePlacer(config, poses, transforms, pipeline, health),
+            imu=imu,
+            placer=FramePlacer(config, poses, transforms, pipeline, health, imu),
             outputs=self._make_outputs(
                 self, config, transforms, health, metric=info.metric, map_frame=self._map_frame
             ),
@@ -252,9 +258,12 @@ class SharpNode(LifecycleNode):
             topics.append((Image, 'depth', self._on_depth, _SENSOR))
         if session.poses.odometry is not None:
             topics.append((Odometry, 'odometry', self._on_odometry, _ODOMETRY))
+        if session.imu is not None:
+            topics.append((Imu, 'imu', self._on_imu, _IMU))
         if any(view.placement == 'request' for view in config.views.values()):
             topics.append((PoseStamped, '~/view_request', self._on_view_request, _REQUEST))
         for kind, topic, callback, qos in topics:
+            polled = callback == self._on_imu
             incompatible = partial(self._on_incompatible_qos, topic)
             self._subscribers.append(
                 self.create_subscription(
@@ -262,10 +271,16 @@ class SharpNode(LifecycleNode):
                     topic,
                     callback,
                     copy(qos),
+                    callback_group=PolledGroup() if polled else None,
+                    raw=polled,
                     event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
                     qos_overriding_options=QoSOverridingOptions.with_default_policies(),
                 )
             )
+
+        if session.imu is not None:
+            (subscriber,) = (s for s in self._subscribers if s.msg_type is Imu)
+            session.imu.poll = partial(self._poll_imu, subscriber)
 
     # input: executor thread --------------------------------------------------------------------
 
@@ -323,6 +338,19 @@ class SharpNode(LifecycleNode):
                 )
         except InputError as error:
             self._health.report('Mapping', error.reason, str(error))
+
+    def _poll_imu(self, subscriber: Subscription) -> None:
+        """On the worker thread, which asks for the samples before an image."""
+        for msg in waiting_messages(subscriber):
+            self._on_imu(msg)
+
+    def _on_imu(self, msg: Imu | bytes) -> None:
+        imu = self._configured().imu
+        assert imu is not None
+        try:
+            imu.add(msg)
+        except InputError as error:
+            self._health.report('Input', error.reason, str(error))
 
     def _on_view_request(self, msg: PoseStamped) -> None:
         running = self.running()

@@ -8,9 +8,10 @@ import time
 
 from sharp_ros.camera import Frame
 from sharp_ros.config import SharpConfig
-from sharp_ros.errors import PoseUnavailableError
+from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.pipeline import Pipeline
 from sharp_ros.ros.diagnostics import Health
+from sharp_ros.ros.imu_source import ImuSource
 from sharp_ros.ros.pose_sources import PoseSource
 from sharp_ros.ros.transforms import Transforms, TWO_PARENTS
 from sharp_ros.viewpoints import CAMERA, WORLD
@@ -26,6 +27,7 @@ class FramePlacer:
         transforms: of tf.
         pipeline: knows the frames that views are placed in.
         health: is given what is missing.
+        imu: of the robot, if there is one.
     """
 
     def __init__(
@@ -35,7 +37,9 @@ class FramePlacer:
         transforms: Transforms,
         pipeline: Pipeline,
         health: Health,
+        imu: ImuSource | None = None,
     ) -> None:
+        self._imu = imu
         self._wait, self._tolerance = config.pose.wait, config.pose.tolerance
         self._on_robot = {config.pose.base_frame, config.scale.floor_frame}
         self._poses, self._transforms = poses, transforms
@@ -60,7 +64,17 @@ class FramePlacer:
             self._health.not_mapped(error.reason, str(error), log=maps)
         needed = {f for n, f in self._pipeline.view_frames.items() if VIEW + n in wanted}
         frame = self._looked_up(frame, self._on_robot, 'Mapping', end)
+        frame = self._with_up(frame, end)
         return self._looked_up(frame, needed - self._on_robot, 'Views', end)
+
+    def _with_up(self, frame: Frame, end: float) -> Frame:
+        if self._imu is None:
+            return frame
+        try:
+            return replace(frame, up=self._imu.up(frame, end))
+        except InputError as error:
+            self._health.report('Mapping', error.reason, f'no gravity from the IMU: {error}')
+            return frame
 
     def with_parent(self, frame: Frame, parent: str) -> Frame:
         """The frame with the transform to the parent frame of a requested view."""

@@ -13,6 +13,7 @@ from sharp_ros.config import SharpConfig
 from sharp_ros.pipeline import Pipeline
 from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
 from sharp_ros.ros.diagnostics import Health
+from sharp_ros.ros.imu_source import ImuSource
 from sharp_ros.ros.outputs import Outputs
 from sharp_ros.ros.placement import FramePlacer
 from sharp_ros.ros.pose_sources import PoseSource
@@ -30,6 +31,7 @@ class Session:
         decoder: of raw messages.
         pairs: joins images with their measured depth.
         poses: where those of the camera come from.
+        imu: what is up, if the robot has one.
         placer: gives frames their poses.
         outputs: the publishers.
         rasterizer: what renders the views, for reports.
@@ -43,6 +45,7 @@ class Session:
     decoder: FrameDecoder
     pairs: StampPairs
     poses: PoseSource
+    imu: ImuSource | None
     placer: FramePlacer
     outputs: Outputs
     rasterizer: str

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 import logging
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from sharp_ros.camera import CameraModel, Frame, Rectifier
+from sharp_ros.camera import CameraModel, Frame, MeasuredUp, Rectifier
 from sharp_ros.errors import InputError
+from sharp_ros.localization.imu_gravity import ImuGravity
 from sharp_ros.ros import conversions
 from sharp_ros.se3 import inverse, matrix_from_quat, PoseBuffer, transform
 from sharp_ros.sources.base import (
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     from rosbags.interfaces import Connection
 
 _RAW, _COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
-_INFO, _ODOMETRY, _TF = (
+_INFO, _ODOMETRY, _TF, _IMU = (
     'sensor_msgs/msg/CameraInfo',
     'nav_msgs/msg/Odometry',
     'tf2_msgs/msg/TFMessage',
+    'sensor_msgs/msg/Imu',
 )
+_LOOK_AHEAD_NS = 1_000_000_000  # by which gravity is known better than when an image was taken
 _DEPTH_ENCODINGS = ('16UC1', '32FC1')
 _log = logging.getLogger(__name__)
 
@@ -46,14 +49,15 @@ class _Topics:
     info: Connection | None
     depth: Connection | None
     odometry: Connection | None
+    imu: Connection | None
 
 
 class BagSource:
     """Images of a ROS 1 or ROS 2 bag with calibration, odometry and registered depth if recorded.
 
     Poses come from the first `nav_msgs/Odometry` topic, whose z is up by contract (REP-105),
-    wherever the camera looks; if its child frame is not the camera,
-    `/tf_static` has to connect the two.
+    wherever the camera looks; if its child frame is not the camera, `/tf_static` has to connect
+    the two. Likewise for gravity from the first `sensor_msgs/Imu`.
 
     Args:
         path: folder with metadata.yaml, or *.mcap, *.db3, *.bag.
@@ -77,13 +81,22 @@ class BagSource:
             duration = reader.duration / 1e9
             self._model = self._read_model(reader, topics)
             header = next(self._messages(reader, topics.image)).header
-            self._poses, pose_note = self._read_poses(reader, topics, header.frame_id)
+            tree = self._read_static(reader)
+            self._poses, pose_note = self._read_poses(reader, topics, tree, header.frame_id)
+            self._R_camera_imu, imu_note = self._read_mounting(
+                reader, topics, tree, header.frame_id
+            )
         self.rate_hz = (count - 1) / duration if count > 1 and duration > 0 else 30.0
         basename = topics.image.topic.removesuffix('/compressed').rsplit('/', 1)[-1]
         self._rectified = 'rect' in basename
         self._fallback, note = assumed_hfov(hfov)
         calibrated = self._model is not None and self._model.K[0] != 0
-        notes = [f'image topic {topics.image.topic}', '' if calibrated else note, pose_note]
+        notes = [
+            f'image topic {topics.image.topic}',
+            '' if calibrated else note,
+            pose_note,
+            imu_note,
+        ]
         self.note = '; '.join(filter(None, notes))
 
     @contextmanager
@@ -144,22 +157,39 @@ class BagSource:
         info = next(iter(beside or (infos if len(infos) == 1 else [])), None)
         # Depth in the frame of the colour camera is registered to it; any other is not.
         depth = depths.get(frames[image.topic])
-        return _Topics(image, info, depth, next(iter(of(_ODOMETRY)), None))
+        odometry, imu = (next(iter(of(kind)), None) for kind in (_ODOMETRY, _IMU))
+        return _Topics(image, info, depth, odometry, imu)
 
     def _read_model(self, reader: AnyReader, topics: _Topics) -> CameraModel | None:
         if topics.info is None:
             return None
         return conversions.camera_model_from_msg(next(self._messages(reader, topics.info)))
 
+    def _read_static(self, reader: AnyReader) -> _StaticTree:
+        static = [c for c in reader.connections if c.msgtype == _TF and 'static' in c.topic]
+        links = self._messages(reader, *static) if static else ()
+        return _StaticTree([link for message in links for link in message.transforms])
+
+    def _read_mounting(
+        self, reader: AnyReader, topics: _Topics, tree: _StaticTree, camera_frame: str
+    ) -> tuple[np.ndarray | None, str]:  # [3, 3]
+        if topics.imu is None:
+            return None, ''
+        imu_frame = next(self._messages(reader, topics.imu)).header.frame_id
+        T_camera_imu = tree.lookup(camera_frame, imu_frame)
+        if T_camera_imu is None:
+            return None, (
+                f'no gravity: the IMU is in {imu_frame}, the camera is {camera_frame}, and '
+                '/tf_static does not connect them'
+            )
+        return T_camera_imu[:3, :3], f'gravity from {topics.imu.topic}'
+
     def _read_poses(
-        self, reader: AnyReader, topics: _Topics, camera_frame: str
+        self, reader: AnyReader, topics: _Topics, tree: _StaticTree, camera_frame: str
     ) -> tuple[PoseBuffer, str]:
         poses: list[tuple[int, np.ndarray]] = []
         if topics.odometry is None:
             return pose_buffer(poses), 'no odometry, so no poses'
-        static = [c for c in reader.connections if c.msgtype == _TF and 'static' in c.topic]
-        links = self._messages(reader, *static) if static else ()
-        tree = _StaticTree([link for message in links for link in message.transforms])
         for message in self._messages(reader, topics.odometry):
             stamp, _, child, T_world_child = conversions.pose_from_odometry(message)
             T_child_camera = tree.lookup(child, camera_frame)
@@ -174,8 +204,11 @@ class BagSource:
     def frames(self) -> Iterator[Frame]:
         """All decodable images in the order they were recorded."""
         count = 0
-        with self._open() as reader:
-            topics = self._choose(reader)
+        with self._open() as reader, self._open() as beside:
+            topics, imu = self._choose(reader), None
+            if topics.imu is not None and self._R_camera_imu is not None:
+                connection = next(c for c in beside.connections if c.topic == topics.imu.topic)
+                imu = _RecordedImu(self._messages(beside, connection), self._R_camera_imu)
             decode = _BagDecoder(self._model, self._rectified, self._fallback)
             for image, depth in self._with_depth(reader, topics):
                 try:
@@ -184,6 +217,8 @@ class BagSource:
                     _log.warning('%s: image skipped: %s', self.name, error)
                     continue
                 count += 1
+                if imu is not None:
+                    frame = replace(frame, up=imu.up(frame.stamp_ns))
                 yield frame.placed(pose_at(self._poses, frame.stamp_ns), WORLD)
         if not count:
             raise InputError(
@@ -245,6 +280,29 @@ class _BagDecoder:
             depth=depth,
             unseen=rectifier.unseen,
         )
+
+
+class _RecordedImu:
+    """Which way is up in the camera, from messages that are read as images come."""
+
+    def __init__(self, messages: Iterator[Any], R_camera_imu: np.ndarray) -> None:
+        self._messages, self._R_camera_imu = messages, R_camera_imu
+        self._gravity = ImuGravity()
+
+    def up(self, stamp_ns: int) -> MeasuredUp | None:
+        """At the stamp of an image; None where the recording does not tell."""
+        newest_ns = self._gravity.newest_ns
+        while newest_ns is None or newest_ns < stamp_ns + _LOOK_AHEAD_NS:
+            message = next(self._messages, None)
+            if message is None:
+                break
+            with suppress(InputError):  # of what cannot be used
+                self._gravity.add(conversions.imu_from_msg(message))
+            newest_ns = self._gravity.newest_ns
+        try:
+            return self._gravity.up(stamp_ns).turned(self._R_camera_imu)
+        except InputError:
+            return None
 
 
 class _StaticTree:

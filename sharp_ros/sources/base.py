@@ -10,13 +10,15 @@ import numpy as np
 
 from sharp_ros.camera import Frame
 from sharp_ros.errors import PoseUnavailableError
-from sharp_ros.localization.gravity import level_from_depth
+from sharp_ros.localization.gravity import level_from_depth, level_from_up
+from sharp_ros.localization.gravity_check import sure_up
 from sharp_ros.se3 import inverse, PoseBuffer
 
 CAMERA, WORLD = 'camera_optical_frame', 'world'  # frames of sources that do not name theirs
 DEFAULT_HFOV = math.radians(60)  # a phone's main camera, about
 MAX_STAMP_DIFFERENCE_NS = 20_000_000  # of a depth image or an end of the trajectory
 _MAX_POSE_GAP = 0.25  # seconds interpolated over
+_IMU_TILT = math.radians(5)  # of a world that an IMU does not find level
 _MAX_TILT = math.radians(60)  # of a camera whose world is taken to have z up
 # Taken for the pose of a camera whose recording does not say what is up and shows no floor.
 _LEVEL_CAMERA = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.2], [0, 0, 0, 1]], float)
@@ -62,7 +64,7 @@ class LevelWorld:
     """A recording's world turned so that z is up and, if its depth shows a floor, that is at 0.
 
     Recordings whose world is merely some camera would otherwise be cut into height bands along an
-    arbitrary direction. A world whose z axis is up stays as it is.
+    arbitrary direction. A world whose z axis is up stays as it is. What an IMU says comes first.
 
     Args:
         guess: whether the first camera is taken to be upright, 1.2 m high, where nothing shows it.
@@ -84,6 +86,15 @@ class LevelWorld:
         return None if self._T_level_world is None else self._T_level_world @ frame.T_world_camera
 
     def _level(self, frame: Frame, T_world_camera: np.ndarray) -> np.ndarray | None:
+        up = sure_up(frame)
+        if up is not None and float(up @ T_world_camera[2, :3]) < math.cos(_IMU_TILT):
+            if frame.depth is None:
+                nothing = np.zeros((frame.intrinsics.height, frame.intrinsics.width), np.float32)
+                T_level_camera = level_from_up(up, nothing, frame.intrinsics)
+                T_level_camera[2, 3] = _LEVEL_CAMERA[2, 3]
+            else:
+                T_level_camera = level_from_up(up, frame.depth, frame.intrinsics)
+            return T_level_camera @ inverse(T_world_camera)
         if T_world_camera[2, 1] <= -math.cos(_MAX_TILT):  # the image's y is down
             return np.eye(4)
         T_level_camera = _LEVEL_CAMERA if self._guess else None

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from rclpy.lifecycle import TransitionCallbackReturn
 from ros_helpers import CAMERA, POSE, WALL
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.models import load_predictor
@@ -134,6 +134,14 @@ def good_odometry(stamp_ns=STAMP):
     return odometry_to_msg(POSE, stamp_ns, 'odom', CAMERA)
 
 
+def good_imu(stamp_ns=STAMP):
+    """Of a camera that holds its head up, 1 nanosecond before its image."""
+    msg = Imu(header=header_to_msg(stamp_ns - 1, CAMERA))
+    msg.orientation.w, msg.orientation.x = float(np.sqrt(0.5)), -float(np.sqrt(0.5))
+    msg.linear_acceleration.y = -9.81
+    return msg
+
+
 def spoil_format(draw, msg):
     msg.format = draw(
         st.one_of(NAME, st.sampled_from(['bayer_rggb8; png compressed ', ';;', 'bayer_']))
@@ -155,6 +163,22 @@ def spoil_turn(draw, msg):
     pose = msg.pose.pose if hasattr(msg.pose, 'pose') else msg.pose
     for axis in 'xyzw':
         setattr(pose.orientation, axis, draw(st.sampled_from([0.0, 1e-300, 1e200, np.nan, 0.5])))
+
+
+def spoil_rotation(draw, msg):
+    for axis in 'xyzw':
+        setattr(msg.orientation, axis, draw(st.sampled_from([0.0, 1e-300, 1e200, np.nan, 0.5])))
+
+
+def spoil_vector(draw, msg):
+    part = draw(st.sampled_from([msg.angular_velocity, msg.linear_acceleration]))
+    setattr(part, draw(st.sampled_from('xyz')), draw(FLOAT))
+
+
+def spoil_covariance(draw, msg):
+    part = draw(st.sampled_from(['orientation', 'angular_velocity', 'linear_acceleration']))
+    values = getattr(msg, f'{part}_covariance')
+    values[draw(st.sampled_from([0, 0, 4, 1, 8]))] = draw(st.one_of(st.just(-1.0), FLOAT))
 
 
 def spoil_child(draw, msg):
@@ -219,6 +243,7 @@ INFOS = st.one_of(
     odd_infos(),
 )  # fmt: skip
 ODOMETRIES = spoiled(good_odometry, spoil_header, spoil_place, spoil_turn, spoil_child)
+IMUS = spoiled(good_imu, spoil_header, spoil_rotation, spoil_vector, spoil_covariance)
 REQUESTS = spoiled(
     lambda: pose_to_msg(np.eye(4), STAMP, 'odom'), spoil_header, spoil_place, spoil_turn
 )
@@ -397,6 +422,44 @@ def test_no_odometry_ends_the_node_and_impossible_ones_are_counted(bench, for_ea
     fates = for_each('odometry', ODOMETRIES, law)
     assert {'processed', 'bad_pose'} <= set(fates)
     bench.send_good()
+
+
+def test_no_imu_ends_the_node_each_is_used_or_counted_and_none_levels_the_map_wrongly(
+    bench, for_each
+):
+    bench = bench(imu__enabled=True)
+    bench.send_good()
+    imu = bench.node._session.imu
+
+    def law(msg):
+        imu._gravity.__init__()
+        bench.node._on_imu(good_imu(STAMP - 10**8))
+        before = bench.events()
+        bench.node._on_imu(msg)
+        new = bench.events() - before
+        bench.node._on_odometry(good_odometry())
+        fate = bench.fate(lambda: bench.node._on_image(good_image()))
+        assert fate == ''
+        up = bench.result.frame.up
+        q = msg.orientation
+        numbers = np.array([q.x, q.y, q.z, q.w])
+        used = imu._gravity.newest_ns == stamp_ns_from_msg(msg.header)
+        usable = bool(np.isfinite(numbers).all() and 0.9 < np.linalg.norm(numbers) < 1.1)
+        absent = msg.orientation_covariance[0] < 0
+        assert used or new, 'neither used nor counted'
+        assert new['bad_imu_orientation'] == (used and not usable and not absent)
+        if up is not None:
+            assert np.isfinite(up.direction).all()
+            assert up.std > 0
+        if bench.result.unmapped is not None:
+            assert bench.result.unmapped.reason == 'gravity_contradicts_pose'
+        elif up is not None:
+            off = np.arccos(np.clip(up.direction @ POSE[2, :3], -1, 1))
+            assert off <= np.radians(5) + 3 * up.std + 1e-6
+        return next(iter(new), '')
+
+    fates = for_each('imu', IMUS, law)
+    assert {'processed', 'bad_imu', 'bad_imu_orientation', 'imu_went_back'} <= set(fates)
 
 
 def test_no_view_request_ends_the_node_and_each_is_served_or_counted(bench, for_each):
