@@ -19,6 +19,7 @@ FOR_EACH = {  # arguments of sharp.launch.py
     'depth': ('/{camera}/depth/image', 'registered depth topics, for model sensor'),
     'odometry': ('/odom', 'nav_msgs/Odometry topic with the poses of the cameras'),
     'imu': ('', 'sensor_msgs/Imu topics, for gravity; empty: none'),
+    'range': ('', 'sensor_msgs/Range topics, for the scale; empty: none'),
     'overrides': ('', 'parameter files that override the shipped one, e.g. /etc/{camera}.yaml'),
     'model': ('', 'nano, sensor, sharp or the path of weights; empty: as in the parameter files'),
     'autostart': (

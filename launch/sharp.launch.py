@@ -34,6 +34,7 @@ TOPICS = {  # relative names follow the namespace
 }
 SENSORS = {  # topics of what a robot may have; given, they are subscribed to
     'imu': ('', 'sensor_msgs/Imu topic of the robot, for gravity; empty: none'),
+    'range': ('', 'sensor_msgs/Range topic of the robot, for the scale; empty: none'),
 }
 ARGUMENTS = {
     **TOPICS,

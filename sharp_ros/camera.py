@@ -199,6 +199,61 @@ class MeasuredUp:
 
 
 @dataclass(frozen=True)
+class RangeReading:
+    """A distance that a range finder measured along a ray.
+
+    Attributes:
+        origin: [3] where the ray begins, in the optical frame unless said otherwise, metres.
+        direction: [3] unit vector along it.
+        distance: along the ray, metres.
+        half_angle: of the cone around the ray in which the sensor sees, radians.
+        std: standard deviation of the distance, metres.
+
+    Raises:
+        InputError: `bad_range` if a number is impossible.
+    """
+
+    origin: np.ndarray
+    direction: np.ndarray
+    distance: float
+    half_angle: float
+    std: float
+
+    def __post_init__(self) -> None:
+        ray = np.concatenate([self.origin, self.direction])
+        aimed = ray.shape == (6,) and abs(float(np.linalg.norm(ray[3:])) - 1) < 1e-6
+        if not (
+            aimed
+            and np.isfinite(ray).all()
+            and 0 < self.distance < math.inf
+            and 0 <= self.half_angle < math.pi / 2
+            and 0 < self.std < math.inf
+        ):
+            raise InputError(f'impossible reading of a range finder: {self}', 'bad_range')
+
+    @property
+    def point(self) -> np.ndarray:
+        """[3] where the ray ends, metres."""
+        return self.origin + self.distance * self.direction
+
+    def is_in(self, intrinsics: Intrinsics) -> bool:
+        """Whether a camera, in whose optical frame it is given, has where the ray ends in view."""
+        point = self.point
+        if not point[2] > 0:
+            return False
+        u, v = intrinsics.pixels(point)
+        return bool(-0.5 <= u < intrinsics.width - 0.5 and -0.5 <= v < intrinsics.height - 0.5)
+
+    def moved(self, T_other_this: np.ndarray) -> RangeReading:  # [4, 4]
+        """The same reading in another frame."""
+        R, t = T_other_this[:3, :3], T_other_this[:3, 3]
+        direction = R @ self.direction
+        return replace(
+            self, origin=R @ self.origin + t, direction=direction / np.linalg.norm(direction)
+        )
+
+
+@dataclass(frozen=True)
 class Frame:
     """One rectified camera image with all that is known about it at its stamp.
 
@@ -215,6 +270,7 @@ class Frame:
             them: there nothing is known, whatever a network says. None: all were reached.
         transforms: `T_camera_x` [4, 4] of other frames x at the stamp, as far as wanted and known.
         up: against gravity in the optical frame at the stamp, where an IMU says so.
+        range_reading: of a range finder at the stamp, in the optical frame.
     """
 
     image: np.ndarray
@@ -227,6 +283,7 @@ class Frame:
     unseen: np.ndarray | None = None
     transforms: Mapping[str, np.ndarray] = field(default_factory=dict)
     up: MeasuredUp | None = None
+    range_reading: RangeReading | None = None
 
     def __post_init__(self) -> None:
         size = (self.intrinsics.height, self.intrinsics.width)

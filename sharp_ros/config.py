@@ -157,6 +157,20 @@ class ImuConfig:
 
 
 @dataclass(frozen=True)
+class RangeConfig:
+    """A range finder that tf places: where its ray ends in the image, it tells the scale."""
+
+    enabled: bool = option(
+        False, 'subscription to range, whose distances are an anchor of the scale'
+    )
+    message: str = option(
+        'range',
+        'range: sensor_msgs/Range; scan: sensor_msgs/LaserScan of one beam',
+        choices=('range', 'scan'),
+    )
+
+
+@dataclass(frozen=True)
 class OdometryConfig:
     """Visual odometry."""
 
@@ -438,6 +452,7 @@ class SharpConfig:
     camera: CameraConfig = field(default_factory=CameraConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
     imu: ImuConfig = field(default_factory=ImuConfig)
+    range: RangeConfig = field(default_factory=RangeConfig)
     odometry: OdometryConfig = field(default_factory=OdometryConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     point_cloud: PointCloudConfig = field(default_factory=PointCloudConfig)

@@ -293,19 +293,20 @@ def test_exactly_the_inputs_of_the_node_are_remapped(launch):
     inputs |= set(re.findall(r"topics\.append\(\(\w+, '(\w+)',", source))
     always = {'image', 'camera_info', 'odometry', 'depth'}
     assert set(node_of(launch()).remappings) == always
-    sensors = {'imu': '/robot/imu'}
+    sensors = {'imu': '/robot/imu', 'range': '/robot/range'}
     assert set(node_of(launch(**sensors)).remappings) == inputs == always | set(sensors)
 
 
-def test_a_sensor_of_the_robot_is_enabled_by_its_topic_and_only_then(launch):
-    node = node_of(launch(imu='/robot/imu', namespace='front'))
-    assert resolve(node, 'imu') == '/robot/imu'
-    assert node.parameters['imu.enabled'] is True
-    assert 'imu.enabled' not in node_of(launch()).parameters  # as the files say
-    several = launch('multi_camera.launch.py', imu='/{camera}/imu')
+@pytest.mark.parametrize('sensor', ['imu', 'range'])
+def test_a_sensor_of_the_robot_is_enabled_by_its_topic_and_only_then(launch, sensor):
+    node = node_of(launch(namespace='front', **{sensor: '/robot/topic'}))
+    assert resolve(node, sensor) == '/robot/topic'
+    assert node.parameters[f'{sensor}.enabled'] is True
+    assert f'{sensor}.enabled' not in node_of(launch()).parameters  # as the files say
+    several = launch('multi_camera.launch.py', **{sensor: '/{camera}/topic'})
     for each in started(several, 'sharp_node'):
-        assert resolve(each, 'imu') == f'/{each.namespace}/imu'
-        assert each.parameters['imu.enabled'] is True
+        assert resolve(each, sensor) == f'/{each.namespace}/topic'
+        assert each.parameters[f'{sensor}.enabled'] is True
 
 
 def test_a_model_is_passed_as_text_and_only_if_given(launch):

@@ -360,7 +360,7 @@ class Localizer:
         images better than anything, and is to the scale of the depth what metric poses are.
         """
         config = self._config.scale
-        known = config.camera_height > 0 or config.constant > 0
+        known = config.camera_height > 0 or config.constant > 0 or self._config.range.enabled
         return known or config.floor_frame in frame.transforms or frame.depth is not None
 
     def _is_settling(self, frame: Frame) -> bool:

@@ -4,10 +4,11 @@ The true depth is `s(t)` times the predicted one, with `log s(t) = b(t) + e_t`: 
 the network has in this place, which wanders slowly, and an error `e_t` that each frame has for
 itself. *Relative* evidence compares a frame with a reference frame that was seen before: it says
 how the two scales differ, so that one number is left to be known, the scale of the reference.
-*Absolute* anchors (metric motion, the known height of the camera, measured depth) say how long a
-metre is. They err in ways that last, as with a floor that is none, and robots act on what they
-say; so what is believed is a histogram over that number, each observation is of the truth or, with
-some probability, of anything, and observations that share their errors count as one.
+*Absolute* anchors (metric motion, the known height of the camera, measured depth or distance) say
+how long a metre is. They err in ways that last, as with a floor that is none, and robots act on
+what they say; so what is believed is a histogram over that number, each observation is of the
+truth or, with some probability, of anything, and observations that share their errors count as
+one.
 
 One module, since the histogram, the reference and the groups of observations are one state, which
 a frame advances as a whole.
@@ -26,6 +27,7 @@ import numpy as np
 from sharp_ros.camera import check_depth_size, Frame, Intrinsics
 from sharp_ros.config import ScaleConfig
 from sharp_ros.localization.change_detector import ChangeDetector
+from sharp_ros.localization.range_anchor import RangeAnchor
 from sharp_ros.localization.scale_anchors import (
     CONSISTENCY,
     consistency_scale,
@@ -44,7 +46,12 @@ from sharp_ros.localization.scale_dispute import ScaleDispute
 from sharp_ros.se3 import angle, apply, checked_pose, inverse
 
 # All anchors in use; a new one is a class in a file of its own and an entry here.
-ANCHORS: tuple[type[ScaleAnchor], ...] = (ParallaxAnchor, HeightAnchor, SensorAnchor)
+ANCHORS: tuple[type[ScaleAnchor], ...] = (
+    ParallaxAnchor,
+    HeightAnchor,
+    SensorAnchor,
+    RangeAnchor,
+)
 
 _GROUP = 0.19  # seconds within which observations of one anchor share their errors
 _KEYFRAME = 1.0  # likewise, if they share a keyframe whose pose may be wrong

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from sharp_ros import se3
-from sharp_ros.camera import CameraModel, Intrinsics
+from sharp_ros.camera import CameraModel, Intrinsics, RangeReading
 from sharp_ros.errors import InputError
 from sharp_ros.images import decode_image
 from sharp_ros.localization.imu_gravity import ImuSample
@@ -353,6 +353,69 @@ def _imu_sample(
         if acceleration[3] < 0
         else (acceleration[0], acceleration[1], acceleration[2]),
     )
+
+
+def range_from_msg(msg: Any) -> tuple[int, str, RangeReading | None]:
+    """Read a `sensor_msgs/Range`.
+
+    Returns:
+        Stamp in nanoseconds, frame of the sensor, and the reading in it, along x; None if it
+        measured nothing: NaN, +-inf (REP-117), or beyond its limits, which of a fixed-distance
+        ranger coincide.
+
+    Raises:
+        InputError: `bad_range` if limits or field of view are impossible.
+    """
+    limits = float(msg.min_range), float(msg.max_range)
+    variance = float(getattr(msg, 'variance', 0.0))  # which humble lacks
+    cone = float(msg.field_of_view) / 2
+    return _range_sample(
+        msg.header, float(msg.range), limits, np.array([1.0, 0, 0]), cone, variance
+    )
+
+
+def range_from_scan(msg: Any) -> tuple[int, str, RangeReading | None]:
+    """Read a `sensor_msgs/LaserScan` of one beam; see `range_from_msg`.
+
+    Raises:
+        InputError: `bad_range`, also for another number of beams.
+    """
+    if len(msg.ranges) != 1:
+        raise InputError(
+            f'a scan of {len(msg.ranges)} beams; as a range finder only one beam is taken',
+            'bad_range',
+        )
+    limits, bearing = (float(msg.range_min), float(msg.range_max)), float(msg.angle_min)
+    if not math.isfinite(bearing):
+        raise InputError(f'the scan has its beam at angle_min {bearing}', 'bad_range')
+    beam = np.array([math.cos(bearing), math.sin(bearing), 0.0])
+    return _range_sample(msg.header, float(msg.ranges[0]), limits, beam, 0.0, 0.0)
+
+
+_RANGE_NOISE = (0.01, 0.02)  # metres, and share of the distance, where a sensor states none
+
+
+def _range_sample(
+    header: Any,
+    distance: float,
+    limits: tuple[float, float],
+    direction: np.ndarray,
+    half_angle: float,
+    variance: float,
+) -> tuple[int, str, RangeReading | None]:
+    low, high = limits
+    if not (0 <= low <= high and 0 <= half_angle < math.pi / 2):  # nor NaN
+        raise InputError(
+            f'a range finder from {low} to {high} m that sees {2 * half_angle} rad is none; fix '
+            'its driver',
+            'bad_range',
+        )
+    stamp_ns, frame_id = stamp_ns_from_msg(header), header.frame_id
+    if not (0 < distance < math.inf and low <= distance <= high and low < high):
+        return stamp_ns, frame_id, None
+    std = math.sqrt(variance) if 0 < variance < math.inf else 0.0
+    std = std or _RANGE_NOISE[0] + _RANGE_NOISE[1] * distance
+    return stamp_ns, frame_id, RangeReading(np.zeros(3), direction, distance, half_angle, std)
 
 
 def pose_from_msg(msg: Any) -> tuple[str, np.ndarray]:

@@ -138,8 +138,8 @@ class Health:
                     'Mapping',
                     'scale_disputed',
                     f'scale anchors disagree, scale factors {factors}; check the scale of the '
-                    'odometry (slipping wheels), '
-                    'scale.camera_height and the registered depth',
+                    'odometry (slipping wheels), scale.camera_height, the registered depth and '
+                    'the range finder in tf',
                 )
         if motion is not None:
             self.odometry(motion)

@@ -25,7 +25,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, LaserScan, Range
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import differences, frozen_changes, SharpConfig
@@ -45,6 +45,7 @@ from sharp_ros.ros.parameters import declare_parameters, is_ours, parameter_chan
 from sharp_ros.ros.placement import FramePlacer
 from sharp_ros.ros.polling import PolledGroup, waiting_messages
 from sharp_ros.ros.pose_sources import make_pose_source
+from sharp_ros.ros.range_source import RangeSource
 from sharp_ros.ros.services import LAST_PATIENCE, Services
 from sharp_ros.ros.session import Running, Session
 from sharp_ros.ros.transforms import Transforms
@@ -57,6 +58,7 @@ _SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 _REQUEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 # Odometry is small and needed without gaps, but its publishers may be of either reliability.
 _ODOMETRY = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+_RANGE = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 # Taken before each image, of which the slowest network begins one in two seconds.
 _IMU = QoSProfile(depth=2000, reliability=ReliabilityPolicy.BEST_EFFORT)
 _WARM_UP_SIZE = (640, 480)
@@ -124,13 +126,15 @@ class SharpNode(LifecycleNode):
         info, transforms = pipeline.info, self._transforms
         poses = make_pose_source(config.pose, transforms, self.get_logger().info)
         imu = ImuSource(config, transforms) if config.imu.enabled else None
+        ranger = RangeSource(config, transforms) if config.range.enabled else None
         self._session = Session(
             pipeline=pipeline,
             decoder=FrameDecoder(config.camera),
             pairs=StampPairs(config.camera.depth_tolerance),
             poses=poses,
             imu=imu,
-            placer=FramePlacer(config, poses, transforms, pipeline, health, imu),
+            ranger=ranger,
+            placer=FramePlacer(config, poses, transforms, pipeline, health, imu, ranger),
             outputs=self._make_outputs(
                 self, config, transforms, health, metric=info.metric, map_frame=self._map_frame
             ),
@@ -260,6 +264,9 @@ class SharpNode(LifecycleNode):
             topics.append((Odometry, 'odometry', self._on_odometry, _ODOMETRY))
         if session.imu is not None:
             topics.append((Imu, 'imu', self._on_imu, _IMU))
+        range_type = {'range': Range, 'scan': LaserScan}[config.range.message]
+        if session.ranger is not None:
+            topics.append((range_type, 'range', self._on_range, _RANGE))
         if any(view.placement == 'request' for view in config.views.values()):
             topics.append((PoseStamped, '~/view_request', self._on_view_request, _REQUEST))
         for kind, topic, callback, qos in topics:
@@ -349,6 +356,14 @@ class SharpNode(LifecycleNode):
         assert imu is not None
         try:
             imu.add(msg)
+        except InputError as error:
+            self._health.report('Input', error.reason, str(error))
+
+    def _on_range(self, msg: Any) -> None:
+        ranger = self._configured().ranger
+        assert ranger is not None
+        try:
+            ranger.add(msg)
         except InputError as error:
             self._health.report('Input', error.reason, str(error))
 

@@ -13,6 +13,7 @@ from sharp_ros.pipeline import Pipeline
 from sharp_ros.ros.diagnostics import Health
 from sharp_ros.ros.imu_source import ImuSource
 from sharp_ros.ros.pose_sources import PoseSource
+from sharp_ros.ros.range_source import RangeSource
 from sharp_ros.ros.transforms import Transforms, TWO_PARENTS
 from sharp_ros.viewpoints import CAMERA, WORLD
 from sharp_ros.views import VIEW
@@ -28,6 +29,7 @@ class FramePlacer:
         pipeline: knows the frames that views are placed in.
         health: is given what is missing.
         imu: of the robot, if there is one.
+        ranger: likewise.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class FramePlacer:
         pipeline: Pipeline,
         health: Health,
         imu: ImuSource | None = None,
+        ranger: RangeSource | None = None,
     ) -> None:
-        self._imu = imu
+        self._imu, self._ranger = imu, ranger
         self._wait, self._tolerance = config.pose.wait, config.pose.tolerance
         self._on_robot = {config.pose.base_frame, config.scale.floor_frame}
         self._poses, self._transforms = poses, transforms
@@ -64,7 +67,7 @@ class FramePlacer:
             self._health.not_mapped(error.reason, str(error), log=maps)
         needed = {f for n, f in self._pipeline.view_frames.items() if VIEW + n in wanted}
         frame = self._looked_up(frame, self._on_robot, 'Mapping', end)
-        frame = self._with_up(frame, end)
+        frame = self._with_range(self._with_up(frame, end), end)
         return self._looked_up(frame, needed - self._on_robot, 'Views', end)
 
     def _with_up(self, frame: Frame, end: float) -> Frame:
@@ -74,6 +77,15 @@ class FramePlacer:
             return replace(frame, up=self._imu.up(frame, end))
         except InputError as error:
             self._health.report('Mapping', error.reason, f'no gravity from the IMU: {error}')
+            return frame
+
+    def _with_range(self, frame: Frame, end: float) -> Frame:
+        if self._ranger is None:
+            return frame
+        try:
+            return replace(frame, range_reading=self._ranger.reading(frame, end))
+        except InputError as error:
+            self._health.report('Mapping', error.reason, f'no distance for the scale: {error}')
             return frame
 
     def with_parent(self, frame: Frame, parent: str) -> Frame:

@@ -17,6 +17,7 @@ from sharp_ros.ros.imu_source import ImuSource
 from sharp_ros.ros.outputs import Outputs
 from sharp_ros.ros.placement import FramePlacer
 from sharp_ros.ros.pose_sources import PoseSource
+from sharp_ros.ros.range_source import RangeSource
 from sharp_ros.worker import Worker
 
 Result = TypeVar('Result')
@@ -32,6 +33,7 @@ class Session:
         pairs: joins images with their measured depth.
         poses: where those of the camera come from.
         imu: what is up, if the robot has one.
+        ranger: its range finder, likewise.
         placer: gives frames their poses.
         outputs: the publishers.
         rasterizer: what renders the views, for reports.
@@ -46,6 +48,7 @@ class Session:
     pairs: StampPairs
     poses: PoseSource
     imu: ImuSource | None
+    ranger: RangeSource | None
     placer: FramePlacer
     outputs: Outputs
     rasterizer: str

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from rclpy.lifecycle import TransitionCallbackReturn
 from ros_helpers import CAMERA, POSE, WALL
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, Range
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.models import load_predictor
@@ -142,6 +142,19 @@ def good_imu(stamp_ns=STAMP):
     return msg
 
 
+def good_range(stamp_ns=STAMP):
+    msg = Range(header=header_to_msg(stamp_ns, 'sonar'), field_of_view=0.05)
+    msg.min_range, msg.max_range, msg.range = 0.1, 8.0, WALL
+    return msg
+
+
+def spoil_range(draw, msg):
+    names = ['field_of_view', 'min_range', 'max_range', 'range']
+    names += ['variance'] if hasattr(msg, 'variance') else []  # which humble lacks
+    small = st.one_of(st.floats(width=32), st.floats(-3, 10, width=32))
+    setattr(msg, draw(st.sampled_from(names)), draw(small))
+
+
 def spoil_format(draw, msg):
     msg.format = draw(
         st.one_of(NAME, st.sampled_from(['bayer_rggb8; png compressed ', ';;', 'bayer_']))
@@ -244,6 +257,7 @@ INFOS = st.one_of(
 )  # fmt: skip
 ODOMETRIES = spoiled(good_odometry, spoil_header, spoil_place, spoil_turn, spoil_child)
 IMUS = spoiled(good_imu, spoil_header, spoil_rotation, spoil_vector, spoil_covariance)
+RANGES = spoiled(good_range, spoil_header, spoil_range)
 REQUESTS = spoiled(
     lambda: pose_to_msg(np.eye(4), STAMP, 'odom'), spoil_header, spoil_place, spoil_turn
 )
@@ -460,6 +474,36 @@ def test_no_imu_ends_the_node_each_is_used_or_counted_and_none_levels_the_map_wr
 
     fates = for_each('imu', IMUS, law)
     assert {'processed', 'bad_imu', 'bad_imu_orientation', 'imu_went_back'} <= set(fates)
+
+
+def test_no_range_ends_the_node_each_is_used_or_counted(bench, for_each, tf2):
+    tf2.place(
+        np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]]), CAMERA, 'sonar'
+    )
+    bench = bench(range__enabled=True)
+    ranger = bench.node._session.ranger
+
+    def law(msg):
+        ranger._kept.clear()
+        before = bench.events()
+        bench.node._on_range(msg)
+        bench.node._on_odometry(good_odometry())
+        fate = bench.fate(lambda: bench.node._on_image(good_image()))
+        assert fate == ''
+        new = {k: n for k, n in (bench.events() - before).items() if 'range' in k}
+        reading = bench.result.frame.range_reading
+        within = msg.min_range <= msg.range <= msg.max_range
+        if reading is None:
+            assert new or not (np.isfinite(msg.range) and within and msg.range > 0), new
+        else:
+            assert not new
+            assert within
+            assert reading.distance == pytest.approx(msg.range)
+            assert reading.is_in(bench.result.frame.intrinsics)
+        return next(iter(new), '')
+
+    fates = for_each('range', RANGES, law)
+    assert {'processed', 'bad_range', 'range_too_old', 'range_unplaced'} <= set(fates)
 
 
 def test_no_view_request_ends_the_node_and_each_is_served_or_counted(bench, for_each):
