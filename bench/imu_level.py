@@ -139,14 +139,14 @@ def samples(rng: np.random.Generator, name: str, unit: Unit, *, gyro: bool = Tru
 
 def errors(found, up, every=1):
     """Errors and stated deviations, radians, once settled; seconds a sample takes."""
-    gravity, missed, stated, begun = ImuGravity(), [], [], time.perf_counter()
+    gravity, missed, stated, begun = ImuGravity(), [], [], time.thread_time()
     for i, sample in enumerate(found):
         gravity.add(sample)
         if sample.stamp_ns > SETTLED * 1e9 and i % every == 0:
             now = gravity.up(sample.stamp_ns)
             missed.append(math.acos(min(float(now.direction @ up[i]), 1.0)))
             stated.append(now.std)
-    return np.array(missed), np.array(stated), (time.perf_counter() - begun) / len(found)
+    return np.array(missed), np.array(stated), (time.thread_time() - begun) / len(found)
 
 
 def main() -> None:

@@ -52,6 +52,7 @@ _UNKNOWN_ORIENTATION, _LEAST_ORIENTATION = 0.03, 0.01  # rad, of an orientation
 _STILL_TIME, _STILL_MEMORY = 0.5, 0.25
 _STILL_NOISE, _STILL_NORM = 0.15, 0.5  # m/s², and about gravity
 _STILL_RATE, _STILL_RATE_NOISE = 0.05, 0.02  # rad/s: largest bias, and noise about it
+_CALIBRATING = 1.0  # seconds of it over which a bias is averaged
 _STILL_STD, _STILL_GATE = 0.1, 3.0  # m/s²; standard deviations
 
 _SETTLED = 1.0  # m/s², standard deviation below which the length of gravity is judged
@@ -267,6 +268,7 @@ class _Filter:
         self._lately, self._turned = _Lately(), _Lately()
         self._still = 0.0  # seconds
         self.bias: Vector = (0.0, 0.0, 0.0)  # of the gyroscope, rad/s
+        self._calm = 0.0  # seconds in which that could be seen
         self._drift = _DRIFT
 
     @property
@@ -295,6 +297,20 @@ class _Filter:
         self._gg, self._gv, self._vv = gg - gain_g * gv, gv - gain_g * vv, vv - gain_v * vv
         self._rest(measured, rate, force, dt)
 
+    def _calibrate(self, dt: float) -> None:
+        """What the gyroscope shows while gravity stands still is its bias.
+
+        Not so about gravity itself: a robot that turns slowly on the spot looks as still.
+        """
+        down, turned = self._lately.mean, self._turned.mean
+        change = _less(turned, self.bias)
+        about = _dot(change, down) / _dot(down, down)
+        change = _moved(change, down, -about)
+        self.bias = _moved(self.bias, change, min(dt / _CALIBRATING, 1.0))
+        self._calm += dt
+        if self._calm > 2 * _CALIBRATING:
+            self._drift = _LEFT_DRIFT
+
     def _note(self, excess: float, dt: float) -> None:
         """Speeds beyond what was supposed widen the deviation at once, and for a while."""
         share = min(dt / _UNEXPECTED_TIME, 1.0)
@@ -318,7 +334,7 @@ class _Filter:
         if _dot(miss, miss) > 3 * _STILL_GATE**2 * (self._gg + variance):
             return  # it gathers speed evenly
         if rate is not None:
-            self.bias, self._drift = self._turned.mean, _LEFT_DRIFT
+            self._calibrate(dt)
         noise = variance * max(2 * _STILL_MEMORY / dt, 1.0)
         gain_g, gain_v = self._gg / (self._gg + noise), self._gv / (self._gg + noise)
         self.gravity = _moved(self.gravity, miss, gain_g)

@@ -147,10 +147,6 @@ class Health:
                 self.not_mapped(f'odometry_{motion.state}', f'visual odometry is {motion.state}')
         if unmapped is not None:
             self.not_mapped(unmapped.reason, str(unmapped))
-        up = result.frame.up
-        if up is not None:
-            with self._lock:
-                self._pose_values['gravity_std_deg'] = f'{math.degrees(up.std):.2f}'
         self.views(result.views, result.unplaced)
 
     def not_mapped(self, reason: str, why: str, *, log: bool = True) -> None:
@@ -167,6 +163,11 @@ class Health:
                 'scale': f'{value:.4f}',
                 'scale_std': f'{math.sqrt(log_variance):.4f}',
             }
+
+    def gravity(self, std: float) -> None:
+        """Note how sure an IMU is of what is up, radians."""
+        with self._lock:
+            self._pose_values['gravity_std_deg'] = f'{math.degrees(std):.2f}'
 
     def odometry(self, motion: Motion) -> None:
         """Note how visual odometry fares."""

@@ -74,10 +74,12 @@ class FramePlacer:
         if self._imu is None:
             return frame
         try:
-            return replace(frame, up=self._imu.up(frame, end))
+            up = self._imu.up(frame, end)
         except InputError as error:
             self._health.report('Mapping', error.reason, f'no gravity from the IMU: {error}')
             return frame
+        self._health.gravity(up.std)
+        return replace(frame, up=up)
 
     def _with_range(self, frame: Frame, end: float) -> Frame:
         if self._ranger is None:
