@@ -9,7 +9,8 @@ it measures is gravity itself. The deviation that comes with the result holds wh
 see: the bias of the accelerometer, a gyroscope that drifts, and speeds beyond the bounds.
 
 Units and signs are those of REP-145: rad/s, m/s², and an accelerometer at rest measures +g
-upwards. Numbers are plain floats, since a step takes hundreds of samples a second.
+upwards. Numbers are plain floats, since a step takes hundreds of samples a second. One module:
+the filter, what it supposes, and the turning of plain vectors that nothing else needs.
 """
 
 from __future__ import annotations
