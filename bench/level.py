@@ -6,7 +6,8 @@ Cameras that begin with a look that misleads (`synthetic.first_looks`) drive thr
 rooms, with exact depth and poses, five images a second. Printed are the errors by the first image
 alone (`level_from_depth`); after how many images the estimate is believed, and how wrong it then
 is; and how often it was believed while more than 1.5 degrees or 5 cm off. Weights and thresholds
-of `localization/level.py` were chosen on rooms 0 to 3. The time is that of the processor, an image on average.
+of `localization/level.py` were chosen on rooms 0 to 3. The time is that of the processor, an image
+on average.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from sharp_ros.se3 import transform
 _COLUMNS = 80  # of blocks of pixels whose depth is averaged, else its noise tilts every normal
 _CONES = (50.0, 25.0, 10.0)  # degrees around the estimate within which normals count, in turn
 _MIN_NORMALS = 50
-_AHEAD, _TOP = np.array([0.0, 0.0, 1.0]), np.array([0.0, -1.0, 0.0])  # of an image
 _FLOOR_PERCENTILE = 2.0  # heights below this are taken for noise
 
 
@@ -47,8 +46,7 @@ def level_from_depth(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray | 
             return None
         up = np.median(near, 0)  # a mean would be drawn aside by slanted things
         up /= np.linalg.norm(up)
-    # looks straight down or up: no heading to take for x
-    return None if _across(up, _AHEAD) is None else _level(points, up)
+    return _level(points, up)
 
 
 def level_from_up(up: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
@@ -56,7 +54,7 @@ def level_from_up(up: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> 
 
     Without any depth the camera itself is the origin.
     """
-    return _level(_points(depth, intrinsics), up)
+    return _level(block_points(depth, intrinsics, _COLUMNS), up)
 
 
 def levelled(T_level_camera: np.ndarray, up: np.ndarray) -> np.ndarray:  # [4, 4], [3] -> [4, 4]

@@ -60,4 +60,4 @@ def _attitude(up: np.ndarray) -> str:
 
 
 def _degrees(angle: float) -> str:
-    return f'{round(math.degrees(angle))} degrees'
+    return f'{round(math.degrees(angle)) if math.isfinite(angle) else angle} degrees'  # no -0

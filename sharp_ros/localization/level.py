@@ -15,6 +15,8 @@ The floor is then the lowest plane, fitted to all its pieces. Its covariance is 
 the views contradict each other (cluster-robust, Liang and Zeger 1986), since the depth of one view
 is wrong as a whole; before there are several it is that of a direction and a height of which
 nothing is known.
+
+One module, since the reasons are weighed against each other: none is right by itself.
 """
 
 from __future__ import annotations
@@ -135,6 +137,7 @@ class LevelEstimator:
         self._views: list[_View] = []
         self._spacing = 1.0
         self._given, self._given_weight = np.zeros(3), 0.0
+        self._weighed = 0.0  # of the latter, in the estimate at hand
         self._level: Level | None = None
 
     def observe(
@@ -176,13 +179,14 @@ class LevelEstimator:
         weight = 1 / max(std, _UP_STD) ** 2
         self._given = self._given + weight * (T_odom_camera[:3, :3] @ up_in_camera)
         self._given_weight += weight
-        self._level = None
+        if self._given_weight > 2 * self._weighed:  # an estimate takes some milliseconds
+            self._level = None
 
     @property
     def level(self) -> Level:
         """The best estimate so far; what it is worth is in it."""
         if self._level is None:
-            self._level = self._estimated()
+            self._level, self._weighed = self._estimated(), self._given_weight
         return self._level
 
     # hypotheses --------------------------------------------------------------------------------
@@ -363,7 +367,7 @@ _WRONG_HEIGHT = (
 _VAGUE = (
     'views of it differ by {:.1f} degrees and {:.2f} m: show more of the floor from other places'
 )
-_HELP = 'or give pose.base_frame, or scale.camera_height'
+_HELP = 'or set pose.base_frame, scale.camera_height or imu.enabled'
 
 
 def floor_not_found(level: Level) -> PoseUnavailableError:
