@@ -24,6 +24,7 @@ from sharp_ros.loading import load_engine
 from sharp_ros.localization.localizer import Localized, Localizer
 from sharp_ros.mapping.map_files import MapState
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
+from sharp_ros.mapping.revision import DepthScale
 from sharp_ros.mapping.world_map import WorldMap
 from sharp_ros.models import ModelInfo
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
@@ -205,7 +206,7 @@ class Pipeline:
         clock.lap('views')
         # What the map looks like now; a guess clears nothing in anybody's map.
         wanted = wanted if localized.unplaced is None else wanted - {CLEARING}
-        map_outputs = self._map_outputs(seen, depth, wanted)
+        map_outputs = self._map_outputs(seen, depth, localized.depth_scale, wanted)
         clock.lap('grid')
         return FrameResult(
             frame=frame,
@@ -281,7 +282,9 @@ class Pipeline:
         frame, error = localized.frame, localized.unplaced
         if frame.T_world_camera is not None and error is None:
             try:
-                self._map.integrate(frame, depth, visual=localized.visual)
+                self._map.integrate(
+                    frame, depth, visual=localized.visual, scale=localized.depth_scale
+                )
             except PoseUnavailableError as changed:
                 error = changed
         clock.lap('map')
@@ -291,7 +294,7 @@ class Pipeline:
         return error
 
     def _map_outputs(
-        self, seen: Seen, depth: np.ndarray, wanted: Collection[str]
+        self, seen: Seen, depth: np.ndarray, scale: DepthScale | None, wanted: Collection[str]
     ) -> dict[str, Any]:
         """Grid and points that are due, by their names in `FrameResult`."""
         outputs: dict[str, Any] = {}
@@ -301,7 +304,7 @@ class Pipeline:
         if seen.mapped and MAP_POINTS in wanted and self._limits[MAP_POINTS].take(stamp_ns):
             outputs['map_points'] = self._map.points()
         if CLEARING in wanted:
-            outputs['clearing_points'] = self._map.clearing_points(seen.frame, depth)
+            outputs['clearing_points'] = self._map.clearing_points(seen.frame, depth, scale)
         return outputs
 
     def _timings(self, clock: Stopwatch) -> dict[str, float]:

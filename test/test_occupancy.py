@@ -105,7 +105,7 @@ class ReferenceMap:
         self.config = config
         self.log_odds: dict[tuple[int, int, int], float] = {}
 
-    def integrate(self, depth, intrinsics, T_world_camera, window) -> None:
+    def integrate(self, depth, intrinsics, T_world_camera, window, scale_std=0.0) -> None:
         config = self.config
         voxel = config.voxel_size
         stride_u = max(1, int(intrinsics.fx * voxel / config.max_range))
@@ -113,7 +113,7 @@ class ReferenceMap:
         base = np.array([0, 0, config.min_height])
         low, high = ((corner - base) / voxel for corner in window)
         eye = (T_world_camera[:3, 3] - base) / voxel
-        hits, passed = set(), set()
+        hits, passed, doubted = set(), set(), set()
         spread = 2 * config.range_std  # of the depth, to where the surface may lie
         for v in range(intrinsics.height):
             for u in range(intrinsics.width):
@@ -142,17 +142,24 @@ class ReferenceMap:
                 for divisor in (8, 4, 2):  # thinned near the camera, see `_mark_passed`
                     if (u // stride_u) % divisor or (v // stride_v) % divisor:
                         start = config.max_range / divisor / np.linalg.norm(ray)
-                passed.update(self._voxels(eye, direction, start, end))
+                sure = (end if hit else d) / (1 + 2 * scale_std)
+                passed.update(self._voxels(eye, direction, start, min(sure, end)))
+                doubted.update(self._voxels(eye, direction, max(start, sure), end))
         inside = {
             cell
-            for cell in hits | passed
+            for cell in hits | passed | doubted
             if all(low[i] - 1e-6 <= cell[i] < high[i] - 1e-6 for i in range(3))
         }
         for cell in inside:
             away = np.linalg.norm(np.array(cell) + 0.5 - eye)
             share = 1 / (1 + spread * away)  # of as many voxels as the spread meets
-            change = config.hit_log_odds * share if cell in hits else -config.miss_log_odds
-            value = self.log_odds.get(cell, 0.0) + change
+            value = self.log_odds.get(cell, 0.0)
+            if cell in hits:
+                value += config.hit_log_odds * share
+            elif cell in passed:
+                value -= config.miss_log_odds
+            elif value > 0:
+                value = max(value - config.miss_log_odds, 0.0)
             self.log_odds[cell] = float(
                 np.clip(value, -config.clamp_log_odds, config.clamp_log_odds)
             )
@@ -173,9 +180,18 @@ class ReferenceMap:
 
 
 @pytest.mark.parametrize(
-    ('height', 'range_std'), [(0.73, 0.0), (0.73, 0.1), (2.6, 0.05), (-0.3, 0.0)]
+    ('height', 'range_std', 'scale_std'),
+    [
+        (0.73, 0.0, 0.0),
+        (0.73, 0.1, 0.0),
+        (2.6, 0.05, 0.0),
+        (-0.3, 0.0, 0.0),
+        (0.73, 0.0, 0.06),
+        (0.73, 0.1, 0.3),
+        (-0.3, 0.0, 0.1),
+    ],
 )
-def test_voxels_equal_those_of_the_plain_reference(height, range_std):
+def test_voxels_equal_those_of_the_plain_reference(height, range_std, scale_std):
     config = OccupancyConfig(voxel_size=0.1, size=4.0, max_range=2.5, range_std=range_std)
     camera = Intrinsics.from_hfov(1.2, 40, 30)
     box = ((0.83, -0.41, 0.0), (1.31, 0.37, 0.62))
@@ -187,8 +203,8 @@ def test_voxels_equal_those_of_the_plain_reference(height, range_std):
         T = pose(0.013 + 0.03 * i, 0.021, height, 0.1 + 0.9 * i, pitch)
         depth = true_depth([box], camera, T) if height > 0 else np.full((30, 40), 1.3, np.float32)
         depth[rng.random(depth.shape) < 0.1] = np.nan
-        fast.integrate(depth, camera, T)
-        slow.integrate(depth, camera, T, fast.bounds)
+        fast.integrate(depth, camera, T, scale_std=scale_std)
+        slow.integrate(depth, camera, T, fast.bounds, scale_std)
         first = first or fast.bounds
         np.testing.assert_array_equal(first[0], fast.bounds[0])  # the twin has no window
     expected = np.zeros_like(fast.log_odds())
@@ -280,6 +296,49 @@ def test_ground_below_an_unseen_table_top_is_not_free():
     under = (x > 1.1) & (x < 1.95) & (abs(y) < 0.5)
     assert (grid_map.log_odds()[under, 0] < 0).any()  # although the floor there was seen
     assert not (grid.cells[under] == FREE).any()
+
+
+@pytest.mark.parametrize('scale_std', [0.1, 0.25, 0.5])
+def test_rays_free_no_more_than_is_surely_free(scale_std):
+    """A wall at 3.02 m, if the scale is right; two deviations nearer it may stand, too."""
+    config = OccupancyConfig()
+    grid_map = OccupancyMap(config)
+    for _ in range(20):
+        depth = np.full((SMALL.height, SMALL.width), 3.02, np.float32)
+        grid_map.integrate(depth, SMALL, pose(0.02, 0.02, 1.0, 0), scale_std=scale_std)
+    ahead = grid_map.log_odds()[200, 200:, 18]  # at the height of the camera
+    free = np.flatnonzero(ahead <= config.free_log_odds)
+    sure = 0.02 + 3.02 * 0.99 / (1 + 2 * scale_std)  # less the deviation of ranges
+    assert free.max() == int(sure / config.voxel_size)
+    assert ahead[int(3.05 / config.voxel_size)] >= config.occupied_log_odds  # the wall is marked
+    assert not ahead[free.max() + 1 : 59].any()  # and what lies between is unknown
+
+
+def test_what_may_be_free_takes_marks_back_but_makes_nothing_free():
+    config, T = OccupancyConfig(), pose(0.02, 0.02, 1.0, 0)
+    grid_map = OccupancyMap(config)
+    near, far = (np.full((SMALL.height, SMALL.width), d, np.float32) for d in (2.02, 3.02))
+    for _ in range(8):
+        grid_map.integrate(near, SMALL, T, scale_std=0.5)
+    at = int(2.05 / config.voxel_size)
+    assert grid_map.log_odds()[200, 200 + at, 18] >= config.occupied_log_odds
+    for _ in range(20):
+        grid_map.integrate(far, SMALL, T, scale_std=0.5)
+    assert grid_map.log_odds()[200, 200 + at, 18] == 0
+    assert (grid_map.log_odds() <= config.free_log_odds)[200, 200 : 200 + at].any()
+
+
+@pytest.mark.parametrize(('beyond', 'end'), [(6.0, 4.0), (50.0, 5.0), (np.inf, 5.0)])
+def test_clearing_points_end_where_rays_are_surely_free(beyond, end):
+    grid_map = OccupancyMap(OccupancyConfig())
+    points = grid_map.clearing_points(
+        np.full((SMALL.height, SMALL.width), beyond, np.float32), SMALL, scale_std=0.25
+    )
+    assert len(points) > 1000
+    if beyond < 50:
+        np.testing.assert_allclose(points[:, 2], end, rtol=1e-6)  # as far along z as the depth
+    else:
+        np.testing.assert_allclose(np.linalg.norm(points, axis=1), end, rtol=1e-6)
 
 
 def test_removed_box_clears_within_the_frames_the_clamping_bound_allows():

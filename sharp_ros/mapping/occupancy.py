@@ -17,7 +17,7 @@ sides of the end it would grow towards the camera by what any frame ever erred.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 
 import numpy as np
@@ -27,11 +27,14 @@ from sharp_ros.config import OccupancyConfig
 from sharp_ros.errors import InputError
 from sharp_ros.mapping.occupancy_kernels import (
     apply_marks,
+    DOUBTED,
     FREE,
     FULL_SCALE,
+    HIT,
     mark_hits,
     mark_rays,
     OCCUPIED,
+    PASSED,
     pooled,
     project_columns,
     SPREAD,
@@ -57,6 +60,15 @@ _SETTINGS = ('voxel_size', 'size', 'min_height', 'max_height', 'clamp_log_odds')
 _FADES = 20  # steps of a decay time, if frames come as often
 
 
+def surely_free(scale_std: float) -> float:
+    """Share of a depth up to which there is nothing, but for one case in forty.
+
+    Args:
+        scale_std: standard deviation of the logarithm of the factor of the depth.
+    """
+    return 1.0 / (1.0 + 2.0 * scale_std)
+
+
 @dataclass(frozen=True)
 class OccupancyGrid2D:
     """Projection of the map on the ground plane.
@@ -71,6 +83,42 @@ class OccupancyGrid2D:
     cells: np.ndarray
     resolution: float
     origin: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class DepthView:
+    """The depth of one frame, and from where it was seen.
+
+    Attributes:
+        depth: [H, W] float32 z-depth, metres.
+        camera: [4] fx, fy, cx, cy of it, pixels.
+        strides: pixels from one ray to the next, along u and v.
+        noise: standard deviation of a pixel as a share of its depth.
+        T_world_camera: [4, 4].
+        base_position: [2] or [3] where the robot stands in the world, or None.
+    """
+
+    depth: np.ndarray
+    camera: np.ndarray
+    strides: tuple[int, int]
+    noise: float
+    T_world_camera: np.ndarray
+    base_position: np.ndarray | None = None
+
+    def reduced(self) -> DepthView:
+        """The same with one pixel per ray, which the others about it are averaged into."""
+        depth, camera = pooled(self.depth, self.camera, *self.strides)
+        noise = self.noise / math.sqrt(self.strides[0] * self.strides[1])
+        return replace(self, depth=depth, camera=camera, strides=(1, 1), noise=noise)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The cells of an `OccupancyMap` at some moment."""
+
+    log_odds: np.ndarray
+    corner: np.ndarray | None  # never written into
+    faded_ns: np.ndarray
 
 
 class OccupancyMap:
@@ -94,6 +142,8 @@ class OccupancyMap:
         self._occupied_at = max(round(config.occupied_log_odds * scale) - 2, 1)
         self._free_at = min(round(config.free_log_odds * scale) + 2, -1)
         self._scale = scale
+        # Frames after which more of the same change nothing.
+        self._enough = math.ceil(2 * FULL_SCALE / min(self._hit, self._miss))
         self._log_odds = np.zeros(config.shape, np.int16)  # y, x, z
         self._marks = np.zeros(self._log_odds.shape, np.uint8)
         self.reset()
@@ -150,8 +200,9 @@ class OccupancyMap:
         T_world_camera: np.ndarray,
         stamp_ns: int = 0,
         base_position: np.ndarray | None = None,
+        scale_std: float = 0.0,
     ) -> None:
-        """Add one depth image.
+        """Add one depth image, and follow the camera.
 
         Rays shorter than `min_range` (camera to point, not along z) are ignored, longer ones than
         `max_range` clear up to there and mark nothing.
@@ -164,6 +215,9 @@ class OccupancyMap:
             stamp_ns: time of the frame, for `decay_time`.
             base_position: [2] or [3] where the robot stands in the world frame; within
                 `footprint_radius` of it all heights become free.
+            scale_std: standard deviation of the logarithm of the factor that all of this depth
+                shares: rays free no more than `surely_free` of their depth. Beyond that they only
+                take back, down to unknown, what earlier frames marked.
 
         Raises:
             InputError: `bad_pose` for a pose that is not finite or not rigid or a base that is
@@ -174,40 +228,105 @@ class OccupancyMap:
         pose = checked_pose(T_world_camera)
         if base_position is not None and not np.isfinite(base_position).all():
             raise InputError('the base position is not finite; check the base frame', 'bad_pose')
-        config = self.config
-        voxel = config.voxel_size
         self._follow(pose[:2, 3])
         self._fade(stamp_ns)
-        # From here on lengths are voxels and the window's low corner is the origin.
-        eye = (pose[:3, 3] - self.bounds[0]) / voxel
-        rotation = np.ascontiguousarray(pose[:3, :3]) / voxel
-        camera = intrinsics.parameters
-        columns, rows = self._ring()
         depth = np.require(depth, np.float32, ['C', 'W'])
         strides = self._strides(intrinsics)
         noise = pixel_noise(depth, *strides)
-        if noise * config.max_range > voxel:
-            depth, camera = pooled(depth, camera, *strides)
-            noise /= math.sqrt(strides[0] * strides[1])
-            strides = (1, 1)
-        std = min(math.hypot(config.range_std, noise), _STD_MAX)
-        limits = (float(config.min_range), float(config.max_range), _SURFACE_NUDGE * voxel, std)
-        view = (depth, camera, rotation, eye, limits, columns, rows, self._marks)
-        mark_hits(*view)
+        view = DepthView(depth, intrinsics.parameters, strides, noise, pose, base_position)
+        if noise * self.config.max_range > self.config.voxel_size:
+            view = view.reduced()
+        self._add(view, scale_std)
+
+    def view_to_keep(
+        self,
+        depth: np.ndarray,
+        intrinsics: Intrinsics,
+        T_world_camera: np.ndarray,
+        base_position: np.ndarray | None = None,
+    ) -> DepthView:
+        """What `add_again` needs of a frame that `integrate` was given, with one depth per ray."""
+        depth = np.require(depth, np.float32, ['C', 'W'])
+        strides = self._strides(intrinsics)
+        noise = pixel_noise(depth, *strides)
+        camera, pose = intrinsics.parameters, T_world_camera.copy()
+        return DepthView(depth, camera, strides, noise, pose, base_position).reduced()
+
+    def add_again(
+        self, view: DepthView, factor: float, scale_std: float, count: int, stamp_ns: int
+    ) -> None:
+        """Add an earlier frame, as far as it is in the window, which stays.
+
+        Args:
+            view: of `view_to_keep`.
+            factor: that its depth is to be multiplied by.
+            scale_std: as for `integrate`.
+            count: frames that it stands for.
+            stamp_ns: of the frame; what has faded since is not added.
+        """
+        weight = float(min(count, self._enough))
+        if self.config.decay_time > 0 and self._last_ns is not None:
+            weight *= math.exp(-max(self._last_ns - stamp_ns, 0) * 1e-9 / self.config.decay_time)
+        self._add(replace(view, depth=view.depth * np.float32(factor)), scale_std, weight)
+
+    def checkpoint(self, into: Checkpoint | None = None) -> Checkpoint:
+        """All cells as they are now, which `go_back` takes back.
+
+        Args:
+            into: one of no further use, whose memory is taken; None: new memory.
+        """
+        log_odds = np.empty_like(self._log_odds) if into is None else into.log_odds
+        np.copyto(log_odds, self._log_odds)
+        return Checkpoint(log_odds, self._corner, self._faded_ns.copy())
+
+    def go_back(self, checkpoint: Checkpoint) -> None:
+        """Forget what was added since a checkpoint; the window stays where it is."""
+        np.copyto(self._log_odds, checkpoint.log_odds)
+        if self.config.decay_time > 0 and self._last_ns is not None:
+            age = (self._last_ns - checkpoint.faded_ns) * 1e-9
+            left = np.exp(-age / self.config.decay_time)[:, None, None]
+            self._log_odds[:] = self._log_odds * left
+            self._faded_ns[:] = self._last_ns
+        corner = self._corner
+        if checkpoint.corner is not None and corner is not None:
+            self._corner = checkpoint.corner
+            self._move_to(corner)
+
+    def _add(self, view: DepthView, scale_std: float, weight: float = 1.0) -> None:
+        """Add the evidence of `weight` frames of one view to the window as it stands."""
+        config = self.config
+        voxel = config.voxel_size
+        # From here on lengths are voxels and the window's low corner is the origin.
+        pose = view.T_world_camera
+        eye = (pose[:3, 3] - self.bounds[0]) / voxel
+        rotation = np.ascontiguousarray(pose[:3, :3]) / voxel
+        columns, rows = self._ring()
+        std = min(math.hypot(config.range_std, view.noise), _STD_MAX)
+        limits = (
+            float(config.min_range),
+            float(config.max_range),
+            _SURFACE_NUDGE * voxel,
+            std,
+            surely_free(scale_std),
+        )
+        marked = (view.depth, view.camera, rotation, eye, limits, columns, rows, self._marks)
+        mark_hits(*marked)
         if std > 0:
-            mark_rays(*view, *strides, True)
-        mark_rays(*view, *strides, False)
-        x0, x1, y0, y1 = self._view_box(intrinsics, rotation, eye, 1.01 + SPREAD * std)
+            mark_rays(*marked, *view.strides, HIT)
+        mark_rays(*marked, *view.strides, PASSED)
+        if scale_std > 0:
+            mark_rays(*marked, *view.strides, DOUBTED)
+        x0, x1, y0, y1 = self._view_box(view, rotation, eye, 1.01 + SPREAD * std)
         apply_marks(
             self._log_odds,
             self._marks,
             columns[x0:x1],
             rows[y0:y1],
             eye - np.array([x0, y0, 0]),
-            (self._hit, self._miss, SPREAD * std),
+            (round(weight * self._hit), round(weight * self._miss), SPREAD * std),
         )
-        if base_position is not None and config.footprint_radius > 0:
-            self._clear_footprint(np.asarray(base_position, np.float64)[:2])
+        if view.base_position is not None and config.footprint_radius > 0:
+            self._clear_footprint(np.asarray(view.base_position, np.float64)[:2])
 
     def occupied_points(self) -> np.ndarray:  # -> [N, 3] float32
         """Centres of the occupied voxels in the world frame, metres."""
@@ -220,7 +339,11 @@ class OccupancyMap:
         return points.astype(np.float32)
 
     def clearing_points(
-        self, depth: np.ndarray, intrinsics: Intrinsics, T_world_camera: np.ndarray | None = None
+        self,
+        depth: np.ndarray,
+        intrinsics: Intrinsics,
+        T_world_camera: np.ndarray | None = None,
+        scale_std: float = 0.0,
     ) -> np.ndarray:  # [H, W] -> [M, 3] float32
         """Ends of the rays that hit nothing within `max_range`, in the optical frame, metres.
 
@@ -232,6 +355,7 @@ class OccupancyMap:
                 nothing.
             intrinsics: of the same resolution.
             T_world_camera: [4, 4] pose of the optical frame in the world frame (z up).
+            scale_std: as for `integrate`; rays then end where they are surely free.
 
         Raises:
             InputError: as `integrate`.
@@ -243,8 +367,9 @@ class OccupancyMap:
         rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
         depth = depth[::stride_v, ::stride_u]
         reach = self.config.max_range
-        unit = rays[depth > reach * rays[..., 2]]
-        ends = np.full(len(unit), reach)
+        nothing = depth > reach * rays[..., 2]
+        unit = rays[nothing]
+        ends = np.minimum(depth[nothing] / unit[:, 2] * surely_free(scale_std), reach)
         if T_world_camera is not None:
             pose = checked_pose(T_world_camera)
             low, high = (bound[2] - pose[2, 3] for bound in self.bounds)
@@ -322,10 +447,13 @@ class OccupancyMap:
         if self._corner is None:
             self._corner = wanted
             return
-        shift = wanted - self._corner
-        if np.abs(shift).max() <= self._side // 20:
-            return
-        for axis, moved in enumerate(shift):
+        if np.abs(wanted - self._corner).max() > self._side // 20:
+            self._move_to(wanted)
+
+    def _move_to(self, corner: np.ndarray) -> None:
+        """Place the window; cells that enter are unknown."""
+        assert self._corner is not None
+        for axis, moved in enumerate(corner - self._corner):
             # Cells that enter take the storage of cells that leave: forget those.
             first = self._corner[axis] + (self._side if moved > 0 else 0)
             count = min(abs(int(moved)), self._side)
@@ -335,13 +463,14 @@ class OccupancyMap:
                 self._log_odds[:, entering] = 0
             else:
                 self._log_odds[entering] = 0
-        self._corner = wanted
+        self._corner = corner
 
     def _view_box(
-        self, intrinsics: Intrinsics, rotation: np.ndarray, eye: np.ndarray, stretch: float
+        self, view: DepthView, rotation: np.ndarray, eye: np.ndarray, stretch: float
     ) -> tuple[int, int, int, int]:
         """Window columns x0:x1, rows y0:y1 that the view to `stretch` times `max_range` meets."""
-        u, v = (axis[[0, -1]] for axis in intrinsics.axes())
+        (height, width), (fx, fy, cx, cy) = view.depth.shape, view.camera
+        u, v = (np.array([0, width - 1]) - cx) / fx, (np.array([0, height - 1]) - cy) / fy
         corners = np.array([[x, y, 1] for x in u for y in v]) * (self.config.max_range * stretch)
         reach = np.vstack([corners @ rotation.T + eye, eye])[:, :2]
         low = np.clip(np.floor(reach.min(0)).astype(int) - 1, 0, self._side)

@@ -7,10 +7,12 @@ share are
     camera      [4] float64 fx, fy, cx, cy, pixels
     rotation    [3, 3] float64 of the camera in the world, divided by the side of a voxel
     eye         [3] float64 position of the camera in the window, voxels
-    limits      nearest and farthest range of a hit and the nudge into the surface, metres, and the
-                standard deviation of depth as a share of it
+    limits      nearest and farthest range of a hit and the nudge into the surface, metres, the
+                standard deviation of depth as a share of it, and the share of depth that is surely
+                free, whatever its scale
     columns     [side] int64 storage index of every window column; `rows` likewise
-    marks       [side, side, layers] uint8 by storage row, column and layer: 0, `PASSED` or `HIT`
+    marks       [side, side, layers] uint8 by storage row, column and layer: 0, `PASSED`, `HIT` or
+                `DOUBTED`
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ import numpy as np
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100  # cells of the 2-D projection
 FULL_SCALE = 30000  # int16 value of the clamping bound
 PASSED, HIT = 1, 2  # marks of a frame
+DOUBTED = 3  # likewise: passed, if the scale of the depth is as believed
+Limits = tuple[float, float, float, float, float]
 SPREAD = 2.0  # standard deviations of depth that a hit reaches back
 _SAME_SURFACE = 0.12  # of depth; pixels farther from their median are not of its surface
 
@@ -79,10 +83,8 @@ def _pool(depth: np.ndarray, stride_u: int, stride_v: int) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True, error_model='numpy', inline='always')
-def _end_depth(
-    d: float, rx: float, ry: float, limits: tuple[float, float, float, float]
-) -> tuple[float, bool]:
-    """z-depth in metres at which the ray of a pixel ends, and whether a surface ends it.
+def _end_depth(d: float, rx: float, ry: float, limits: Limits) -> tuple[float, float, bool]:
+    """z-depth, metres: of the end of a ray, and up to where it is free; is a surface at the end?
 
     0 means no ray. The ray is (rx, ry, 1), `d` the float64 z-depth of the pixel.
 
@@ -90,13 +92,14 @@ def _end_depth(
     boundaries (a wall at x = 2 m), where rounding would scatter their points over both cells. That
     is well above the resolution of float32 depth, and too little to jump over a far edge.
     """
-    near, far, nudge, _ = limits
+    near, far, nudge, std, sure = limits
     squared = d * d * (1.0 + rx * rx + ry * ry)
     if not (d > 0.0 and squared >= near * near):
-        return 0.0, False
+        return 0.0, 0.0, False
     if squared > far * far:
-        return far / math.sqrt(1.0 + rx * rx + ry * ry), False
-    return d + nudge, True
+        end = far / math.sqrt(1.0 + rx * rx + ry * ry)
+        return end, min(end, d * sure), False
+    return d + nudge, (d + nudge) * (1.0 - std) * sure, True
 
 
 @numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
@@ -105,7 +108,7 @@ def mark_hits(
     camera: np.ndarray,
     rotation: np.ndarray,
     eye: np.ndarray,
-    limits: tuple[float, float, float, float],
+    limits: Limits,
     columns: np.ndarray,
     rows: np.ndarray,
     marks: np.ndarray,
@@ -118,7 +121,7 @@ def mark_hits(
         ry = (v - cy) / fy
         for u in range(width):
             rx = (u - cx) / fx
-            end, hit = _end_depth(float(depth[v, u]), rx, ry, limits)
+            end, _, hit = _end_depth(float(depth[v, u]), rx, ry, limits)
             if not hit:
                 continue
             x = eye[0] + (rotation[0, 0] * rx + rotation[0, 1] * ry + rotation[0, 2]) * end
@@ -134,22 +137,23 @@ def mark_rays(
     camera: np.ndarray,
     rotation: np.ndarray,
     eye: np.ndarray,
-    limits: tuple[float, float, float, float],
+    limits: Limits,
     columns: np.ndarray,
     rows: np.ndarray,
     marks: np.ndarray,
     stride_u: int,
     stride_v: int,
-    behind: bool,
+    mark: int,
 ) -> None:
     """Mark voxels along rays: those between camera and surface, or those the surface may be in.
 
-    The rays are those of every `stride_u`th pixel of every `stride_v`th row; `behind` writes `HIT`
-    from the surface on, else `PASSED` before it.
+    The rays are those of every `stride_u`th pixel of every `stride_v`th row. `mark` says which
+    part of them: `HIT` from the surface on, `PASSED` as far as is surely free, `DOUBTED` from
+    there to one standard deviation before the surface.
 
-    Amanatides & Woo 1987, on the part of the ray inside the window. The former must come last:
-    they take only voxels without a mark. Crossings are computed from the plane's index instead of
-    being summed up, so that errors do not grow along the ray.
+    Amanatides & Woo 1987, on the part of the ray inside the window. They must come in this order:
+    the latter two take only voxels without a mark. Crossings are computed from the plane's index
+    instead of being summed up, so that errors do not grow along the ray.
 
     Rays that are one voxel apart at `max_range` crowd near the camera, where most steps would
     repeat each other. So passing rays with an odd place in the lattice of strides start at half of
@@ -167,14 +171,16 @@ def mark_rays(
         for j in range((width + stride_u - 1) // stride_u):
             u = j * stride_u
             rx = (u - cx) / fx
-            end, hit = _end_depth(float(depth[v, u]), rx, ry, limits)
-            if behind:
+            end, sure, hit = _end_depth(float(depth[v, u]), rx, ry, limits)
+            if mark == HIT:
                 first, last = end, end * (1.0 + SPREAD * std) if hit else 0.0
             else:
                 place = i | j
                 first = 0.5 if place & 1 else 0.25 if place & 2 else 0.125 if place & 4 else 0.0
                 first *= limits[1] / math.sqrt(1.0 + rx * rx + ry * ry)
-                last = end * (1.0 - std) if hit else end
+                last = sure
+                if mark == DOUBTED:
+                    first, last = max(first, sure), end * (1.0 - std) if hit else end
             if last <= first:  # also pixels without a ray, whose end is 0
                 continue
             # The ray is eye + t * (dx, dy, dz), t being the z-depth.
@@ -201,10 +207,8 @@ def mark_rays(
             next_z = (z + up_z - ez) * inv_z
             while True:
                 row, column = rows[y], columns[x]
-                if behind:
-                    marks[row, column, z] = HIT
-                elif marks[row, column, z] == 0:
-                    marks[row, column, z] = PASSED
+                if mark == HIT or marks[row, column, z] == 0:
+                    marks[row, column, z] = mark
                 if next_x <= next_y and next_x <= next_z:
                     x += 2 * up_x - 1
                     if next_x >= stop or x < 0 or x >= nx:
@@ -239,6 +243,8 @@ def apply_marks(
 
     A hit is shared among the voxels that its ray reaches: its distance times the third of
     the weights, plus one. Distance is that of the voxel, so that all rays agree on its share.
+
+    What is `DOUBTED` contradicts earlier hits, down to unknown, but makes nothing free.
     """
     hit, miss, reach = weights
     for j in numba.prange(len(rows)):
@@ -251,7 +257,9 @@ def apply_marks(
                     continue
                 touched[k] = 0
                 change = -np.int32(miss)
-                if mark != PASSED:
+                if mark == DOUBTED:
+                    change = max(change, -max(np.int32(values[k]), np.int32(0)))
+                elif mark == HIT:
                     distance = math.sqrt(flat + (k + 0.5 - eye[2]) ** 2)
                     change = np.int32(hit / (1.0 + reach * distance))
                 value = np.int32(values[k]) + change

@@ -15,6 +15,7 @@ from sharp_ros.mapping.keyframes import FusionSchedule
 from sharp_ros.mapping.map_files import MapState
 from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
 from sharp_ros.mapping.path import CameraPath
+from sharp_ros.mapping.revision import DepthScale, Revision
 from sharp_ros.mapping.surface_map import SurfaceMap
 
 _ORIGIN = {True: 'visual odometry', False: 'elsewhere'}
@@ -33,6 +34,7 @@ class WorldMap:
     def __init__(self, config: SharpConfig) -> None:
         self._config = config
         self._occupancy = OccupancyMap(config.occupancy)
+        self._revision = Revision(self._occupancy, config.keyframe, config.scale.drift_std)
         self._gaussians = GaussianMap(config.gaussian_map) if config.gaussian_map.enabled else None
         self._surface = SurfaceMap(config.surface_map) if config.surface_map.enabled else None
         self._fusion = FusionSchedule(config.keyframe)
@@ -41,8 +43,14 @@ class WorldMap:
 
     def reset(self) -> None:
         """Forget everything."""
-        parts = (self._occupancy, self._gaussians, self._surface, self._fusion, self._path)
-        for part in parts:
+        for part in (
+            self._occupancy,
+            self._revision,
+            self._gaussians,
+            self._surface,
+            self._fusion,
+            self._path,
+        ):
             if part is not None:
                 part.reset()
         self.frame = ''
@@ -52,6 +60,7 @@ class WorldMap:
         """Go on with other settings, which differ in live ones only."""
         self._config = config
         self._occupancy.config, self._fusion.config = config.occupancy, config.keyframe
+        self._revision.keyframe = config.keyframe
 
     def may_fuse(self, frame: Frame) -> bool:
         """Whether a frame is due for fused Gaussians; what odometry has yet to place may be."""
@@ -61,13 +70,16 @@ class WorldMap:
             return bool(frame.world_frame)
         return self._fusion.is_due(frame.stamp_ns, frame.T_world_camera)
 
-    def integrate(self, frame: Frame, depth: np.ndarray, *, visual: bool) -> None:
+    def integrate(
+        self, frame: Frame, depth: np.ndarray, *, visual: bool, scale: DepthScale | None = None
+    ) -> None:
         """Take what is free and what is occupied from a frame; it may be fused, too, by `fuse`.
 
         Args:
             frame: with its pose.
             depth: [H, W] z-depth in metres; NaN where there is none.
             visual: whether the pose is that of visual odometry.
+            scale: how well that of the depth is known; None: exactly, as of measured depth.
 
         Raises:
             PoseUnavailableError: `world_frame_changed` if its pose is not one in that map; then
@@ -82,8 +94,12 @@ class WorldMap:
                 'the map after changing the source of poses',
                 'world_frame_changed',
             )
-        intrinsics, stamp_ns = frame.intrinsics, frame.stamp_ns
-        self._occupancy.integrate(depth, intrinsics, pose, stamp_ns, self._base(frame))
+        stamp_ns = frame.stamp_ns
+        given = (depth, frame.intrinsics, pose, stamp_ns, self._base(frame))
+        if scale is None:
+            self._occupancy.integrate(*given)
+        else:
+            self._revision.integrate(*given, scale)
         self._path.add(stamp_ns, pose)
         self.frame, self._visual = frame.world_frame, visual
 
@@ -115,9 +131,18 @@ class WorldMap:
         """Centres of occupied voxels in the world frame, metres."""
         return self._occupancy.occupied_points()
 
-    def clearing_points(self, frame: Frame, depth: np.ndarray) -> np.ndarray:  # [H, W] -> [M, 3]
-        """Where rays end that met nothing in range, in the optical frame, metres."""
-        return self._occupancy.clearing_points(depth, frame.intrinsics, frame.T_world_camera)
+    def clearing_points(
+        self, frame: Frame, depth: np.ndarray, scale: DepthScale | None = None
+    ) -> np.ndarray:  # [H, W] -> [M, 3]
+        """Where rays end that met nothing in range, in the optical frame, metres.
+
+        Args:
+            frame: with its pose, if that is known.
+            depth: as for `integrate`.
+            scale: as for `integrate`.
+        """
+        std = 0.0 if scale is None else scale.std
+        return self._occupancy.clearing_points(depth, frame.intrinsics, frame.T_world_camera, std)
 
     @property
     def fused_count(self) -> int | None:
@@ -157,6 +182,7 @@ class WorldMap:
                 'nothing is mapped yet: there was no image with a known pose; see pose.source',
                 'map_empty',
             )
+        self._revision.finish()
         stamps_ns, poses = self._path.arrays()
         return MapState(
             config=self._config,
