@@ -328,17 +328,31 @@ def test_what_may_be_free_takes_marks_back_but_makes_nothing_free():
     assert (grid_map.log_odds() <= config.free_log_odds)[200, 200 : 200 + at].any()
 
 
-@pytest.mark.parametrize(('beyond', 'end'), [(6.0, 4.0), (50.0, 5.0), (np.inf, 5.0)])
+def test_what_is_added_again_marks_and_passes_as_it_did():
+    """A view that was thinned to its rays: fewer pixels, the same rays, hits where they end."""
+    T, box = pose(0.02, 0.02, 1.0, 0.3), ((1.3, -0.4, 0.0), (1.7, 0.4, 1.2))
+    once, again = OccupancyMap(OccupancyConfig()), OccupancyMap(OccupancyConfig())
+    view = once.integrate(true_depth([box], VGA, T), VGA, T, scale_std=0.06).thinned()
+    assert view.depth.size * 16 <= VGA.width * VGA.height
+    again.integrate(np.full((480, 640), np.nan, np.float32), VGA, T)
+    again.add_again(view, 1.0, 0.06, 1, 0)
+    a, b = once.log_odds(), again.log_odds()
+    assert not (b[a == 0]).any()  # nothing that was not
+    np.testing.assert_array_equal(b[b > 0], a[b > 0])
+    assert np.count_nonzero(b > 0) > 0.9 * np.count_nonzero(a > 0)
+    assert np.count_nonzero(a[b < 0] > 0) < 0.02 * np.count_nonzero(b < 0)
+
+
+@pytest.mark.parametrize(('beyond', 'end'), [(6.0, 4.0), (50.0, 33.3), (np.inf, np.inf)])
 def test_clearing_points_end_where_rays_are_surely_free(beyond, end):
     grid_map = OccupancyMap(OccupancyConfig())
     points = grid_map.clearing_points(
         np.full((SMALL.height, SMALL.width), beyond, np.float32), SMALL, scale_std=0.25
     )
     assert len(points) > 1000
-    if beyond < 50:
-        np.testing.assert_allclose(points[:, 2], end, rtol=1e-6)  # as far along z as the depth
-    else:
-        np.testing.assert_allclose(np.linalg.norm(points, axis=1), end, rtol=1e-6)
+    length = np.linalg.norm(points, axis=1)
+    expected = np.minimum(end * length / points[:, 2], 5.0)  # depth is along z
+    np.testing.assert_allclose(length, expected, rtol=1e-5)
 
 
 def test_removed_box_clears_within_the_frames_the_clamping_bound_allows():

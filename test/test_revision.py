@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from sharp_ros.camera import Frame, Intrinsics
-from sharp_ros.config import OccupancyConfig, SharpConfig
+from sharp_ros.config import OccupancyConfig, ScaleConfig, SharpConfig
+from sharp_ros.localization.localizer import Localizer
 from sharp_ros.mapping import revision
 from sharp_ros.mapping.occupancy import FREE, OccupancyMap, OCCUPIED
 from sharp_ros.mapping.revision import DepthScale
 from sharp_ros.mapping.world_map import WorldMap
 from sharp_ros.se3 import look_at
+from sharp_ros.stopwatch import Stopwatch
 
 CAMERA = Intrinsics.from_hfov(1.2, 160, 120)  # a voxel at 5 m is a pixel: nothing is averaged
 IMAGE = np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8)
@@ -168,14 +170,17 @@ def wrong_voxels(world):
     return np.count_nonzero((x > HIGH[0] + 0.3) | (y > HIGH[1] + 0.3) | (y < LOW[1] - 0.3))
 
 
-@pytest.mark.parametrize(('bias', 'goes_back'), [(0.12, False), (0.5, True)])
+@pytest.mark.parametrize(
+    ('bias', 'std', 'goes_back'), [(0.12, 0.06, False), (0.5, 0.06, True), (0.5, 0.09, False)]
+)
 def test_a_known_scale_that_wanders_takes_nothing_back_and_one_that_was_wrong_does(
-    bias, goes_back
+    bias, std, goes_back
 ):
+    """And one that is less sure than it was proves nothing."""
     world = WorldMap(SharpConfig())
     for i, T in enumerate(turning(10)):
         tell(world, T, i, DepthScale(0.06, 0.0, 0.06))
-    tell(world, pose(0.1, 0.1, 1.0), 10, DepthScale(0.06, bias, 0.06))
+    tell(world, pose(0.1, 0.1, 1.0), 10, DepthScale(0.06, bias, std))
     assert world._revision.times == int(goes_back)
 
 
@@ -192,7 +197,7 @@ def test_a_map_is_saved_with_all_that_was_set_right():
     for i, T in enumerate(turning(30)):
         tell(world, T, i, UNKNOWN_SCALE, 1.5)
     tell(world, pose(0.1, 0.1, 0.0), 30, KNOWN)
-    assert world._revision._pending  # only two are told again with a frame
+    assert world._revision._pending  # only a few are told again with a frame
     state = world.state(0, {}, {})
     restored = WorldMap.restored(SharpConfig(), state)
     assert not world._revision._pending
@@ -214,3 +219,22 @@ def test_after_a_reset_nothing_of_before_is_told_again():
     frame = Frame(IMAGE, CAMERA, 11 * PERIOD, 'camera', pose(0.1, 0.1, 0.0), 'odom')
     world.integrate(frame, blind, visual=False, scale=KNOWN)
     assert not log_odds(world).any()
+
+
+@pytest.mark.parametrize(
+    ('scale', 'std'), [({}, 0.1), ({'camera_height': 1.0}, 0.0), ({'prior_std': 0.04}, 0.04)]
+)
+def test_the_metre_of_own_odometry_is_as_uncertain_as_that_of_its_network(scale, std):
+    """Parallax over its own path says nothing about it; a known height, or a network, may."""
+    localizer = Localizer(SharpConfig(scale=ScaleConfig(**scale)), estimates_scale=True)
+    image = np.random.default_rng(0).integers(0, 256, IMAGE.shape, np.uint8)
+    frame = Frame(image, CAMERA, 0, 'camera', None, 'odom')
+    localized = localizer.update(frame, true_depth(pose(0.1, 0.1, 0.0)), Stopwatch())
+    stated = math.sqrt(localized.scale.log_variance)
+    assert localized.depth_scale.std == pytest.approx(math.hypot(stated, std))
+    placed = replace(frame, T_world_camera=pose(0.1, 0.1, 0.0), stamp_ns=PERIOD)
+    given = localizer.update(placed, true_depth(pose(0.1, 0.1, 0.0)), Stopwatch())
+    assert given.depth_scale.std == pytest.approx(math.sqrt(given.scale.log_variance))
+    sensor = Localizer(SharpConfig(), estimates_scale=False)
+    measured = sensor.update(placed, true_depth(pose(0.1, 0.1, 0.0)), Stopwatch())
+    assert measured.depth_scale is None

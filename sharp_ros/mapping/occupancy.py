@@ -105,11 +105,19 @@ class DepthView:
     T_world_camera: np.ndarray
     base_position: np.ndarray | None = None
 
-    def reduced(self) -> DepthView:
+    def averaged(self) -> DepthView:
         """The same with one pixel per ray, which the others about it are averaged into."""
         depth, camera = pooled(self.depth, self.camera, *self.strides)
         noise = self.noise / math.sqrt(self.strides[0] * self.strides[1])
         return replace(self, depth=depth, camera=camera, strides=(1, 1), noise=noise)
+
+    def thinned(self) -> DepthView:
+        """A copy with the pixels of the rays alone."""
+        stride_u, stride_v = self.strides
+        depth = self.depth[::stride_v, ::stride_u].copy()
+        camera = self.camera / np.array([stride_u, stride_v, stride_u, stride_v])
+        pose = self.T_world_camera.copy()
+        return replace(self, depth=depth, camera=camera, strides=(1, 1), T_world_camera=pose)
 
 
 @dataclass(frozen=True)
@@ -201,7 +209,7 @@ class OccupancyMap:
         stamp_ns: int = 0,
         base_position: np.ndarray | None = None,
         scale_std: float = 0.0,
-    ) -> None:
+    ) -> DepthView:
         """Add one depth image, and follow the camera.
 
         Rays shorter than `min_range` (camera to point, not along z) are ignored, longer ones than
@@ -219,6 +227,9 @@ class OccupancyMap:
                 shares: rays free no more than `surely_free` of their depth. Beyond that they only
                 take back, down to unknown, what earlier frames marked.
 
+        Returns:
+            What was added, for `add_again`; it may share the memory of `depth`.
+
         Raises:
             InputError: `bad_pose` for a pose that is not finite or not rigid or a base that is
                 not finite, `size_mismatch` for a depth that does not fit the intrinsics; the map
@@ -235,22 +246,9 @@ class OccupancyMap:
         noise = pixel_noise(depth, *strides)
         view = DepthView(depth, intrinsics.parameters, strides, noise, pose, base_position)
         if noise * self.config.max_range > self.config.voxel_size:
-            view = view.reduced()
+            view = view.averaged()
         self._add(view, scale_std)
-
-    def view_to_keep(
-        self,
-        depth: np.ndarray,
-        intrinsics: Intrinsics,
-        T_world_camera: np.ndarray,
-        base_position: np.ndarray | None = None,
-    ) -> DepthView:
-        """What `add_again` needs of a frame that `integrate` was given, with one depth per ray."""
-        depth = np.require(depth, np.float32, ['C', 'W'])
-        strides = self._strides(intrinsics)
-        noise = pixel_noise(depth, *strides)
-        camera, pose = intrinsics.parameters, T_world_camera.copy()
-        return DepthView(depth, camera, strides, noise, pose, base_position).reduced()
+        return view
 
     def add_again(
         self, view: DepthView, factor: float, scale_std: float, count: int, stamp_ns: int
@@ -258,7 +256,7 @@ class OccupancyMap:
         """Add an earlier frame, as far as it is in the window, which stays.
 
         Args:
-            view: of `view_to_keep`.
+            view: of `integrate`.
             factor: that its depth is to be multiplied by.
             scale_std: as for `integrate`.
             count: frames that it stands for.

@@ -30,7 +30,7 @@ from sharp_ros.mapping.occupancy import Checkpoint, DepthView, OccupancyMap
 from sharp_ros.se3 import angle
 
 _MOST = 64  # views
-_AT_ONCE = 2  # views that are added again with a frame
+_AT_ONCE = 4  # views that are added again with a frame
 _WIDE = 0.15  # deviation of a log scale above which it counts as unknown
 _KNOWN = 0.5  # share of such a deviation at which it counts as known
 # Deviations by which a known scale must move to have been wrong: from room to room a network needs
@@ -111,19 +111,18 @@ class Revision:
         is_new = self._is_new_place(T_world_camera)
         if is_new:
             self._keep_checkpoints()
-        given = (depth, intrinsics, T_world_camera)
-        self._occupancy.integrate(*given, stamp_ns, base_position, scale.std)
-        last = self._told[-1] if self._told else None
-        if last is None or is_new:
-            view = self._occupancy.view_to_keep(*given, base_position)
-            self._told.append(_Told(stamp_ns, view, scale, 0.0, scale.std))
-        else:
-            last.count += 1
-            if stamp_ns - last.stamp_ns >= self.keyframe.interval * 1e9:
-                # What is seen by now counts, if something has moved, and not what was seen first.
-                last.view = self._occupancy.view_to_keep(*given, base_position)
-                last.stamp_ns, last.written = stamp_ns, scale
-                last.correction, last.std = 0.0, scale.std
+        view = self._occupancy.integrate(
+            depth, intrinsics, T_world_camera, stamp_ns, base_position, scale.std
+        )
+        if is_new:
+            self._told.append(_Told(stamp_ns, view.thinned(), scale, 0.0, scale.std))
+            return
+        last = self._told[-1]
+        last.count += 1
+        if stamp_ns - last.stamp_ns >= self.keyframe.interval * 1e9:
+            # What is seen by now counts, if something has moved, and not what was seen first.
+            last.view, last.stamp_ns, last.written = view.thinned(), stamp_ns, scale
+            last.correction, last.std = 0.0, scale.std
 
     def finish(self) -> None:
         """Tell all that is still to be told again."""
@@ -165,6 +164,8 @@ class Revision:
         variance = bias_std**2
         drifted = variance + self._drift_std**2 * np.abs(stamp_ns - stamps) * 1e-9
         learnt = np.maximum(drifted - scale.bias_std**2, 0.0)
+        # Who knows less now than then, as after a jump, cannot tell the past.
+        learnt[scale.bias_std > bias_std] = 0.0
         gain = np.where(learnt > 0, variance / np.maximum(drifted, 1e-12), 0.0)
         correction = gain * (scale.log_bias - bias)
         own = np.maximum(std**2 - variance, 0.0)  # of the frame, which nothing corrects
