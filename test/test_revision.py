@@ -77,6 +77,17 @@ def test_a_standing_camera_frees_nothing_behind_walls_and_takes_back_what_it_mar
     assert (world.grid().cells == FREE).sum() > 300  # and now it is known how far it is free
 
 
+def test_views_whose_own_error_stays_are_set_right_when_the_bias_is_known():
+    """The default prior, and a bias that is off by less than was stated."""
+    world, T = WorldMap(SharpConfig()), pose(0.1, 0.1, 0.0)
+    for i in range(10):
+        tell(world, T, i, DepthScale(0.56, 0.0, 0.49), 1.4)
+    assert wrong_cells(world)[1] > 100
+    tell(world, T, 10, DepthScale(0.06, -math.log(1.4), 0.07))
+    assert world._revision.times == 1
+    assert wrong_cells(world) == (0, 0)
+
+
 @pytest.mark.parametrize('decay', [0.0, 20.0])
 def test_the_map_becomes_what_one_from_scratch_is_with_the_later_scale(decay):
     occupancy = OccupancyConfig(size=8.0, decay_time=decay)

@@ -63,6 +63,7 @@ class _Told:
     written: DepthScale  # with which its depth was made
     correction: float  # of the logarithm of its depth, as it was told last
     std: float  # likewise, deviation of the logarithm of its factor
+    bias_std: float  # likewise, of that part of it which its bias is
     count: int = 1  # of frames
 
 
@@ -115,14 +116,16 @@ class Revision:
             depth, intrinsics, T_world_camera, stamp_ns, base_position, scale.std
         )
         if is_new:
-            self._told.append(_Told(stamp_ns, view.thinned(), scale, 0.0, scale.std))
+            self._told.append(
+                _Told(stamp_ns, view.thinned(), scale, 0.0, scale.std, scale.bias_std)
+            )
             return
         last = self._told[-1]
         last.count += 1
         if stamp_ns - last.stamp_ns >= self.keyframe.interval * 1e9:
             # What is seen by now counts, if something has moved, and not what was seen first.
             last.view, last.stamp_ns, last.written = view.thinned(), stamp_ns, scale
-            last.correction, last.std = 0.0, scale.std
+            last.correction, last.std, last.bias_std = 0.0, scale.std, scale.bias_std
 
     def finish(self) -> None:
         """Tell all that is still to be told again."""
@@ -154,8 +157,8 @@ class Revision:
 
     def _smoothed(
         self, stamp_ns: int, scale: DepthScale
-    ) -> tuple[np.ndarray, np.ndarray]:  # -> [N], [N]
-        """Corrections of the log depth of the views, and the deviations of what is then left."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # -> [N] each
+        """Corrections of the log depth of the views, deviations left to factor and bias."""
         rows = [
             (told.stamp_ns, told.written.std, told.written.log_bias, told.written.bias_std)
             for told in self._told
@@ -168,29 +171,29 @@ class Revision:
         learnt[scale.bias_std > bias_std] = 0.0
         gain = np.where(learnt > 0, variance / np.maximum(drifted, 1e-12), 0.0)
         correction = gain * (scale.log_bias - bias)
+        left = np.maximum(variance - gain**2 * learnt, 0.0)
         own = np.maximum(std**2 - variance, 0.0)  # of the frame, which nothing corrects
-        return correction, np.sqrt(own + np.maximum(variance - gain**2 * learnt, 0.0))
+        return correction, np.minimum(np.sqrt(own + left), std), np.sqrt(left)
 
     def _is_wrong(self, stamp_ns: int, scale: DepthScale) -> bool:
         """Whether views were told under a scale that is another by now, or known by now."""
         if not self._told:
             return False
-        correction, std = self._smoothed(stamp_ns, scale)
-        as_told = np.array([(told.correction, told.std) for told in self._told])
-        told_correction, told_std = as_told.T
+        correction, _, bias_std = self._smoothed(stamp_ns, scale)
+        as_told = np.array([(told.correction, told.std, told.bias_std) for told in self._told])
+        told_correction, told_std, told_bias_std = as_told.T
         wide = told_std > _WIDE
         proof = np.where(wide, told_std, _PROOF * np.maximum(told_std, _LEAST))
         moved = np.abs(correction - told_correction) > proof
-        known = wide & (std < _KNOWN * told_std)
+        known = (told_bias_std > _WIDE) & (bias_std < _KNOWN * told_bias_std)
         return bool((moved | known).any())
 
     def _go_back(self, stamp_ns: int, scale: DepthScale) -> None:
         """Take back all views, to tell them again."""
         assert self._base is not None
-        for told, correction, std in zip(
-            self._told, *self._smoothed(stamp_ns, scale), strict=True
-        ):
-            told.correction, told.std = float(correction), min(float(std), told.written.std)
+        smoothed = np.stack(self._smoothed(stamp_ns, scale), -1).tolist()
+        for told, (correction, std, bias_std) in zip(self._told, smoothed, strict=True):
+            told.correction, told.std, told.bias_std = correction, std, bias_std
         self._occupancy.go_back(self._base)
         self._later = None  # that holds some of the views as they were told before
         self._pending = range(len(self._told))
