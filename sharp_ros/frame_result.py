@@ -14,6 +14,7 @@ from sharp_ros.gaussians import Gaussians
 from sharp_ros.localization.odometry import Motion
 from sharp_ros.localization.scale_filter import ScaleEstimate
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
+from sharp_ros.mapping.verdict import Verdict
 from sharp_ros.stopwatch import Stopwatch
 from sharp_ros.views import View
 
@@ -32,6 +33,7 @@ class FrameResult:
         views: by name, those too that their configuration withholds.
         unplaced: views that could not be rendered, and why.
         grid: when it was due and a pose is known.
+        verdict: on the map, when the grid is there.
         mapped: whether the frame was integrated into the map.
         unmapped: why it was not: `repeated_stamp`, `world_frame_changed`,
             `image_featureless`, `gravity_contradicts_pose`, `gravity_contradicts_tf`; None
@@ -53,6 +55,7 @@ class FrameResult:
     views: Mapping[str, View] = field(default_factory=dict)
     unplaced: Mapping[str, PoseUnavailableError] = field(default_factory=dict)
     grid: OccupancyGrid2D | None = None
+    verdict: Verdict | None = None
     mapped: bool = False
     unmapped: PoseUnavailableError | InputError | None = None
     map_points: np.ndarray | None = None

@@ -25,6 +25,7 @@ from sharp_ros.localization.localizer import Localized, Localizer
 from sharp_ros.mapping.map_files import MapState
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.mapping.revision import DepthScale
+from sharp_ros.mapping.verdict import judge, MapCourse, Verdict
 from sharp_ros.mapping.world_map import WorldMap
 from sharp_ros.models import ModelInfo
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
@@ -59,7 +60,7 @@ class Pipeline:
         self.engine, self.info, self.config, self.device = engine, info, config, device
         self._check: ContentCheck | None = ContentCheck(measured=info.needs_depth)
         self._localizer = Localizer(config, estimates_scale=not info.needs_depth)
-        self._map = WorldMap(config)
+        self._map, self._course = WorldMap(config), MapCourse()
         self._views = VirtualCameras(config.views)
         rate_hz = config.occupancy.rate_hz
         self._limits = {name: RateLimiter(rate_hz) for name in (OCCUPANCY, MAP_POINTS)}
@@ -116,7 +117,8 @@ class Pipeline:
         """Forget the maps, the path, the scale and every schedule."""
         if self._check is not None:
             self._check.reset()
-        for part in (self._localizer, self._map, self._views, *self._limits.values()):
+        parts = (self._localizer, self._map, self._course, self._views)
+        for part in (*parts, *self._limits.values()):
             part.reset()
         self._latest = None
 
@@ -160,14 +162,22 @@ class Pipeline:
         if frame.T_world_camera is not None:
             checked_pose(frame.T_world_camera)  # nothing shall be learnt from such a frame
         # Does the image show anything?
-        doubt = None if self._check is None else self._check(frame)
-        # Does what is said to be up agree with gravity?
-        doubt = doubt or self._localizer.gravity_doubt(frame)
+        # Does the image show anything, and does its pose agree with gravity?
+        doubt = self._doubted(frame)
         clock.lap('content')
         # What is known of gravity and height makes the network's metres better.
         floor = self._localizer.floor(frame)
         pending = self.engine.submit(frame.image, frame.intrinsics, frame.depth, floor)
         return BegunFrame(frame, frozenset(wanted), pending, clock, doubt)
+
+    def _doubted(self, frame: Frame) -> InputError | None:
+        """Why nothing may be learnt from a frame; see `ContentCheck` and `contradiction`."""
+        try:
+            doubt = None if self._check is None else self._check(frame)
+        except InputError as error:
+            self._course.passed_over(frame.stamp_ns, error.reason)
+            raise
+        return doubt or self._localizer.gravity_doubt(frame)
 
     def finish(self, begun: BegunFrame) -> FrameResult:
         """Run all steps that follow the network.
@@ -291,7 +301,25 @@ class Pipeline:
         if frame.T_world_camera is not None and error is None:
             self._map.fuse(frame, depth, gaussians)
         clock.lap('fuse')
+        self._note_course(localized, error)
         return error
+
+    def _note_course(
+        self, localized: Localized, error: PoseUnavailableError | InputError | None
+    ) -> None:
+        """Note what became of a frame, for the verdict on the map."""
+        frame, motion, scale = localized.frame, localized.motion, localized.scale
+        stamp_ns = frame.stamp_ns
+        if error is not None:
+            self._course.passed_over(stamp_ns, error.reason)
+        elif frame.T_world_camera is not None:
+            variance = None if scale is None else scale.log_variance
+            disputed = scale is not None and bool(scale.disputed)
+            self._course.mapped(stamp_ns, variance, disputed=disputed)
+        else:
+            self._course.passed_over(
+                stamp_ns, 'no_pose' if motion is None else f'odometry_{motion.state}'
+            )
 
     def _map_outputs(
         self, seen: Seen, depth: np.ndarray, scale: DepthScale | None, wanted: Collection[str]
@@ -300,7 +328,8 @@ class Pipeline:
         outputs: dict[str, Any] = {}
         stamp_ns = seen.frame.stamp_ns
         if seen.mapped and OCCUPANCY in wanted and self._limits[OCCUPANCY].take(stamp_ns):
-            outputs['grid'] = self._map.grid()
+            outputs['grid'] = grid = self._map.grid()
+            outputs['verdict'] = judge(self._course.facts(grid))
         if seen.mapped and MAP_POINTS in wanted and self._limits[MAP_POINTS].take(stamp_ns):
             outputs['map_points'] = self._map.points()
         if CLEARING in wanted:
@@ -382,7 +411,21 @@ class Pipeline:
         info = self.info
         about = {'model': info.name, 'description': info.description, 'licence': info.licence}
         localizer = self._localizer
-        return self._map.state(localizer.stamp_ns, localizer.odometry_state(), about)
+        state = self._map.state(localizer.stamp_ns, localizer.odometry_state(), about)
+        return replace(state, verdict=self.verdict())
+
+    def verdict(self) -> Verdict:
+        """How far the map can be believed as it is now."""
+        return judge(self._course.facts(self._map.grid()))
+
+    def pass_over(self, stamp_ns: int, reason: str) -> None:
+        """Note an image that was not worth processing, which leaves a hole in the map.
+
+        Args:
+            stamp_ns: of the image.
+            reason: short snake_case key.
+        """
+        self._course.passed_over(stamp_ns, reason)
 
     def restore(self, state: MapState) -> None:
         """Go on with a saved map in place of the present one.

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
+import yaml
 
 from sharp_ros import se3, sources
 from sharp_ros.apps.cli import main
@@ -126,6 +127,7 @@ def test_recorded_poses_give_a_whole_map_with_pictures_and_a_report(drive, run_m
     steps = np.diff([frame.T_world_camera[:3, 3] for frame in drive], axis=0)
     length = np.linalg.norm(steps, axis=1).sum()
     assert report['path_length_m'] == pytest.approx(length, abs=1e-3)
+    assert report['verdict'] == {'level': 'good', 'reasons': []}
     assert 'ate_rmse_m' not in report  # the recorded poses against themselves
     plan = read(out / 'map.png')
     for colour in ((255, 255, 255), (0, 0, 0), (205, 205, 205), GREEN, RED):
@@ -146,6 +148,28 @@ def test_visual_odometry_is_measured_against_the_recorded_poses(drive, run_map):
     assert np.abs(estimate[0, :2]).max() < 0.01  # its own world, not the recorded one
     orange = places_of(read(out / 'trajectory.png'), (240, 150, 30))
     assert len(orange) > 100  # the truth
+
+
+def test_a_black_map_is_no_success(drive, run_map, capsys):
+    """Poses 0.3 m too high: the floor lies where obstacles do."""
+    raised = [replace(frame, T_world_camera=frame.T_world_camera.copy()) for frame in drive]
+    for frame in raised:
+        frame.T_world_camera[2, 3] += 0.3
+    code, report, out = run_map(raised)
+    assert (code, report['placed'], report['lost']) == (3, 15, 0)
+    assert report['verdict']['level'] == 'bad'
+    assert [reason['name'] for reason in report['verdict']['reasons']] == ['little_free']
+    assert yaml.safe_load((out / 'map.yaml').read_text())['verdict'] == report['verdict']
+    said = capsys.readouterr().err
+    assert '--set scale.camera_height=METRES' in said
+    assert 'seen cells are free' in said
+
+
+def test_frames_without_a_pose_are_lost_time_of_the_map(drive, run_map):
+    gap = [*drive[:5], *without_poses(drive[5:10]), *drive[10:]]
+    code, report, _ = run_map(gap)
+    assert (code, report['verdict']['level']) == (0, 'doubtful')
+    assert [reason['name'] for reason in report['verdict']['reasons']] == ['lost_time']
 
 
 def test_frames_without_poses_are_placed_by_visual_odometry_unless_poses_are_asked_for(

@@ -33,6 +33,7 @@ from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.map_files import load_map, map_folder, MapState, save_map, save_new_map
 from sharp_ros.mapping.occupancy import FREE, OccupancyMap, OCCUPIED, UNKNOWN
 from sharp_ros.mapping.surface_map import SurfaceMap
+from sharp_ros.mapping.verdict import judge, MapFacts
 from sharp_ros.se3 import inverse, look_at
 from sharp_ros.synthetic import Room
 
@@ -248,6 +249,17 @@ def test_grid_for_map_server_has_the_same_cells_at_the_same_places(folder, parts
     assert (cells != UNKNOWN).sum() == (grid.cells != UNKNOWN).sum()
     assert {UNKNOWN, FREE, OCCUPIED} == set(np.unique(cells))
     assert cells.size < grid.cells.size  # cropped
+
+
+def test_the_verdict_is_written_beside_the_grid_and_changes_none_of_it(folder, state, tmp_path):
+    verdict = judge(MapFacts(free=10, occupied=9000))
+    save_map(tmp_path / 'm', replace(state, verdict=verdict, surface=None))
+    assert (tmp_path / 'm' / 'map.pgm').read_bytes() == (folder / 'map.pgm').read_bytes()
+    about = yaml.safe_load((tmp_path / 'm' / 'map.yaml').read_text())
+    assert about.pop('verdict')['level'] == 'bad'
+    assert about == yaml.safe_load((folder / 'map.yaml').read_text())
+    told = json.loads((tmp_path / 'm' / 'about.json').read_text())['verdict']
+    assert '10 of 9010 seen cells are free' in told['reasons'][0]['text']
 
 
 def test_a_single_wall_is_at_its_place_in_the_world(tmp_path):

@@ -22,6 +22,9 @@ from sharp_ros.files import write_atomically
 if TYPE_CHECKING:
     from sharp_ros.camera import Frame
     from sharp_ros.evaluation.mapped_recording import MapContents, Tally
+    from sharp_ros.mapping.verdict import Verdict
+
+EXIT_BAD_MAP = 3  # 2 is that of arguments that argparse refuses
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Map a source; 130 if Ctrl-C ended it early, 1 if the source broke off, else 0.
+    """Map a source; see `_exit_code` for what is returned.
 
     Raises:
         ConfigError: for settings that do not exist or cannot be, and outputs that cannot be
@@ -124,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(_why_nothing(tally), 'nothing_mapped')
     if tally.interrupted:
         console.print('interrupted: writing what there is so far')
-    state = pipeline.map_state()
+    state, verdict = pipeline.map_state(), pipeline.verdict()
     files = save_map(args.output, state)
     contents = MapContents.of(state)
     measured = map_numbers(tally, contents)
@@ -139,17 +142,26 @@ def run(args: argparse.Namespace) -> int:
         'device': pipeline.device,
         'config': differences(config),
         **measured,
+        'verdict': verdict.as_dict(),
         'files': [file.name for file in files],
         **circumstances(),
     }
     if args.json is not None:
         write_atomically(args.json, json.dumps(report, indent=2) + '\n')
     console.print(_table(report, args.output))
-    for line in _warnings(tally, contents):
+    reasons = (f'{r.level} map: {r.sentence("--set ")}' for r in verdict.reasons)
+    for line in (*_warnings(tally, contents), *reasons):
         print(f'warning: {line}', file=sys.stderr)
+    return _exit_code(tally, verdict)
+
+
+def _exit_code(tally: Tally, verdict: Verdict) -> int:
+    """130 if Ctrl-C ended it early, 1 if the source broke off, 3 if the map is bad, else 0."""
     if tally.interrupted:
         return EXIT_INTERRUPTED
-    return 1 if tally.broken else 0
+    if tally.broken:
+        return 1
+    return EXIT_BAD_MAP if verdict.level == 'bad' else 0
 
 
 def _table(report: Mapping[str, Any], output: Path) -> Any:
@@ -171,6 +183,7 @@ def _table(report: Mapping[str, Any], output: Path) -> Any:
         'surface points': '-'
         if report['surface_points'] is None
         else str(report['surface_points']),
+        'map': report['verdict']['level'],
         'time': f'{report["seconds"]:.1f} s, {report["fps"]:.1f} frames a second',
         str(output): ' '.join(report['files']),
     }

@@ -158,6 +158,8 @@ def map_frames(
                 # without visual odometry, what has no pose would take time for nothing
                 if tally.visual or frame.T_world_camera is not None:
                     tally.note(pipeline.process(prepared(frame), {MAP_POINTS}))
+                else:
+                    pipeline.pass_over(frame.stamp_ns, 'no_pose')
             except InputError as error:
                 tally.refuse(error)
             tally.seconds = time.perf_counter() - begin

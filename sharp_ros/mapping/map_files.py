@@ -1,12 +1,12 @@
 """A map as a folder: files that planners and viewers read, and one that goes on with it.
 
-    map.pgm, map.yaml   the grid for nav2's map_server
+    map.pgm, map.yaml   the grid for nav2's map_server, which overlooks our verdict on the map
     occupied.ply        centres of the occupied voxels
     cloud.ply, mesh.ply the coloured surface, where `surface_map.enabled`
     gaussians.ply       where `gaussian_map.enabled`
     trajectory.txt      path of the camera, TUM format
     config.yaml         effective configuration
-    about.json          where, when, how much, by which model
+    about.json          where, when, how much, by which model, how good
     state.npz           for `load_map`
 
 A folder appears when all of it is on the disk. Whatever happens before, a full disk or the end of
@@ -54,6 +54,7 @@ from sharp_ros.mapping.occupancy import (
 from sharp_ros.mapping.path import tum_text
 from sharp_ros.mapping.stored import bad_map, stored_array, stored_poses
 from sharp_ros.mapping.surface_map import SurfaceMap
+from sharp_ros.mapping.verdict import Verdict
 
 LATEST = 'latest'
 
@@ -86,6 +87,7 @@ class MapState:
         path_stamps_ns: [N] int64.
         path: [N, 4, 4] `T_world_camera`.
         about: what else is worth knowing, for about.json.
+        verdict: on the map, if there is one; it is written, but not read.
     """
 
     config: SharpConfig
@@ -99,6 +101,7 @@ class MapState:
     path_stamps_ns: np.ndarray
     path: np.ndarray
     about: Mapping[str, str]
+    verdict: Verdict | None = None
 
 
 def save_map(folder: Path, state: MapState) -> list[Path]:
@@ -227,7 +230,7 @@ def _write(folder: Path, state: MapState) -> None:
     occupancy.restore(state.occupancy)
     occupied = occupancy.occupied_points()
     sizes = {'occupied_voxels': len(occupied)}
-    _write_grid(folder, occupancy.grid())
+    _write_grid(folder, occupancy.grid(), state.verdict)
     _write_ply(folder / 'occupied.ply', occupied)
     if state.gaussians is not None:
         sizes |= _write_gaussians(folder, config.gaussian_map, state.gaussians)
@@ -250,6 +253,7 @@ def _write(folder: Path, state: MapState) -> None:
         'poses': len(state.path),
         'path_length_m': round(float(length), 3),
         **sizes,
+        **({} if state.verdict is None else {'verdict': state.verdict.as_dict()}),
         'about': dict(state.about),
     }
     _write_text(folder / 'about.json', json.dumps(about, indent=2, ensure_ascii=False) + '\n')
@@ -259,8 +263,8 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding='utf-8')
 
 
-def _write_grid(folder: Path, grid: OccupancyGrid2D) -> None:
-    """The part of a grid that is known, for map_server."""
+def _write_grid(folder: Path, grid: OccupancyGrid2D, verdict: Verdict | None) -> None:
+    """The part of a grid that is known, for map_server, which asks for the keys it knows."""
     known = grid.cells != UNKNOWN
     known[0, 0] |= not known.any()  # a map of one unknown cell is one
     box = []
@@ -285,6 +289,7 @@ def _write_grid(folder: Path, grid: OccupancyGrid2D) -> None:
         'origin': [x, y, 0.0],
         'negate': 0,
         **_THRESHOLDS,
+        **({} if verdict is None else {'verdict': verdict.as_dict()}),
     }
     _write_text(folder / 'map.yaml', yaml.safe_dump(about, sort_keys=False))
 

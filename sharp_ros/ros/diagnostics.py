@@ -15,6 +15,7 @@ import numpy as np
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.frame_result import FrameResult
 from sharp_ros.localization.odometry import Motion
+from sharp_ros.mapping.verdict import Verdict
 from sharp_ros.views import View
 from sharp_ros.worker import WorkerCounts
 
@@ -75,6 +76,7 @@ class Health:
     _unplaced: Counter[str] = field(default_factory=Counter)
     _pose_values: dict[str, Any] = field(default_factory=dict)
     _mapped: int = 0
+    _verdict_on_map: Verdict | None = None
     _last_image: float | None = None
     _stamp_ns: int | None = None  # of the newest image
     _stuck_since: float = 0.0  # when the first image with that stamp came
@@ -147,7 +149,13 @@ class Health:
                 self.not_mapped(f'odometry_{motion.state}', f'visual odometry is {motion.state}')
         if unmapped is not None:
             self.not_mapped(unmapped.reason, str(unmapped))
+        if result.verdict is not None:
+            self.verdict(result.verdict)
         self.views(result.views, result.unplaced)
+
+    def verdict(self, verdict: Verdict | None) -> None:
+        """Note how far the map can be believed; None while there is none."""
+        self._verdict_on_map = verdict
 
     def not_mapped(self, reason: str, why: str, *, log: bool = True) -> None:
         """Count a frame that is published but not integrated; warn of it if it is to be logged."""
@@ -255,6 +263,10 @@ class Health:
         mapping: dict[str, Any] = {'mapped': mapped, 'unmapped': sum(unmapped.values())}
         mapping |= pose_values
         mapping |= {f'unmapped.{k}': v for k, v in sorted(unmapped.items())}
+        verdict = self._verdict_on_map
+        if verdict is not None:
+            mapping['verdict'] = verdict.level
+            mapping |= {f'verdict.{r.name}': r.sentence() for r in verdict.reasons}
         views: dict[str, Any] = {f'unplaced.{k}': v for k, v in sorted(unplaced.items())}
         for name, view in sorted(seen.items()):
             views |= {
@@ -267,6 +279,7 @@ class Health:
         trouble = {
             'Input': self._input_trouble(state, why_silent),
             'Inference': self._hang(counts),
+            'Mapping': None if verdict is None else _bad_map(verdict),
         }
         quiet_since = time.monotonic() - (0.0 if counts is None else counts.busy_seconds)
         parts = {'Input': values, 'Inference': inference, 'Mapping': mapping, 'Views': views}
@@ -337,6 +350,11 @@ class Health:
             return WARN, text
         level, present = trouble
         return level, present if text in present else f'{present}; {text}'
+
+
+def _bad_map(verdict: Verdict) -> tuple[int, str] | None:
+    """Trouble for as long as it lasts; of a map that is merely doubtful the values tell."""
+    return (WARN, str(verdict)) if verdict.level == 'bad' else None
 
 
 def _texts(values: dict[str, Any]) -> dict[str, str]:

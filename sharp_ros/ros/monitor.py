@@ -158,6 +158,14 @@ class Monitor:
                 return
             executor.spin_once(timeout_sec=0.05)
 
+    def verdict(self) -> dict[str, Any] | None:
+        """What the node says of its map: `level`, and `reasons` in words; None if nothing."""
+        values = self._values.get('Mapping', {})
+        if 'verdict' not in values:
+            return None
+        reasons = [text for key, text in values.items() if key.startswith('verdict.')]
+        return {'level': values['verdict'], 'reasons': reasons}
+
     def depth_errors(self) -> dict[str, float] | None:
         """Mean over frames of the depth metrics, or None without truth."""
         if not self._errors:
@@ -184,7 +192,14 @@ class Monitor:
             lines.append(
                 'depth against truth: ' + ' · '.join(f'{k} {errors[k]:g}' for k in _SHOWN)
             )
-        lines += [f'{name}: {text}' for name, (level, text) in self._levels.items() if level]
+        verdict = self.verdict()
+        if verdict is not None:
+            lines.append('; '.join([f'the map is {verdict["level"]}', *verdict['reasons']]))
+        lines += [
+            f'{name}: {text}'
+            for name, (level, text) in self._levels.items()
+            if level and text not in lines
+        ]
         return Group(table, Text('\n'.join(lines)))
 
     def report(self, sent: int) -> dict[str, Any]:
@@ -195,6 +210,7 @@ class Monitor:
             **{k: int(counts.get(k, -1)) for k in ('frames_in', 'processed', 'dropped')},
             'topics': {topic: stats.summary(sent) for topic, stats in self.topics.items()},
             'depth': self.depth_errors(),
+            'verdict': self.verdict(),
             'diagnostics': self._values,
         }
 

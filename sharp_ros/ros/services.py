@@ -117,6 +117,7 @@ class Services:
             session.publish_map()
 
         running.call(reset)
+        running.health.verdict(None)
         return 'the map is empty'
 
     def _save_map(self) -> str:

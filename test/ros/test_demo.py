@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+import io
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 import cv2
 import psutil
 import pytest
+from rich.console import Console
 
 from sharp_ros.ros import demo
 from sharp_ros.ros.monitor import Monitor
@@ -126,3 +128,13 @@ def test_counts_of_before_the_start_are_not_taken_for_the_final_ones(make_node, 
     node.trigger_deactivate()
     monitor.wait_for_final_counts(executor)
     assert monitor.report(0)['frames_in'] == 0
+
+
+def test_what_the_node_says_of_its_map_is_reported(peer):
+    monitor = Monitor(peer.node)
+    assert monitor.report(0)['verdict'] is None
+    monitor._values['Mapping'] = {'mapped': '3', 'verdict': 'bad', 'verdict.little_free': 'black'}
+    assert monitor.report(0)['verdict'] == {'level': 'bad', 'reasons': ['black']}
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(monitor.table(0))
+    assert 'the map is bad; black' in console.export_text()

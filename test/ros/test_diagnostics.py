@@ -20,6 +20,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from sharp_ros.localization.scale_filter import ScaleEstimate
+from sharp_ros.mapping.verdict import judge, MapFacts
 from sharp_ros.ros import diagnostics
 from sharp_ros.ros.conversions import image_to_msg
 from sharp_ros.ros.diagnostics import Health
@@ -170,12 +171,39 @@ def test_time_in_which_a_frame_is_at_work_heals_no_problem(monkeypatch):
     assert level(busy_seconds=0.01) == OK
 
 
+def result_with(**given):
+    nothing = {'scale': None, 'motion': None, 'unmapped': None, 'verdict': None}
+    return SimpleNamespace(**{**nothing, 'views': {}, 'unplaced': {}, **given})
+
+
+def test_a_bad_map_is_a_warning_for_as_long_as_it_is_bad():
+    health, counts = Health(), WorkerCounts(1, 0, 0, 1, {}, 0.0)
+
+    def mapping():
+        statuses = health.statuses('active', {}, counts, 'n')
+        return next(status[1:] for status in statuses if status[0] == 'n: Mapping')
+
+    assert mapping()[0] == OK
+    assert 'verdict' not in mapping()[2]
+    health.note(result_with(verdict=judge(MapFacts(free=67, occupied=10_439))))
+    health.note(result_with())  # a frame for which no grid was due
+    level, text, values = mapping()
+    assert (level, values['verdict']) == (WARN, 'bad')
+    assert 'scale.camera_height' in text
+    assert '67 of 10506' in values['verdict.little_free']
+    health.note(result_with(verdict=judge(MapFacts(8000, 1500, scale_std=0.5))))
+    level, _, values = mapping()
+    assert (level, values['verdict']) == (OK, 'doubtful')  # no warning that would never end
+    assert 'metre' in values['verdict.scale_unsure']
+    health.verdict(None)  # as after ~/reset
+    assert 'verdict' not in mapping()[2]
+
+
 def test_anchors_of_the_scale_that_contradict_each_other_are_named_with_their_factors():
     health = Health()
     disputed = {'height': 0.95, 'parallax': 1.42}
     scale = ScaleEstimate(1.1, 0.04, {}, disputed=disputed)
-    result = SimpleNamespace(scale=scale, motion=None, unmapped=None, views={}, unplaced={})
-    health.note(result)
+    health.note(result_with(scale=scale))
     counts = WorkerCounts(1, 0, 0, 1, {}, 0.0)
     statuses = {
         n: (level, text) for n, level, text, _ in health.statuses('active', {}, counts, 'n')
