@@ -13,6 +13,7 @@ from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.localization.odometry import Motion
 from sharp_ros.localization.scale_filter import ScaleEstimate
+from sharp_ros.mapping.map_fit import MapFit
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.mapping.verdict import Verdict
 from sharp_ros.stopwatch import Stopwatch
@@ -43,6 +44,7 @@ class FrameResult:
         scale: factor that predicted depth was multiplied by; None for measured depth.
         motion: of visual odometry, where it was asked for the pose.
         restarted: whether the maps started over with this frame, or one before it that failed.
+        loaded: when a map that was loaded has been checked, how it fits, or why it cannot be used.
         timings_ms: duration of each step; those of the engine, `network.*`, are part of `network`,
             which also holds what was done for the next frame meanwhile.
         relative_depth: [H, W] float32 of a relative model, see `RelativePipeline`.
@@ -63,6 +65,7 @@ class FrameResult:
     scale: ScaleEstimate | None = None
     motion: Motion | None = None
     restarted: bool = False
+    loaded: MapFit | PoseUnavailableError | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     relative_depth: np.ndarray | None = None
 

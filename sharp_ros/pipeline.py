@@ -23,6 +23,7 @@ from sharp_ros.image_content import ContentCheck
 from sharp_ros.loading import load_engine
 from sharp_ros.localization.localizer import Localized, Localizer
 from sharp_ros.mapping.map_files import MapState
+from sharp_ros.mapping.map_fit import MapCheck, MapFit
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.mapping.revision import DepthScale
 from sharp_ros.mapping.verdict import judge, MapCourse, Verdict
@@ -61,6 +62,7 @@ class Pipeline:
         self._check: ContentCheck | None = ContentCheck(measured=info.needs_depth)
         self._localizer = Localizer(config, estimates_scale=not info.needs_depth)
         self._map, self._course = WorldMap(config), MapCourse()
+        self._loaded: tuple[WorldMap, MapCheck] | None = None  # to be used, if it fits
         self._views = VirtualCameras(config.views)
         rate_hz = config.occupancy.rate_hz
         self._limits = {name: RateLimiter(rate_hz) for name in (OCCUPANCY, MAP_POINTS)}
@@ -114,7 +116,8 @@ class Pipeline:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the maps, the path, the scale and every schedule."""
+        """Forget the maps, one to be checked too, the path, the scale and every schedule."""
+        self._loaded = None
         if self._check is not None:
             self._check.reset()
         parts = (self._localizer, self._map, self._course, self._views)
@@ -204,6 +207,9 @@ class Pipeline:
         clock.lap('depth')
         cloud = organised_cloud(depth, frame.image, frame.intrinsics) if POINTS in wanted else None
         clock.lap('points')
+        # A map that was loaded takes its place if it fits what is seen.
+        loaded = self._check_loaded(localized, depth)
+        clock.lap('check')
         # The map, where the pose is known.
         unmapped = self._integrate(localized, depth, gaussians, clock)
         seen = Seen(frame, gaussians, frame.T_world_camera is not None and unmapped is None)
@@ -230,6 +236,7 @@ class Pipeline:
             scale=localized.scale,
             motion=localized.motion,
             restarted=self._take_restarted(),
+            loaded=loaded,
             timings_ms=self._timings(clock),
             **map_outputs,
         )
@@ -262,7 +269,10 @@ class Pipeline:
         why = self._localizer.why_start_over(frame)
         if why:
             _log.warning('%s', why)
+            loaded = self._loaded
             self.reset()
+            if loaded is not None:  # it is of no less use, but what it was held against is
+                self._loaded = loaded[0], loaded[0].check_of_fit()
             self._restarted = True  # of which the next result tells
 
     def _predicted(
@@ -284,6 +294,34 @@ class Pipeline:
         if measured and frame.depth is not None:
             return gaussians, frame.depth  # as measured, at full resolution
         return gaussians, _front_depth(frame, gaussians)
+
+    def _check_loaded(
+        self, localized: Localized, depth: np.ndarray
+    ) -> MapFit | PoseUnavailableError | None:
+        """Whether a map that was loaded fits, once that is known, or why it cannot be used.
+
+        Until then, and if it does not, the map of before goes on.
+        """
+        frame = localized.frame
+        if self._loaded is None or frame.T_world_camera is None or localized.unplaced is not None:
+            return None
+        world, check = self._loaded
+        try:
+            world.check_source(frame, visual=localized.visual)
+        except PoseUnavailableError as error:
+            self._loaded = None
+            return error
+        variance = 0.0 if localized.scale is None else localized.scale.log_variance
+        fit = check.add(depth, frame.intrinsics, frame.T_world_camera, variance)
+        if fit is not None:
+            self._loaded = None
+            if fit.refusal() is None:
+                world.reconfigure(self.config)  # it may have changed meanwhile
+                self._map = world
+                for part in (self._course, self._views, *self._limits.values()):
+                    part.reset()
+                self._restarted = True
+        return fit
 
     def _integrate(
         self, localized: Localized, depth: np.ndarray, gaussians: Gaussians, clock: Stopwatch
@@ -430,18 +468,28 @@ class Pipeline:
     def restore(self, state: MapState) -> None:
         """Go on with a saved map in place of the present one.
 
-        Poses must be those of the same world: from the same source, in the same frame. Visual
-        odometry looks for the camera in the images of the map before it goes on.
+        Visual odometry looks for the camera in the images of the map before it goes on. Poses from
+        elsewhere must be those of the same world, from the same source, in the same frame; so then
+        the map is first held against what is seen (`checks_loaded_map`), and the present one goes
+        on until it is found to fit (`FrameResult.loaded`).
 
         Raises:
             InputError: `bad_map` if the map does not fit the configuration; then nothing changed.
                 `relative_model` if this model makes no maps.
         """
         world = WorldMap.restored(self.config, state)
+        if not state.visual:
+            self._loaded = world, world.check_of_fit()
+            return
         localizer = Localizer(self.config, estimates_scale=not self.info.needs_depth)
         localizer.restore(state.odometry)
         self.reset()
         self._map, self._localizer = world, localizer
+
+    @property
+    def checks_loaded_map(self) -> bool:
+        """Whether a map was loaded of which it is not known yet whether it fits."""
+        return self._loaded is not None
 
     def begin_snapshot(self) -> None:
         """Collect the next frames for a snapshot, in place of one under way.

@@ -13,6 +13,7 @@ from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.keyframes import FusionSchedule
 from sharp_ros.mapping.map_files import MapState
+from sharp_ros.mapping.map_fit import MapCheck
 from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
 from sharp_ros.mapping.path import CameraPath
 from sharp_ros.mapping.revision import DepthScale, Revision
@@ -87,13 +88,7 @@ class WorldMap:
         """
         pose = frame.T_world_camera
         assert pose is not None
-        if self.frame and (frame.world_frame, visual) != (self.frame, self._visual):
-            raise PoseUnavailableError(
-                f'the pose is in {frame.world_frame!r} and comes from {_ORIGIN[visual]}, but '
-                f'those of the map are in {self.frame!r} and from {_ORIGIN[self._visual]}; reset '
-                'the map after changing the source of poses',
-                'world_frame_changed',
-            )
+        self.check_source(frame, visual=visual)
         stamp_ns = frame.stamp_ns
         given = (depth, frame.intrinsics, pose, stamp_ns, self._base(frame))
         if scale is None:
@@ -102,6 +97,20 @@ class WorldMap:
             self._revision.integrate(*given, scale)
         self._path.add(stamp_ns, pose)
         self.frame, self._visual = frame.world_frame, visual
+
+    def check_source(self, frame: Frame, *, visual: bool) -> None:
+        """Refuse a pose that is not one in this map; see `integrate`."""
+        if self.frame and (frame.world_frame, visual) != (self.frame, self._visual):
+            raise PoseUnavailableError(
+                f'the pose is in {frame.world_frame!r} and comes from {_ORIGIN[visual]}, but '
+                f'those of the map are in {self.frame!r} and from {_ORIGIN[self._visual]}; reset '
+                'the map after changing the source of poses',
+                'world_frame_changed',
+            )
+
+    def check_of_fit(self) -> MapCheck:
+        """What tells whether this map fits what is seen."""
+        return MapCheck(self._occupancy)
 
     def fuse(self, frame: Frame, depth: np.ndarray, gaussians: Gaussians) -> None:
         """Take surface and Gaussians from a frame that was integrated, if it is a keyframe.

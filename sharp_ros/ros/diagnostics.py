@@ -15,6 +15,7 @@ import numpy as np
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.frame_result import FrameResult
 from sharp_ros.localization.odometry import Motion
+from sharp_ros.mapping.map_fit import MapFit
 from sharp_ros.mapping.verdict import Verdict
 from sharp_ros.views import View
 from sharp_ros.worker import WorkerCounts
@@ -149,9 +150,19 @@ class Health:
                 self.not_mapped(f'odometry_{motion.state}', f'visual odometry is {motion.state}')
         if unmapped is not None:
             self.not_mapped(unmapped.reason, str(unmapped))
+        if result.loaded is not None:
+            self.loaded(result.loaded)
         if result.verdict is not None:
             self.verdict(result.verdict)
         self.views(result.views, result.unplaced)
+
+    def loaded(self, loaded: MapFit | PoseUnavailableError) -> None:
+        """Note what became of a map that was loaded and checked."""
+        refusal = loaded.refusal() if isinstance(loaded, MapFit) else loaded
+        if refusal is None:
+            self.event('map_loaded')
+        else:
+            self.report('Mapping', refusal.reason, str(refusal))
 
     def verdict(self, verdict: Verdict | None) -> None:
         """Note how far the map can be believed; None while there is none."""

@@ -425,8 +425,11 @@ class SharpNode(LifecycleNode):
             session.publish_map()  # in place of the old one; `result` may hold a part only
         self._health.note(result)
         session.outputs.publish(result, broadcast=session.config.pose.publish_tf)
-        if self._requests is not None and session.pipeline.snapshot_is_complete:
-            self._requests.snapshot_is_complete()
+        if self._requests is not None:
+            if session.pipeline.snapshot_is_complete:
+                self._requests.snapshot_is_complete()
+            if result.loaded is not None:
+                self._requests.map_was_checked(result.loaded)
 
     def _serve_request(self) -> None:
         """Render the views of placement `request` as the newest request says."""

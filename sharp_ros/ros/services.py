@@ -18,11 +18,13 @@ from rclpy.node import Node
 import rclpy.task
 from std_srvs.srv import SetBool, Trigger
 
-from sharp_ros.errors import SharpError
+from sharp_ros.errors import PoseUnavailableError, SharpError
 from sharp_ros.mapping.map_files import load_map, map_folder, save_new_map
+from sharp_ros.mapping.map_fit import MapFit
 from sharp_ros.ros.session import Running
 from sharp_ros.worker import Worker
 
+LOAD_PATIENCE = 10.0  # seconds within which a loaded map should have been checked
 LAST_PATIENCE = 1.0  # seconds that a request or frame at work has left when the node ends
 
 
@@ -46,7 +48,8 @@ class Services:
         self._node, self._running = node, running
         self._set_enabled, self._timings = set_enabled, timings
         self._thread: Worker[None] = Worker(lambda _: None, lambda *_: None, 'sharp_services')
-        self._snapshot_ready = threading.Event()
+        self._snapshot_ready, self._map_checked = threading.Event(), threading.Event()
+        self._loaded: MapFit | PoseUnavailableError | None = None  # what was found
         self._next_save = 0.0  # a caller in a loop must not fill the disk
         # Not the group of the images: they would have to wait for the answers.
         group = MutuallyExclusiveCallbackGroup()
@@ -70,7 +73,13 @@ class Services:
         A map that is being saved is else left unfinished, which harms none that was saved before.
         """
         self._snapshot_ready.set()
+        self._map_checked.set()
         self._thread.stop(LAST_PATIENCE)
+
+    def map_was_checked(self, loaded: MapFit | PoseUnavailableError) -> None:
+        """Note what became of a map that was loaded."""
+        self._loaded = loaded
+        self._map_checked.set()
 
     def snapshot_is_complete(self) -> None:
         """Note that no more frames are needed for the snapshot."""
@@ -139,13 +148,40 @@ class Services:
         folder = map_folder(Path(output.directory).expanduser(), output.load)
         state = load_map(folder)
 
-        def restore() -> None:
+        def restore() -> bool:
             session.pipeline.restore(state)
+            self._loaded = None
+            self._map_checked.clear()  # between two frames, of which the last one may have set
+            if session.pipeline.checks_loaded_map:
+                return True
             session.publish_map()
+            return False
 
-        running.call(restore)
-        self._node.get_logger().info(f'map loaded from {folder}')
-        return f'{folder}, in frame {state.world_frame}; poses must be in the world it was made in'
+        told = f'{folder}, in frame {state.world_frame}'
+        if running.call(restore):
+            told += '; ' + self._fit_of_loaded_map(running)
+        self._node.get_logger().info(f'map loaded from {told}')
+        return told
+
+    def _fit_of_loaded_map(self, running: Running) -> str:
+        """How the map that is being checked fits what is seen.
+
+        Raises:
+            SharpError: if it does not, or that is not known yet.
+        """
+        if not self._map_checked.wait(LOAD_PATIENCE):
+            waiting = (
+                'the loaded map is not in use yet: too few images with a known pose have come to '
+                'tell whether it fits what is seen. It will be if it does, and the map of before '
+                'goes on'
+            )
+            running.health.report('Mapping', 'map_unchecked', waiting)
+            raise SharpError(waiting)
+        fit = self._loaded
+        refusal = fit.refusal() if isinstance(fit, MapFit) else fit
+        if isinstance(fit, MapFit) and refusal is None:
+            return f'it fits what is seen in {fit.frames} images by {fit.agreement:.0%}'
+        raise refusal or SharpError('the node ended before the loaded map was checked')
 
     def _snapshot(self) -> str:
         running = self._running()

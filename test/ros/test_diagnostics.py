@@ -172,7 +172,7 @@ def test_time_in_which_a_frame_is_at_work_heals_no_problem(monkeypatch):
 
 
 def result_with(**given):
-    nothing = {'scale': None, 'motion': None, 'unmapped': None, 'verdict': None}
+    nothing = {'scale': None, 'motion': None, 'unmapped': None, 'verdict': None, 'loaded': None}
     return SimpleNamespace(**{**nothing, 'views': {}, 'unplaced': {}, **given})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 
@@ -208,22 +209,67 @@ def test_map_is_saved_while_images_go_on(make_node, peer, call, tmp_path, monkey
     assert {'map.pgm', 'map.yaml', 'trajectory.txt', 'config.yaml', 'state.npz'} <= written
 
 
-def test_saved_map_is_there_again_in_another_run_before_any_image(make_node, peer, call, tmp_path):
-    first = mapping_node(make_node, peer, tmp_path)
+@pytest.fixture
+def next_run(make_node, peer, call, tmp_path, monkeypatch):
+    """Another run after a map of the wall was saved, and the grid of that map."""
+    # else the wall may be anywhere, as far as depth of an unknown scale can tell
+    first = mapping_node(make_node, peer, tmp_path, scale__constant=1.0)
     assert call('save_map').success
     saved = first._session.pipeline.grid()
     first.trigger_deactivate()
     first.trigger_cleanup()
     peer.executor.remove_node(first)
     first.destroy_node()
-
     peer.received.clear()
-    start(make_node(output__directory=str(tmp_path)))
-    response = call('load_map', send=lambda: None)
+    monkeypatch.setattr(services, 'LOAD_PATIENCE', 60.0)  # on a busy machine, too
+    parameters = {'occupancy__rate_hz': 20.0, 'scale__constant': 1.0}
+    return start(make_node(output__directory=str(tmp_path), **parameters)), saved
+
+
+def test_saved_map_is_used_in_another_run_once_images_agree(next_run, peer, call):
+    _, saved = next_run
+    response = call('load_map', timeout=60.0)
     assert response.success, response.message
-    peer.spin_until(lambda: peer.received[GRID])
-    np.testing.assert_array_equal(cells(peer).reshape(saved.cells.shape), saved.cells)
+    assert 'it fits what is seen in' in response.message
+    peer.spin_until(lambda: peer.received[GRID], each=peer.send)
+    known = saved.cells != -1
+    np.testing.assert_array_equal(
+        cells(peer).reshape(saved.cells.shape)[known], saved.cells[known]
+    )
     assert peer.received[GRID][-1].header.frame_id == 'odom'
+
+
+def test_map_that_lies_beside_is_refused_with_the_measured_offset(next_run, peer, call):
+    node, saved = next_run
+    peer.listen('/diagnostics')
+    ahead = POSE.copy()
+    ahead[0, 3] += 1.0  # the odometry began 1 m farther back: the wall is at 3 m now
+    response = call('load_map', send=lambda: peer.send(pose=ahead), timeout=60.0)
+    assert not response.success
+    distance = float(re.search(r'([\d.]+) m, [\d.]+ degrees beside', response.message)[1])
+    assert distance == pytest.approx(1.0, abs=0.15)
+    # the map of before goes on
+    peer.spin_until(lambda: np.any(cells(peer) == 100), each=lambda: peer.send(pose=ahead))
+    grid = cells(peer).reshape(saved.cells.shape)
+    x = peer.received[GRID][-1].info.origin.position.x + 0.05 * np.nonzero(grid == 100)[1]
+    assert np.abs(x - 3.0).max() < 0.15  # and nothing of the saved one, at 2 m
+    peer.diagnose(node)
+    level, text, values = peer.status('Mapping')
+    assert (level, 'beside' in text) == (1, True)
+    assert peer.status('Input')[2]['event.map_beside'] == '1'
+    assert 'event.map_loaded' not in values
+
+
+def test_map_that_cannot_be_checked_yet_is_not_used_and_the_answer_says_so(
+    next_run, peer, call, monkeypatch
+):
+    node, _ = next_run
+    monkeypatch.setattr(services, 'LOAD_PATIENCE', 0.2)
+    response = call('load_map', send=lambda: None)
+    assert not response.success
+    assert 'not in use yet' in response.message
+    assert not node._session.pipeline.world_frame
+    peer.spin_until(lambda: node._health._events['map_loaded'], 60.0, each=peer.send)
 
 
 def test_map_is_loaded_by_the_name_that_was_set_just_before(
