@@ -10,12 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
+from rclpy.exceptions import InvalidHandle
 from rclpy.subscription import Subscription
-
-try:
-    from rclpy.exceptions import InvalidHandle
-except ImportError:  # humble
-    from rclpy.handle import InvalidHandle
 
 
 class PolledGroup(CallbackGroup):
