@@ -19,6 +19,13 @@ from sharp_ros.mapping.verdict import Verdict
 from sharp_ros.stopwatch import Stopwatch
 from sharp_ros.views import View
 
+# outputs that somebody may want, beside the views
+POINTS = 'points'
+GAUSSIANS = 'gaussians'
+OCCUPANCY = 'occupancy_grid'
+MAP_POINTS = 'map_points'
+CLEARING = 'clearing_points'
+
 
 @dataclass(frozen=True)
 class FrameResult:

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 import logging
-from typing import Any
 
 import numpy as np
 
@@ -17,31 +16,33 @@ from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import SharpConfig
 from sharp_ros.engine import choose_device, Engine
 from sharp_ros.errors import InputError, PoseUnavailableError
-from sharp_ros.frame_result import BegunFrame, FrameResult
+from sharp_ros.frame_result import (
+    BegunFrame,
+    CLEARING,
+    FrameResult,
+    GAUSSIANS,
+    MAP_POINTS,
+    OCCUPANCY,
+    POINTS,
+)
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.image_content import ContentCheck
 from sharp_ros.loading import load_engine
 from sharp_ros.localization.localizer import Localized, Localizer
+from sharp_ros.mapper import Mapper
 from sharp_ros.mapping.map_files import MapState
-from sharp_ros.mapping.map_fit import MapCheck, MapFit
+from sharp_ros.mapping.map_fit import MapFit
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
-from sharp_ros.mapping.revision import DepthScale
-from sharp_ros.mapping.verdict import judge, MapCourse, Verdict
+from sharp_ros.mapping.verdict import Verdict
 from sharp_ros.mapping.world_map import WorldMap
 from sharp_ros.models import ModelInfo
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
 from sharp_ros.rasterizer import backend
-from sharp_ros.rate_limiter import RateLimiter
 from sharp_ros.se3 import checked_pose, look_at
 from sharp_ros.snapshot import Snapshot
 from sharp_ros.stopwatch import Stopwatch
 from sharp_ros.views import Seen, VIEW, View, VirtualCameras
 
-POINTS = 'points'
-GAUSSIANS = 'gaussians'
-OCCUPANCY = 'occupancy_grid'
-MAP_POINTS = 'map_points'
-CLEARING = 'clearing_points'
 _log = logging.getLogger(__name__)
 
 
@@ -61,11 +62,8 @@ class Pipeline:
         self.engine, self.info, self.config, self.device = engine, info, config, device
         self._check: ContentCheck | None = ContentCheck(measured=info.needs_depth)
         self._localizer = Localizer(config, estimates_scale=not info.needs_depth)
-        self._map, self._course = WorldMap(config), MapCourse()
-        self._loaded: tuple[WorldMap, MapCheck] | None = None  # to be used, if it fits
+        self._mapper = Mapper(config)
         self._views = VirtualCameras(config.views)
-        rate_hz = config.occupancy.rate_hz
-        self._limits = {name: RateLimiter(rate_hz) for name in (OCCUPANCY, MAP_POINTS)}
         self._snapshot, self._snapshot_complete = Snapshot(config.snapshot), True  # none under way
         self._latest: Seen | None = None  # while somebody may ask for a view of it
         self._restarted = False  # since the newest result
@@ -115,14 +113,17 @@ class Pipeline:
         self._snapshot, self._snapshot_complete = Snapshot(self.config.snapshot), True
         self.reset()
 
-    def reset(self) -> None:
-        """Forget the maps, one to be checked too, the path, the scale and every schedule."""
-        self._loaded = None
+    def reset(self, *, keep_loaded: bool = False) -> None:
+        """Forget the maps, the path, the scale and every schedule.
+
+        Args:
+            keep_loaded: whether a loaded map that is not checked yet is still of use.
+        """
+        self._mapper.reset(keep_loaded=keep_loaded)
         if self._check is not None:
             self._check.reset()
-        parts = (self._localizer, self._map, self._course, self._views)
-        for part in (*parts, *self._limits.values()):
-            part.reset()
+        self._localizer.reset()
+        self._views.reset()
         self._latest = None
 
     def reconfigure(self, config: SharpConfig) -> None:
@@ -133,9 +134,7 @@ class Pipeline:
         """
         self._views.reconfigure(config.views)
         self._localizer.reconfigure(config)
-        self._map.reconfigure(config)
-        for limit in self._limits.values():
-            limit.rate_hz = config.occupancy.rate_hz
+        self._mapper.reconfigure(config)
         self.config = config
 
     def process(self, frame: Frame, wanted: Collection[str]) -> FrameResult:
@@ -164,7 +163,6 @@ class Pipeline:
         clock = Stopwatch()
         if frame.T_world_camera is not None:
             checked_pose(frame.T_world_camera)  # nothing shall be learnt from such a frame
-        # Does the image show anything?
         # Does the image show anything, and does its pose agree with gravity?
         doubt = self._doubted(frame)
         clock.lap('content')
@@ -178,7 +176,7 @@ class Pipeline:
         try:
             doubt = None if self._check is None else self._check(frame)
         except InputError as error:
-            self._course.passed_over(frame.stamp_ns, error.reason)
+            self._mapper.pass_over(frame.stamp_ns, error.reason)
             raise
         return doubt or self._localizer.gravity_doubt(frame)
 
@@ -211,18 +209,17 @@ class Pipeline:
         loaded = self._check_loaded(localized, depth)
         clock.lap('check')
         # The map, where the pose is known.
-        unmapped = self._integrate(localized, depth, gaussians, clock)
+        unmapped = self._mapper.integrate(localized, depth, gaussians, clock)
         seen = Seen(frame, gaussians, frame.T_world_camera is not None and unmapped is None)
         # The snapshot, while one is under way.
         if not self._snapshot_complete and begun.doubt is None:
             self._snapshot_complete = self._snapshot.add(frame, depth)
         # What virtual cameras see.
         self._latest = seen if self._views.on_request(wanted) else None
-        views, unplaced = self._views.render(due, seen, self._map, wanted)
+        views, unplaced = self._views.render(due, seen, self._mapper.world, wanted)
         clock.lap('views')
-        # What the map looks like now; a guess clears nothing in anybody's map.
-        wanted = wanted if localized.unplaced is None else wanted - {CLEARING}
-        map_outputs = self._map_outputs(seen, depth, localized.depth_scale, wanted)
+        # What the map looks like now.
+        map_outputs = self._mapper.outputs(localized, depth, wanted, mapped=seen.mapped)
         clock.lap('grid')
         return FrameResult(
             frame=frame,
@@ -269,10 +266,7 @@ class Pipeline:
         why = self._localizer.why_start_over(frame)
         if why:
             _log.warning('%s', why)
-            loaded = self._loaded
-            self.reset()
-            if loaded is not None:  # it is of no less use, but what it was held against is
-                self._loaded = loaded[0], loaded[0].check_of_fit()
+            self.reset(keep_loaded=True)
             self._restarted = True  # of which the next result tells
 
     def _predicted(
@@ -286,7 +280,7 @@ class Pipeline:
         """
         frame, wanted = begun.frame, begun.wanted
         shaped = covariances or bool(self._views.on_request(wanted)) or GAUSSIANS in wanted
-        gaussians = begun.pending.result(covariances=shaped or self._map.may_fuse(frame))
+        gaussians = begun.pending.result(covariances=shaped or self._mapper.world.may_fuse(frame))
         measured = self.info.needs_depth
         if frame.unseen is not None and not measured:
             gaussians = gaussians.hidden(frame.unseen)
@@ -298,81 +292,13 @@ class Pipeline:
     def _check_loaded(
         self, localized: Localized, depth: np.ndarray
     ) -> MapFit | PoseUnavailableError | None:
-        """Whether a map that was loaded fits, once that is known, or why it cannot be used.
-
-        Until then, and if it does not, the map of before goes on.
-        """
-        frame = localized.frame
-        if self._loaded is None or frame.T_world_camera is None or localized.unplaced is not None:
-            return None
-        world, check = self._loaded
-        try:
-            world.check_source(frame, visual=localized.visual)
-        except PoseUnavailableError as error:
-            self._loaded = None
-            return error
-        variance = 0.0 if localized.scale is None else localized.scale.log_variance
-        fit = check.add(depth, frame.intrinsics, frame.T_world_camera, variance)
-        if fit is not None:
-            self._loaded = None
-            if fit.refusal() is None:
-                world.reconfigure(self.config)  # it may have changed meanwhile
-                self._map = world
-                for part in (self._course, self._views, *self._limits.values()):
-                    part.reset()
-                self._restarted = True
-        return fit
-
-    def _integrate(
-        self, localized: Localized, depth: np.ndarray, gaussians: Gaussians, clock: Stopwatch
-    ) -> PoseUnavailableError | InputError | None:
-        """Take a frame into the map if its pose is known; if it is not of this map, say why."""
-        frame, error = localized.frame, localized.unplaced
-        if frame.T_world_camera is not None and error is None:
-            try:
-                self._map.integrate(
-                    frame, depth, visual=localized.visual, scale=localized.depth_scale
-                )
-            except PoseUnavailableError as changed:
-                error = changed
-        clock.lap('map')
-        if frame.T_world_camera is not None and error is None:
-            self._map.fuse(frame, depth, gaussians)
-        clock.lap('fuse')
-        self._note_course(localized, error)
-        return error
-
-    def _note_course(
-        self, localized: Localized, error: PoseUnavailableError | InputError | None
-    ) -> None:
-        """Note what became of a frame, for the verdict on the map."""
-        frame, motion, scale = localized.frame, localized.motion, localized.scale
-        stamp_ns = frame.stamp_ns
-        if error is not None:
-            self._course.passed_over(stamp_ns, error.reason)
-        elif frame.T_world_camera is not None:
-            variance = None if scale is None else scale.log_variance
-            disputed = scale is not None and bool(scale.disputed)
-            self._course.mapped(stamp_ns, variance, disputed=disputed)
-        else:
-            self._course.passed_over(
-                stamp_ns, 'no_pose' if motion is None else f'odometry_{motion.state}'
-            )
-
-    def _map_outputs(
-        self, seen: Seen, depth: np.ndarray, scale: DepthScale | None, wanted: Collection[str]
-    ) -> dict[str, Any]:
-        """Grid and points that are due, by their names in `FrameResult`."""
-        outputs: dict[str, Any] = {}
-        stamp_ns = seen.frame.stamp_ns
-        if seen.mapped and OCCUPANCY in wanted and self._limits[OCCUPANCY].take(stamp_ns):
-            outputs['grid'] = grid = self._map.grid()
-            outputs['verdict'] = judge(self._course.facts(grid))
-        if seen.mapped and MAP_POINTS in wanted and self._limits[MAP_POINTS].take(stamp_ns):
-            outputs['map_points'] = self._map.points()
-        if CLEARING in wanted:
-            outputs['clearing_points'] = self._map.clearing_points(seen.frame, depth, scale)
-        return outputs
+        """See `Mapper.check_loaded`; a map that is taken is told of as a new beginning."""
+        before = self._mapper.world
+        loaded = self._mapper.check_loaded(localized, depth)
+        if self._mapper.world is not before:
+            self._views.reset()
+            self._restarted = True
+        return loaded
 
     def _timings(self, clock: Stopwatch) -> dict[str, float]:
         stages = {f'network.{name}': ms for name, ms in self.engine.timings_ms.items()}
@@ -425,20 +351,20 @@ class Pipeline:
         assert self._latest is not None
         seen = replace(self._latest, frame=frame)
         names = self._views.on_request(wanted)
-        return self._views.render(names, seen, self._map, wanted, (parent, T_parent_view))
+        return self._views.render(names, seen, self._mapper.world, wanted, (parent, T_parent_view))
 
     @property
     def world_frame(self) -> str:
         """Frame of the maps; empty while they are."""
-        return self._map.frame
+        return self._mapper.world.frame
 
     def grid(self) -> OccupancyGrid2D:
         """The 2-D projection of the map as it is now."""
-        return self._map.grid()
+        return self._mapper.world.grid()
 
     def map_points(self) -> np.ndarray:  # -> [N, 3]
         """Centres of occupied voxels in the world frame as they are now, metres."""
-        return self._map.points()
+        return self._mapper.world.points()
 
     def map_state(self) -> MapState:
         """All that the maps hold, copied, so that any thread may save it.
@@ -449,12 +375,11 @@ class Pipeline:
         info = self.info
         about = {'model': info.name, 'description': info.description, 'licence': info.licence}
         localizer = self._localizer
-        state = self._map.state(localizer.stamp_ns, localizer.odometry_state(), about)
-        return replace(state, verdict=self.verdict())
+        return self._mapper.state(localizer.stamp_ns, localizer.odometry_state(), about)
 
     def verdict(self) -> Verdict:
         """How far the map can be believed as it is now."""
-        return judge(self._course.facts(self._map.grid()))
+        return self._mapper.verdict()
 
     def pass_over(self, stamp_ns: int, reason: str) -> None:
         """Note an image that was not worth processing, which leaves a hole in the map.
@@ -463,7 +388,7 @@ class Pipeline:
             stamp_ns: of the image.
             reason: short snake_case key.
         """
-        self._course.passed_over(stamp_ns, reason)
+        self._mapper.pass_over(stamp_ns, reason)
 
     def restore(self, state: MapState) -> None:
         """Go on with a saved map in place of the present one.
@@ -479,17 +404,18 @@ class Pipeline:
         """
         world = WorldMap.restored(self.config, state)
         if not state.visual:
-            self._loaded = world, world.check_of_fit()
+            self._mapper.load(world)
             return
         localizer = Localizer(self.config, estimates_scale=not self.info.needs_depth)
         localizer.restore(state.odometry)
         self.reset()
-        self._map, self._localizer = world, localizer
+        self._localizer = localizer
+        self._mapper.replace(world)
 
     @property
     def checks_loaded_map(self) -> bool:
         """Whether a map was loaded of which it is not known yet whether it fits."""
-        return self._loaded is not None
+        return self._mapper.checks_loaded
 
     def begin_snapshot(self) -> None:
         """Collect the next frames for a snapshot, in place of one under way.

@@ -26,6 +26,7 @@ ROWS = [
     ['mapping', 'models', 'engine', 'snapshot', 'tracks'],
     ['localization', 'loading', 'downloads', 'views'],
     ['frame_result'],
+    ['mapper'],
     ['pipeline', 'worker', 'training'],
     ['ros.conversions'],
     ['sources', 'pictures'],

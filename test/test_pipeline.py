@@ -228,14 +228,14 @@ def test_a_recording_that_starts_over_starts_a_new_map(caplog):
     far_away = replace(wall_frame(stamp_ns=10**10), T_world_camera=None)
     pipeline.process(far_away, {OCCUPANCY})
     assert 'start over' in caplog.text
-    assert (pipeline._map.grid().cells == -1).all()
+    assert (pipeline.grid().cells == -1).all()
 
 
 def test_stamps_that_jitter_keep_the_map():
     pipeline = make_pipeline()
     for stamp_ns in (10**11, 10**11 + 10**8, 10**11 + 5 * 10**7):
         pipeline.process(wall_frame(stamp_ns=stamp_ns), {OCCUPANCY})
-    assert (pipeline._map.grid().cells == 100).any()
+    assert (pipeline.grid().cells == 100).any()
 
 
 def test_another_camera_starts_visual_odometry_and_map_over(caplog):
@@ -250,7 +250,7 @@ def test_another_camera_starts_visual_odometry_and_map_over(caplog):
     blank = replace(other, image=np.full_like(noise, 90))
     assert not pipeline.process(blank, {OCCUPANCY}).mapped
     assert 'camera changed' in caplog.text
-    assert (pipeline._map.grid().cells == -1).all()
+    assert (pipeline.grid().cells == -1).all()
 
 
 def test_stamps_that_start_over_do_not_silence_rate_limited_outputs():

@@ -44,7 +44,7 @@ class MapFacts:
         passed_over: frames that were not mapped, by reason.
         mapped: frames that were.
         disputed: of these, while anchors of the scale contradicted each other.
-        floor_is_credible: whether the floor is where the map takes it to be; None if not known.
+        floor_is_credible: whether the floor was found, where visual odometry has to find it.
     """
 
     free: int
@@ -55,7 +55,7 @@ class MapFacts:
     passed_over: Mapping[str, int] = field(default_factory=dict)
     mapped: int = 0
     disputed: int = 0
-    floor_is_credible: bool | None = None
+    floor_is_credible: bool = True
 
     @property
     def free_share(self) -> float:
@@ -150,14 +150,14 @@ def _hardly_free(facts: MapFacts) -> Reason | None:
 
 
 def _no_floor(facts: MapFacts) -> Reason | None:
-    if facts.floor_is_credible in (None, True):
+    if facts.floor_is_credible:
         return None
     return Reason(
         'no_floor',
         'doubtful',
-        'the floor is not where the map takes it to be',
-        'begin with the floor in view, or tell where it is',
-        ('scale.camera_height=METRES',),
+        'the floor was not found, and nothing is mapped before it is',
+        'move along the floor with it in view, and turn; or tell where it is',
+        ('scale.camera_height=METRES', 'pose.base_frame=base_footprint'),
     )
 
 
@@ -269,7 +269,7 @@ class MapCourse:
         self._stamp_ns = max(stamp_ns, self._stamp_ns)
         return seconds
 
-    def facts(self, grid: OccupancyGrid2D, floor_is_credible: bool | None = None) -> MapFacts:
+    def facts(self, grid: OccupancyGrid2D) -> MapFacts:
         """What is known, with the cells of the map as it is now."""
         variance = self._scale_variances / self._scaled if self._scaled else None
         return MapFacts(
@@ -281,5 +281,5 @@ class MapCourse:
             passed_over=dict(self._passed_over),
             mapped=self._mapped,
             disputed=self._disputed,
-            floor_is_credible=floor_is_credible,
+            floor_is_credible=not self._passed_over['floor_not_found'] or bool(self._mapped),
         )
