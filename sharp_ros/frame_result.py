@@ -43,9 +43,10 @@ class FrameResult:
         grid: when it was due and a pose is known.
         verdict: on the map, when the grid is there.
         mapped: whether the frame was integrated into the map.
-        unmapped: why it was not: `repeated_stamp`, `world_frame_changed`,
-            `image_featureless`, `gravity_contradicts_pose`, `gravity_contradicts_tf`; None
-            also for a frame whose pose was never known, and where `motion` says why.
+        unmapped: why it was not: `repeated_stamp`, `late_frame`, `world_frame_changed`,
+            `floor_not_found`, `waiting_for_base_frame`, `waiting_for_scale`, `image_featureless`,
+            `gravity_contradicts_pose`, `gravity_contradicts_tf`; None also for a frame whose pose
+            was not asked for, and where `motion` says why.
         map_points: [N, 3] centres of occupied voxels in the world frame, when due.
         clearing_points: [M, 3] in the optical frame, where rays end that met nothing in range.
         scale: factor that predicted depth was multiplied by; None for measured depth.

@@ -562,6 +562,9 @@ def test_a_new_anchor_is_one_class_and_one_entry_of_the_list():
         def __init__(self, config):
             self._prior = config.prior_std
 
+        def tells_metres(self, frame):
+            return True
+
         def observe(self, frame, depth, tracks):
             ratio = 3.0 / float(np.median(depth))
             return ScaleObservation(math.log(ratio), 0.03**2, self.source)
@@ -570,3 +573,6 @@ def test_a_new_anchor_is_one_class_and_one_entry_of_the_list():
     estimate = steady(scale)  # a plane predicted at 2 m
     assert estimate.value == pytest.approx(1.5, rel=0.02)
     assert estimate.sources['altimeter'] == 30
+    frame = Frame(np.zeros((120, 160, 3), np.uint8), K, 0, 'camera', world_frame='odom')
+    assert scale.knows_metres(frame)  # so that parallax over own odometry does not vote against it
+    assert not ScaleFilter(ScaleConfig()).knows_metres(frame)

@@ -214,6 +214,10 @@ class Localizer:
         visual = frame.T_world_camera is None
         motion = unplaced = None
         late = self._stamp_ns is not None and frame.stamp_ns < self._stamp_ns
+        if late and visual and frame.world_frame:
+            unplaced = PoseUnavailableError(
+                'the image is older than one that visual odometry has placed', 'late_frame'
+            )
         if not late:
             try:
                 frame, motion = self._place(frame, depth)
@@ -270,7 +274,8 @@ class Localizer:
 
         Raises:
             PoseUnavailableError: `repeated_stamp` for a frame to place that has the stamp of the
-                one before: where the camera has moved since, nobody knows.
+                one before: where the camera has moved since, nobody knows;
+                `waiting_for_base_frame` or `waiting_for_scale` before the first one is placed.
         """
         config = self._config
         visual = frame.T_world_camera is None and bool(frame.world_frame)
@@ -286,9 +291,16 @@ class Localizer:
         base = config.pose.base_frame if visual else ''
         T_camera_base = frame.transforms.get(base)
         if base and T_camera_base is None and not self._placed_any:
-            return frame, None  # the world shall be level by it
+            raise PoseUnavailableError(
+                f'visual odometry waits for {base} in tf, by which its world shall be level; '
+                'publish it, or correct pose.base_frame',
+                'waiting_for_base_frame',
+            )
         if visual and not self._placed_any and self._is_settling(frame):
-            return frame, None
+            raise PoseUnavailableError(
+                'visual odometry waits until the scale of the depth, or gravity, is known',
+                'waiting_for_scale',
+            )
         factor = config.scale.constant or 1.0
         if self._estimate is not None and (not visual or self._knows_metres(frame)):
             factor = self._estimate.bias
@@ -385,13 +397,14 @@ class Localizer:
         If nothing does, visual odometry takes the depth as predicted, averages its scale over many
         images better than anything, and is to the scale of the depth what metric poses are.
         """
-        config = self._config.scale
-        known = config.camera_height > 0 or config.constant > 0 or self._config.range.enabled
-        return known or config.floor_frame in frame.transforms or frame.depth is not None
+        if self._filter is None or self._config.scale.constant > 0:
+            return True
+        # between two readings of a range finder its metre holds
+        return self._config.range.enabled or self._filter.knows_metres(frame)
 
     def _metre_std(self, frame: Frame) -> float:
         """Of the metre of visual odometry, as a logarithm."""
-        if self._filter is None or self._knows_metres(frame):
+        if self._knows_metres(frame):
             return 0.0
         return min(_OWN_METRE_STD, self._config.scale.prior_std)
 

@@ -27,6 +27,10 @@ class RangeAnchor:
     def __init__(self, config: ScaleConfig) -> None:
         del config  # nothing to set
 
+    def tells_metres(self, frame: Frame) -> bool:
+        """See `ScaleAnchor.tells_metres`."""
+        return frame.range_reading is not None
+
     def observe(
         self, frame: Frame, depth: np.ndarray, tracks: MetricTracks | None
     ) -> ScaleObservation | None:

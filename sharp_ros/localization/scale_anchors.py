@@ -124,6 +124,13 @@ class ScaleAnchor(Protocol):
 
     def __init__(self, config: ScaleConfig) -> None: ...
 
+    def tells_metres(self, frame: Frame) -> bool:
+        """Whether it can say how long a metre is without poses in metres.
+
+        Where none can, visual odometry lives with the metre of the network; see `Localizer`.
+        """
+        ...
+
     def observe(
         self, frame: Frame, depth: np.ndarray, tracks: MetricTracks | None
     ) -> ScaleObservation | None:
@@ -149,6 +156,10 @@ class ParallaxAnchor:
     def __init__(self, config: ScaleConfig) -> None:
         del config  # nothing to set
 
+    def tells_metres(self, frame: Frame) -> bool:
+        """See `ScaleAnchor.tells_metres`."""
+        return False
+
     def observe(
         self, frame: Frame, depth: np.ndarray, tracks: MetricTracks | None
     ) -> ScaleObservation | None:
@@ -164,6 +175,10 @@ class HeightAnchor:
 
     def __init__(self, config: ScaleConfig) -> None:
         self._config = config
+
+    def tells_metres(self, frame: Frame) -> bool:
+        """See `ScaleAnchor.tells_metres`."""
+        return self._config.camera_height > 0 or self._config.floor_frame in frame.transforms
 
     def observe(
         self, frame: Frame, depth: np.ndarray, tracks: MetricTracks | None
@@ -185,6 +200,10 @@ class SensorAnchor:
 
     def __init__(self, config: ScaleConfig) -> None:
         del config  # nothing to set
+
+    def tells_metres(self, frame: Frame) -> bool:
+        """See `ScaleAnchor.tells_metres`."""
+        return frame.depth is not None
 
     def observe(
         self, frame: Frame, depth: np.ndarray, tracks: MetricTracks | None

@@ -114,6 +114,10 @@ class ScaleFilter:
         self._config = config
         self._anchors = [kind(config) for kind in self._kinds.values()]
 
+    def knows_metres(self, frame: Frame) -> bool:
+        """Whether an anchor can say how long a metre is where poses are not in metres."""
+        return any(anchor.tells_metres(frame) for anchor in self._anchors)
+
     def reset(self) -> None:
         """Back to the start: factor 1, with the variance of the prior."""
         # of the bias, without what was observed since there is a reference
