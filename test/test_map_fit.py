@@ -10,14 +10,14 @@ import pytest
 from test_map_command import speckled
 
 from sharp_ros.camera import Frame, Intrinsics
-from sharp_ros.config import ModelConfig, OccupancyConfig, SharpConfig
+from sharp_ros.config import ModelConfig, OccupancyConfig, PoseConfig, SharpConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.mapping.map_fit import MapCheck, MapFit
 from sharp_ros.mapping.occupancy import OccupancyMap
 from sharp_ros.models import load_predictor
 from sharp_ros.pipeline import MAP_POINTS, OCCUPANCY, Pipeline
-from sharp_ros.se3 import look_at, transform
+from sharp_ros.se3 import inverse, look_at, transform
 from sharp_ros.synthetic import Room
 
 CAMERA = Intrinsics.from_hfov(1.2, 160, 120)
@@ -149,7 +149,8 @@ def test_depth_that_is_wrong_by_no_more_than_is_stated_does_not_refuse_a_map(sav
 
 def make_pipeline():
     predictor, info = load_predictor('sensor')
-    return Pipeline(Engine(predictor, ModelConfig()), info, replace(SharpConfig(), views={}))
+    config = SharpConfig(pose=PoseConfig(base_frame='base'), views={})
+    return Pipeline(Engine(predictor, ModelConfig()), info, config)
 
 
 @pytest.fixture(scope='module')
@@ -209,8 +210,10 @@ def test_poses_of_another_frame_or_source_refuse_a_map_at_once(state, rooms):
     assert isinstance(result.loaded, PoseUnavailableError)
     assert result.loaded.reason == 'world_frame_changed'
     assert result.mapped  # in the map of before
+    pipeline = make_pipeline()
     pipeline.restore(state)
-    result = pipeline.process(replace(rooms[0][1], T_world_camera=None), ())
+    base = {'base': inverse(rooms[0][1].T_world_camera)}  # by which visual odometry is level
+    result = pipeline.process(replace(rooms[0][1], T_world_camera=None, transforms=base), ())
     assert result.loaded.reason == 'world_frame_changed'
 
 
