@@ -32,14 +32,12 @@ class Tracks:
         keyframe_stamp_ns: of the keyframe.
         keyframe_px: [N, 2] places in the keyframe, pixels of the image as given.
         now_px: [N, 2] places in the current image.
-        keyframe_depth: [N] z-depth at the keyframe as given, metres; NaN where there was none.
         T_keyframe_camera: [4, 4] as estimated, in the scale of the odometry.
     """
 
     keyframe_stamp_ns: int
     keyframe_px: np.ndarray
     now_px: np.ndarray
-    keyframe_depth: np.ndarray
     T_keyframe_camera: np.ndarray
 
 

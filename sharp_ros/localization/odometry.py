@@ -300,7 +300,6 @@ class VisualOdometry:
             key.stamp_ns,
             image.as_given(key.px[fit.index]),
             image.as_given(fit.px),
-            key.given[fit.index],
             T_keyframe_camera,
         )
         if state == 'tracking':
@@ -433,7 +432,6 @@ class VisualOdometry:
             px=px,
             rho=np.concatenate([rho, new_rho]),
             variance=np.concatenate([variance, new_variance]),
-            given=image.depth_at(px)[0],
             orb=(
                 image.points(orb_px[known], np.exp(log_scale) / orb_depth[known]),
                 descriptors[known],

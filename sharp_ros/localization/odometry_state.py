@@ -27,7 +27,6 @@ class Keyframe:
         px: [N, 2] float32 places of the features.
         rho: [N] their inverse depth, 1/m.
         variance: [N] of rho.
-        given: [N] metres, as the depth image had it; NaN where it had none.
         orb: points [M, 3] in its camera, metres, and descriptors [M, 32] uint8.
     """
 
@@ -38,7 +37,6 @@ class Keyframe:
     px: np.ndarray
     rho: np.ndarray
     variance: np.ndarray
-    given: np.ndarray
     orb: tuple[np.ndarray, np.ndarray]
 
 
@@ -62,11 +60,10 @@ def state_of(
     state['wobble'] = np.array(wobble, np.float64)
     for name in ('gray', 'T_odom_camera', 'covariance'):
         state[name] = np.stack([getattr(key, name) for key in keyframes])
-    for name in ('px', 'rho', 'variance', 'given'):
+    for name in ('px', 'rho', 'variance'):
         state[name] = np.concatenate([getattr(key, name) for key in keyframes])
     for name, part in zip(('orb_points', 'orb_descriptors'), (0, 1), strict=True):
         state[name] = np.concatenate([key.orb[part] for key in keyframes])
-    state['given'] = np.nan_to_num(state['given'])
     state['features'] = np.array([len(key.px) for key in keyframes], np.int64)
     state['orb'] = np.array([len(key.orb[1]) for key in keyframes], np.int64)
     return state
@@ -96,8 +93,8 @@ def keyframes_from(
     poses = stored_poses(state, 'T_odom_camera', n)
     covariance = stored_array(state, 'covariance', np.float64, (n, 7, 7))
     px = stored_array(state, 'px', np.float32, (None, 2))
-    rho, variance, depth = (
-        stored_array(state, name, np.float64, (len(px),)) for name in ('rho', 'variance', 'given')
+    rho, variance = (
+        stored_array(state, name, np.float64, (len(px),)) for name in ('rho', 'variance')
     )
     points = stored_array(state, 'orb_points', np.float64, (None, 3))
     descriptors = stored_array(state, 'orb_descriptors', np.uint8, (len(points), 32))
@@ -106,15 +103,14 @@ def keyframes_from(
     variances = np.diagonal(covariance, axis1=1, axis2=2)
     if (variances < 0).any() or not 1 <= wobble[1] <= WOBBLE_FRAMES:
         raise bad_map('its odometry is not in a state it can be in; save the map anew')
-    depth = np.where(depth > 0, depth, np.nan)
     counts = stored_array(state, 'features', np.int64, (n,))
-    features = zip(*(_split(a, counts) for a in (px, rho, variance, depth)), strict=True)
+    features = zip(*(_split(a, counts) for a in (px, rho, variance)), strict=True)
     counts = stored_array(state, 'orb', np.int64, (n,))
     orb = zip(*(_split(a, counts) for a in (points, descriptors)), strict=True)
     parts = zip(stamps.tolist(), gray, poses, covariance, features, orb, strict=True)
     keyframes = [
-        Keyframe(stamp_ns, image, pose, spread, px, rho, variance, depth, orb)
-        for stamp_ns, image, pose, spread, (px, rho, variance, depth), orb in parts
+        Keyframe(stamp_ns, image, pose, spread, px, rho, variance, orb)
+        for stamp_ns, image, pose, spread, (px, rho, variance), orb in parts
     ]
     return given, wobble, keyframes
 
