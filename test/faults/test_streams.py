@@ -288,7 +288,7 @@ def hung(make_node, peer, monkeypatch):
         level, message, _ = (
             peer.status('Inference') if peer.received['/diagnostics'] else (0, '', 0)
         )
-        return level == DiagnosticStatus.ERROR[0] and 'not ended' in message
+        return level == DiagnosticStatus.ERROR[0] and 'frame in progress' in message
 
     peer.spin_until(reported)
     yield node, oracle
