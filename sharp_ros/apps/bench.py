@@ -133,7 +133,7 @@ def _print(report: dict[str, Any]) -> None:
     for line in lines:
         console.print(line, highlight=False, markup=False)
     if machine['load_average'] > os.cpu_count():
-        console.print('other programs compete for the cores: times are too long', style='yellow')
+        console.print('machine under load: times are overestimated', style='yellow')
 
 
 _MARKS = {True: 'yes', False: 'no', None: ''}

@@ -91,4 +91,4 @@ def _print(report: Mapping[str, Any]) -> None:
         markup=False,
     )
     if computer['load_average'] > computer['cores']:
-        console.print('other programs compete for the cores: times are too long', style='yellow')
+        console.print('machine under load: times are overestimated', style='yellow')

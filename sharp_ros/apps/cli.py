@@ -25,10 +25,10 @@ COMMANDS = {
     'demo': ('sharp_ros.apps.demo', 'camera source and node over ROS 2 with a live table'),
     'bench': ('sharp_ros.apps.bench', 'speed and memory on this machine'),
     'export': ('sharp_ros.apps.export', 'a network as ONNX, for other programs and for speed'),
-    'train': ('sharp_ros.apps.train', 'train nano on rendered rooms or on your recordings'),
-    'fetch': ('sharp_ros.apps.fetch', 'download weights that cannot be shipped'),
+    'train': ('sharp_ros.apps.train', 'training of nano on rendered rooms or on your recordings'),
+    'fetch': ('sharp_ros.apps.fetch', 'download of weights that are not shipped'),
     'params': ('sharp_ros.apps.params', 'every parameter of the node with its meaning'),
-    'doctor': ('sharp_ros.apps.doctor', 'check this machine and say what to do'),
+    'doctor': ('sharp_ros.apps.doctor', 'diagnosis of this machine, with remedies'),
 }
 # The module that still takes `eval SOURCE --views`, unless one of these follows the command.
 _FORMER_EVAL, _KINDS = (

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_scale_arguments(scale)
 
 
-_DEPTH_HELP = 'errors of predicted depth, beside baselines that need no network'
+_DEPTH_HELP = 'errors of predicted depth, compared with baselines without a network'
 _VIEWS_HELP = 'rendered views from the side against images taken there'
 _MAPS_HELP = 'path, scale and occupancy of the map against the truth'
 _SCALE_HELP = (
@@ -118,20 +118,20 @@ def _add_scale_arguments(parser: argparse.ArgumentParser) -> None:
         help=f'number of hand-held sequences, of synthetic only; default: {_SEEDS}',
     )
     parser.add_argument(
-        '--first-seed', type=int, default=0, metavar='N', help='seed of the first; default: 0'
+        '--first-seed', type=int, default=0, metavar='N', help='first seed; default: 0'
     )
     parser.add_argument(
         '--cache',
         type=Path,
         metavar='FOLDER',
-        help='folder of rendered sequences, to be filled or reused, 25 MB each',
+        help='cache folder of rendered sequences, 25 MB each',
     )
     parser.add_argument(
         '--stride',
         type=int,
         default=10,
         metavar='N',
-        help='frames from start to start of a recording; default: 10',
+        help='frames between two starts in a recording; default: 10',
     )
 
 

@@ -16,9 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAME|PATH',
         help='nano, or the path of its weights (.safetensors) (default: %(default)s)',
     )
-    parser.add_argument('--format', default='onnx', choices=['onnx'], help='of the file')
+    parser.add_argument('--format', default='onnx', choices=['onnx'], help='file format')
     parser.add_argument(
-        '-o', '--output', type=Path, metavar='FILE', help='(default: NAME.onnx in this folder)'
+        '-o', '--output', type=Path, metavar='FILE', help='output file; default: NAME.onnx'
     )
     parser.add_argument(
         '--graph-only',

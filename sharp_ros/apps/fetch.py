@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sharp-ros fetch`."""
     names = [name for name, info in models.MODELS.items() if info.download]
     names += models.described_names()
-    parser.add_argument('model', choices=names, help='model to download the weights of')
+    parser.add_argument('model', choices=names, help='model whose weights are downloaded')
     parser.add_argument(
         '--accept-licence', action='store_true', help='acceptance of the licence without a prompt'
     )

@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--hfov',
         type=float,
         metavar='DEG',
-        help='horizontal field of view of an uncalibrated source',
+        help='horizontal field of view of an uncalibrated source, degrees',
     )
     parser.add_argument(
         '--image-topic', metavar='TOPIC', help='image topic of a bag (default: the first)'

@@ -35,9 +35,7 @@ _EMPTY = 0.01  # mean coverage of a frame that is as good as black
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sharp-ros render`."""
     device = next(entry for entry in options() if entry.key == 'model.device')
-    parser.add_argument(
-        'scene', type=Path, metavar='SCENE.ply', help='Gaussians of SHARP or a 3DGS tool'
-    )
+    parser.add_argument('scene', type=Path, metavar='SCENE.ply', help='Gaussian PLY file')
     parser.add_argument(
         '-o',
         '--output',
@@ -80,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f'range of the first frame, up to {MAX_DEPTH:g} m',
     )
     parser.add_argument(
-        '--device', default=device.default, choices=device.choices, help='device that renders'
+        '--device', default=device.default, choices=device.choices, help='rendering device'
     )
 
 

@@ -25,7 +25,7 @@ from sharp_ros.ros.session import Running
 from sharp_ros.worker import Worker
 
 LOAD_PATIENCE = 10.0  # seconds within which a loaded map should have been checked
-LAST_PATIENCE = 1.0  # seconds that a request or frame at work has left when the node ends
+LAST_PATIENCE = 1.0  # seconds that a request or frame in progress has left when the node ends
 
 
 class Services:

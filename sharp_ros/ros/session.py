@@ -110,7 +110,7 @@ class Running:
         """The result of a function that the worker thread runs between two frames.
 
         Raises:
-            TimeoutError: if the frame at work hangs.
+            TimeoutError: if the frame in progress hangs.
             SharpError: if the node was deactivated first.
         """
         return self.worker.call(function, self.health.patience())
