@@ -148,10 +148,12 @@ def test_a_plane_at_the_wrong_height_is_no_floor_where_the_height_is_known(room)
         level = [found for found, _, _ in levels(room, 'drive', 4.0, estimator)][-1]
         assert (not level.doubt) == right
         assert ('scale.camera_height says 0.60 m' in level.doubt) != right
+        estimator.know_height(1.65 - height)  # corrected, or spoilt, while the node runs
+        assert bool(estimator.level.doubt) == right
 
 
 def test_what_helps_is_said():
-    error = floor_not_found(LevelEstimator().level)
+    error = floor_not_found(LevelEstimator().level, ['pose.base_frame', 'imu.enabled'])
     assert error.reason == 'floor_not_found'
     for words in ('floor not found: ', 'tilt the camera down', 'pose.base_frame'):
         assert words in str(error)
@@ -276,6 +278,17 @@ def test_a_survey_levels_before_the_first_frame_is_mapped(table):
         pose = result.frame.T_world_camera
         assert pose[2, :3] @ frame.T_world_camera[2, :3] > math.cos(math.radians(1))
         assert pose[2, 3] == pytest.approx(frame.T_world_camera[2, 3], abs=0.03)
+
+
+def test_what_is_set_already_is_not_proposed(table):
+    given, _, _ = table
+    running = pipeline()
+    asked = str(running.process(without_pose(given[0]), set()).unmapped)
+    assert 'scale.camera_height' in asked
+    config = running.config
+    running.reconfigure(replace(config, scale=replace(config.scale, camera_height=1.0)))
+    answer = str(running.process(without_pose(given[1]), set()).unmapped)
+    assert 'set pose.base_frame or imu.enabled' in answer
 
 
 def test_a_survey_that_finds_no_floor_says_so_and_leaves_nothing(table):

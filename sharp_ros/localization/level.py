@@ -21,6 +21,7 @@ One module, since the reasons are weighed against each other: none is right by i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 import math
 
@@ -139,6 +140,11 @@ class LevelEstimator:
         self._given, self._given_weight = np.zeros(3), 0.0
         self._weighed = 0.0  # of the latter, in the estimate at hand
         self._level: Level | None = None
+
+    def know_height(self, camera_height: float) -> None:
+        """Go on with another height of the camera, as in the constructor."""
+        if camera_height != self._camera_height:
+            self._camera_height, self._level = camera_height, None
 
     def observe(
         self, depth: np.ndarray, intrinsics: Intrinsics, T_odom_camera: np.ndarray
@@ -367,12 +373,17 @@ _WRONG_HEIGHT = (
 _VAGUE = (
     'views of it differ by {:.1f} degrees and {:.2f} m: show more of the floor from other places'
 )
-_HELP = 'or set pose.base_frame, scale.camera_height or imu.enabled'
 
 
-def floor_not_found(level: Level) -> PoseUnavailableError:
-    """Why nothing is mapped until a level may be relied on, and what helps."""
-    return PoseUnavailableError(f'floor not found: {level.doubt}; {_HELP}', 'floor_not_found')
+def floor_not_found(level: Level, settings: Sequence[str]) -> PoseUnavailableError:
+    """Why nothing is mapped until a level may be relied on, and what helps.
+
+    Args:
+        level: with its doubt.
+        settings: that would help and are not made.
+    """
+    advice = f'; or set {" or ".join(settings)}' if settings else ''
+    return PoseUnavailableError(f'floor not found: {level.doubt}{advice}', 'floor_not_found')
 
 
 def _of_things(

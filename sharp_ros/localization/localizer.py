@@ -15,7 +15,7 @@ from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.localization.gravity import level_from_up, levelled
 from sharp_ros.localization.gravity_check import contradiction, sure_up
-from sharp_ros.localization.level import floor_not_found, LevelEstimator
+from sharp_ros.localization.level import floor_not_found, Level, LevelEstimator
 from sharp_ros.localization.odometry import Motion, Tracks, VisualOdometry
 from sharp_ros.localization.scale_anchors import floor_below, known_up
 from sharp_ros.localization.scale_filter import ScaleEstimate, ScaleFilter
@@ -120,6 +120,8 @@ class Localizer:
         self._config = config
         if self._filter is not None:
             self._filter.config = config.scale
+        if self._level is not None:
+            self._level.know_height(config.scale.camera_height)
 
     def odometry_state(self) -> dict[str, np.ndarray]:
         """What `restore` goes on from, copied."""
@@ -152,7 +154,7 @@ class Localizer:
         if self._level is None or self._first is None:
             return None
         if self._level.level.doubt:
-            raise floor_not_found(self._level.level)
+            raise self._floor_not_found(self._level.level)
         stamp_ns, T_odom_camera = self._first
         return stamp_ns, self._level.level.pose(T_odom_camera)
 
@@ -356,7 +358,7 @@ class Localizer:
             estimator.observe_up(frame.up.direction, frame.up.std, pose)
         level = estimator.level
         if level.doubt or self.surveys:
-            return frame, motion, floor_not_found(level)
+            return frame, motion, self._floor_not_found(level)
         first = self._first[1]
         motion = self._odometry.move_world(level.pose(first) @ inverse(first))
         if self._filter is not None:
@@ -364,6 +366,15 @@ class Localizer:
         self._level = None
         _log.info('the floor was found, %.1f m² of it; the map begins', level.extent)
         return frame.placed(motion.T_odom_camera, frame.world_frame), motion, None
+
+    def _floor_not_found(self, level: Level) -> PoseUnavailableError:
+        config = self._config
+        settings = {
+            'pose.base_frame': config.pose.base_frame,
+            'scale.camera_height': config.scale.camera_height,
+            'imu.enabled': config.imu.enabled,
+        }
+        return floor_not_found(level, [key for key, value in settings.items() if not value])
 
     def _tracks(self, frame: Frame, motion: Motion | None, *, visual: bool) -> Tracks | None:
         """Tracks of a frame; with a pose from elsewhere only those over two such poses."""
