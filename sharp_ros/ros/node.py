@@ -352,18 +352,15 @@ class SharpNode(LifecycleNode):
             self._on_imu(msg)
 
     def _on_imu(self, msg: Imu | bytes) -> None:
-        imu = self._configured().imu
-        assert imu is not None
-        try:
-            imu.add(msg)
-        except InputError as error:
-            self._health.report('Input', error.reason, str(error))
+        self._take_in(self._configured().imu, msg)
 
     def _on_range(self, msg: Any) -> None:
-        ranger = self._configured().ranger
-        assert ranger is not None
+        self._take_in(self._configured().ranger, msg)
+
+    def _take_in(self, sensor: ImuSource | RangeSource | None, msg: Any) -> None:
+        assert sensor is not None
         try:
-            ranger.add(msg)
+            sensor.add(msg)
         except InputError as error:
             self._health.report('Input', error.reason, str(error))
 
