@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from test_sources import unlit
 
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import ModelConfig, PoseConfig, SharpConfig
@@ -19,24 +20,11 @@ from sharp_ros.network.predictor import SensorPredictor
 from sharp_ros.pipeline import CLEARING, OCCUPANCY, Pipeline
 from sharp_ros.se3 import inverse
 from sharp_ros.synthetic import first_look, FIRST_LOOKS, plane_depth, Room
-from sharp_ros.synthetic.renderer import Atlas
 
 K = Intrinsics.from_hfov(1.2, 160, 120)
 RATE = 5.0
 # Any fixed frame will do as the world of the poses; this one is far from level.
 T_ODOM_WORLD = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-
-
-def unlit(room):
-    """Instead of the room's textures, which take seconds to light: one shade for each patch."""
-    count = len(room.patches[0])
-    shades = np.arange(count) % 256
-    return Atlas(
-        np.stack([shades, shades[::-1], shades], -1).astype(np.uint8),
-        np.repeat(np.arange(count)[:, None], 2, 1),
-        np.ones((count, 2, 2), int),
-        np.ones(count),
-    )
 
 
 @pytest.fixture(scope='module')
