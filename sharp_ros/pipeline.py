@@ -1,7 +1,4 @@
-"""One frame from image to map and views: the steps in their order, here and nowhere else.
-
-One module: the steps, what starts and ends them, and the short pipeline of models without metres.
-"""
+"""One frame from image to map and views: the steps in their order, here and nowhere else."""
 
 from __future__ import annotations
 
@@ -38,10 +35,11 @@ from sharp_ros.mapping.world_map import WorldMap
 from sharp_ros.models import ModelInfo
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
 from sharp_ros.rasterizer import backend
-from sharp_ros.se3 import checked_pose, look_at
-from sharp_ros.snapshot import Snapshot
+from sharp_ros.se3 import checked_pose
+from sharp_ros.snapshot import Snapshot, Snapshots
 from sharp_ros.stopwatch import Stopwatch
 from sharp_ros.views import Seen, VIEW, View, VirtualCameras
+from sharp_ros.warm_up import warm_up_frame
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +49,7 @@ class Pipeline:
 
     Args:
         engine: ready to predict.
-        info: what the engine runs, in metres; see `RelativePipeline` for other models.
+        info: what the engine runs, in metres; see `relative_pipeline` for other models.
         config: all settings.
         device: where the engine runs, for reports.
     """
@@ -64,25 +62,20 @@ class Pipeline:
         self._localizer = Localizer(config, estimates_scale=not info.needs_depth)
         self._mapper = Mapper(config)
         self._views = VirtualCameras(config.views)
-        self._snapshot, self._snapshot_complete = Snapshot(config.snapshot), True  # none under way
+        self._snapshots = Snapshots()
         self._latest: Seen | None = None  # while somebody may ask for a view of it
         self._restarted = False  # since the newest result
 
-    @staticmethod
-    def from_config(config: SharpConfig, *, relative: bool = False) -> Pipeline:
-        """Build every part, loading the weights.
-
-        Args:
-            config: all settings.
-            relative: whether a model without metres will do.
+    @classmethod
+    def from_config(cls, config: SharpConfig) -> Pipeline:
+        """Build every part, loading the weights; `load_any_pipeline` does for any model.
 
         Raises:
             ConfigError: if the model or the device does not exist, or has no metres.
             CheckpointError: if the weights cannot be loaded.
         """
         device = choose_device(config.model.device)
-        engine, info = load_engine(config.model, device, relative=relative)
-        return (Pipeline if info.metric else RelativePipeline)(engine, info, config, device)
+        return cls(*load_engine(config.model, device), config, device)
 
     def take_any_image(self) -> None:
         """Predict whatever an image shows, as of a photograph that somebody chose."""
@@ -94,23 +87,12 @@ class Pipeline:
         Kernels are compiled here, the first time on a machine; later they come from a cache on
         disk.
         """
-        size = (intrinsics.height, intrinsics.width)
-        pose = look_at(np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0]), np.array([0.0, 0, 1]))
-        frame = Frame(
-            image=_pattern(intrinsics),
-            intrinsics=intrinsics,
-            stamp_ns=0,
-            frame_id='camera',
-            T_world_camera=pose,
-            world_frame='world',
-            depth=np.full(size, 2.0, np.float32),
-        )
         views = (VIEW + name for name in self.config.views)
-        self._snapshot_complete = False
+        self.begin_snapshot()
+        frame = warm_up_frame(intrinsics)
         self.process(frame, {POINTS, GAUSSIANS, OCCUPANCY, MAP_POINTS, CLEARING, *views})
         with suppress(InputError):  # a network may see nothing in it
-            self._snapshot.cloud()
-        self._snapshot, self._snapshot_complete = Snapshot(self.config.snapshot), True
+            self.take_snapshot().cloud()
         self.reset()
 
     def reset(self, *, keep_loaded: bool = False) -> None:
@@ -212,8 +194,8 @@ class Pipeline:
         unmapped = self._mapper.integrate(localized, depth, gaussians, clock)
         seen = Seen(frame, gaussians, frame.T_world_camera is not None and unmapped is None)
         # The snapshot, while one is under way.
-        if not self._snapshot_complete and begun.doubt is None:
-            self._snapshot_complete = self._snapshot.add(frame, depth)
+        if begun.doubt is None:
+            self._snapshots.add(frame, depth)
         # What virtual cameras see.
         self._latest = seen if self._views.on_request(wanted) else None
         views, unplaced = self._views.render(due, seen, self._mapper.world, wanted)
@@ -287,7 +269,7 @@ class Pipeline:
         begun.clock.lap('network')
         if measured and frame.depth is not None:
             return gaussians, frame.depth  # as measured, at full resolution
-        return gaussians, _front_depth(frame, gaussians)
+        return gaussians, front_depth(frame, gaussians)
 
     def _check_loaded(
         self, localized: Localized, depth: np.ndarray
@@ -423,76 +405,19 @@ class Pipeline:
         Raises:
             InputError: `relative_model` if this model sees no metres.
         """
-        self._snapshot, self._snapshot_complete = Snapshot(self.config.snapshot), False
+        self._snapshots.begin(self.config.snapshot)
 
     @property
     def snapshot_is_complete(self) -> bool:
         """Whether `take_snapshot` would gain nothing from waiting."""
-        return self._snapshot_complete
+        return self._snapshots.complete
 
     def take_snapshot(self) -> Snapshot:
-        """The frames since `begin_snapshot`; no more are added, so any thread may join them."""
-        self._snapshot_complete = True
-        return self._snapshot
+        """Hand over the frames since `begin_snapshot`, which any thread may join."""
+        return self._snapshots.take()
 
 
-class RelativePipeline(Pipeline):
-    """For models without metres: image to relative depth, of which nothing else can be made."""
-
-    def warm_up(self, intrinsics: Intrinsics) -> None:
-        """Run the network once on a pattern."""
-        self.process(Frame(_pattern(intrinsics), intrinsics, 0, 'camera'), ())
-
-    def finish(self, begun: BegunFrame) -> FrameResult:
-        """Take the depth of the network.
-
-        Raises:
-            EngineError: if the network cannot be run.
-        """
-        frame, size = begun.frame, begun.frame.intrinsics
-        gaussians = begun.pending.result(covariances=False)
-        if frame.unseen is not None:
-            gaussians = gaussians.hidden(frame.unseen)
-        begun.clock.lap('network')
-        return FrameResult(
-            frame=frame,
-            gaussians=replace(gaussians, quats=None, scales=None),
-            depth=np.full((size.height, size.width), np.nan, np.float32),
-            timings_ms=begun.clock.laps,
-            relative_depth=_front_depth(frame, gaussians),
-        )
-
-    def restore(self, state: MapState) -> None:
-        """Refuse, since this model makes no maps.
-
-        Raises:
-            InputError: `relative_model`.
-        """
-        raise self._refusal()
-
-    def begin_snapshot(self) -> None:
-        """Refuse, since this model sees no metres.
-
-        Raises:
-            InputError: `relative_model`.
-        """
-        raise self._refusal()
-
-    def _refusal(self) -> InputError:
-        return InputError(
-            f'{self.info.name} gives relative depth, of which nothing can be made but '
-            '~/relative_depth/image; choose a metric model',
-            'relative_model',
-        )
-
-
-def _pattern(intrinsics: Intrinsics) -> np.ndarray:  # -> [H, W, 3]
-    """A chequered image, of which no step can say that it shows nothing."""
-    squares = np.indices((intrinsics.height, intrinsics.width)) * 24 // max(intrinsics.width, 24)
-    return np.where(squares.sum(0)[..., None] % 2, 90, 165).astype(np.uint8).repeat(3, 2)
-
-
-def _front_depth(frame: Frame, gaussians: Gaussians) -> np.ndarray:  # -> [H, W]
-    """Depth image of the visible surface, unknown where the image shows nothing."""
+def front_depth(frame: Frame, gaussians: Gaussians) -> np.ndarray:  # -> [H, W]
+    """Depth image of the visible surface, NaN where the image shows nothing; unit of `means`."""
     depth = depth_from_gaussians(gaussians, frame.intrinsics.width, frame.intrinsics.height)
     return depth if frame.unseen is None else np.where(frame.unseen, np.float32(np.nan), depth)

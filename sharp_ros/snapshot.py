@@ -119,6 +119,32 @@ class Snapshot:
         )
 
 
+class Snapshots:
+    """The snapshot under way, if one is: frames are added to it until it is complete or taken.
+
+    Attributes:
+        complete: whether no frame more is of use, as while none is under way.
+    """
+
+    def __init__(self) -> None:
+        self._snapshot, self.complete = Snapshot(SnapshotConfig()), True
+
+    def begin(self, config: SnapshotConfig) -> None:
+        """Collect the frames to come, in place of those of before."""
+        self._snapshot, self.complete = Snapshot(config), False
+
+    def add(self, frame: Frame, depth: np.ndarray) -> None:
+        """Add a frame if a snapshot waits for one; see `Snapshot.add`."""
+        if not self.complete:
+            self.complete = self._snapshot.add(frame, depth)
+
+    def take(self) -> Snapshot:
+        """Hand over what was collected; no more is added, so any thread may join it."""
+        taken = self._snapshot
+        self._snapshot, self.complete = Snapshot(SnapshotConfig()), True
+        return taken
+
+
 @dataclass(frozen=True)
 class _Image:
     frame: Frame

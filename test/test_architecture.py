@@ -17,7 +17,7 @@ ROWS = [
     ['errors', 'files', 'process', 'rate_limiter', 'stopwatch'],
     ['config', 'se3'],
     ['camera', 'images', 'evaluation.metrics'],
-    ['gaussians', 'image_content', 'viewpoints', 'point_cloud_kernels'],
+    ['gaussians', 'image_content', 'viewpoints', 'point_cloud_kernels', 'warm_up'],
     [
         *('point_cloud', 'synthetic', 'rasterizer', 'network', 'procedural', 'trajectory'),
         *('inference_queue', 'self_check'),
@@ -28,7 +28,7 @@ ROWS = [
     ['frame_result'],
     ['mapper'],
     ['pipeline', 'worker', 'training'],
-    ['ros.conversions'],
+    ['ros.conversions', 'relative_pipeline'],
     ['sources', 'pictures'],
     ['evaluation', 'exchange'],
     ['ros'],

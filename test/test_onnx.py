@@ -23,6 +23,7 @@ from sharp_ros.network import onnx_predictor
 from sharp_ros.network.description import load_description
 from sharp_ros.network.nano import NONE
 from sharp_ros.pipeline import Pipeline
+from sharp_ros.relative_pipeline import load_any_pipeline
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -352,7 +353,7 @@ def relative_pipeline(folder: Path) -> Pipeline:
     write_network(folder)
     output = {'name': 'depth', 'kind': 'relative', 'larger_is': 'farther'}
     config = SharpConfig(model=ModelConfig(name=describe(folder, output=output), device='cpu'))
-    return Pipeline.from_config(config, relative=True)
+    return load_any_pipeline(config)
 
 
 def test_nothing_that_needs_metres_is_made_of_relative_depth(tmp_path):

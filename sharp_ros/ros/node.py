@@ -33,6 +33,7 @@ from sharp_ros.engine import release_memory
 from sharp_ros.errors import ConfigError, InputError, SharpError
 from sharp_ros.frame_result import FrameResult
 from sharp_ros.pipeline import OCCUPANCY, Pipeline
+from sharp_ros.relative_pipeline import load_any_pipeline
 from sharp_ros.ros.answers import answer_patiently
 from sharp_ros.ros.conversions import diagnostics_to_msg, pose_from_msg, stamp_ns_from_msg
 from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
@@ -62,7 +63,6 @@ _RANGE = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 # Taken before each image, of which the slowest network begins one in two seconds.
 _IMU = QoSProfile(depth=2000, reliability=ReliabilityPolicy.BEST_EFFORT)
 _WARM_UP_SIZE = (640, 480)
-_from_config = partial(Pipeline.from_config, relative=True)
 
 
 class SharpNode(LifecycleNode):
@@ -76,7 +76,7 @@ class SharpNode(LifecycleNode):
 
     def __init__(
         self,
-        make_pipeline: Callable[[SharpConfig], Pipeline] = _from_config,
+        make_pipeline: Callable[[SharpConfig], Pipeline] = load_any_pipeline,
         make_outputs: Callable[..., Outputs] = Outputs,
         **kwargs: Any,
     ) -> None:
