@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import replace
 import logging
 
 import numpy as np
@@ -63,7 +62,6 @@ class Pipeline:
         self._mapper = Mapper(config)
         self._views = VirtualCameras(config.views)
         self._snapshots = Snapshots()
-        self._latest: Seen | None = None  # while somebody may ask for a view of it
         self._restarted = False  # since the newest result
 
     @classmethod
@@ -106,7 +104,6 @@ class Pipeline:
             self._check.reset()
         self._localizer.reset()
         self._views.reset()
-        self._latest = None
 
     def reconfigure(self, config: SharpConfig) -> None:
         """Go on with other settings, which differ in live ones only (`config.frozen_changes`).
@@ -197,7 +194,6 @@ class Pipeline:
         if begun.doubt is None:
             self._snapshots.add(frame, depth)
         # What virtual cameras see.
-        self._latest = seen if self._views.on_request(wanted) else None
         views, unplaced = self._views.render(due, seen, self._mapper.world, wanted)
         clock.lap('views')
         # What the map looks like now.
@@ -307,33 +303,14 @@ class Pipeline:
         Raises:
             InputError: `no_frame_yet`.
         """
-        if self._latest is None:
-            raise InputError(
-                'no image received since the requested view was subscribed to', 'no_frame_yet'
-            )
-        return self._latest.frame
+        return self._views.latest
 
     def render_request(
         self, parent: str, T_parent_view: np.ndarray, frame: Frame, wanted: Collection[str]
     ) -> tuple[dict[str, View], dict[str, PoseUnavailableError]]:
-        """Render the views of placement `request` from the newest Gaussians.
-
-        Args:
-            parent: frame the pose is given in.
-            T_parent_view: [4, 4] pose of the optical frame.
-            frame: `latest`, with the transform of the parent if that is a frame of tf.
-            wanted: as for `begin`.
-
-        Returns:
-            Views by name, and why others could not be rendered.
-
-        Raises:
-            InputError: if the Gaussians cannot be rendered.
-        """
-        assert self._latest is not None
-        seen = replace(self._latest, frame=frame)
-        names = self._views.on_request(wanted)
-        return self._views.render(names, seen, self._mapper.world, wanted, (parent, T_parent_view))
+        """Render the views of placement `request`; see `VirtualCameras.render_request`."""
+        world = self._mapper.world
+        return self._views.render_request(parent, T_parent_view, frame, world, wanted)
 
     @property
     def world_frame(self) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 
 import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics, unproject
 from sharp_ros.config import ViewConfig
-from sharp_ros.errors import PoseUnavailableError
+from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.world_map import WorldMap
 from sharp_ros.rasterizer import rasterize
@@ -101,6 +101,7 @@ class VirtualCameras:
 
     def __init__(self, configs: Mapping[str, ViewConfig]) -> None:
         self._limits: dict[str, RateLimiter] = {}
+        self._latest: Seen | None = None  # while somebody may ask for a view of it
         self.reconfigure(configs)
 
     def reconfigure(self, configs: Mapping[str, ViewConfig]) -> None:
@@ -114,9 +115,10 @@ class VirtualCameras:
             self._limits.setdefault(name, RateLimiter(config.rate_hz)).rate_hz = config.rate_hz
 
     def reset(self) -> None:
-        """Let all be due."""
+        """Let all be due, and forget what was seen."""
         for limit in self._limits.values():
             limit.reset()
+        self._latest = None
 
     @property
     def frames(self) -> dict[str, str]:
@@ -144,21 +146,15 @@ class VirtualCameras:
         return [name for name in names if VIEW + name in wanted]
 
     def render(
-        self,
-        names: Iterable[str],
-        seen: Seen,
-        world: WorldMap,
-        wanted: Collection[str],
-        request: tuple[str, np.ndarray] | None = None,
+        self, due: Iterable[str], seen: Seen, world: WorldMap, wanted: Collection[str]
     ) -> tuple[dict[str, View], dict[str, PoseUnavailableError]]:
-        """Render some of them.
+        """Render those that are due, and keep what they see for views on request.
 
         Args:
-            names: of them.
+            due: names, from `take_due`.
             seen: the newest frame.
             world: the map, whose Gaussians are the scene of some.
             wanted: outputs with subscribers, of which `view/<name>/depth` count.
-            request: frame and pose [4, 4] in it, in place of those that are configured.
 
         Returns:
             Views by name, and why others cannot be placed.
@@ -166,6 +162,58 @@ class VirtualCameras:
         Raises:
             InputError: if the Gaussians cannot be rendered.
         """
+        self._latest = seen if self.on_request(wanted) else None
+        return self._render(due, seen, world, wanted)
+
+    @property
+    def latest(self) -> Frame:
+        """The frame that a requested view would show.
+
+        Raises:
+            InputError: `no_frame_yet`.
+        """
+        if self._latest is None:
+            raise InputError(
+                'no image received since the requested view was subscribed to', 'no_frame_yet'
+            )
+        return self._latest.frame
+
+    def render_request(
+        self,
+        parent: str,
+        T_parent_view: np.ndarray,
+        frame: Frame,
+        world: WorldMap,
+        wanted: Collection[str],
+    ) -> tuple[dict[str, View], dict[str, PoseUnavailableError]]:
+        """Render those of placement `request` from the newest Gaussians.
+
+        Args:
+            parent: frame the pose is given in.
+            T_parent_view: [4, 4] pose of the optical frame.
+            frame: `latest`, with the transform of the parent if that is a frame of tf.
+            world: as for `render`.
+            wanted: as for `render`.
+
+        Returns:
+            As `render`.
+
+        Raises:
+            InputError: if the Gaussians cannot be rendered.
+        """
+        assert self._latest is not None
+        seen, pose = replace(self._latest, frame=frame), (parent, T_parent_view)
+        return self._render(self.on_request(wanted), seen, world, wanted, pose)
+
+    def _render(
+        self,
+        names: Iterable[str],
+        seen: Seen,
+        world: WorldMap,
+        wanted: Collection[str],
+        request: tuple[str, np.ndarray] | None = None,
+    ) -> tuple[dict[str, View], dict[str, PoseUnavailableError]]:
+        """Render some of them, from the pose [4, 4] in a frame where that is requested."""
         frame = seen.frame
         views: dict[str, View] = {}
         unplaced: dict[str, PoseUnavailableError] = {}
