@@ -87,11 +87,11 @@ class BegunFrame:
         wanted: outputs somebody listens to.
         pending: its Gaussians to be.
         clock: of its steps, running.
-        doubt: why nothing may be learnt from it, see `ContentCheck` and `contradiction`.
+        objection: why nothing may be learnt from it, see `ContentCheck` and `contradiction`.
     """
 
     frame: Frame
     wanted: frozenset[str]
     pending: Pending
     clock: Stopwatch
-    doubt: InputError | None = None
+    objection: InputError | None = None

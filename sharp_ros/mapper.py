@@ -12,7 +12,7 @@ from sharp_ros.config import SharpConfig
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.frame_result import CLEARING, MAP_POINTS, OCCUPANCY
 from sharp_ros.gaussians import Gaussians
-from sharp_ros.localization.localizer import Localized
+from sharp_ros.localization.localized import Localized
 from sharp_ros.mapping.map_files import MapState
 from sharp_ros.mapping.map_fit import MapCheck, MapFit
 from sharp_ros.mapping.verdict import judge, MapCourse, Verdict
@@ -80,7 +80,11 @@ class Mapper:
         on.
         """
         frame = localized.frame
-        if self._loaded is None or frame.T_world_camera is None or localized.unplaced is not None:
+        if (
+            self._loaded is None
+            or frame.T_world_camera is None
+            or localized.unmappable is not None
+        ):
             return None
         world, check = self._loaded
         try:
@@ -101,7 +105,7 @@ class Mapper:
         self, localized: Localized, depth: np.ndarray, gaussians: Gaussians, clock: Stopwatch
     ) -> PoseUnavailableError | InputError | None:
         """Take a frame into the map if its pose is known; if it is not of this map, say why."""
-        frame, error = localized.frame, localized.unplaced
+        frame, error = localized.frame, localized.unmappable
         if frame.T_world_camera is not None and error is None:
             try:
                 self.world.integrate(
@@ -151,7 +155,7 @@ class Mapper:
             outputs['verdict'] = judge(self._course.facts(grid))
         if mapped and MAP_POINTS in wanted and self._limits[MAP_POINTS].take(frame.stamp_ns):
             outputs['map_points'] = self.world.points()
-        if CLEARING in wanted and localized.unplaced is None:  # a guess clears nobody's map
+        if CLEARING in wanted and localized.unmappable is None:  # a guess clears nobody's map
             scale = localized.depth_scale
             outputs['clearing_points'] = self.world.clearing_points(frame, depth, scale)
         return outputs

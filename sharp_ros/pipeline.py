@@ -24,7 +24,8 @@ from sharp_ros.frame_result import (
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.image_content import ContentCheck
 from sharp_ros.loading import load_engine
-from sharp_ros.localization.localizer import Localized, Localizer
+from sharp_ros.localization.localized import Localized
+from sharp_ros.localization.localizer import Localizer
 from sharp_ros.mapper import Mapper
 from sharp_ros.mapping.map_files import MapState
 from sharp_ros.mapping.map_fit import MapFit
@@ -143,21 +144,21 @@ class Pipeline:
         if frame.T_world_camera is not None:
             checked_pose(frame.T_world_camera)  # nothing shall be learnt from such a frame
         # Does the image show anything, and does its pose agree with gravity?
-        doubt = self._doubted(frame)
+        objection = self._objection(frame)
         clock.lap('content')
         # What is known of gravity and height makes the network's metres better.
         floor = self._localizer.floor(frame)
         pending = self.engine.submit(frame.image, frame.intrinsics, frame.depth, floor)
-        return BegunFrame(frame, frozenset(wanted), pending, clock, doubt)
+        return BegunFrame(frame, frozenset(wanted), pending, clock, objection)
 
-    def _doubted(self, frame: Frame) -> InputError | None:
+    def _objection(self, frame: Frame) -> InputError | None:
         """Why nothing may be learnt from a frame; see `ContentCheck` and `contradiction`."""
         try:
-            doubt = None if self._check is None else self._check(frame)
+            objection = None if self._check is None else self._check(frame)
         except InputError as error:
             self._mapper.pass_over(frame.stamp_ns, error.reason)
             raise
-        return doubt or self._localizer.gravity_doubt(frame)
+        return objection or self._localizer.gravity_objection(frame)
 
     def finish(self, begun: BegunFrame) -> FrameResult:
         """Run all steps that follow the network.
@@ -174,10 +175,8 @@ class Pipeline:
         # What the network, or the depth sensor, says.
         gaussians, depth = self._predicted(begun, covariances=bool(due))
         # Where is the camera, and how long is a metre? An image that shows nothing does not say.
-        if begun.doubt is None:
-            localized = self._localizer.update(frame, depth, clock)
-        else:
-            localized = self._localizer.pass_over(frame, begun.doubt)
+        tracked = self._localizer.track(frame, depth, clock, begun.objection)
+        localized = self._localizer.observe(tracked, depth, clock)
         frame, gaussians, depth = localized.frame, *localized.to_metres(gaussians, depth)
         # What of the depth can be believed.
         depth = clean_depth(depth, self.config.point_cloud)
@@ -191,7 +190,7 @@ class Pipeline:
         unmapped = self._mapper.integrate(localized, depth, gaussians, clock)
         seen = Seen(frame, gaussians, frame.T_world_camera is not None and unmapped is None)
         # The snapshot, while one is under way.
-        if begun.doubt is None:
+        if begun.objection is None:
             self._snapshots.add(frame, depth)
         # What virtual cameras see.
         views, unplaced = self._views.render(due, seen, self._mapper.world, wanted)
@@ -229,16 +228,16 @@ class Pipeline:
             PoseUnavailableError: `floor_not_found`, with what would help.
         """
         self.reset()
-        self._localizer.surveys = True
+        self._localizer.level.surveys = True
         try:
             for frame in frames:
                 with suppress(InputError):  # which is told of when it is to be mapped
                     self.process(frame, ())
-            level = self._localizer.surveyed_level()
+            level = self._localizer.level.surveyed()
         finally:
-            self._localizer.surveys = False
+            self._localizer.level.surveys = False
             self.reset()
-        self._localizer.start_at(level)
+        self._localizer.level.start_at(level)
 
     def _start_over_if_needed(self, frame: Frame) -> None:
         why = self._localizer.why_start_over(frame)

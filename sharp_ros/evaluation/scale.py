@@ -28,7 +28,8 @@ from sharp_ros.evaluation.metrics import (
     scale_deviations,
     scale_metrics,
 )
-from sharp_ros.localization.localizer import Localized, Localizer
+from sharp_ros.localization.localized import Localized
+from sharp_ros.localization.localizer import Localizer
 from sharp_ros.localization.scale_anchors import CONSISTENCY
 from sharp_ros.models import load_predictor, ModelInfo
 from sharp_ros.point_cloud import depth_from_gaussians
