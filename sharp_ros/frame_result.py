@@ -16,6 +16,7 @@ from sharp_ros.localization.scale_filter import ScaleEstimate
 from sharp_ros.mapping.map_fit import MapFit
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.mapping.verdict import Verdict
+from sharp_ros.point_cloud import depth_from_gaussians
 from sharp_ros.stopwatch import Stopwatch
 from sharp_ros.views import View
 
@@ -95,3 +96,27 @@ class BegunFrame:
     pending: Pending
     clock: Stopwatch
     objection: InputError | None = None
+
+    def predicted(
+        self, covariances: bool, *, measured: bool
+    ) -> tuple[Gaussians, np.ndarray]:  # and [H, W]
+        """Gaussians and depth of the visible surface, in the unit of the network; waits for both.
+
+        Args:
+            covariances: whether anybody needs the shape of the Gaussians.
+            measured: whether they come from the depth of a sensor, which sees what the image does
+                not show, and whose full resolution is kept.
+
+        Raises:
+            EngineError: if the network cannot be run.
+        """
+        frame, gaussians = self.frame, self.pending.result(covariances=covariances)
+        if frame.unseen is not None and not measured:
+            gaussians = gaussians.hidden(frame.unseen)
+        self.clock.lap('network')
+        if measured and frame.depth is not None:
+            return gaussians, frame.depth
+        depth = depth_from_gaussians(gaussians, frame.intrinsics.width, frame.intrinsics.height)
+        if frame.unseen is not None:
+            depth = np.where(frame.unseen, np.float32(np.nan), depth)
+        return gaussians, depth

@@ -35,20 +35,26 @@ class Mapper:
         self._config = config
         self.world, self._course = WorldMap(config), MapCourse()
         self._loaded: tuple[WorldMap, MapCheck] | None = None  # to be used, if it fits
+        self._restarted = False  # since the newest outputs
         rate_hz = config.occupancy.rate_hz
         self._limits = {name: RateLimiter(rate_hz) for name in (OCCUPANCY, MAP_POINTS)}
 
-    def reset(self, *, keep_loaded: bool = False) -> None:
-        """Empty the map.
-
-        Args:
-            keep_loaded: whether a loaded map is still of use; what it was held against is not.
-        """
-        loaded, self._loaded = self._loaded, None
-        if keep_loaded and loaded is not None:
-            self.load(loaded[0])
+    def reset(self) -> None:
+        """Empty the map, and forget one that was loaded but does not stand yet."""
+        self._loaded = None
         for part in (self.world, self._course, *self._limits.values()):
             part.reset()
+
+    def start_over(self) -> None:
+        """Empty the map since its world is gone: the next `outputs` say so.
+
+        A loaded map is still of use; what it was held against is not.
+        """
+        loaded = self._loaded
+        self.reset()
+        if loaded is not None:
+            self.load(loaded[0])
+        self._restarted = True
 
     def reconfigure(self, config: SharpConfig) -> None:
         """Go on with other settings, which differ in live ones only."""
@@ -99,6 +105,7 @@ class Mapper:
             if fit.refusal() is None:
                 world.reconfigure(self._config)  # it may have changed meanwhile
                 self.replace(world)
+                self._restarted = True
         return fit
 
     def integrate(
@@ -147,8 +154,9 @@ class Mapper:
     def outputs(
         self, localized: Localized, depth: np.ndarray, wanted: Collection[str], *, mapped: bool
     ) -> dict[str, Any]:
-        """Grid, verdict and points that are due, by their names in `FrameResult`."""
-        outputs: dict[str, Any] = {}
+        """What is due, and whether the map started over, by the names in `FrameResult`."""
+        outputs: dict[str, Any] = {'restarted': self._restarted}
+        self._restarted = False
         frame = localized.frame
         if mapped and OCCUPANCY in wanted and self._limits[OCCUPANCY].take(frame.stamp_ns):
             outputs['grid'] = grid = self.world.grid()

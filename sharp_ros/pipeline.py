@@ -21,7 +21,6 @@ from sharp_ros.frame_result import (
     OCCUPANCY,
     POINTS,
 )
-from sharp_ros.gaussians import Gaussians
 from sharp_ros.image_content import ContentCheck
 from sharp_ros.loading import load_engine
 from sharp_ros.localization.localized import Localized
@@ -33,7 +32,7 @@ from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.mapping.verdict import Verdict
 from sharp_ros.mapping.world_map import WorldMap
 from sharp_ros.models import ModelInfo
-from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
+from sharp_ros.point_cloud import clean_depth, organised_cloud
 from sharp_ros.rasterizer import backend
 from sharp_ros.se3 import checked_pose
 from sharp_ros.snapshot import Snapshot, Snapshots
@@ -63,7 +62,6 @@ class Pipeline:
         self._mapper = Mapper(config)
         self._views = VirtualCameras(config.views)
         self._snapshots = Snapshots()
-        self._restarted = False  # since the newest result
 
     @classmethod
     def from_config(cls, config: SharpConfig) -> Pipeline:
@@ -94,13 +92,13 @@ class Pipeline:
             self.take_snapshot().cloud()
         self.reset()
 
-    def reset(self, *, keep_loaded: bool = False) -> None:
-        """Forget the maps, the path, the scale and every schedule.
+    def reset(self) -> None:
+        """Forget the maps, the path, the scale and every schedule."""
+        self._mapper.reset()
+        self._forget()
 
-        Args:
-            keep_loaded: whether a loaded map that is not checked yet is still of use.
-        """
-        self._mapper.reset(keep_loaded=keep_loaded)
+    def _forget(self) -> None:
+        """Forget all but the map."""
         if self._check is not None:
             self._check.reset()
         self._localizer.reset()
@@ -170,12 +168,13 @@ class Pipeline:
         frame, wanted, clock = begun.frame, begun.wanted, begun.clock
         # What is known is of no use after a jump in time, or for another camera.
         self._start_over_if_needed(frame)
-        # Which views are due: only they need the covariances of the network.
+        # What the network, or the depth sensor, says. Few need the covariances of the network.
         due = self._views.take_due(frame.stamp_ns, wanted)
-        # What the network, or the depth sensor, says.
-        gaussians, depth = self._predicted(begun, covariances=bool(due))
-        # Where is the camera, and how long is a metre? An image that shows nothing does not say.
+        covariances = bool(due) or self._needs_covariances(frame, wanted)
+        gaussians, depth = begun.predicted(covariances, measured=self.info.needs_depth)
+        # Where is the camera? An image that shows nothing does not say.
         tracked = self._localizer.track(frame, depth, clock, begun.objection)
+        # How long is a metre?
         localized = self._localizer.observe(tracked, depth, clock)
         frame, gaussians, depth = localized.frame, *localized.to_metres(gaussians, depth)
         # What of the depth can be believed.
@@ -186,13 +185,12 @@ class Pipeline:
         # A map that was loaded takes its place if it fits what is seen.
         loaded = self._check_loaded(localized, depth)
         clock.lap('check')
-        # The map, where the pose is known.
+        # The map, where the pose is known, and the snapshot, while one is under way.
         unmapped = self._mapper.integrate(localized, depth, gaussians, clock)
-        seen = Seen(frame, gaussians, frame.T_world_camera is not None and unmapped is None)
-        # The snapshot, while one is under way.
         if begun.objection is None:
             self._snapshots.add(frame, depth)
         # What virtual cameras see.
+        seen = Seen(frame, gaussians, frame.T_world_camera is not None and unmapped is None)
         views, unplaced = self._views.render(due, seen, self._mapper.world, wanted)
         clock.lap('views')
         # What the map looks like now.
@@ -209,7 +207,6 @@ class Pipeline:
             unmapped=unmapped,
             scale=localized.scale,
             motion=localized.motion,
-            restarted=self._take_restarted(),
             loaded=loaded,
             timings_ms=self._timings(clock),
             **map_outputs,
@@ -243,47 +240,27 @@ class Pipeline:
         why = self._localizer.why_start_over(frame)
         if why:
             _log.warning('%s', why)
-            self.reset(keep_loaded=True)
-            self._restarted = True  # of which the next result tells
+            self._mapper.start_over()
+            self._forget()
 
-    def _predicted(
-        self, begun: BegunFrame, *, covariances: bool
-    ) -> tuple[Gaussians, np.ndarray]:  # and [H, W]
-        """Gaussians and depth of the visible surface, metres as the network has them.
-
-        Args:
-            begun: the frame.
-            covariances: whether a view needs the shape of the Gaussians; others may, too.
-        """
-        frame, wanted = begun.frame, begun.wanted
-        shaped = covariances or bool(self._views.on_request(wanted)) or GAUSSIANS in wanted
-        gaussians = begun.pending.result(covariances=shaped or self._mapper.world.may_fuse(frame))
-        measured = self.info.needs_depth
-        if frame.unseen is not None and not measured:
-            gaussians = gaussians.hidden(frame.unseen)
-        begun.clock.lap('network')
-        if measured and frame.depth is not None:
-            return gaussians, frame.depth  # as measured, at full resolution
-        return gaussians, front_depth(frame, gaussians)
+    def _needs_covariances(self, frame: Frame, wanted: Collection[str]) -> bool:
+        """Whether anybody but the views that are due needs the shape of the Gaussians."""
+        asked = GAUSSIANS in wanted or bool(self._views.on_request(wanted))
+        return asked or self._mapper.world.may_fuse(frame)
 
     def _check_loaded(
         self, localized: Localized, depth: np.ndarray
     ) -> MapFit | PoseUnavailableError | None:
-        """See `Mapper.check_loaded`; a map that is taken is told of as a new beginning."""
+        """See `Mapper.check_loaded`; of a map that is taken all views are due."""
         before = self._mapper.world
         loaded = self._mapper.check_loaded(localized, depth)
         if self._mapper.world is not before:
             self._views.reset()
-            self._restarted = True
         return loaded
 
     def _timings(self, clock: Stopwatch) -> dict[str, float]:
         stages = {f'network.{name}': ms for name, ms in self.engine.timings_ms.items()}
         return {**clock.laps, **stages}
-
-    def _take_restarted(self) -> bool:
-        restarted, self._restarted = self._restarted, False
-        return restarted
 
     @property
     def rasterizer(self) -> str:
@@ -391,9 +368,3 @@ class Pipeline:
     def take_snapshot(self) -> Snapshot:
         """Hand over the frames since `begin_snapshot`, which any thread may join."""
         return self._snapshots.take()
-
-
-def front_depth(frame: Frame, gaussians: Gaussians) -> np.ndarray:  # -> [H, W]
-    """Depth image of the visible surface, NaN where the image shows nothing; unit of `means`."""
-    depth = depth_from_gaussians(gaussians, frame.intrinsics.width, frame.intrinsics.height)
-    return depth if frame.unseen is None else np.where(frame.unseen, np.float32(np.nan), depth)

@@ -13,7 +13,7 @@ from sharp_ros.errors import InputError
 from sharp_ros.frame_result import BegunFrame, FrameResult
 from sharp_ros.loading import load_engine
 from sharp_ros.mapping.map_files import MapState
-from sharp_ros.pipeline import front_depth, Pipeline
+from sharp_ros.pipeline import Pipeline
 from sharp_ros.warm_up import warm_up_frame
 
 
@@ -44,16 +44,13 @@ class RelativePipeline(Pipeline):
             EngineError: if the network cannot be run.
         """
         frame, size = begun.frame, begun.frame.intrinsics
-        gaussians = begun.pending.result(covariances=False)
-        if frame.unseen is not None:
-            gaussians = gaussians.hidden(frame.unseen)
-        begun.clock.lap('network')
+        gaussians, relative_depth = begun.predicted(covariances=False, measured=False)
         return FrameResult(
             frame=frame,
             gaussians=replace(gaussians, quats=None, scales=None),
             depth=np.full((size.height, size.width), np.nan, np.float32),
             timings_ms=begun.clock.laps,
-            relative_depth=front_depth(frame, gaussians),
+            relative_depth=relative_depth,
         )
 
     def restore(self, state: MapState) -> None:
