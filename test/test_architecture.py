@@ -27,6 +27,7 @@ ROWS = [
     ['localization', 'loading', 'downloads', 'views'],
     ['frame_result'],
     ['mapper'],
+    ['pipeline_state'],
     ['pipeline', 'worker', 'training'],
     ['ros.conversions', 'relative_pipeline'],
     ['sources', 'pictures'],
