@@ -16,14 +16,14 @@ import numpy as np
 from sharp_ros.mapping.gaussian_moments import COLOR, COLUMNS, MEAN, MEANS, OPACITY, OWN, position
 from sharp_ros.mapping.voxel_hash import erase, inlined, move, neighbours, packed, slot_of
 
-# Weight 1 is one keyframe that sees a voxel in full from 1 m. More is not gathered than two of
+# Weight 1 is one frame that sees a voxel in full from 1 m. More is not gathered than two of
 # those or 32 from 2 m, so that new frames keep a say.
 _WEIGHT_MAX = 2.0
 _HIDDEN_WEIGHT = 0.1  # of layers behind the visible one, which are guessed
 # Spread of log depth at which a model's word counts in full, and what bounds its say.
 LOG_DEPTH_STD, _LOG_DEPTH_STD_MIN, _LOG_DEPTH_STD_MAX = 0.1, 0.03, 1.0
 
-# Evidence is one for every keyframe that saw something in the voxel and halves with every one that
+# Evidence is one for every frame that saw something in the voxel and halves with every one that
 # speaks against it: what was guessed goes after one such, what stood for long after four.
 _EVIDENCE_MAX, EVIDENCE_HIDDEN, _EVIDENCE_MIN = 4.0, 0.5, 0.4
 _DOUBT = 0.5

@@ -1,4 +1,4 @@
-"""What a map was told lately, so that it can be told again under a better scale.
+"""What was integrated lately, so that it can be integrated again under a better scale.
 
 Depth of a network is wrong by a factor, and what it makes free or occupied is wrong with it, until
 the factor is known. Log-odds are sums, but clamped ones: what a frame has added to a cell can not
@@ -10,7 +10,7 @@ map would hold which had known the scale from there on; what the clamp does is t
 
 What was true then follows from what is known now as in the smoother of Rauch, Tung and Striebel
 (1965) for a random walk, the model of the scale's own filter: a bias with variance P, of a frame
-t seconds ago, moves by `P / (P + Q t)` of the way to the bias of now. If little was known (P is
+t seconds ago, moves by the share `P / (P + Q t)` to the bias of now. If little was known (P is
 large) that is all of it; if much, a bias that is another by now need not have been so then.
 
 All is bounded: the views by their number, since where the camera stands still the newest one takes
@@ -56,44 +56,42 @@ class DepthScale:
 
 @dataclass
 class _Told:
-    """Views from one place that the map was told."""
+    """Views from one place that were integrated."""
 
     stamp_ns: int
     view: DepthView
     written: DepthScale  # with which its depth was made
-    correction: float  # of the logarithm of its depth, as it was told last
+    correction: float  # of the logarithm of its depth, as it was integrated last
     std: float  # likewise, deviation of the logarithm of its factor
     bias_std: float  # likewise, of that part of it which its bias is
     count: int = 1  # of frames
 
 
 class Revision:
-    """Tells a map again what it was told under a scale that proved wrong.
+    """Integrates again what was integrated under a scale that proved wrong.
 
     Args:
         occupancy: the map.
-        keyframe: how far views are apart.
+        spacing: how far views are apart.
         drift_std: standard deviation of the random walk of the bias after 1 s.
 
     Attributes:
-        keyframe: as given; may be replaced between two frames.
+        spacing: as given; may be replaced between two frames.
         times: how often the map went back.
     """
 
-    def __init__(
-        self, occupancy: OccupancyMap, keyframe: KeyframeConfig, drift_std: float
-    ) -> None:
+    def __init__(self, occupancy: OccupancyMap, spacing: KeyframeConfig, drift_std: float) -> None:
         self._occupancy, self._drift_std = occupancy, drift_std
-        self.keyframe = keyframe
+        self.spacing = spacing
         self.reset()
 
     def reset(self) -> None:
-        """Nothing was told yet that could be told again."""
+        """Nothing was integrated yet that could be again."""
         self._base: Checkpoint | None = None  # before the first of the views
         self._later: Checkpoint | None = None  # before that of number `_later_at`
         self._later_at = 0
         self._told: list[_Told] = []
-        self._pending = range(0)  # numbers of views that are still to be told again
+        self._pending = range(0)  # numbers of views that are still to be integrated again
         self.times = 0
 
     def integrate(
@@ -122,13 +120,13 @@ class Revision:
             return
         last = self._told[-1]
         last.count += 1
-        if stamp_ns - last.stamp_ns >= self.keyframe.interval * 1e9:
+        if stamp_ns - last.stamp_ns >= self.spacing.interval * 1e9:
             # What is seen by now counts, if something has moved, and not what was seen first.
             last.view, last.stamp_ns, last.written = view.thinned(), stamp_ns, scale
             last.correction, last.std, last.bias_std = 0.0, scale.std, scale.bias_std
 
     def finish(self) -> None:
-        """Tell all that is still to be told again."""
+        """Integrate all that is still to be integrated again."""
         self._tell_again(len(self._pending))
 
     def _is_new_place(self, T_world_camera: np.ndarray) -> bool:
@@ -138,7 +136,7 @@ class Revision:
         last = self._told[-1].view.T_world_camera
         moved = float(np.linalg.norm(T_world_camera[:3, 3] - last[:3, 3]))
         turned = float(angle(last[:3, :3].T @ T_world_camera[:3, :3]))
-        return moved >= self.keyframe.distance or turned >= self.keyframe.angle
+        return moved >= self.spacing.distance or turned >= self.spacing.angle
 
     def _keep_checkpoints(self) -> None:
         """Have one before the first view, and another one to go on from when there are many."""
@@ -176,7 +174,7 @@ class Revision:
         return correction, np.minimum(np.sqrt(own + left), std), np.sqrt(left)
 
     def _is_wrong(self, stamp_ns: int, scale: DepthScale) -> bool:
-        """Whether views were told under a scale that is another by now, or known by now."""
+        """Whether views were integrated under a scale that is another by now, or known by now."""
         if not self._told:
             return False
         correction, _, bias_std = self._smoothed(stamp_ns, scale)
@@ -189,13 +187,13 @@ class Revision:
         return bool((moved | known).any())
 
     def _go_back(self, stamp_ns: int, scale: DepthScale) -> None:
-        """Take back all views, to tell them again."""
+        """Take back all views, to integrate them again."""
         assert self._base is not None
         smoothed = np.stack(self._smoothed(stamp_ns, scale), -1).tolist()
         for told, (correction, std, bias_std) in zip(self._told, smoothed, strict=True):
             told.correction, told.std, told.bias_std = correction, std, bias_std
         self._occupancy.go_back(self._base)
-        self._later = None  # that holds some of the views as they were told before
+        self._later = None  # that holds some of the views as they were before
         self._pending = range(len(self._told))
         self.times += 1
 

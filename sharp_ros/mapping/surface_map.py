@@ -1,4 +1,4 @@
-"""Coloured surface of all keyframes: a truncated signed distance function in blocks of voxels.
+"""Coloured surface of all fused frames: a truncated signed distance function in blocks of voxels.
 
 Curless & Levoy 1996 in Open3D's `VoxelBlockGrid` (Dong et al., ASH, 2021), which holds blocks only
 where surfaces are. Two things are added here. The number of blocks is bounded: when they do not
@@ -23,9 +23,9 @@ _SIDE = 8  # voxels of a block along an edge
 _CUBE = (_SIDE,) * 3
 _TRUNCATION = 4.0  # voxels
 _COLUMNS = 320  # of the depth image that is taken in; wider ones are subsampled
-_WEIGHT_MAX = 30.0  # keyframes
-_CLAMP_INTERVAL = 10  # keyframes
-_WEIGHT_MIN = 0.5  # keyframes; what any has seen is extracted
+_WEIGHT_MAX = 30.0  # frames
+_CLAMP_INTERVAL = 10  # frames
+_WEIGHT_MIN = 0.5  # frames; what any has seen is extracted
 _KEPT = 0.9  # of the bound is left when it is reached
 # Of a voxel: Open3D finds no point where the distance is exactly 0, as it would be all over a wall
 # at a round coordinate. So its grid is shifted against the world's.
@@ -47,7 +47,7 @@ class SurfaceMap:
         """Forget everything."""
         self._grid: Any = None  # open3d.t.geometry.VoxelBlockGrid, of coordinates minus `_origin`
         self._origin = np.zeros(3)
-        self._keyframes = 0
+        self._fused = 0
 
     def state(self) -> dict[str, np.ndarray]:
         """All that is known, copied; `restore` takes it back."""
@@ -106,7 +106,7 @@ class SurfaceMap:
         intrinsics: Intrinsics,
         T_world_camera: np.ndarray,
     ) -> None:
-        """Take in a keyframe.
+        """Fuse a frame.
 
         Args:
             image: [H, W, 3] uint8 RGB.
@@ -158,8 +158,8 @@ class SurfaceMap:
             self._forget(o3d, held[np.argsort(self._distance(held, pose))[keep:]])
         places = core.Tensor(blocks, core.int32, device)
         self._grid.integrate(places, *pictures, *camera, *limits)
-        self._keyframes += 1
-        if self._keyframes % _CLAMP_INTERVAL == 0:
+        self._fused += 1
+        if self._fused % _CLAMP_INTERVAL == 0:
             weights = self._grid.attribute('weight').reshape([-1])  # a view
             if self._config.device == 'cpu':  # NumPy is ten times as fast there
                 np.minimum(weights.numpy(), _WEIGHT_MAX, out=weights.numpy())

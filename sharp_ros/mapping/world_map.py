@@ -10,8 +10,8 @@ from sharp_ros.camera import Frame
 from sharp_ros.config import SharpConfig
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
+from sharp_ros.mapping.fusion_schedule import FusionSchedule
 from sharp_ros.mapping.gaussian_map import GaussianMap
-from sharp_ros.mapping.keyframes import FusionSchedule
 from sharp_ros.mapping.map_files import MapState
 from sharp_ros.mapping.map_fit import MapCheck
 from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
@@ -61,7 +61,7 @@ class WorldMap:
         """Go on with other settings, which differ in live ones only."""
         self._config = config
         self._occupancy.config, self._fusion.config = config.occupancy, config.keyframe
-        self._revision.keyframe = config.keyframe
+        self._revision.spacing = config.keyframe
 
     def may_fuse(self, frame: Frame) -> bool:
         """Whether a frame is due for fused Gaussians; what odometry has yet to place may be."""
@@ -113,7 +113,7 @@ class WorldMap:
         return MapCheck(self._occupancy)
 
     def fuse(self, frame: Frame, depth: np.ndarray, gaussians: Gaussians) -> None:
-        """Take surface and Gaussians from a frame that was integrated, if it is a keyframe.
+        """Take surface and Gaussians from a frame that was integrated, if that is due.
 
         Args:
             frame: with its pose.

@@ -1,4 +1,4 @@
-"""Keyframes: which frames are fused."""
+"""Which frames are fused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from sharp_ros.config import KeyframeConfig
 from sharp_ros.errors import InputError
-from sharp_ros.mapping.keyframes import FusionSchedule
+from sharp_ros.mapping.fusion_schedule import FusionSchedule
 from sharp_ros.se3 import matrix_from_quat, transform
 
 
