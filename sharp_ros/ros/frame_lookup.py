@@ -19,8 +19,8 @@ from sharp_ros.viewpoints import CAMERA, WORLD
 from sharp_ros.views import VIEW
 
 
-class FramePlacer:
-    """Places frames as far as that is possible; what is missing is counted and logged.
+class FrameLookup:
+    """Looks up what belongs to a frame at its stamp; what is missing is counted and logged.
 
     Args:
         config: how long to wait, the tolerance, and the frames on the robot.
@@ -51,7 +51,7 @@ class FramePlacer:
         if frames - {CAMERA, WORLD, ''} or config.pose.publish_tf:
             transforms.listen()
 
-    def place(self, frame: Frame, wanted: Iterable[str], *, maps: bool) -> Frame:
+    def complete(self, frame: Frame, wanted: Iterable[str], *, maps: bool) -> Frame:
         """The frame with its pose, and the transforms of frames on the robot and of views.
 
         Args:

@@ -39,11 +39,11 @@ from sharp_ros.ros.conversions import diagnostics_to_msg, pose_from_msg, stamp_n
 from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
 from sharp_ros.ros.diagnostics import Health, NORMAL_DROPS, THROTTLE, ThrottledLog
 from sharp_ros.ros.ending import Ending
+from sharp_ros.ros.frame_lookup import FrameLookup
 from sharp_ros.ros.graph import SubscriptionEventCallbacks, why_silent
 from sharp_ros.ros.imu_source import ImuSource
 from sharp_ros.ros.outputs import Outputs
 from sharp_ros.ros.parameters import declare_parameters, is_ours, parameter_changes, read_config
-from sharp_ros.ros.placement import FramePlacer
 from sharp_ros.ros.polling import PolledGroup, waiting_messages
 from sharp_ros.ros.pose_sources import make_pose_source
 from sharp_ros.ros.range_source import RangeSource
@@ -134,7 +134,7 @@ class SharpNode(LifecycleNode):
             poses=poses,
             imu=imu,
             ranger=ranger,
-            placer=FramePlacer(config, poses, transforms, pipeline, health, imu, ranger),
+            lookup=FrameLookup(config, poses, transforms, pipeline, health, imu, ranger),
             outputs=self._make_outputs(
                 self, config, transforms, health, metric=info.metric, map_frame=self._map_frame
             ),
@@ -161,7 +161,7 @@ class SharpNode(LifecycleNode):
             return FAILURE
         result = super().on_activate(state)  # enables the publishers
         self._worker = Worker(self._process, self._on_error, name='sharp_worker')
-        session.last_stamp_ns, session.request = 0, None
+        session.last_stamp_ns = session.request = None
         try:
             self._create_subscribers(session)
         except Exception as error:  # the middleware refuses, for example another type
@@ -301,7 +301,7 @@ class SharpNode(LifecycleNode):
         if not running.enabled:
             worker.reject('disabled')
             return
-        if stamp_ns < session.last_stamp_ns:
+        if session.last_stamp_ns is not None and stamp_ns < session.last_stamp_ns:
             self._transforms.time_went_back(session.last_stamp_ns - stamp_ns)
             self._health.report(
                 'Input',
@@ -401,8 +401,8 @@ class SharpNode(LifecycleNode):
                 'images have an empty header.frame_id, so tf lookups are impossible; set frame_id '
                 'in the camera driver',
             )
-        if metric:  # else there is nothing to place
-            frame = session.placer.place(frame, wanted, maps=maps)
+        if metric:  # else there is nothing to map
+            frame = session.lookup.complete(frame, wanted, maps=maps)
         clock.lap('pose')
         begun = pipeline.begin(frame, wanted)
         if begun.pending.wait is not None:
@@ -435,7 +435,7 @@ class SharpNode(LifecycleNode):
         try:
             wanted = session.outputs.wanted()
             parent, T_parent_view = pose_from_msg(msg)
-            frame = session.placer.with_parent(session.pipeline.latest, parent)
+            frame = session.lookup.with_parent(session.pipeline.latest, parent)
             views, unplaced = session.pipeline.render_request(parent, T_parent_view, frame, wanted)
             self._health.views(views, unplaced)
             session.outputs.publish_views(views, frame.stamp_ns)

@@ -13,9 +13,9 @@ from sharp_ros.config import SharpConfig
 from sharp_ros.pipeline import Pipeline
 from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
 from sharp_ros.ros.diagnostics import Health
+from sharp_ros.ros.frame_lookup import FrameLookup
 from sharp_ros.ros.imu_source import ImuSource
 from sharp_ros.ros.outputs import Outputs
-from sharp_ros.ros.placement import FramePlacer
 from sharp_ros.ros.pose_sources import PoseSource
 from sharp_ros.ros.range_source import RangeSource
 from sharp_ros.worker import Worker
@@ -34,12 +34,12 @@ class Session:
         poses: where those of the camera come from.
         imu: what is up, if the robot has one.
         ranger: its range finder, likewise.
-        placer: gives frames their poses.
+        lookup: of what belongs to a frame at its stamp, its pose above all.
         outputs: the publishers.
         rasterizer: what renders the views, for reports.
         config: in effect; replaced as a whole, between two frames.
         info: newest calibration of the camera.
-        last_stamp_ns: of the newest image since activation; 0 before it.
+        last_stamp_ns: of the newest image since activation; None before it.
         request: pose of the newest view request that is not served yet.
     """
 
@@ -49,12 +49,12 @@ class Session:
     poses: PoseSource
     imu: ImuSource | None
     ranger: RangeSource | None
-    placer: FramePlacer
+    lookup: FrameLookup
     outputs: Outputs
     rasterizer: str
     config: SharpConfig
     info: CameraInfo | None = None
-    last_stamp_ns: int = 0
+    last_stamp_ns: int | None = None
     request: PoseStamped | None = None
 
     def reconfigure(self, config: SharpConfig) -> None:
@@ -68,7 +68,7 @@ class Session:
         world_frame = pipeline.world_frame or outputs.map_frame
         if world_frame:  # else there never was a map
             outputs.publish_map(
-                pipeline.grid(), pipeline.map_points(), self.last_stamp_ns, world_frame
+                pipeline.grid(), pipeline.map_points(), self.last_stamp_ns or 0, world_frame
             )
 
     def facts(self) -> dict[str, Any]:
