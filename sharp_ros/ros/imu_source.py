@@ -10,9 +10,10 @@ import numpy as np
 
 from sharp_ros.camera import Frame, MeasuredUp
 from sharp_ros.config import SharpConfig
-from sharp_ros.errors import InputError, PoseUnavailableError
+from sharp_ros.errors import InputError
 from sharp_ros.localization.imu_gravity import ImuGravity
 from sharp_ros.ros.conversions import imu_from_cdr, imu_from_msg
+from sharp_ros.ros.mounting import Mounting
 from sharp_ros.ros.transforms import Transforms
 from sharp_ros.se3 import matrix_from_quat
 
@@ -32,8 +33,8 @@ class ImuSource:
     """
 
     def __init__(self, config: SharpConfig, transforms: Transforms) -> None:
-        self._base_frame, self._tolerance = config.pose.base_frame, config.pose.tolerance
-        self._transforms = transforms
+        self._base_frame = config.pose.base_frame
+        self._mounting = Mounting(transforms, config.pose.tolerance, 'IMU', 'imu_unplaced')
         self._gravity = ImuGravity()
         self.poll: Callable[[], None] = lambda: None
         self._R_base_imu = _rotation(config.imu.base_to_imu)
@@ -86,18 +87,8 @@ class ImuSource:
             )
         if imu_frame == frame.frame_id:
             return np.eye(3)
-        wait = max(0.0, end - time.monotonic())
-        try:
-            T_camera_imu = self._transforms.lookup(
-                frame.frame_id, imu_frame, frame.stamp_ns, wait, self._tolerance
-            )
-        except PoseUnavailableError as error:
-            raise InputError(
-                f'how the IMU is mounted is not known ({error}): publish its frame to tf, or set '
-                'imu.base_to_imu',
-                'imu_unplaced',
-            ) from error
-        return T_camera_imu[:3, :3]
+        remedy = 'publish its frame to tf, or set imu.base_to_imu'
+        return self._mounting.T_camera_sensor(frame, imu_frame, end, remedy)[:3, :3]
 
     def _R_camera_base(self, frame: Frame) -> np.ndarray:
         """The base as `imu.base_to_imu` means it."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 import threading
-import time
 from typing import Any
 
 from sharp_ros.camera import Frame, RangeReading
 from sharp_ros.config import SharpConfig
-from sharp_ros.errors import InputError, PoseUnavailableError
+from sharp_ros.errors import InputError
 from sharp_ros.ros.conversions import range_from_msg, range_from_scan
+from sharp_ros.ros.mounting import Mounting
 from sharp_ros.ros.transforms import Transforms
 
 _NEAR_NS = 60_000_000  # between an image and the reading that is used for it
@@ -27,7 +27,8 @@ class RangeSource:
 
     def __init__(self, config: SharpConfig, transforms: Transforms) -> None:
         self._read = {'range': range_from_msg, 'scan': range_from_scan}[config.range.message]
-        self._tolerance, self._transforms = config.pose.tolerance, transforms
+        tolerance = config.pose.tolerance
+        self._mounting = Mounting(transforms, tolerance, 'range finder', 'range_unplaced')
         self._lock = threading.Lock()
         self._kept: deque[tuple[int, str, RangeReading | None]] = deque(maxlen=_KEPT)
         transforms.listen()
@@ -69,18 +70,8 @@ class RangeSource:
         if reading is None:
             return None
         if sensor != frame.frame_id:
-            wait = max(0.0, end - time.monotonic())
-            try:
-                T_camera_sensor = self._transforms.lookup(
-                    frame.frame_id, sensor, stamp_ns, wait, self._tolerance
-                )
-            except PoseUnavailableError as error:
-                raise InputError(
-                    f'how the range finder is mounted is not known ({error}): publish its frame '
-                    f'{sensor!r} to tf',
-                    'range_unplaced',
-                ) from error
-            reading = reading.moved(T_camera_sensor)
+            remedy = f'publish its frame {sensor!r} to tf'
+            reading = reading.moved(self._mounting.T_camera_sensor(frame, sensor, end, remedy))
         if not reading.is_in(frame.intrinsics):
             x, y, z = reading.point
             raise InputError(
