@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from sharp_ros.errors import InputError
+from sharp_ros.se3 import is_rotation
 
 # Neighbouring depths that differ by more than this factor belong to different surfaces.
 SAME_SURFACE_RATIO = 1.25
@@ -563,7 +564,7 @@ def _undistortion_maps(
             f'camera_info has {len(model.D)}; calibrate the camera again',
             'bad_camera_info',
         )
-    if not np.isfinite(model.D).all() or not np.allclose(R @ R.T, np.eye(3), atol=1e-3):
+    if not np.isfinite(model.D).all() or not is_rotation(R):
         raise InputError(
             f'camera_info holds impossible numbers: D={model.D}, R={R.tolist()}; calibrate the '
             'camera again or fix its driver',

@@ -113,10 +113,8 @@ class Gaussians:
             InputError: if the transform is not rigid.
         """
         T = np.asarray(T_a_b, np.float64)
-        if T.shape != (4, 4) or not np.allclose(T[:3, :3] @ T[:3, :3].T, np.eye(3), atol=1e-5):
+        if T.shape != (4, 4) or not se3.is_pose(T):
             raise InputError(f'T_a_b must be a rigid [4, 4] transform, got {T}', 'bad_pose')
-        if np.linalg.det(T[:3, :3]) < 0 or not np.isfinite(T).all():
-            raise InputError(f'T_a_b must neither mirror nor be infinite, got {T}', 'bad_pose')
         rotation, translation = self.means.new_tensor(T[:3, :3]), self.means.new_tensor(T[:3, 3])
         means, quats = self.means @ rotation.T + translation, self.quats
         if quats is not None:

@@ -16,6 +16,7 @@ from sharp_ros.errors import InputError, PoseUnavailableError
 # Of a pose that a map can be built on.
 ROTATION_TOLERANCE = 1e-3  # largest deviation of R^T R from the identity
 MAX_DISTANCE = 1e8  # metres from the origin; beyond, float64 no longer resolves a voxel
+_ROW_TOLERANCE = 1e-6  # largest deviation of the last row from 0 0 0 1
 
 
 def matrix_from_quat(quat: np.ndarray) -> np.ndarray:  # [..., 4] -> [..., 3, 3]
@@ -97,6 +98,12 @@ def is_rotation(matrix: np.ndarray) -> np.ndarray:  # [..., 3, 3] -> [...] bool
 def is_near(position: np.ndarray) -> np.bool_ | np.ndarray:  # [..., 3] -> [...] bool
     """Whether positions are within `MAX_DISTANCE` of the origin along every axis."""
     return (np.abs(position) <= MAX_DISTANCE).all(-1)
+
+
+def is_pose(matrix: np.ndarray) -> np.bool_ | np.ndarray:  # [..., 4, 4] -> [...] bool
+    """Whether matrices are rigid transforms: `is_rotation`, `is_near`, and 0 0 0 1 below."""
+    row = (np.abs(matrix[..., 3, :] - np.array([0, 0, 0, 1])) <= _ROW_TOLERANCE).all(-1)
+    return is_rotation(matrix[..., :3, :3]) & is_near(matrix[..., :3, 3]) & row
 
 
 def look_at(eye: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:  # -> [4, 4]

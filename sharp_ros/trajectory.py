@@ -19,7 +19,7 @@ import numpy as np
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.gaussians import Gaussians, quantiles
-from sharp_ros.se3 import interpolate, look_at
+from sharp_ros.se3 import interpolate, is_pose, look_at
 
 STEPS = 60  # poses of a path unless more or fewer are asked for
 MAX_STEPS = 100_000
@@ -231,12 +231,7 @@ def _keyframe(frame: object, path: str | os.PathLike[str], index: int) -> np.nda
     names = set(fields)
     if names == {'T_world_camera'}:
         T = numbers('T_world_camera', (4, 4))
-        R = T[:3, :3]
-        if (
-            not np.allclose(R @ R.T, np.eye(3), atol=1e-4)
-            or np.linalg.det(R) < 0
-            or not np.allclose(T[3], (0, 0, 0, 1), atol=1e-6)
-        ):
+        if not is_pose(T):
             raise _bad(
                 path,
                 f'{name}: "T_world_camera" must be rigid: a rotation without scale or mirroring, '

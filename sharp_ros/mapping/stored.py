@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sharp_ros.errors import InputError
-from sharp_ros.se3 import is_near, is_rotation
+from sharp_ros.se3 import is_pose
 
 _SETTING = 'setting.'
 
@@ -58,8 +58,7 @@ def stored_poses(
         InputError: `bad_map` as `stored_array`, or if one of them is not rigid.
     """
     poses = stored_array(state, name, np.float64, (count, 4, 4))
-    last_row = (poses[:, 3] == (0, 0, 0, 1)).all(1)
-    if not (is_rotation(poses[:, :3, :3]) & is_near(poses[:, :3, 3]) & last_row).all():
+    if not np.all(is_pose(poses)):
         raise bad_map(f'"{name}" holds matrices that are no poses; save the map anew')
     return poses
 
