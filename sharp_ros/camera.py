@@ -293,18 +293,36 @@ class Frame:
                 f'image must be uint8 {(*size, 3)}, got {self.image.dtype} {self.image.shape}',
                 'size_mismatch',
             )
-        if self.depth is not None and self.depth.shape != size:
-            raise InputError(
-                f'depth {self.depth.shape} is not registered to the image {size}', 'size_mismatch'
-            )
-        if self.unseen is not None and self.unseen.shape != size:
-            raise InputError(
-                f'mask {self.unseen.shape} does not fit the image {size}', 'size_mismatch'
-            )
+        if self.depth is not None:
+            check_registered(self.depth, size)
+        if self.unseen is not None:
+            check_registered(self.unseen, size, 'mask')
 
     def placed(self, T_world_camera: np.ndarray | None, world_frame: str) -> Frame:
         """The same frame with its pose in a world frame, None if that is yet to be found."""
         return replace(self, T_world_camera=T_world_camera, world_frame=world_frame)
+
+
+def check_registered(
+    depth: np.ndarray, size: tuple[int, ...], name: str = 'depth', remedy: str = ''
+) -> None:
+    """Refuse a depth image, or another one, that does not share the pixels of an image.
+
+    Args:
+        depth: [H, W].
+        size: H, W of the image.
+        name: of what is refused, for the message.
+        remedy: what to do then, likewise.
+
+    Raises:
+        InputError: `size_mismatch`.
+    """
+    if depth.shape != size:
+        raise InputError(
+            f'{name} {depth.shape} does not fit the image {size}, so it is not registered to it'
+            f'{remedy and "; "}{remedy}',
+            'size_mismatch',
+        )
 
 
 def check_depth_size(depth: np.ndarray, intrinsics: Intrinsics) -> None:
@@ -313,8 +331,7 @@ def check_depth_size(depth: np.ndarray, intrinsics: Intrinsics) -> None:
     Raises:
         InputError: `size_mismatch`.
     """
-    if depth.shape != (intrinsics.height, intrinsics.width):
-        raise InputError(f'depth {depth.shape} does not fit {intrinsics}', 'size_mismatch')
+    check_registered(depth, (intrinsics.height, intrinsics.width))
 
 
 def check_rgbd_size(image: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> None:

@@ -13,9 +13,8 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from sharp_ros.camera import FloorGeometry, Frame, Intrinsics
+from sharp_ros.camera import check_registered, FloorGeometry, Frame, Intrinsics
 from sharp_ros.config import ScaleConfig
-from sharp_ros.errors import InputError
 from sharp_ros.localization.gravity import level_from_depth
 from sharp_ros.localization.gravity_check import sure_up
 from sharp_ros.localization.parallax import fit_inverse_scale
@@ -271,12 +270,7 @@ def sensor_scale(depth: np.ndarray, sensor_depth: np.ndarray) -> ScaleObservatio
     Raises:
         InputError: `size_mismatch`.
     """
-    if sensor_depth.shape != depth.shape:
-        raise InputError(
-            f'measured depth {sensor_depth.shape} is not registered to the predicted one '
-            f'{depth.shape}',
-            'size_mismatch',
-        )
+    check_registered(sensor_depth, depth.shape, 'measured depth')
     grid = _grid(depth.shape)
     dense = _agreement(sensor_depth[grid].ravel(), depth[grid].ravel(), SENSOR, _RANGING)
     if dense is not None or np.count_nonzero(_known(sensor_depth[grid])) >= _MIN_SAMPLES:

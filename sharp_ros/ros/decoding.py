@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sharp_ros.camera import CameraModel, Frame, Rectifier
+from sharp_ros.camera import CameraModel, check_registered, Frame, Rectifier
 from sharp_ros.config import CameraConfig
 from sharp_ros.errors import InputError
 from sharp_ros.ros.conversions import (
@@ -59,12 +59,8 @@ class FrameDecoder:
         depth = None
         if raw.depth is not None:
             depth = depth_from_msg(raw.depth)
-            if depth.shape != image.shape[:2]:
-                raise InputError(
-                    f'depth of {depth.shape} is not registered to an image of '
-                    f'{image.shape[:2]}; use the registered depth topic of the driver',
-                    'size_mismatch',
-                )
+            remedy = 'use the registered depth topic of the driver'
+            check_registered(depth, image.shape[:2], remedy=remedy)
             depth = rectifier.rectify_depth(depth)
         header = raw.image.header
         return Frame(
