@@ -143,6 +143,9 @@ class Intrinsics:
         return np.concatenate([xy, np.ones((*xy.shape[:-1], 1))], -1)
 
 
+MIN_HEIGHT = 0.05  # metres over the floor; a camera below is on stairs or in a pit
+
+
 @dataclass(frozen=True)
 class FloorGeometry:
     """How a camera stands over the floor, known from elsewhere than from its images.

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sharp_ros.camera import FloorGeometry, Frame, Intrinsics
+from sharp_ros.camera import FloorGeometry, Frame, Intrinsics, MIN_HEIGHT
 from sharp_ros.config import PointCloudConfig, SharpConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import CheckpointError, InputError
@@ -29,7 +29,6 @@ from sharp_ros.evaluation.view_pairs import motorcycle_pair
 from sharp_ros.localization.gravity import level_from_depth
 from sharp_ros.localization.scale_anchors import height_scale
 from sharp_ros.models import ModelInfo
-from sharp_ros.network.nano import MIN_HEIGHT
 from sharp_ros.pipeline import Pipeline
 from sharp_ros.point_cloud import depth_from_gaussians
 from sharp_ros.sources.base import CAMERA, LevelWorld

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sharp_ros.camera import FloorGeometry, Frame, JITTER_NS
+from sharp_ros.camera import FloorGeometry, Frame, JITTER_NS, MIN_HEIGHT
 from sharp_ros.config import SharpConfig
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.localization.external_poses import ExternalPoses
@@ -17,7 +17,6 @@ from sharp_ros.localization.odometry import Motion, Tracks, VisualOdometry
 from sharp_ros.localization.scale_anchors import floor_below, known_up
 from sharp_ros.localization.scale_filter import ScaleEstimate, ScaleFilter
 from sharp_ros.localization.world_level import Start, WorldLevel
-from sharp_ros.network.nano import MIN_HEIGHT
 from sharp_ros.stopwatch import Stopwatch
 
 _SETTLING_NS, _SETTLED_STD = 1_000_000_000, 0.05  # see `Localizer._is_settling`

@@ -44,7 +44,6 @@ LOG_SCALE_RANGE = (-4.0, 1.5)  # of the Laplace scale of the log depth
 NEVER = -20.0  # logit of "nothing there" from weights that do not know it
 SURELY = 3.0  # logit of "nothing there", 95 %, from which a ray is taken to be free
 FLOOR_RANGE = (0.1, 30.0)  # canonical metres within which the floor is shown to the network
-MIN_HEIGHT = 0.05  # metres over the floor; a camera below is on stairs or in a pit
 
 # Channels of a prediction.
 LOG_Z1, LOG_Z2, LOG_SCALE, NONE = range(4)

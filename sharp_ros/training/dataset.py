@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharp_ros.camera import MIN_HEIGHT
 from sharp_ros.errors import InputError
-from sharp_ros.network.nano import MIN_HEIGHT
 from sharp_ros.training.photograph import photograph
 
 GEOMETRY_UNKNOWN = 0.5  # share of the samples that tell the network nothing of gravity and floor

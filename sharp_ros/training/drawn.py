@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sharp_ros.network.nano import MIN_HEIGHT
+from sharp_ros.camera import MIN_HEIGHT
 from sharp_ros.procedural import analytic
 from sharp_ros.procedural.analytic import Cameras, Draw
 from sharp_ros.training.dataset import Batch, GEOMETRY_UNKNOWN, GRAVITY_NOISE, HEIGHT_NOISE
