@@ -174,7 +174,7 @@ class FloorGeometry:
 
 @dataclass(frozen=True)
 class MeasuredUp:
-    """Which way is up, as an IMU measured it.
+    """The direction against gravity, as an IMU measured it.
 
     Attributes:
         direction: [3] unit vector, against gravity; in the optical frame unless said otherwise.

@@ -91,7 +91,7 @@ class Pipeline(PipelineState):
         # Does the image show anything, and does its pose agree with gravity?
         objection = self._objection(frame)
         clock.lap('content')
-        # What is known of gravity and height makes the network's metres better.
+        # What is known of gravity and height makes the scale of the network better.
         floor = self._localizer.floor(frame)
         pending = self.engine.submit(frame.image, frame.intrinsics, frame.depth, floor)
         return BegunFrame(frame, frozenset(wanted), pending, clock, objection)
@@ -121,7 +121,7 @@ class Pipeline(PipelineState):
         gaussians, depth = begun.predicted(covariances, measured=self.info.needs_depth)
         # Where is the camera? An image that shows nothing does not say.
         tracked = self._localizer.track(frame, depth, clock, begun.objection)
-        # How long is a metre?
+        # What is metric scale, and where is the floor?
         localized = self._localizer.observe(tracked, depth, clock)
         frame, gaussians, depth = localized.frame, *localized.to_metres(gaussians, depth)
         # What of the depth can be believed.
@@ -175,7 +175,7 @@ class Pipeline(PipelineState):
         self._localizer.level.surveys = True
         try:
             for frame in frames:
-                with suppress(InputError):  # which is told of when it is to be mapped
+                with suppress(InputError):  # which is reported when it is to be mapped
                     self.process(frame, ())
             level = self._localizer.level.surveyed()
         finally:

@@ -52,7 +52,7 @@ class Worker(Generic[Item]):
             this one goes on, so that the device is never idle while this thread works. A
             `SharpError` it raises drops the item under the error's `reason`; any other exception
             under `internal_error`. Neither ends the thread.
-        on_error: told of every exception, with the reason it was counted under.
+        on_error: called with every exception and the reason it was counted under.
         name: of the thread, for debuggers.
     """
 

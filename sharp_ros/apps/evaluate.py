@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sharp_ros.camera import Frame
     from sharp_ros.models import ModelInfo
 
-_SEEDS = 20  # hand-held sequences, unless told
+_SEEDS = 20  # hand-held sequences by default
 _Item = TypeVar('_Item')
 
 

@@ -35,7 +35,7 @@ _STEP = 0.005  # seconds between the poses that are interpolated
 _MARGIN = 0.1  # seconds of motion before the first and after the last image
 _OPTICAL_IN_LEVEL = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
 _FRAME_ERROR = 0.12  # of the network, every frame another, as a share at most
-_LASTING = 1.0  # seconds for which odometry errs the same way
+_LASTING = 1.0  # seconds for which odometry errs alike
 _TURN_NOISE = 0.2  # of turns, as a share of that of ways: gyroscopes are better than steps
 _JITTER = (0.0005, 0.0003)  # of every pose, metres and rad
 _DROPPED = 0.05  # of all images, one by one
@@ -54,7 +54,7 @@ class Conditions:
         rate_hz: of the images: 15 or 30.
         hfov: horizontal field of view, rad.
         exposure: seconds over which an image is blurred.
-        pose_noise: error of the way between two poses, as a share of it: 0.01 or 0.03.
+        pose_noise: error of the translation between two poses, as a share of it: 0.01 or 0.03.
         pose_delay: seconds by which poses belong to later moments than their images: none in half
             of the sequences, else 0.01 to 0.05 either way.
         bias: constant factor of the network, predicted over true depth: 0.6 to 1.6.
@@ -243,7 +243,7 @@ class _Path:
     """Where the camera truly is at any time, and where odometry has it.
 
     A person walks along the drive of the room, which is clear of everything by half a metre, and
-    moves the camera about on the way.
+    moves the camera about meanwhile.
     """
 
     def __init__(

@@ -63,7 +63,7 @@ class ScaleRun:
         true: [N] median of true over predicted depth.
         published: [N] factor that predicted depth was multiplied by.
         std: [N] stated standard deviation of its logarithm.
-        observed: [N] bool, whether anything said how long a metre is, believed or not.
+        observed: [N] bool, whether anything told metric scale, believed or not.
         abs_rel: [N] of the depth as published.
         network_abs_rel: [N] of the depth as predicted.
         milliseconds: of the localizer, mean over the frames.
@@ -124,7 +124,7 @@ def scale_run(name: str, sequence: Iterable[Shown], localizer: Places | None = N
     localizer = localizer or Localizer(SharpConfig(), estimates_scale=True)
     rows: list[tuple[float, ...]] = []
     milliseconds: list[float] = []
-    start_ns, told_before = None, 0
+    start_ns, count_before = None, 0
     for shown in sequence:
         clock = Stopwatch()
         localized = localizer.update(shown.frame, shown.predicted, clock)
@@ -132,9 +132,9 @@ def scale_run(name: str, sequence: Iterable[Shown], localizer: Places | None = N
         estimate = localized.scale
         assert estimate is not None
         start_ns = shown.frame.stamp_ns if start_ns is None else start_ns
-        # consistency compares a frame with earlier ones, and tells no metre
-        told = sum(n for name, n in estimate.sources.items() if not name.startswith(CONSISTENCY))
-        observed, told_before = told != told_before, told
+        # consistency compares a frame with earlier ones, and observes no metric scale
+        count = sum(n for name, n in estimate.sources.items() if not name.startswith(CONSISTENCY))
+        observed, count_before = count != count_before, count
         ratios = _ratios(shown)
         if len(ratios) >= MIN_PIXELS:
             rows.append(

@@ -1,1 +1,1 @@
-"""Where the camera is, and how long a metre is."""
+"""Where the camera is, and metric scale."""

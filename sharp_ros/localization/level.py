@@ -157,9 +157,9 @@ class LevelEstimator:
             T_odom_camera: [4, 4] pose.
         """
         if self._views:
-            way = inverse(self._views[-1].T_odom_camera) @ T_odom_camera
-            moved = float(np.linalg.norm(way[:3, 3])) / _MOVED
-            if max(moved, float(angle(way)) / _TURNED) < self._spacing:
+            motion = inverse(self._views[-1].T_odom_camera) @ T_odom_camera
+            moved = float(np.linalg.norm(motion[:3, 3])) / _MOVED
+            if max(moved, float(angle(motion)) / _TURNED) < self._spacing:
                 return
         points, normals, areas = _pieces(block_points(depth, intrinsics, _COLUMNS))
         if len(points) < _PIECES // 4:

@@ -47,7 +47,7 @@ class Localized:
         visual: whether the pose, if there is one, is that of visual odometry.
         unmappable: why the frame may not be mapped, wherever it is; also where visual odometry did
             not place it, unless `motion` says why.
-        metre_std: standard deviation of the logarithm of the metre that poses and depth share;
+        metre_std: standard deviation of the logarithm of metric scale that poses and depth share;
             `scale` does not hold it, since no frame can tell.
     """
 

@@ -1,4 +1,4 @@
-"""Given a frame and its depth: where is the camera, and how long is a metre?"""
+"""Given a frame and its depth: where is the camera, and what is metric scale?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sharp_ros.stopwatch import Stopwatch
 
 _SETTLING_NS, _SETTLED_STD = 1_000_000_000, 0.05  # see `Localizer._is_settling`
 _LEVELLING_NS = 3_000_000_000  # likewise
-# Of the logarithm of the metre of own odometry that has none but that of its network, which no
+# Of the logarithm of the scale of own odometry that has none but that of its network, which no
 # frame can tell: what averaging over many images leaves. In three simulated rooms and a recorded
 # one the depth of nano was 3 to 7 % off by that.
 _OWN_METRE_STD = 0.1
@@ -103,7 +103,7 @@ class Localizer:
         """Gravity and height that the network is given, or None where they are not known.
 
         To be asked before visual odometry places the frame: what stems from predicted depth would
-        confirm itself. Where this comes and goes the metres of the network step; to `ScaleFilter`
+        confirm itself. Where this comes and goes the scale of the network steps; to `ScaleFilter`
         that is an error of the frame, which with poses what was seen before corrects.
         """
         if self.gravity_objection(frame) is not None:
@@ -165,7 +165,7 @@ class Localizer:
         return Tracked(frame, motion, visual, late, objection is None, unmappable)
 
     def observe(self, tracked: Tracked, depth: np.ndarray, clock: Stopwatch) -> Localized:
-        """How long is a metre, and where is the floor?
+        """What is metric scale, and where is the floor?
 
         Args:
             tracked: the frame.
@@ -286,7 +286,7 @@ class Localizer:
             self._filter.forget_places()
         return frame.placed(motion.T_odom_camera, frame.world_frame), motion
 
-    # how long a metre is -----------------------------------------------------------------------
+    # metric scale ------------------------------------------------------------------------------
 
     def _scale(self, tracked: Tracked, depth: np.ndarray) -> ScaleEstimate | None:
         """Factor of the depth of a frame, from which that is learnt if it may be."""
@@ -322,7 +322,7 @@ class Localizer:
         return self._external.tracks(tracked.frame, tracks)
 
     def _knows_metres(self, frame: Frame) -> bool:
-        """Whether something else than predicted depth says how long a metre is.
+        """Whether something else than predicted depth tells metric scale.
 
         If nothing does, visual odometry takes the depth as predicted, averages its scale over many
         images better than anything, and is to the scale of the depth what metric poses are.
@@ -333,13 +333,13 @@ class Localizer:
         return self._config.range.enabled or self._filter.knows_metres(frame)
 
     def _metre_std(self, frame: Frame) -> float:
-        """Of the metre of visual odometry, as a logarithm."""
+        """Standard deviation of the logarithm of the scale of visual odometry."""
         if self._knows_metres(frame):
             return 0.0
         return min(_OWN_METRE_STD, self._config.scale.prior_std)
 
     def _is_settling(self, frame: Frame) -> bool:
-        """Whether odometry shall wait for the metres it will be in, a second at most.
+        """Whether odometry shall wait for the scale it will have, a second at most.
 
         Likewise for an IMU that does not yet know what is up, for three seconds.
         """

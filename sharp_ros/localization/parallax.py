@@ -1,7 +1,7 @@
-"""How long a metre is, from points seen from two poses a known way apart.
+"""Metric scale, from points seen from two poses with a known baseline.
 
-Poses of robots are wrong by a quarter of a degree and a centimetre, which over a short way is as
-much parallax as the whole scene has. So the relative pose is estimated again, together with the
+Poses of robots are wrong by a quarter of a degree and a centimetre, which over a short baseline is
+as much parallax as the whole scene has. So the relative pose is estimated again, together with the
 scale, from where the points are seen (a bundle adjustment of two views, Triggs et al. 1999, whose
 points are those of the predicted depth): an error of the rotation shifts near and far points
 alike, one of the scale those that are near. What cannot be told apart stays in the variance.
@@ -18,11 +18,11 @@ from sharp_ros.localization.parallax_kernels import normal_equations
 _PIXEL_ERROR = 0.5  # of a tracked point, pixels, per image
 _POINT_SPREAD = 0.1  # of the predicted log depth of single points around the whole
 _ROTATION_STD = 0.005  # rad, of the relative pose of two images
-_WAY_STD = (0.006, 0.02)  # metres, and share of the way between them
+_TRANSLATION_STD = (0.006, 0.02)  # metres, and share of the baseline
 _ITERATIONS = 6
 _CAUCHY = 4.0  # squared deviation at which a point counts half
 _WILD = 16.0  # squared deviation from which it is no point of the scene that stands still
-_LEAST_WAY = 1e-4  # metres
+_MIN_BASELINE = 1e-4  # metres
 # what a network gets wrong over a whole image: log depth that tilts from edge to edge, sideways
 # and upwards, and is too flat or too deep
 _TILT_STD, _CONTRAST_STD = 0.1, 0.25
@@ -49,12 +49,11 @@ def fit_inverse_scale(
         The inverse scale, its standard deviation, and which points agree with it [N]; None if the
         two poses are one and the same, or most points do not fit any.
     """
-    way = T_keyframe_camera[:3, 3]
-    length = float(np.linalg.norm(way))
-    if length < _LEAST_WAY:
+    baseline = float(np.linalg.norm(T_keyframe_camera[:3, 3]))
+    if baseline < _MIN_BASELINE:
         return None
     prior = np.zeros(10)
-    prior[1:4], prior[4:7] = _ROTATION_STD, _WAY_STD[0] + _WAY_STD[1] * length
+    prior[1:4], prior[4:7] = _ROTATION_STD, _TRANSLATION_STD[0] + _TRANSLATION_STD[1] * baseline
     prior[7:9], prior[9] = _TILT_STD, _CONTRAST_STD
     fitted = _fit(keyframe_rays, points, T_keyframe_camera, pixel, prior)
     if fitted is None:
@@ -82,7 +81,7 @@ def _fit(
     pixel: float,
     prior: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Gauss-Newton with Cauchy weights over inverse scale, rotation, way and shape.
+    """Gauss-Newton with Cauchy weights over inverse scale, rotation, translation and shape.
 
     Returns:
         Corrections [10], their covariance [10, 10], and the squared deviation of each point [N].
@@ -95,13 +94,13 @@ def _fit(
     information = np.zeros(10)
     information[1:] = 1 / prior[1:] ** 2
     noise = 2 * (_PIXEL_ERROR * pixel) ** 2
-    way = np.ascontiguousarray(T_keyframe_camera[:3, 3])
+    translation = np.ascontiguousarray(T_keyframe_camera[:3, 3])
     x = np.zeros(10)
     x[0] = 1.0
     normal, deviation = np.diag(information), np.zeros(len(points))
     for _ in range(_ITERATIONS):
         normal, gradient, deviation = normal_equations(
-            rays, seen, shapes, way, x, noise, _POINT_SPREAD, _CAUCHY
+            rays, seen, shapes, translation, x, noise, _POINT_SPREAD, _CAUCHY
         )
         if np.count_nonzero(np.isfinite(deviation)) < 0.5 * len(points):
             return None

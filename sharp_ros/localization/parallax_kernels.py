@@ -15,7 +15,7 @@ def normal_equations(
     rays: np.ndarray,
     seen: np.ndarray,
     shapes: np.ndarray,
-    way: np.ndarray,
+    translation: np.ndarray,
     x: np.ndarray,
     noise: float,
     spread: float,
@@ -27,8 +27,8 @@ def normal_equations(
         rays: [N, 3] where the points are seen in the keyframe, z = 1.
         seen: [N, 3] points as predicted, turned into the axes of the keyframe.
         shapes: [N, 3] patterns by which log depth may be wrong.
-        way: [3] from the keyframe to the camera.
-        x: [10] inverse scale, rotation, correction of the way, amounts of the patterns.
+        translation: [3] from the keyframe to the camera.
+        x: [10] inverse scale, rotation, correction of the translation, amounts of the patterns.
         noise: variance of a ray.
         spread: standard deviation of the log depth of a point.
         cauchy: squared deviation at which a point counts half.
@@ -41,7 +41,7 @@ def normal_equations(
     normal, gradient = np.zeros((10, 10)), np.zeros(10)
     deviations = np.full(count, np.inf)
     J = np.zeros((2, 10))
-    moved = way + x[4:7]
+    moved = translation + x[4:7]
     limited = min(max(x[0], SMALLEST_INVERSE), LARGEST_INVERSE)
     for n in range(count):
         bend = math.exp(shapes[n, 0] * x[7] + shapes[n, 1] * x[8] + shapes[n, 2] * x[9])

@@ -110,7 +110,7 @@ class MetricTracks(Protocol):
 
 
 class ScaleAnchor(Protocol):
-    """One kind of evidence about how long a metre is; made anew when its settings change.
+    """One kind of evidence about metric scale; made anew when its settings change.
 
     Attributes:
         source: its name, by which it is counted.
@@ -124,9 +124,9 @@ class ScaleAnchor(Protocol):
     def __init__(self, config: ScaleConfig) -> None: ...
 
     def tells_metres(self, frame: Frame) -> bool:
-        """Whether it can say how long a metre is without poses in metres.
+        """Whether it tells metric scale without poses in metres.
 
-        Where none can, visual odometry lives with the metre of the network; see `Localizer`.
+        Where none can, visual odometry has the scale of the network; see `Localizer`.
         """
         ...
 
@@ -286,7 +286,7 @@ def sensor_scale(depth: np.ndarray, sensor_depth: np.ndarray) -> ScaleObservatio
 def parallax_scale(
     tracks: MetricTracks, depth: np.ndarray, intrinsics: Intrinsics
 ) -> ScaleObservation | None:
-    """Factor between predicted depth and that of points seen from two places a known way apart.
+    """Factor between predicted depth and that of points seen over a known baseline.
 
     Args:
         tracks: with metric poses.

@@ -4,8 +4,8 @@ The true depth is `s(t)` times the predicted one, with `log s(t) = b(t) + e_t`: 
 the network has in this place, which wanders slowly, and an error `e_t` that each frame has for
 itself. *Relative* evidence compares a frame with a reference frame that was seen before: it says
 how the two scales differ, so that one number is left to be known, the scale of the reference.
-*Absolute* anchors (metric motion, the known height of the camera, measured depth or distance) say
-how long a metre is. They err in ways that last, as with a floor that is none, and robots act on
+*Absolute* anchors (metric motion, the known height of the camera, measured depth or distance) tell
+metric scale. They err in ways that last, as with a floor that is none, and robots act on
 what they say; so what is believed is a histogram over that number, each observation is of the
 truth or, with some probability, of anything, and observations that share their errors count as
 one.
@@ -115,7 +115,7 @@ class ScaleFilter:
         self._anchors = [kind(config) for kind in self._kinds.values()]
 
     def knows_metres(self, frame: Frame) -> bool:
-        """Whether an anchor can say how long a metre is where poses are not in metres."""
+        """Whether an anchor tells metric scale where poses are not in metres."""
         return any(anchor.tells_metres(frame) for anchor in self._anchors)
 
     def reset(self) -> None:
@@ -297,7 +297,7 @@ class ScaleFilter:
         ahead = points[points[:, 2] > 0, 2]
         growth = float(np.median(1 - T_camera_reference[2, 3] / ahead)) if pose_is_metric else 1.0
         growth = min(max(growth, 0.5), 2.0)
-        # A wrong scale of the reference puts its points wrong by a share of the way moved.
+        # A wrong scale of the reference puts its points wrong by a share of the motion.
         variance = relative.variance + base**2 * current.variance
         frame_variance = self.config.frame_std**2 * (1 + 1 / reference.frames)
         deviation = difference / math.sqrt(frame_variance + variance)

@@ -254,8 +254,8 @@ class MapCheck:
 
     def _worth(self, guess: _Guess) -> float:
         """Agreement, less what a guess must gain that lies farther off."""
-        way = float(np.linalg.norm(guess.shift)) + abs(guess.turn)
-        return self._agreement(guess) - _DETOUR * way
+        motion = float(np.linalg.norm(guess.shift)) + abs(guess.turn)
+        return self._agreement(guess) - _DETOUR * motion
 
     def _agreement(self, guess: _Guess) -> float:
         cells, lookups = self._cells(guess)

@@ -405,13 +405,13 @@ def moved(cameras: Cameras, generator: torch.Generator) -> Cameras:
     """Neighbours of cameras, 3 to 15 cm beside them and turned by a few degrees."""
     draw = Draw(generator)
     batch = len(cameras.intrinsics)
-    way = F.normalize(draw.uniform(-1.0, 1.0, batch, 3), dim=-1)
+    heading = F.normalize(draw.uniform(-1.0, 1.0, batch, 3), dim=-1)
     x, y, z = draw.uniform(-0.04, 0.04, batch, 3).unbind(-1)
     zero = torch.zeros_like(x)
     skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(batch, 3, 3)
     step = torch.eye(4, device=draw.device).repeat(batch, 1, 1)
     step[:, :3, :3] = torch.linalg.matrix_exp(skew)
-    step[:, :3, 3] = way * draw.uniform(0.03, 0.15, batch, 1)
+    step[:, :3, 3] = heading * draw.uniform(0.03, 0.15, batch, 1)
     return Cameras(cameras.T_world_camera @ step, cameras.intrinsics)
 
 
@@ -484,11 +484,11 @@ def _cast(scenes: Scenes, origins: Tensor, rays: Tensor) -> _Hits:
     count = max(1, _CACHED // len(rays)) if rays.device.type == 'cpu' else rays.shape[1]
     hits = []
     for shell, *vectors in zip(*(v.split(count, -1) for v in (first, o, d)), strict=True):
-        origin, way = (v.contiguous() for v in vectors)
+        origin, direction = (v.contiguous() for v in vectors)
         others = (torch.full_like(shell, start) for start in (math.inf, 0.0, 0.0))
         met = shell.clone(), *others
         for block in blocks:
-            met = meet(*met, block, origin, way)
+            met = meet(*met, block, origin, direction)
         hits.append(met)
     first, second, owner, index = (torch.cat(column, -1) for column in zip(*hits, strict=True))
     return _Hits(first, second, owner.long(), index.long())
@@ -531,14 +531,14 @@ def _meet(
         dx, dy = _turned(d[0], d[1], c, -s)
         axes = ((px, dx, hx), (py, dy, hy), (o[2] - cz, d[2], hz))
         entries, exits, a, b, e = [], [], 1e-12, 0.0, -1.0
-        for p, way, half in axes:
-            slope = 1 / torch.where(way.abs() < 1e-9, 1e-9, way)
+        for p, direction, half in axes:
+            slope = 1 / torch.where(direction.abs() < 1e-9, 1e-9, direction)
             middle, reach = -p * slope, half * slope.abs()
             entries.append(middle - reach)
             exits.append(middle + reach)
             # an ellipsoid is the unit sphere in its own measures, of a rod z does not count
             measure = 1 / half if half is not hz else (kind != ROD) / half
-            x, r = p * measure, way * measure
+            x, r = p * measure, direction * measure
             a, b, e = a + r * r, b + r * x, e + x * x
         root = b * b - a * e
         assert isinstance(root, Tensor)  # the sums only start as floats

@@ -234,7 +234,7 @@ class CameraDriver:
     Args:
         peer: node that owns the publishers.
         source: where frames come from.
-        observer: told of every frame, with its truth, before it is sent.
+        observer: called with every frame and its truth, before it is sent.
         with_depth: whether to publish the depth of the source on the topic the node reads.
     """
 

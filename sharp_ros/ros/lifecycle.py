@@ -50,7 +50,7 @@ class Manager:
         name: full name of the lifecycle node.
         executor: that spins the peer.
         check: called every moment while waiting; what it raises ends the waiting.
-        tell: told what is waited for.
+        tell: called with what is waited for.
         limit: seconds that a transition may take.
         log: where the node says why it refuses.
         renew: makes another peer and its executor, with a participant of its own, when a service

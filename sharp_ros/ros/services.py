@@ -157,11 +157,11 @@ class Services:
             session.publish_map()
             return False
 
-        told = f'{folder}, in frame {state.world_frame}'
+        message = f'{folder}, in frame {state.world_frame}'
         if running.call(restore):
-            told += '; ' + self._fit_of_loaded_map(running)
-        self._node.get_logger().info(f'map loaded from {told}')
-        return told
+            message += '; ' + self._fit_of_loaded_map(running)
+        self._node.get_logger().info(f'map loaded from {message}')
+        return message
 
     def _fit_of_loaded_map(self, running: Running) -> str:
         """How the map that is being checked fits what is seen.
