@@ -17,7 +17,10 @@ ROWS = [
     ['errors', 'files', 'process', 'rate_limiter', 'stopwatch'],
     ['config', 'se3'],
     ['camera', 'images', 'evaluation.metrics'],
-    ['gaussians', 'image_content', 'viewpoints', 'point_cloud_kernels', 'warm_up'],
+    [
+        *('gaussians', 'image_content', 'viewpoints', 'point_cloud_kernels', 'rectification'),
+        'warm_up',
+    ],
     [
         *('point_cloud', 'synthetic', 'rasterizer', 'network', 'procedural', 'trajectory'),
         *('inference_queue', 'self_check'),

@@ -16,9 +16,10 @@ from PIL.TiffImagePlugin import IFDRational
 import pytest
 
 from sharp_ros import images
-from sharp_ros.camera import CameraModel, Frame, Intrinsics, project, Rectifier, unproject
+from sharp_ros.camera import Frame, Intrinsics, project, unproject
 from sharp_ros.errors import InputError
 from sharp_ros.images import decode_image, DEFAULT_FOCAL_35MM, focal_from_35mm, read_image
+from sharp_ros.rectification import CameraModel, Rectifier
 
 K = (500.0, 0.0, 331.0, 0.0, 510.0, 236.0, 0.0, 0.0, 1.0)
 PLUMB_BOB = (-0.28, 0.09, 0.0012, -0.0008, -0.011)

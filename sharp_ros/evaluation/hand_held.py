@@ -4,7 +4,8 @@ Nothing here is kind to an estimate of the scale: sequences start with a turn on
 with sways of a few centimetres; the wrist rolls, the walk ends at once, images are blurred and
 missing, poses are noisy and belong to another moment, and the network is wrong by a factor that is
 constant, another one for every frame, and one that depends on where it looks. All of it follows
-from one seed, so that sequence n is always the same.
+from one seed, so that sequence n is always the same. One module: its parts draw from that seed in
+a fixed order, and the cache is of all of them.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from sharp_ros.camera import CameraModel, Frame, Intrinsics, Rectifier
+from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import SharpConfig
 from sharp_ros.evaluation.circumstances import rss_mb
 from sharp_ros.frame_result import FrameResult
@@ -27,6 +27,7 @@ from sharp_ros.network.composer import gaussians_from_depth
 from sharp_ros.pipeline import GAUSSIANS, OCCUPANCY, Pipeline, POINTS
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
 from sharp_ros.rasterizer import rasterize
+from sharp_ros.rectification import CameraModel, Rectifier
 from sharp_ros.ros.conversions import cloud_to_msg, image_from_msg
 from sharp_ros.se3 import inverse, look_at
 from sharp_ros.sources.base import CAMERA, WORLD

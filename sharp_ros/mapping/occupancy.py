@@ -12,6 +12,9 @@ The hit is spread over twice that, from where the ray ends backwards, in weights
 hit; clearing stops one standard deviation before. In front, where frames contradict each other,
 the rays of most then win, and the surface stands where it is on average: with evidence on both
 sides of the end it would grow towards the camera by what any frame ever erred.
+
+One module: marking, projection, checkpoints and the saved state share the layout of one array of
+voxels; the loops over it are in `occupancy_kernels`.
 """
 
 from __future__ import annotations

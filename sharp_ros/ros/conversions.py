@@ -19,10 +19,11 @@ import cv2
 import numpy as np
 
 from sharp_ros import se3
-from sharp_ros.camera import CameraModel, Intrinsics, RangeReading
+from sharp_ros.camera import Intrinsics, RangeReading
 from sharp_ros.errors import InputError
 from sharp_ros.images import decode_image
 from sharp_ros.localization.imu_gravity import ImuSample
+from sharp_ros.rectification import CameraModel
 
 if TYPE_CHECKING:
     from sharp_ros.gaussians import Gaussians

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from sharp_ros.camera import CameraModel, check_registered, Frame, Rectifier
+from sharp_ros.camera import check_registered, Frame
 from sharp_ros.config import CameraConfig
 from sharp_ros.errors import InputError
+from sharp_ros.rectification import CameraModel, Rectifier
 from sharp_ros.ros.conversions import (
     camera_model_from_msg,
     compressed_from_msg,

@@ -12,9 +12,10 @@ from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from sharp_ros.camera import CameraModel, Frame, MeasuredUp, Rectifier
+from sharp_ros.camera import Frame, MeasuredUp
 from sharp_ros.errors import InputError
 from sharp_ros.localization.imu_gravity import ImuGravity
+from sharp_ros.rectification import CameraModel, Rectifier
 from sharp_ros.ros import conversions
 from sharp_ros.se3 import inverse, matrix_from_quat, PoseBuffer, transform
 from sharp_ros.sources.base import (

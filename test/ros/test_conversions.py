@@ -19,9 +19,10 @@ pytest.importorskip('sensor_msgs', reason='needs the ROS message packages')
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 
 from sharp_ros import se3
-from sharp_ros.camera import CameraModel, Intrinsics, Rectifier
+from sharp_ros.camera import Intrinsics
 from sharp_ros.config import CameraConfig
 from sharp_ros.errors import InputError
+from sharp_ros.rectification import CameraModel, Rectifier
 from sharp_ros.ros import conversions
 from sharp_ros.ros.conversions import compressed_from_msg, depth_from_msg, image_from_msg
 from sharp_ros.ros.decoding import FrameDecoder, RawFrame

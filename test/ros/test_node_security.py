@@ -21,8 +21,8 @@ from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 from test_conventions import ends, start
 
-from sharp_ros.camera import Rectifier
 from sharp_ros.errors import InputError
+from sharp_ros.rectification import Rectifier
 from sharp_ros.ros.conversions import (
     camera_model_from_msg,
     compressed_from_msg,
