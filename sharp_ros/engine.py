@@ -1,4 +1,4 @@
-"""Runs a predictor on a device: precision, way of running, memory, timing, self-check.
+"""Runs a predictor on a device: precision, execution, memory, timing, self-check.
 
 One module: each of these decisions depends on the others, and one object keeps them.
 """
@@ -83,10 +83,10 @@ def choose_precision(precision: str, device: str, *, large: bool) -> str:
 
 
 def choose_execution(execution: str, device: str) -> str:
-    """The way of running that `model.execution` stands for.
+    """The execution that `model.execution` stands for.
 
     Raises:
-        ConfigError: if the device has no such way.
+        ConfigError: if the device cannot do it.
     """
     if execution == 'onnx':
         raise ConfigError(
@@ -101,7 +101,7 @@ def choose_execution(execution: str, device: str) -> str:
 
 
 class Pending:
-    """A frame on its way through the network; made by `Engine.submit`.
+    """A frame that the network works on; made by `Engine.submit`.
 
     Attributes:
         wait: returns once the device is free for the next frame; None where it only begins to
@@ -135,7 +135,7 @@ class Engine:
 
     Args:
         predictor: any callable of the `Predictor` role, on its device already.
-        config: precision, way of running, threads.
+        config: precision, execution, threads.
 
     Attributes:
         precision: as chosen: fp32, tf32, fp16 or bf16; of networks in ONNX what they say.
@@ -209,7 +209,7 @@ class Engine:
         if isinstance(network, OnnxPredictor):
             self.check_error = checked(network)
             return DirectQueue(network.forward, self._device)
-        way = f'{self.precision} ({self.execution})'
+        how = f'{self.precision} ({self.execution})'
         changed = (self.precision, self.execution) != ('fp32', 'eager')
         key = self_check.key(network.network, self.precision, self.execution) if changed else ''
         error = self_check.remembered(key) if changed else None
@@ -221,7 +221,7 @@ class Engine:
         inputs: Sequence[Tensor] = ()
         expected: Sequence[Tensor] = ()
         if compared:
-            _log.warning('comparing %s with fp32 on %s, once for these weights', way, self._device)
+            _log.warning('comparing %s with fp32 on %s, once for these weights', how, self._device)
             inputs = network.inputs(*self_check.check_image())
             plain = DirectQueue(network.forward, self._device)
             exact = self._outputs(plain, inputs)
@@ -236,7 +236,7 @@ class Engine:
             error = self_check.difference(found, expected)
         if error is not None and not error <= self_check.TOLERANCE:
             raise EngineError(
-                f'self-check failed: {way} on {self._device} differs from fp32 by {error:.3g}, at '
+                f'self-check failed: {how} on {self._device} differs from fp32 by {error:.3g}, at '
                 f'most {self_check.TOLERANCE:g} is allowed; set model.precision to fp32 and '
                 'model.execution to eager'
             )

@@ -137,7 +137,7 @@ class LevelEstimator:
         self._camera_height = camera_height
         self._views: list[_View] = []
         self._spacing = 1.0
-        self._given, self._given_weight = np.zeros(3), 0.0
+        self._measured_up, self._measured_weight = np.zeros(3), 0.0
         self._weighed = 0.0  # of the latter, in the estimate at hand
         self._level: Level | None = None
 
@@ -183,16 +183,16 @@ class LevelEstimator:
             T_odom_camera: [4, 4] pose of that camera.
         """
         weight = 1 / max(std, _UP_STD) ** 2
-        self._given = self._given + weight * (T_odom_camera[:3, :3] @ up_in_camera)
-        self._given_weight += weight
-        if self._given_weight > 2 * self._weighed:  # an estimate takes some milliseconds
+        self._measured_up = self._measured_up + weight * (T_odom_camera[:3, :3] @ up_in_camera)
+        self._measured_weight += weight
+        if self._measured_weight > 2 * self._weighed:  # an estimate takes some milliseconds
             self._level = None
 
     @property
     def level(self) -> Level:
         """The best estimate so far; what it is worth is in it."""
         if self._level is None:
-            self._level, self._weighed = self._estimated(), self._given_weight
+            self._level, self._weighed = self._estimated(), self._measured_weight
         return self._level
 
     # hypotheses --------------------------------------------------------------------------------
@@ -224,8 +224,8 @@ class LevelEstimator:
             return Level(directions[best], 0.0, unknown, probability, 0.0, _NOTHING)
         of_view = np.repeat(np.arange(len(poses)), [len(view.areas) for view in self._views])
         covariance = _covariance(floor, points, of_view, poses)
-        if covariance is None and self._given_weight:
-            covariance = np.diag([1 / self._given_weight] * 2 + [_ONE_VIEW_STD**2])
+        if covariance is None and self._measured_weight:
+            covariance = np.diag([1 / self._measured_weight] * 2 + [_ONE_VIEW_STD**2])
         covariance = unknown if covariance is None else covariance
         doubt = self._doubt(floor, probability, covariance)
         return Level(floor.up, floor.height, covariance, probability, floor.extent, doubt)
@@ -273,8 +273,8 @@ class LevelEstimator:
         upright = _unit(-poses[:, :3, 1].mean(0) - 1e-9)
         if not any(upright @ direction > _ROUGHLY for direction in found):
             found.append(upright)
-        if self._given_weight:
-            found.insert(0, _unit(self._given))
+        if self._measured_weight:
+            found.insert(0, _unit(self._measured_up))
         apart: list[np.ndarray] = []
         for direction in found:
             if all(direction @ other < _SAME for other in apart):
@@ -290,8 +290,8 @@ class LevelEstimator:
         score = -_FREEDOM * (math.log1p(float((tilt**2).mean())) + math.log1p(float(rise**2)))
         off_image = math.acos(float(np.clip(-mean[1], -1, 1)))
         score += _UPRIGHT * math.exp(-((off_image / _UPRIGHT_WIDTH) ** 4))
-        if self._given_weight:
-            off = math.acos(float(np.clip(up @ _unit(self._given), -1, 1)))
+        if self._measured_weight:
+            off = math.acos(float(np.clip(up @ _unit(self._measured_up), -1, 1)))
             score -= 0.5 * (off / math.radians(5)) ** 2  # planes are not that exactly level
         return score
 

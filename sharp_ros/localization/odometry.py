@@ -152,7 +152,7 @@ class VisualOdometry:
 
     def reset(self) -> None:
         """Forget everything; the next good image is the origin of a new odom frame."""
-        self._given: Intrinsics | None = None  # of the images as they come
+        self._camera: Intrinsics | None = None  # of the images as they come
         self._stored: list[Keyframe] = []
         self._keyframe: Keyframe | None = None
         self._motion = Motion(None, None, 'starting')
@@ -164,7 +164,7 @@ class VisualOdometry:
 
     def state(self) -> dict[str, np.ndarray]:
         """The stored keyframes, copied; `restore` takes them back."""
-        return state_of(self._stored, self._given, (self._wobble, self._wobble_seen))
+        return state_of(self._stored, self._camera, (self._wobble, self._wobble_seen))
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Take back the keyframes that `state` gave, and look for the camera in them.
@@ -180,7 +180,7 @@ class VisualOdometry:
             return
         given, wobble, keyframes = keyframes_from(state, stamps)
         self.reset()
-        self._given = given
+        self._camera = given
         self._wobble, self._wobble_seen = float(wobble[0]), round(wobble[1])
         self._stored = keyframes
         while len(self._stored) > self._config.keyframes:
@@ -209,7 +209,7 @@ class VisualOdometry:
     @property
     def camera(self) -> Intrinsics | None:
         """Of the images so far, or of the keyframes that were taken back."""
-        return self._given
+        return self._camera
 
     @property
     def stamp_ns(self) -> int | None:
@@ -246,12 +246,12 @@ class VisualOdometry:
             back = (self._stamp_ns - stamp_ns) / 1e9
             _log.warning('time went back by %.3f s; visual odometry starts over', back)
             self.reset()
-        if self._given is not None and intrinsics != self._given:
+        if self._camera is not None and intrinsics != self._camera:
             _log.warning('the camera changed to %s; visual odometry starts over', intrinsics)
             self.reset()
         if stamp_ns == self._stamp_ns:
             return self._motion
-        self._stamp_ns, self._given = stamp_ns, intrinsics
+        self._stamp_ns, self._camera = stamp_ns, intrinsics
         small = shrunk(intrinsics)
         at_hand = _Image(stamp_ns, to_gray(image, small), small, depth, intrinsics)
         self._motion = self._advance(at_hand, T_level_camera)
