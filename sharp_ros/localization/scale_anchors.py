@@ -56,16 +56,16 @@ class ScaleObservation:
         source: name of the anchor.
         inverse_std: where it is the inverse of the factor whose error is normal, as with
             parallax, the standard deviation of that, without systematic errors; it may then say
-            that a factor is not small, and nothing else.
+            that a factor is not small, and nothing else. None where the logarithm is normal.
         shared: what its errors are shared with, such as the stamp of a keyframe whose pose is
-            wrong, nanoseconds; 0: with those shortly before and after.
+            wrong, nanoseconds; None: with those shortly before and after.
     """
 
     log_scale: float
     variance: float
     source: str
-    inverse_std: float = 0.0
-    shared: int = 0
+    inverse_std: float | None = None
+    shared: int | None = None
 
     @property
     def uniform(self) -> float:
@@ -74,7 +74,7 @@ class ScaleObservation:
 
     def log_density(self, log_scale: np.ndarray) -> np.ndarray:
         """Logarithm of the probability density of what was observed, given the log scale [N]."""
-        if self.inverse_std:
+        if self.inverse_std is not None:
             difference, std = np.exp(-log_scale) - math.exp(-self.log_scale), self.inverse_std
         else:
             difference, std = log_scale - self.log_scale, math.sqrt(self.variance)
@@ -82,7 +82,7 @@ class ScaleObservation:
 
     def deviation(self, log_scale: float, variance: float) -> float:
         """Difference from a log scale with a variance, in standard deviations."""
-        if not self.inverse_std:
+        if self.inverse_std is None:
             return (self.log_scale - log_scale) / math.sqrt(self.variance + variance)
         inverse = math.exp(-log_scale)
         std = math.sqrt(self.inverse_std**2 + inverse**2 * variance)

@@ -341,7 +341,7 @@ class ScaleFilter:
         """Scale of a frame that is compared with the reference, and its variance."""
         reference = relation.reference
         for source, group in list(self._groups.items()):
-            longest = _KEYFRAME if group.shared else _GROUP
+            longest = _GROUP if group.shared is None else _KEYFRAME
             another = any(o.source == source and o.shared != group.shared for o in observations)
             if another or self._stamp_ns - group.begun_ns > longest * 1e9:
                 reference.evidence.learn(group.likelihood)
@@ -491,7 +491,9 @@ class _Group:
     only more steadily.
     """
 
-    def __init__(self, begun_ns: int, shared: int, values: np.ndarray, uniform: float) -> None:
+    def __init__(
+        self, begun_ns: int, shared: int | None, values: np.ndarray, uniform: float
+    ) -> None:
         self.begun_ns, self.shared, self.values, self._uniform = begun_ns, shared, values, uniform
         self._log_density = np.zeros(len(values))
         self._information = 0.0
