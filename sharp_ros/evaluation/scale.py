@@ -45,7 +45,7 @@ _LEAST_SECONDS = SETTLED + 0.2  # of a recording that are left after the last st
 _Item = TypeVar('_Item')
 
 
-class Places(Protocol):
+class Locates(Protocol):
     """What `Localizer` is to this evaluation."""
 
     def update(self, frame: Frame, depth: np.ndarray, clock: Stopwatch) -> Localized:
@@ -109,7 +109,7 @@ class ScaleRun:
         }
 
 
-def scale_run(name: str, sequence: Iterable[Shown], localizer: Places | None = None) -> ScaleRun:
+def scale_run(name: str, sequence: Iterable[Shown], localizer: Locates | None = None) -> ScaleRun:
     """Run a sequence through the localizer, and compare its scale with the true one.
 
     Args:
