@@ -282,8 +282,8 @@ def test_an_imu_that_ends_is_named_and_images_do_not_wait_for_it(make_node, peer
     place = as_parameter(MOUNTED)
     node = start(make_node(imu__enabled=True, imu__base_to_imu=place, pose__source='odometry'))
     peer.spin_until(lambda: node._health._events['no_imu_yet'], each=peer.send)
-    robot = Robot(peer, UPRIGHT)
-    peer.spin_until(lambda: node._health._mapped, each=robot)
+    robot = Robot(peer, UPRIGHT)  # whose samples arrive once its topic is discovered
+    peer.spin_until(lambda: node._session.imu._gravity.newest_ns is not None, each=robot)
     peer.spin_until(lambda: node._health._events['imu_too_old'], each=peer.send)
 
 
