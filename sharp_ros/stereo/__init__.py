@@ -1,0 +1,11 @@
+"""Depth from motion: a network's depth corrected by recent images of the same camera.
+
+`DepthRefiner` is what others use. `references` keeps images, `alignment` corrects their poses, the
+plane sweep measures, `field` joins what is measured; kernels stand apart, in `*_kernels.py`.
+"""
+
+from __future__ import annotations
+
+from sharp_ros.stereo.refiner import DepthRefiner, Refinement
+
+__all__ = ['DepthRefiner', 'Refinement']

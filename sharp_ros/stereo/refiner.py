@@ -1,0 +1,364 @@
+"""Depth of a network, corrected by what recent images of a moving camera show.
+
+A network's depth has good edges and local shape, but is wrong by smooth factors. So all here is a
+correction of its logarithm on cells of a few pixels: what was known at the last image is carried
+over by the motion (recursive filters of inverse depth: Engel et al., 2014; Pizzoli et al., 2014),
+a plane sweep against images that were taken from elsewhere measures it anew, and a smooth field
+joins both. The correction of an image as a whole is the scale of its depth: that is measured
+here, too, but another filter weighs it, so that errors of poses do not add up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+import cv2
+import numpy as np
+
+from sharp_ros.camera import Intrinsics, project
+from sharp_ros.se3 import apply, inverse
+from sharp_ros.stereo.alignment import align, Aligned
+from sharp_ros.stereo.field import fused_field
+from sharp_ros.stereo.propagation_kernels import propagate
+from sharp_ros.stereo.references import Reference, References
+from sharp_ros.stereo.sweep_kernels import census, posterior, sweep
+from sharp_ros.tracks import corners, followed
+
+_WIDTH = 320  # pixels of the longer side of the image that is compared
+CELL = 4  # pixels of that
+_LEAST_DEPTH = 0.05  # metres
+_LEAST_VARIANCE = np.float32(0.01)  # of log depth that a network states, as far as believed
+_CORNERS = 300
+_LEAST_CORNERS = 20
+_REACH, _LABELS = 0.5, 40  # corrections that the sweep tries, either way, and their number
+_BITS = 0.8  # of mean cost that make a correction e times less likely
+_SWEEP_STD = 0.25  # of corrections, before anything is seen
+_MEASURED = 0.1  # std of a cell up to which it counts as measured
+_POSE_PX = 0.2  # what alignment leaves wrong
+_SYSTEMATIC = 0.015  # likewise, of log depth
+_FRESH = 0.015  # way since the last sweep, share of the depth, from which it counts in full
+# What the fusion does not know of its errors: they grow with those that the network states, and
+# with the step of depth that a cell lies on. Chosen on three of ten sequences.
+_NETWORK_SHARE, _STEP_SHARE = 0.2, 0.2
+_DRIFT = 0.063  # of what is carried over, by the square root of seconds
+_SURFACE = 0.5  # difference of log depth beyond which it is another surface
+_JUMP = 0.5  # share of the depth; what lies farther back is of no use
+_GATE = 3.0  # std at which what is carried over is distrusted
+_DISTRUST = 0.1  # share of its information that is left then
+_CHECKED = 80  # corners by which a step of the poses is checked
+_MISSED_PX = 4.0  # median error of that from which it cannot be true
+_DOUBT = 0.3  # std that a first such step adds
+_SPREAD_CELLS = 2.0  # of a corner that moves by itself
+_TRIALS = (0.0, 0.5, -0.5, 1.0, -1.0, 1.5, -1.5)  # see `DepthRefiner._trial`
+_NEAR = 0.2  # log of a scale from which corners are found
+_LONG_NS = 2_000_000_000  # after which nothing is carried over
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What motion says about the depth of one image.
+
+    Attributes:
+        correction: [h, w] float32, of log depth of cells, around a median of 0.
+        std: [h, w] float32 standard deviation of log depth then, without that of its scale.
+        measured: [h, w] bool, cells in which this image was compared with others.
+        log_scale: correction of the whole, or None where there is nothing to measure it by.
+        log_scale_std: of that.
+        obstacle: short snake_case key of what prevents a measurement; empty if nothing does.
+    """
+
+    correction: np.ndarray
+    std: np.ndarray
+    measured: np.ndarray
+    log_scale: float | None = None
+    log_scale_std: float = math.inf
+    obstacle: str = ''
+
+    def applied(self, depth: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W]
+        """Depth with its correction, between cells bilinearly; no depth stays none."""
+        size = depth.shape[::-1]
+        return depth * np.exp(cv2.resize(self.correction, size, interpolation=cv2.INTER_LINEAR))
+
+
+class DepthRefiner:
+    """Image after image of one camera; poses are of the optical frame, in any one world."""
+
+    def __init__(self) -> None:
+        self._references = References()
+        self._labels = np.linspace(-_REACH, _REACH, _LABELS).astype(np.float32)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images and what they showed."""
+        self._references.reset()
+        self._past: _Past | None = None
+        self._camera: _Camera | None = None
+        self._implausible = 0  # steps of the poses, one after the other
+        self._swept_at: np.ndarray | None = None
+        self._failures = 0  # comparisons, one after the other, in which the poses disagreed
+        self._log_factor: float | None = None  # that the network needed at the last comparison
+
+    def refine(
+        self,
+        gray: np.ndarray,
+        intrinsics: Intrinsics,
+        stamp_ns: int,
+        T_world_camera: np.ndarray,
+        depth: np.ndarray,
+        log_std: np.ndarray,
+        factor: float = 1.0,
+    ) -> Refinement:
+        """Correct the depth of the newest image.
+
+        Everything begins anew with another camera, or when time goes back.
+
+        Args:
+            gray: [H, W] uint8.
+            intrinsics: of image and depth.
+            stamp_ns: acquisition time, nanoseconds.
+            T_world_camera: [4, 4].
+            depth: [H, W] z-depth, metres, as well as its scale is known; 0 and non-finite: none.
+            log_std: [m, n] standard deviation of its logarithm, edge to edge in any resolution.
+            factor: that the depth of a network was multiplied by.
+        """
+        past = self._past
+        if (
+            self._camera is None
+            or self._camera.given != intrinsics
+            or (past is not None and stamp_ns < past.stamp_ns)
+        ):
+            self.reset()
+            self._camera = _Camera(intrinsics)
+        camera = self._camera
+        view = _View(gray, depth, log_std, camera)
+        carried, information = self._carried_over(view, stamp_ns, T_world_camera)
+        base = fused_field(carried, information, view.log_depth, carried)
+        trial = self._trial(factor)
+        stereo, stereo_information, aligned, obstacle = self._compared(
+            view, T_world_camera, base + np.float32(trial)
+        )
+        log_scale = None if aligned is None else trial + aligned.log_scale
+        self._note_trial(log_scale, factor, obstacle)
+        measured = stereo_information > 0
+        if measured.any():
+            stereo = stereo - np.float32(np.median((stereo - base)[measured]))
+            variance = 1 / np.maximum(stereo_information, 1e-6) + 1 / np.maximum(information, 1e-6)
+            apart = measured & (information > 0) & ((stereo - carried) ** 2 > _GATE**2 * variance)
+            information = np.where(apart, np.float32(_DISTRUST) * information, information)
+        total = stereo_information + information
+        joint = (stereo * stereo_information + carried * information) / np.maximum(total, 1e-9)
+        field = fused_field(joint, total, view.log_depth, base)
+        field -= np.float32(np.median(field))
+        variance = 1 / (total + 1 / np.maximum(view.log_std**2, _LEAST_VARIANCE))
+        self._past = _Past(stamp_ns, T_world_camera, view.log_depth + field, variance, view.gray)
+        self._references.add(
+            Reference(stamp_ns, T_world_camera, view.gray, view.census), view.median
+        )
+        return Refinement(
+            field,
+            self._std(view, variance),
+            measured,
+            log_scale,
+            math.inf if aligned is None else aligned.log_scale_std,
+            obstacle,
+        )
+
+    @staticmethod
+    def _std(view: _View, variance: np.ndarray) -> np.ndarray:  # [h, w] -> [h, w]
+        """Standard deviation of log depth, from the variance that the fusion states."""
+        around = np.ones((3, 3), np.uint8)
+        step = cv2.dilate(view.log_depth, around) - cv2.erode(view.log_depth, around)
+        return np.sqrt(variance + (_NETWORK_SHARE * view.log_std) ** 2 + (_STEP_SHARE * step) ** 2)
+
+    def _trial(self, factor: float) -> float:
+        """Correction of the scale with which corners are looked for, as a logarithm.
+
+        Where the scale is far off they are not found: then one after the other is tried.
+        """
+        if self._failures:
+            return _TRIALS[self._failures % len(_TRIALS)]
+        missing = 0.0 if self._log_factor is None else self._log_factor - math.log(factor)
+        return missing if abs(missing) > _NEAR else 0.0
+
+    def _note_trial(self, log_scale: float | None, factor: float, obstacle: str) -> None:
+        if log_scale is not None:
+            self._failures, self._log_factor = 0, math.log(factor) + log_scale
+        elif obstacle == 'poses_disagree':
+            self._failures, self._log_factor = self._failures + 1, None
+
+    def _carried_over(
+        self, view: _View, stamp_ns: int, T_world_camera: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Correction [h, w] that the depth known last asks for, and its information [h, w]."""
+        none = np.zeros(view.log_depth.shape, np.float32)
+        past = self._past
+        if past is None:
+            return none, none
+        T_camera_past = inverse(T_world_camera) @ past.T_world_camera
+        moved = float(np.linalg.norm(T_camera_past[:3, 3]))
+        if moved > _JUMP * view.median or stamp_ns - past.stamp_ns > _LONG_NS:
+            return none, none
+        aged = past.variance + np.float32(_DRIFT**2 * (stamp_ns - past.stamp_ns) * 1e-9)
+        # a first implausible step may be a blurred image; a second is wrong odometry
+        plausible = self._is_plausible(past, view, T_camera_past)
+        self._implausible = 0 if plausible else self._implausible + 1
+        if self._implausible > 1:
+            return none, none
+        if self._implausible:
+            aged = aged + np.float32(_DOUBT**2)
+        return propagate(
+            past.log_depth,
+            aged,
+            T_camera_past,
+            view.camera.cells.parameters,
+            view.log_depth,
+            _SURFACE,
+        )
+
+    def _is_plausible(self, past: _Past, view: _View, T_camera_past: np.ndarray) -> bool:
+        """Whether corners of the image before are found where pose and depth put them."""
+        px = corners(past.gray, np.empty((0, 2)), _CHECKED)
+        if len(px) < _LEAST_CORNERS // 2:
+            return True  # nothing to see: as the poses say
+        row, column = view.camera.cell_of(px)
+        points = view.camera.image.unprojected(px)
+        points = points * np.exp(past.log_depth[row, column].astype(np.float64))[:, None]
+        guess = project(apply(T_camera_past, points), view.camera.image).astype(np.float32)
+        ahead = np.isfinite(guess).all(1)
+        px, guess = px[ahead].astype(np.float32), guess[ahead]
+        if len(px) < _LEAST_CORNERS // 2:
+            return True
+        place, found = followed(past.gray, view.gray, px, guess)
+        unmoved, also = followed(past.gray, view.gray, px, px)
+        place = np.where(found[:, None], place, unmoved)
+        found |= also
+        if np.count_nonzero(found) < _LEAST_CORNERS // 2:
+            return True
+        missed = np.linalg.norm(place - guess, axis=1)[found]
+        return float(np.median(missed)) < _MISSED_PX
+
+    def _compared(
+        self, view: _View, T_world_camera: np.ndarray, base: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, Aligned | None, str]:
+        """Correction [h, w] that other images ask for, and its information [h, w]."""
+        none = np.zeros(base.shape, np.float32)
+        references = self._references.chosen(T_world_camera, view.median)
+        if not references:
+            return none, none, None, 'no_baseline'
+        px = corners(view.gray, np.empty((0, 2)), _CORNERS)
+        row, column = view.camera.cell_of(px)
+        depth = view.depth_at(px) * np.exp(base[row, column].astype(np.float64))
+        px, depth = px[depth > 2 * _LEAST_DEPTH], depth[depth > 2 * _LEAST_DEPTH]
+        if len(px) < _LEAST_CORNERS:
+            return none, none, None, 'no_texture'
+        aligned = align(
+            view.gray,
+            [reference.gray for reference in references],
+            np.stack([inverse(r.T_world_camera) @ T_world_camera for r in references]),
+            px,
+            depth,
+            view.camera.image,
+        )
+        if aligned is None:
+            return none, none, None, 'poses_disagree'
+        mean, variance = self._swept(view, [references[n] for n in aligned.used], aligned.T, base)
+        reliable = variance < _MEASURED**2
+        shifts = aligned.T[:, :2, 3] * (view.camera.image.fx, view.camera.image.fy)
+        disparity = np.linalg.norm(shifts, axis=1).mean() * np.exp(-view.log_depth - base)
+        variance = variance + (_POSE_PX / np.maximum(disparity, 1)) ** 2 + _SYSTEMATIC**2
+        information = np.where(reliable, self._newness(T_world_camera, view) / variance, 0)
+        information *= self._still(view, aligned)
+        return mean + base, information.astype(np.float32), aligned, ''
+
+    def _swept(
+        self, view: _View, references: list[Reference], T: np.ndarray, base: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance [h, w] of the correction around a base [h, w], by plane sweep."""
+        K = view.camera.image.matrix
+        A = (K @ T[:, :3, :3] @ np.linalg.inv(K)).astype(np.float32)
+        B = (T[:, :3, 3] @ K.T).astype(np.float32)
+        size = view.log_samples.shape[::-1]
+        around = view.log_samples + cv2.resize(base, size, interpolation=cv2.INTER_LINEAR)
+        cost = sweep(
+            view.census,
+            np.stack([reference.census for reference in references]),
+            A,
+            B,
+            np.exp(-around),
+            np.exp(-self._labels),
+        )
+        return posterior(cost, self._labels, np.float32(_BITS), np.float32(_SWEEP_STD))
+
+    def _newness(self, T_world_camera: np.ndarray, view: _View) -> float:
+        """How much of a sweep counts: from nearly the same place it says the same again."""
+        position = T_world_camera[:3, 3]
+        if self._swept_at is None:
+            self._swept_at = position
+            return 1.0
+        moved = math.dist(position, self._swept_at)
+        self._swept_at = position
+        return min(moved / (_FRESH * view.median), 1.0)
+
+    @staticmethod
+    def _still(view: _View, aligned: Aligned) -> np.ndarray:  # -> [h, w]
+        """0 where most corners around a cell move by themselves, else 1."""
+        row, column = view.camera.cell_of(aligned.px)
+        balance = np.zeros(view.log_depth.shape, np.float32)
+        np.add.at(balance, (row, column), np.where(aligned.outlying, -1, 1).astype(np.float32))
+        return np.where(cv2.GaussianBlur(balance, (0, 0), _SPREAD_CELLS) < -1e-3, 0, 1)
+
+
+@dataclass(frozen=True)
+class _Past:
+    """What is known of the image before."""
+
+    stamp_ns: int
+    T_world_camera: np.ndarray
+    log_depth: np.ndarray  # [h, w]
+    variance: np.ndarray  # [h, w]
+    gray: np.ndarray
+
+
+class _Camera:
+    """Sizes in which images are compared."""
+
+    def __init__(self, given: Intrinsics) -> None:
+        self.given = given
+        share = _WIDTH / CELL / max(given.width, given.height)
+        columns, rows = (max(round(n * share), 2) for n in (given.width, given.height))
+        self.cells = given.resized(columns, rows)
+        self.image = given.resized(CELL * columns, CELL * rows)
+        self.samples = given.resized(CELL // 2 * columns, CELL // 2 * rows)
+
+    def cell_of(self, px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # [N, 2] -> 2 x [N]
+        """Row and column of the cells that places of the image lie in."""
+        column, row = ((px + 0.5) / CELL).astype(int).T
+        return np.clip(row, 0, self.cells.height - 1), np.clip(column, 0, self.cells.width - 1)
+
+
+class _View:
+    """The image at hand, in the sizes in which it is compared."""
+
+    def __init__(
+        self, gray: np.ndarray, depth: np.ndarray, log_std: np.ndarray, camera: _Camera
+    ) -> None:
+        self.camera = camera
+        size = (camera.image.width, camera.image.height)
+        self.gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+        self.census = census(self.gray)
+        size = (camera.samples.width, camera.samples.height)
+        samples = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
+        known = np.isfinite(samples) & (samples > _LEAST_DEPTH)
+        self.median = float(np.median(samples[known])) if known.any() else 1.0
+        self.log_samples = np.log(np.where(known, samples, np.float32(self.median)))
+        size = (camera.cells.width, camera.cells.height)
+        self.log_depth = cv2.resize(self.log_samples, size, interpolation=cv2.INTER_AREA)
+        self.log_std = cv2.resize(log_std, size, interpolation=cv2.INTER_AREA)
+
+    def depth_at(self, px: np.ndarray) -> np.ndarray:  # [N, 2] -> [N]
+        """Depth of places of the image, metres."""
+        column, row = ((px + 0.5) / 2).astype(int).T
+        high, wide = self.log_samples.shape
+        samples = self.log_samples[np.clip(row, 0, high - 1), np.clip(column, 0, wide - 1)]
+        return np.exp(samples.astype(np.float64))

@@ -1,0 +1,166 @@
+"""Compiled loops of the plane sweep: what images look like around a pixel, and where they agree.
+
+A plane sweep (Collins, 1996) asks for many depths of a pixel how well other images agree there;
+whether they do is judged by the census transform (Zabih and Woodfill, 1994), to which exposure
+and shading do not matter. Kernels only; `sweep.py` says what is swept and what follows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit, prange
+from numba.extending import intrinsic
+import numpy as np
+
+CENSUS_REACH = 3  # pixels to all sides: 48 neighbours
+CENSUS_BITS = 48
+# Bits that differ by chance are half of all; where a pixel falls out of an image it says little.
+_OUTSIDE_BITS = 20
+
+
+@intrinsic
+def _ones(context: Any, bits: Any) -> Any:
+    """Number of bits that are set, by the instruction of the processor."""
+    del context
+    return bits(bits), lambda _, builder, __, arguments: builder.ctpop(arguments[0])
+
+
+@njit(parallel=True, cache=True)
+def census(gray: np.ndarray) -> np.ndarray:
+    """Which neighbours of each pixel are brighter than it.
+
+    Args:
+        gray: [H, W] uint8.
+
+    Returns:
+        [H, W] uint64, a bit for each of 7x7 neighbours in order of rows; 0 at the rim.
+    """
+    high, wide = gray.shape
+    out = np.zeros((high, wide), np.uint64)
+    for y in prange(CENSUS_REACH, high - CENSUS_REACH):
+        # six bytes of eight bits each: narrow lanes let the compiler take many pixels at once
+        parts = np.zeros((6, wide), np.uint8)
+        middle = gray[y]
+        n = 0
+        for j in range(-CENSUS_REACH, CENSUS_REACH + 1):
+            other = gray[y + j]
+            for i in range(-CENSUS_REACH, CENSUS_REACH + 1):
+                if i != 0 or j != 0:
+                    part = parts[n >> 3]
+                    for x in range(CENSUS_REACH, wide - CENSUS_REACH):
+                        part[x] = (part[x] << 1) | np.uint8(other[x + i] > middle[x])
+                    n += 1
+        for x in range(CENSUS_REACH, wide - CENSUS_REACH):
+            bits = np.uint64(0)
+            for k in range(6):
+                bits = (bits << np.uint64(8)) | np.uint64(parts[k, x])
+            out[y, x] = bits
+    return out
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def sweep(
+    bits: np.ndarray,
+    references: np.ndarray,
+    A: np.ndarray,
+    B: np.ndarray,
+    inverse_depth: np.ndarray,
+    steps: np.ndarray,
+) -> np.ndarray:
+    """How badly each cell of 4x4 pixels agrees with other images for each correction of its depth.
+
+    Args:
+        bits: [H, W] uint64 census.
+        references: [R, H, W] uint64 census of the other images.
+        A: [R, 3, 3] float32, and
+        B: [R, 3] float32: a pixel (u, v) of inverse depth w is seen at `A (u, v, 1) + B w`.
+        inverse_depth: [H / 2, W / 2] float32 of every second pixel, beginning with (1, 1).
+        steps: [D] float32 that it is multiplied by.
+
+    Returns:
+        [R, H / 4, W / 4, D] float32, mean number of bits that differ over four pixels of a cell.
+    """
+    count, high, wide = references.shape
+    rows, columns, labels = high // 4, wide // 4, len(steps)
+    cost = np.empty((count, rows, columns, labels), np.float32)
+    flat = references.reshape(count, high * wide)
+    for row in prange(rows):
+        index = np.empty(labels, np.int32)
+        total = np.empty(labels, np.int32)
+        for column in range(columns):
+            for r in range(count):
+                total[:] = 0
+                there = flat[r]
+                for s in range(4):
+                    y, x = 2 * row + (s >> 1), 2 * column + (s & 1)
+                    u, v = np.float32(2 * x + 1), np.float32(2 * y + 1)
+                    here, w = bits[2 * y + 1, 2 * x + 1], inverse_depth[y, x]
+                    ax = A[r, 0, 0] * u + A[r, 0, 1] * v + A[r, 0, 2]
+                    ay = A[r, 1, 0] * u + A[r, 1, 1] * v + A[r, 1, 2]
+                    az = A[r, 2, 0] * u + A[r, 2, 1] * v + A[r, 2, 2]
+                    bx, by, bz = B[r, 0] * w, B[r, 1] * w, B[r, 2] * w
+                    for k in range(labels):
+                        t = steps[k]
+                        z = np.float32(1) / (az + bz * t)
+                        p = (ax + bx * t) * z + np.float32(0.5)
+                        q = (ay + by * t) * z + np.float32(0.5)
+                        p = min(max(p, np.float32(0)), np.float32(wide - 1))
+                        q = min(max(q, np.float32(0)), np.float32(high - 1))
+                        index[k] = np.int32(q) * wide + np.int32(p)
+                    for k in range(labels):
+                        other = there[index[k]]
+                        total[k] += np.int32(_ones(here ^ other)) if other != 0 else _OUTSIDE_BITS
+                for k in range(labels):
+                    cost[r, row, column, k] = np.float32(total[k]) * np.float32(0.25)
+    return cost
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def posterior(
+    cost: np.ndarray, labels: np.ndarray, bits: float, prior_std: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of the correction of each cell, from its costs and those around it.
+
+    The costs of 3x3 cells are averaged; a correction is `exp(-cost / bits)` as likely, times a
+    normal prior around 0.
+
+    Args:
+        cost: [R, h, w, D] of several images.
+        labels: [D] float32 corrections of log depth.
+        bits: of mean cost that make a correction e times less likely.
+        prior_std: of the normal prior.
+
+    Returns:
+        Mean [h, w] and variance [h, w].
+    """
+    count, high, wide, amount = cost.shape
+    mean, variance = np.empty((high, wide), np.float32), np.empty((high, wide), np.float32)
+    for y in prange(high):
+        energy = np.empty(amount, np.float32)
+        for x in range(wide):
+            energy[:] = 0
+            n = 0
+            for j in range(max(0, y - 1), min(high, y + 2)):
+                for i in range(max(0, x - 1), min(wide, x + 2)):
+                    n += 1
+                    for r in range(count):
+                        row = cost[r, j, i]
+                        for k in range(amount):
+                            energy[k] += row[k]
+            least = np.float32(1e30)
+            weight = np.float32(1 / (bits * n * count))
+            for k in range(amount):
+                deviation = labels[k] / prior_std
+                energy[k] = energy[k] * weight + np.float32(0.5) * deviation * deviation
+                least = min(least, energy[k])
+            s0 = s1 = s2 = np.float32(0)
+            for k in range(amount):
+                if energy[k] < least + np.float32(12):
+                    p = np.exp(least - energy[k])
+                    s0 += p
+                    s1 += p * labels[k]
+                    s2 += p * labels[k] * labels[k]
+            mean[y, x] = s1 / s0
+            variance[y, x] = s2 / s0 - (s1 / s0) ** 2
+    return mean, variance
