@@ -659,6 +659,7 @@ def _accuracy_section(report: Mapping[str, Any]) -> str:
             f'**{report["model"]}**': images,
             'height and gravity given': images.get('with_geometry'),
             'times the scale of the node': images.get('published'),
+            'and refined by motion': images.get('refined'),
             f'constant {baselines["constant"]["depth"]:.2f} m': baselines['constant'],
             'room mean': baselines['training_mean'],
             'floor plane': baselines.get('floor_plane'),

@@ -242,6 +242,19 @@ class PointCloudConfig:
 
 
 @dataclass(frozen=True)
+class RefinementConfig:
+    """Predicted depth corrected by what recent images of a moving camera show."""
+
+    enabled: str = option(
+        'auto',
+        'refinement of predicted depth by motion; auto and on: wherever the pose is known, off: '
+        'depth as the network predicts it; measured depth is never changed',
+        choices=('auto', 'on', 'off'),
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
 class OccupancyConfig:
     """Voxel log-odds map and its 2-D projection."""
 
@@ -455,6 +468,7 @@ class SharpConfig:
     range: RangeConfig = field(default_factory=RangeConfig)
     odometry: OdometryConfig = field(default_factory=OdometryConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
     point_cloud: PointCloudConfig = field(default_factory=PointCloudConfig)
     occupancy: OccupancyConfig = field(default_factory=OccupancyConfig)
     keyframe: KeyframeConfig = field(default_factory=KeyframeConfig)

@@ -17,6 +17,7 @@ from sharp_ros.mapping.map_fit import MapFit
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.mapping.verdict import Verdict
 from sharp_ros.point_cloud import depth_from_gaussians
+from sharp_ros.stereo import Refinement
 from sharp_ros.stopwatch import Stopwatch
 from sharp_ros.views import View
 
@@ -38,6 +39,9 @@ class FrameResult:
             a view were asked for.
         depth: [H, W] float32 z-depth of the visible surface, metres; NaN where there is none, and
             everywhere if the model is a relative one.
+        log_std: [m, n] float32 standard deviation of the logarithm of `depth`, that of its scale
+            included, edge to edge in the resolution in which it is known; None for measured depth
+            and where the network states none.
         cloud: [H, W, 4] float32 x, y, z and packed RGB in the optical frame.
         views: by name, those too that their configuration withholds.
         unplaced: views that could not be rendered, and why.
@@ -51,6 +55,8 @@ class FrameResult:
         map_points: [N, 3] centres of occupied voxels in the world frame, when due.
         clearing_points: [M, 3] in the optical frame, where rays end that met nothing in range.
         scale: factor that predicted depth was multiplied by; None for measured depth.
+        refinement: what motion said about the depth, which has its correction; None where it was
+            not asked.
         motion: of visual odometry, where it was asked for the pose.
         restarted: whether the maps started over with this frame, or one before it that failed.
         loaded: when a map that was loaded has been checked, how it fits, or why it cannot be used.
@@ -62,6 +68,7 @@ class FrameResult:
     frame: Frame
     gaussians: Gaussians
     depth: np.ndarray
+    log_std: np.ndarray | None = None
     cloud: np.ndarray | None = None
     views: Mapping[str, View] = field(default_factory=dict)
     unplaced: Mapping[str, PoseUnavailableError] = field(default_factory=dict)
@@ -72,6 +79,7 @@ class FrameResult:
     map_points: np.ndarray | None = None
     clearing_points: np.ndarray | None = None
     scale: ScaleEstimate | None = None
+    refinement: Refinement | None = None
     motion: Motion | None = None
     restarted: bool = False
     loaded: MapFit | PoseUnavailableError | None = None

@@ -128,6 +128,22 @@ class Gaussians:
         scales = None if self.scales is None else self.scales * factor
         return replace(self, means=self.means * factor, scales=scales)
 
+    def corrected(self, log_factor: np.ndarray) -> Gaussians:
+        """Each farther away and larger by the factor of its place in the image.
+
+        Args:
+            log_factor: [m, n] float32 logarithm of it, edge to edge at any resolution.
+
+        Raises:
+            InputError: if the image order was lost.
+        """
+        layers, rows, columns = self._image_grid('correct')
+        field = cv2.resize(log_factor, (columns, rows), interpolation=cv2.INTER_LINEAR)
+        factor = torch.from_numpy(np.exp(field)).flatten().repeat(layers)[:, None]
+        factor = factor.to(self.means.device)
+        scales = None if self.scales is None else self.scales * factor
+        return replace(self, means=self.means * factor, scales=scales)
+
     def hidden(self, unseen: np.ndarray) -> Gaussians:
         """The same with opacity 0 where the image shows nothing, in any layer.
 
@@ -137,19 +153,23 @@ class Gaussians:
         Raises:
             InputError: if the image order was lost.
         """
-        if self.grid is None:
-            raise InputError(
-                'Gaussians without image order belong to no pixels; hide those of the prediction '
-                'itself, before select()',
-                'no_image_grid',
-            )
-        layers, rows, columns = self.grid
+        layers, rows, columns = self._image_grid('hide')
         mask = cv2.resize(
             unseen.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT
         )
         seen = torch.from_numpy(mask == 0).flatten().repeat(layers).to(self.opacities.device)
         empty = None if self.empty is None else self.empty & seen
         return replace(self, opacities=self.opacities * seen, empty=empty)
+
+    def _image_grid(self, do: str) -> tuple[int, int, int]:
+        """Layers, rows and columns of the image order, which to `do` something needs."""
+        if self.grid is None:
+            raise InputError(
+                f'Gaussians without image order belong to no pixels; {do} those of the '
+                'prediction itself, before select()',
+                'no_image_grid',
+            )
+        return self.grid
 
     def layer(self, index: int) -> Gaussians:
         """One layer of the image grid, still in image order.

@@ -60,6 +60,7 @@ class Pipeline(PipelineState):
         self.process(frame, {POINTS, GAUSSIANS, OCCUPANCY, MAP_POINTS, CLEARING, *views})
         with suppress(InputError):  # a network may see nothing in it
             self.take_snapshot().cloud()
+        self._refinement.warm_up(intrinsics)
         self.reset()
 
     def process(self, frame: Frame, wanted: Collection[str]) -> FrameResult:
@@ -121,9 +122,13 @@ class Pipeline(PipelineState):
         gaussians, depth = begun.predicted(covariances, measured=self.info.needs_depth)
         # Where is the camera? An image that shows nothing does not say.
         tracked = self._localizer.track(frame, depth, clock, begun.objection)
+        # What recent images say about the depth of this one.
+        factor = self._localizer.factor
+        refined = self._refinement.refine(tracked, gaussians, depth, factor, clock)
         # What is metric scale, and where is the floor?
-        localized = self._localizer.observe(tracked, depth, clock)
-        frame, gaussians, depth = localized.frame, *localized.to_metres(gaussians, depth)
+        localized = self._localizer.observe(tracked, refined.depth, clock, refined.scale)
+        frame = localized.frame
+        gaussians, depth = localized.to_metres(refined.gaussians, refined.depth)
         # What of the depth can be believed.
         depth = clean_depth(depth, self.config.point_cloud)
         clock.lap('depth')
@@ -147,12 +152,14 @@ class Pipeline(PipelineState):
             frame=frame,
             gaussians=gaussians,
             depth=depth,
+            log_std=localized.log_std(refined.log_std),
             cloud=cloud,
             views=views,
             unplaced=unplaced,
             mapped=seen.mapped,
             unmapped=unmapped,
             scale=localized.scale,
+            refinement=refined.motion,
             motion=localized.motion,
             loaded=loaded,
             timings_ms=self._timings(clock),

@@ -20,6 +20,7 @@ from sharp_ros.mapping.verdict import Verdict
 from sharp_ros.mapping.world_map import WorldMap
 from sharp_ros.models import ModelInfo
 from sharp_ros.rasterizer import backend
+from sharp_ros.refinement import MotionRefinement
 from sharp_ros.snapshot import Snapshot, Snapshots
 from sharp_ros.views import View, VirtualCameras
 
@@ -42,6 +43,7 @@ class PipelineState:
         self.engine, self.info, self.config, self.device = engine, info, config, device
         self._check: ContentCheck | None = ContentCheck(measured=info.needs_depth)
         self._localizer = Localizer(config, estimates_scale=not info.needs_depth)
+        self._refinement = MotionRefinement(config.refinement, predicts=not info.needs_depth)
         self._mapper = Mapper(config)
         self._views = VirtualCameras(config.views)
         self._snapshots = Snapshots()
@@ -60,6 +62,7 @@ class PipelineState:
         if self._check is not None:
             self._check.reset()
         self._localizer.reset()
+        self._refinement.reset()
         self._views.reset()
 
     def reconfigure(self, config: SharpConfig) -> None:
@@ -70,6 +73,7 @@ class PipelineState:
         """
         self._views.reconfigure(config.views)
         self._localizer.reconfigure(config)
+        self._refinement.reconfigure(config.refinement)
         self._mapper.reconfigure(config)
         self.config = config
 

@@ -28,7 +28,7 @@ ROWS = [
     ['localization.gravity', 'tracks'],
     ['mapping', 'models', 'engine', 'snapshot', 'stereo'],
     ['localization', 'loading', 'downloads', 'views'],
-    ['frame_result'],
+    ['frame_result', 'refinement'],
     ['mapper'],
     ['pipeline_state'],
     ['pipeline', 'worker', 'training'],

@@ -23,7 +23,7 @@ def depth_tables(report: Mapping[str, Any]) -> Iterator[Any]:
     baselines = report['baselines']
     rows = {
         Path(report['model']).stem: report,
-        **({'published': report['published']} if 'published' in report else {}),
+        **{name: report[name] for name in ('published', 'refined') if name in report},
         **({'height known': report['with_geometry']} if 'with_geometry' in report else {}),
         f'all {baselines["constant"]["depth"]:.2f} m': baselines['constant'],
         'room mean': baselines['training_mean'],
@@ -36,6 +36,7 @@ def depth_tables(report: Mapping[str, Any]) -> Iterator[Any]:
     latency = report['latency_ms']
     table.caption = (
         'RMSE in metres; published: times the scale that the node finds over known poses; '
+        'refined: corrected by motion besides, as the node publishes it; '
         'height known: given gravity and the height of the camera, scaled by the floor where it '
         'is seen; room mean: of the training rooms, pixel by pixel; floor plane: an empty floor '
         'where gravity and height put it, nothing farther than twice the constant. * every frame '
@@ -50,6 +51,11 @@ def depth_tables(report: Mapping[str, Any]) -> Iterator[Any]:
             f'Published scale: the true one lies within 2 stated deviations at '
             f'{report["scale_coverage_2std"]:.1%} of the frames, at the worst '
             f'{report["scale_worst_std"]:.1f} away.'
+        )
+    if 'std_coverage_2std' in report:
+        yield (
+            f'Refined depth: {report["std_coverage_1std"]:.0%} of the pixels lie within one '
+            f'stated deviation of the truth, {report["std_coverage_2std"]:.0%} within two.'
         )
 
 

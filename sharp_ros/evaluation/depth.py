@@ -47,22 +47,26 @@ def evaluate_depth(
     Args:
         frames: those without depth, or with too little of it, are counted and left out.
         engine: ready to predict; sensor models are given the truth as their measurement.
-        info: of the model, to judge besides, where poses are known, what the node publishes: the
-            depth times the scale that the pipeline finds (`published` of the result). Frames
-            without true depth teach that scale, too. Not for sensor models.
+        info: of the model, to judge besides, where poses are known, the depth times the scale
+            that the pipeline finds (`published` of the result), and that corrected by motion as
+            the node publishes it (`refined`). Frames without true depth teach both, too. Not for
+            sensor models.
 
     Returns:
         `frames`, `frames_without_truth`, the means of the metrics, `coverage`, `scale_median`,
         `scale_std` (of the logarithm over frames), `latency_ms` (`p50`, `p95` of
         `Engine.predict`), and with the same keys `with_geometry`, which is given gravity and the
         height of the camera and multiplied so that the floor lies there, if one is clearly seen,
-        and `baselines`, of which that of the floor is given the same. With `published` come
-        `scale_coverage_2std` and `scale_worst_std` of `scale_metrics`, over the same frames.
+        and `baselines`, of which that of the floor is given the same. With `refined` come
+        `scale_coverage_2std` and `scale_worst_std` of `scale_metrics`, over the same frames, and
+        `std_coverage_1std` and `std_coverage_2std`: share of its pixels that lie so many stated
+        standard deviations from the truth at most.
 
     Raises:
         InputError: `no_truth` if no frame could be compared.
     """
-    model, published, informed, constant, mean, floor = (_Tally() for _ in range(6))
+    model, published, refined, informed, constant, mean, floor = (_Tally() for _ in range(7))
+    within: list[tuple[float, float]] = []  # shares of the pixels of a frame
     scales: list[tuple[float, float, float]] = []  # true, published, its stated deviation
     level = LevelWorld(guess=False)
     pipeline = None
@@ -87,22 +91,28 @@ def evaluate_depth(
         if pipeline is not None and frame.T_world_camera is not None:
             result = pipeline.process(_without_truth(frame), set())
             assert result.scale is not None
-            predicted = result.depth / np.float32(result.scale.value)
+            scaled = result.depth
+            if result.refinement is not None:
+                scaled = scaled / result.refinement.factors(scaled.shape)
+            predicted = scaled / np.float32(result.scale.value)
         else:
             gaussians = engine.predict(frame.image, k, frame.depth, covariances=False)
             predicted = depth_from_gaussians(gaussians, k.width, k.height)
         latencies.append(engine.last_ms)
         try:
-            true_scale = model.add(predicted, frame.depth)['scale']
+            model.add(predicted, frame.depth)
         except InputError as error:
             if error.reason != 'no_truth':
                 raise
             without_truth += 1
             continue
         if result is not None and result.scale is not None:
-            published.add(result.depth, frame.depth)
-            std = math.sqrt(result.scale.log_variance)
-            scales.append((true_scale, result.scale.value, std))
+            published.add(scaled, frame.depth)
+            value, std = result.scale.value, math.sqrt(result.scale.log_variance)
+            true_scale = value * refined.add(result.depth, frame.depth)['scale']
+            scales.append((true_scale, value, std))
+            if result.log_std is not None:
+                within.append(_shares_within(result.depth, frame.depth, result.log_std))
         constant.add(np.full(frame.depth.shape, median_depth, np.float32), frame.depth)
         mean.add(training_mean_depth(mean_log_depth, k), frame.depth)
         if frame.T_world_camera is None:  # judged by its own depth
@@ -136,7 +146,8 @@ def evaluate_depth(
         'frames': len(model),
         'frames_without_truth': without_truth,
         **model.summary(),
-        **({'published': published.summary(), **_honesty(scales)} if published else {}),
+        **({'published': published.summary(), 'refined': refined.summary()} if refined else {}),
+        **(_honesty(scales, within) if refined else {}),
         **({'with_geometry': informed.summary()} if informed else {}),
         'latency_ms': {
             'p50': round(float(np.percentile(latencies, 50)), 2),
@@ -155,9 +166,24 @@ def _without_truth(frame: Frame) -> Frame:
     return replace(frame, world_frame='world', depth=None, unseen=None)
 
 
-def _honesty(scales: Sequence[tuple[float, float, float]]) -> dict[str, float]:
+def _shares_within(
+    depth: np.ndarray, truth: np.ndarray, log_std: np.ndarray
+) -> tuple[float, float]:
+    """Shares of pixels within one and two standard deviations [m, n] of the truth."""
+    known = (truth >= MIN_TRUTH) & np.isfinite(truth) & np.isfinite(depth) & (depth > 0)
+    std = cv2.resize(log_std, depth.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    deviations = np.abs(np.log(depth[known] / truth[known])) / std[known]
+    return float(np.mean(deviations < 1)), float(np.mean(deviations < 2))
+
+
+def _honesty(
+    scales: Sequence[tuple[float, float, float]], within: Sequence[tuple[float, float]]
+) -> dict[str, float]:
     found = scale_metrics(*np.array(scales).T)
-    return {name: round(value, 4) for name, value in found.items()}
+    if within:
+        one, two = np.mean(within, 0)
+        found = {**found, 'std_coverage_1std': one, 'std_coverage_2std': two}
+    return {name: round(float(value), 4) for name, value in found.items()}
 
 
 def load_training_mean() -> tuple[np.ndarray, float]:

@@ -26,6 +26,7 @@ class Tracked:
         late: whether a newer frame came before it.
         learns: whether anything may be learnt from it, see `BegunFrame.objection`.
         unmappable: as of `Localized`, as far as known.
+        world: number of the world that its pose is in; poses of another cannot be compared.
     """
 
     frame: Frame
@@ -34,6 +35,7 @@ class Tracked:
     late: bool
     learns: bool
     unmappable: PoseUnavailableError | InputError | None
+    world: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,3 +77,9 @@ class Localized:
         if self.scale is None:
             return gaussians, depth
         return gaussians.scaled(self.scale.value), depth * np.float32(self.scale.value)
+
+    def log_std(self, without_scale: np.ndarray | None) -> np.ndarray | None:  # [m, n] -> [m, n]
+        """Standard deviation of the log depth in metres, from that of its shape."""
+        if without_scale is None or self.depth_scale is None:
+            return None
+        return np.sqrt(without_scale**2 + np.float32(self.depth_scale.std**2))

@@ -17,6 +17,7 @@ from sharp_ros.localization.odometry import Motion, Tracks, VisualOdometry
 from sharp_ros.localization.scale_anchors import floor_below, known_up
 from sharp_ros.localization.scale_filter import ScaleEstimate, ScaleFilter
 from sharp_ros.localization.world_level import Start, WorldLevel
+from sharp_ros.stereo import MeasuredScale
 from sharp_ros.stopwatch import Stopwatch
 
 _SETTLING_NS, _SETTLED_STD = 1_000_000_000, 0.05  # see `Localizer._is_settling`
@@ -56,11 +57,18 @@ class Localizer:
         self._estimate: ScaleEstimate | None = None  # of that frame
         self._waiting_ns: int | None = None  # stamp of the first frame that waited for the scale
         self._world_is_set = False  # by any frame with a pose
+        self._worlds = 0  # in which there were poses, without the present one
 
     @property
     def stamp_ns(self) -> int:
         """Of the newest frame, nanoseconds; 0 before the first."""
         return self._stamp_ns or 0
+
+    @property
+    def factor(self) -> float:
+        """That depth as predicted is to be multiplied by, as far as frames before show it."""
+        constant = self._config.scale.constant
+        return constant or (1.0 if self._estimate is None else self._estimate.bias)
 
     def reconfigure(self, config: SharpConfig) -> None:
         """Go on with other settings, which differ in live ones only."""
@@ -162,21 +170,29 @@ class Localizer:
             except PoseUnavailableError as error:
                 unmappable = error
         clock.lap('odometry')
-        return Tracked(frame, motion, visual, late, objection is None, unmappable)
+        learns = objection is None
+        return Tracked(frame, motion, visual, late, learns, unmappable, self._worlds)
 
-    def observe(self, tracked: Tracked, depth: np.ndarray, clock: Stopwatch) -> Localized:
+    def observe(
+        self,
+        tracked: Tracked,
+        depth: np.ndarray,
+        clock: Stopwatch,
+        scale_seen: MeasuredScale | None = None,
+    ) -> Localized:
         """What is metric scale, and where is the floor?
 
         Args:
             tracked: the frame.
             depth: [H, W] z-depth of it as for `track`, or better.
             clock: of its steps; the laps are `scale` and `level`.
+            scale_seen: scale of that depth as recent images show it; it counts for the tracks.
 
         Raises:
             InputError: if pose or depth cannot be used.
         """
         frame, motion, unmappable = tracked.frame, tracked.motion, tracked.unmappable
-        scale = self._scale(tracked, depth)
+        scale = self._scale(tracked, depth, scale_seen)
         clock.lap('scale')
         if tracked.visual and motion is not None:
             try:
@@ -246,12 +262,11 @@ class Localizer:
         """
         if self._filter is None or self._config.scale.constant:
             return None
-        factor = 1.0 if self._estimate is None else self._estimate.bias
-        _, motion = self._registered(frame, depth * np.float32(factor), None)
+        _, motion = self._registered(frame, depth * np.float32(self.factor), None)
         if motion.state == 'lost':
             self._odometry.reset()  # its keyframes lie behind, and only tracks are asked for
         if self._external.add(frame, self._config.odometry.max_speed):
-            self._filter.forget_places()
+            self._forget_places()
         if motion.keyframe:
             self._external.note_keyframe(frame)
         return motion
@@ -282,13 +297,20 @@ class Localizer:
         factor = 1.0 if self._estimate is None else self._estimate.value
         T_level_odom = self.level.correction(frame, depth * np.float32(factor), pose)
         motion = self._odometry.move_world(T_level_odom)
+        self._forget_places()
+        return frame.placed(motion.T_odom_camera, frame.world_frame), motion
+
+    def _forget_places(self) -> None:
+        """Poses from now on cannot be compared with earlier ones."""
+        self._worlds += 1
         if self._filter is not None:
             self._filter.forget_places()
-        return frame.placed(motion.T_odom_camera, frame.world_frame), motion
 
     # metric scale ------------------------------------------------------------------------------
 
-    def _scale(self, tracked: Tracked, depth: np.ndarray) -> ScaleEstimate | None:
+    def _scale(
+        self, tracked: Tracked, depth: np.ndarray, seen: MeasuredScale | None
+    ) -> ScaleEstimate | None:
         """Factor of the depth of a frame, from which that is learnt if it may be."""
         frame = tracked.frame
         if not tracked.learns:
@@ -299,7 +321,7 @@ class Localizer:
                 self._estimate = self._filter.update(
                     frame,
                     depth,
-                    self._tracks(tracked),
+                    seen or self._tracks(tracked),
                     pose_is_metric=not (tracked.visual and self._knows_metres(frame)),
                 )
             self._stamp_ns = frame.stamp_ns

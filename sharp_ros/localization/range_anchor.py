@@ -9,7 +9,7 @@ import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics, RangeReading, SAME_SURFACE_RATIO
 from sharp_ros.config import ScaleConfig
-from sharp_ros.localization.scale_anchors import MetricTracks, ScaleObservation
+from sharp_ros.localization.scale_anchors import MetricMotion, ScaleObservation
 
 RANGE = 'range'
 _PLACE = 0.1  # standard deviation of the predicted log depth of one place around the whole
@@ -32,7 +32,7 @@ class RangeAnchor:
         return frame.range_reading is not None
 
     def observe(
-        self, frame: Frame, depth: np.ndarray, tracks: MetricTracks | None
+        self, frame: Frame, depth: np.ndarray, motion: MetricMotion
     ) -> ScaleObservation | None:
         """See `ScaleAnchor.observe`."""
         reading = frame.range_reading

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import math
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
@@ -19,11 +19,12 @@ from sharp_ros.localization.gravity import level_from_depth
 from sharp_ros.localization.gravity_check import sure_up
 from sharp_ros.localization.parallax import fit_inverse_scale
 from sharp_ros.se3 import checked_pose, inverse
+from sharp_ros.stereo import MeasuredScale
 
 CONSISTENCY, PARALLAX, HEIGHT, SENSOR = 'consistency', 'parallax', 'height', 'sensor'
 # What averaging over pixels does not remove, standard deviation of the logarithm.
 _MATCHING = 0.003  # of two predictions
-_CALIBRATION = 0.05  # of odometry, and what its errors from image to image have in common
+POSE_CALIBRATION = 0.05  # of odometry, and what its errors from image to image have in common
 _BENDING = 0.03  # of a floor by a network
 _RANGING = 0.01  # of a depth sensor
 
@@ -109,6 +110,10 @@ class MetricTracks(Protocol):
     def T_keyframe_camera(self) -> np.ndarray: ...  # noqa: D102
 
 
+# What motion over metric poses shows: points seen from two of them, or the scale already.
+MetricMotion: TypeAlias = 'MetricTracks | MeasuredScale | None'
+
+
 class ScaleAnchor(Protocol):
     """One kind of evidence about metric scale; made anew when its settings change.
 
@@ -131,14 +136,14 @@ class ScaleAnchor(Protocol):
         ...
 
     def observe(
-        self, frame: Frame, depth: np.ndarray, tracks: MetricTracks | None
+        self, frame: Frame, depth: np.ndarray, motion: MetricMotion
     ) -> ScaleObservation | None:
         """What a frame says about the scale.
 
         Args:
             frame: with its pose, measured depth and transforms as far as known.
             depth: [H, W] z-depth as predicted.
-            tracks: points seen from two metric poses, of which the second is that of the frame.
+            motion: over metric poses, of which the last is that of the frame.
 
         Returns:
             None where it says nothing.
@@ -150,7 +155,7 @@ class ParallaxAnchor:
     """Points seen from two poses whose distance in metres is known; see `parallax_scale`."""
 
     source: ClassVar[str] = PARALLAX
-    systematic: ClassVar[float] = _CALIBRATION
+    systematic: ClassVar[float] = POSE_CALIBRATION
 
     def __init__(self, config: ScaleConfig) -> None:
         del config  # nothing to set
@@ -160,10 +165,12 @@ class ParallaxAnchor:
         return False
 
     def observe(
-        self, frame: Frame, depth: np.ndarray, tracks: MetricTracks | None
+        self, frame: Frame, depth: np.ndarray, motion: MetricMotion
     ) -> ScaleObservation | None:
         """See `ScaleAnchor.observe`."""
-        return None if tracks is None else parallax_scale(tracks, depth, frame.intrinsics)
+        if motion is None or isinstance(motion, MeasuredScale):
+            return None
+        return parallax_scale(motion, depth, frame.intrinsics)
 
 
 class HeightAnchor:
@@ -180,7 +187,7 @@ class HeightAnchor:
         return self._config.camera_height > 0 or self._config.floor_frame in frame.transforms
 
     def observe(
-        self, frame: Frame, depth: np.ndarray, tracks: MetricTracks | None
+        self, frame: Frame, depth: np.ndarray, motion: MetricMotion
     ) -> ScaleObservation | None:
         """See `ScaleAnchor.observe`."""
         floor = floor_below(frame, self._config.floor_frame)
@@ -205,7 +212,7 @@ class SensorAnchor:
         return frame.depth is not None
 
     def observe(
-        self, frame: Frame, depth: np.ndarray, tracks: MetricTracks | None
+        self, frame: Frame, depth: np.ndarray, motion: MetricMotion
     ) -> ScaleObservation | None:
         """See `ScaleAnchor.observe`."""
         return None if frame.depth is None else sensor_scale(depth, frame.depth)
@@ -318,7 +325,7 @@ def parallax_scale(
     if std > _VAGUE * max(inverse, 1.0):
         return None
     inverse = max(inverse, _SMALLEST)
-    variance = (std / inverse) ** 2 + _CALIBRATION**2
+    variance = (std / inverse) ** 2 + POSE_CALIBRATION**2
     return ScaleObservation(
         -math.log(inverse), variance, PARALLAX, std, shared=tracks.keyframe_stamp_ns
     )

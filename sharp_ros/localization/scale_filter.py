@@ -32,7 +32,7 @@ from sharp_ros.localization.scale_anchors import (
     CONSISTENCY,
     consistency_scale,
     HeightAnchor,
-    MetricTracks,
+    MetricMotion,
     ParallaxAnchor,
     ScaleAnchor,
     ScaleObservation,
@@ -43,11 +43,13 @@ from sharp_ros.localization.scale_anchors import (
 )
 from sharp_ros.localization.scale_belief import Belief
 from sharp_ros.localization.scale_dispute import ScaleDispute
+from sharp_ros.localization.stereo_anchor import StereoAnchor
 from sharp_ros.se3 import angle, apply, checked_pose, inverse
 
 # All anchors in use; a new one is a class in a file of its own and an entry here.
 ANCHORS: tuple[type[ScaleAnchor], ...] = (
     ParallaxAnchor,
+    StereoAnchor,
     HeightAnchor,
     SensorAnchor,
     RangeAnchor,
@@ -145,7 +147,7 @@ class ScaleFilter:
         self,
         frame: Frame,
         depth: np.ndarray,
-        tracks: MetricTracks | None = None,
+        motion: MetricMotion = None,
         *,
         pose_is_metric: bool,
     ) -> ScaleEstimate:
@@ -157,9 +159,10 @@ class ScaleFilter:
             frame: with its pose, world z up, where that is known; the identity for a camera that
                 stands still.
             depth: [H, W] z-depth as the network gave it; 0 and non-finite mean none.
-            tracks: points seen from two poses, see `parallax_scale`.
+            motion: points seen from two poses, see `parallax_scale`, or the scale that recent
+                images show.
             pose_is_metric: whether poses come from elsewhere than from predicted depth, so that
-                `tracks` tells the scale.
+                `motion` tells the scale.
 
         Raises:
             InputError: `size_mismatch`, `bad_pose`.
@@ -173,8 +176,8 @@ class ScaleFilter:
             self.reset()
         seconds = (stamp_ns - self._stamp_ns) * 1e-9 if self._started else 0.0
         self._started, self._stamp_ns = True, stamp_ns
-        tracks = tracks if pose_is_metric else None
-        observed = [anchor.observe(frame, depth, tracks) for anchor in self._anchors]
+        motion = motion if pose_is_metric else None
+        observed = [anchor.observe(frame, depth, motion) for anchor in self._anchors]
         observations = [
             # what averaging does not remove is added in the end
             replace(o, variance=max(o.variance - self._kinds[o.source].systematic ** 2, _LEAST))

@@ -6,6 +6,6 @@ plane sweep measures, `field` joins what is measured; kernels stand apart, in `*
 
 from __future__ import annotations
 
-from sharp_ros.stereo.refiner import DepthRefiner, Refinement
+from sharp_ros.stereo.refiner import DepthRefiner, MeasuredScale, Refinement
 
-__all__ = ['DepthRefiner', 'Refinement']
+__all__ = ['DepthRefiner', 'MeasuredScale', 'Refinement']

@@ -104,14 +104,17 @@ def align(
         return None
     used = found.any(0)
     worst = np.where(found, deviation, 0).max(0)[used]
-    # the prior of the shapes is no observation
-    variance = 1 / max(1 / covariance[0, 0] - 1 / _SCALE_STD**2, 1 / _SCALE_STD**2)
+    # of the whole, to which all shapes add; their prior is no observation
+    whole = shapes[used].mean(0)
+    known = float(whole @ covariance @ whole)
+    before = float(whole @ (_shape_std(len(whole)) ** 2 * whole))
+    variance = 1 / max(1 / known - 1 / before, 1 / before)
     return Aligned(
         tuple(int(k) for k in kept[agree]),
         T[agree],
         px[used],
         worst > _OUTLYING,
-        float(amounts[0] * variance / covariance[0, 0]),
+        float(whole @ amounts * variance / known),
         math.sqrt(variance),
     )
 
@@ -134,6 +137,11 @@ def error_shapes(
         for row in range(_HATS[1])
     ]
     return np.stack([np.ones(len(px)), log_depth, *hats], 1)
+
+
+def _shape_std(count: int) -> np.ndarray:  # -> [count]
+    """Standard deviations of the amounts of `error_shapes`."""
+    return np.array([_SCALE_STD, _CONTRAST_STD] + [_HAT_STD] * (count - 2))
 
 
 def _tracked(
@@ -174,7 +182,7 @@ def _solved(
     for n, T in enumerate(T_given):
         shift = _SHIFT_STD[0] + _SHIFT_STD[1] * float(np.linalg.norm(T[:3, 3]))
         std[6 * n : 6 * n + 6] = [_TURN_STD] * 3 + [shift] * 3
-    std[first:] = [_SCALE_STD, _CONTRAST_STD] + [_HAT_STD] * (shapes.shape[1] - 2)
+    std[first:] = _shape_std(shapes.shape[1])
     information = 1 / std**2
     x, T = np.zeros(len(std)), T_given.copy()
     for _ in range(_ITERATIONS):

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from sharp_ros.camera import Intrinsics, project
-from sharp_ros.se3 import apply, inverse
+from sharp_ros.se3 import apply, inverse, transform
 from sharp_ros.stereo.alignment import align, Aligned
 from sharp_ros.stereo.field import fused_field
 from sharp_ros.stereo.propagation_kernels import propagate
@@ -50,9 +50,23 @@ _CHECKED = 80  # corners by which a step of the poses is checked
 _MISSED_PX = 4.0  # median error of that from which it cannot be true
 _DOUBT = 0.3  # std that a first such step adds
 _SPREAD_CELLS = 2.0  # of a corner that moves by itself
-_TRIALS = (0.0, 0.5, -0.5, 1.0, -1.0, 1.5, -1.5)  # see `DepthRefiner._trial`
-_NEAR = 0.2  # log of a scale from which corners are found
+_TRIALS = (0.0, 0.5, -0.5, 1.0, -1.0, 1.5, -1.5)  # logarithms, see `_believed_factor`
+_NEAR = 0.2  # log of a scale from which all corners are found
+_FOLLOWED = 0.3  # share of a measured scale that is taken over with each image
 _LONG_NS = 2_000_000_000  # after which nothing is carried over
+
+
+@dataclass(frozen=True)
+class MeasuredScale:
+    """The scale of predicted depth as the baselines of recent images show it.
+
+    Attributes:
+        log_scale: natural logarithm of true over predicted depth, the median of the image.
+        std: standard deviation of it; that of the given poses is in it.
+    """
+
+    log_scale: float
+    std: float
 
 
 @dataclass(frozen=True)
@@ -63,22 +77,26 @@ class Refinement:
         correction: [h, w] float32, of log depth of cells, around a median of 0.
         std: [h, w] float32 standard deviation of log depth then, without that of its scale.
         measured: [h, w] bool, cells in which this image was compared with others.
-        log_scale: correction of the whole, or None where there is nothing to measure it by.
-        log_scale_std: of that.
-        obstacle: short snake_case key of what prevents a measurement; empty if nothing does.
+        scale: of the whole, or None where there is nothing to measure it by.
+        obstacle: short snake_case key of what prevents a measurement: `no_baseline`, `no_texture`
+            or `poses_disagree`; empty if nothing does.
     """
 
     correction: np.ndarray
     std: np.ndarray
     measured: np.ndarray
-    log_scale: float | None = None
-    log_scale_std: float = math.inf
+    scale: MeasuredScale | None = None
     obstacle: str = ''
 
+    def factors(self, shape: tuple[int, ...]) -> np.ndarray:  # -> [H, W]
+        """By which depth of H x W pixels is corrected, between cells bilinearly."""
+        high, wide = shape
+        field = cv2.resize(self.correction, (wide, high), interpolation=cv2.INTER_LINEAR)
+        return np.exp(field)
+
     def applied(self, depth: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W]
-        """Depth with its correction, between cells bilinearly; no depth stays none."""
-        size = depth.shape[::-1]
-        return depth * np.exp(cv2.resize(self.correction, size, interpolation=cv2.INTER_LINEAR))
+        """Depth with its correction; no depth stays none."""
+        return depth * self.factors(depth.shape)
 
 
 class DepthRefiner:
@@ -97,7 +115,23 @@ class DepthRefiner:
         self._implausible = 0  # steps of the poses, one after the other
         self._swept_at: np.ndarray | None = None
         self._failures = 0  # comparisons, one after the other, in which the poses disagreed
-        self._log_factor: float | None = None  # that the network needed at the last comparison
+        self._log_factor: float | None = None  # that predicted depth needed lately
+        self._measured_ns = 0  # when that was compared last
+
+    def warm_up(self, intrinsics: Intrinsics) -> None:
+        """Run every step once on a pattern seen from two places, then forget it.
+
+        Kernels are compiled here, the first time on a machine.
+        """
+        coarse = np.random.default_rng(0).integers(40, 200, (12, 16), np.uint8)
+        size = (intrinsics.width, intrinsics.height)
+        pattern = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+        plane, std = np.ones(size[::-1], np.float32), np.full((2, 2), 0.2, np.float32)
+        for baseline in (0.0, 0.1):  # at a distance of 1 m
+            gray = np.roll(pattern, -round(baseline * intrinsics.fx), 1)
+            pose = transform(np.eye(3), np.array([baseline, 0.0, 0.0]))
+            self.refine(gray, intrinsics, round(1e9 * baseline), pose, plane, std)
+        self.reset()
 
     def refine(
         self,
@@ -118,28 +152,20 @@ class DepthRefiner:
             intrinsics: of image and depth.
             stamp_ns: acquisition time, nanoseconds.
             T_world_camera: [4, 4].
-            depth: [H, W] z-depth, metres, as well as its scale is known; 0 and non-finite: none.
+            depth: [H, W] z-depth as predicted; 0 and non-finite: none.
             log_std: [m, n] standard deviation of its logarithm, edge to edge in any resolution.
-            factor: that the depth of a network was multiplied by.
+            factor: that makes metres of it, as far as others know.
         """
         past = self._past
-        if (
-            self._camera is None
-            or self._camera.given != intrinsics
-            or (past is not None and stamp_ns < past.stamp_ns)
-        ):
+        turned_back = past is not None and stamp_ns < past.stamp_ns
+        if self._camera is None or self._camera.given != intrinsics or turned_back:
             self.reset()
             self._camera = _Camera(intrinsics)
-        camera = self._camera
-        view = _View(gray, depth, log_std, camera)
+        log_factor = self._believed_factor(stamp_ns, factor)
+        view = _View(gray, depth * np.float32(math.exp(log_factor)), log_std, self._camera)
         carried, information = self._carried_over(view, stamp_ns, T_world_camera)
         base = fused_field(carried, information, view.log_depth, carried)
-        trial = self._trial(factor)
-        stereo, stereo_information, aligned, obstacle = self._compared(
-            view, T_world_camera, base + np.float32(trial)
-        )
-        log_scale = None if aligned is None else trial + aligned.log_scale
-        self._note_trial(log_scale, factor, obstacle)
+        stereo, stereo_information, aligned, obstacle = self._compared(view, T_world_camera, base)
         measured = stereo_information > 0
         if measured.any():
             stereo = stereo - np.float32(np.median((stereo - base)[measured]))
@@ -151,18 +177,50 @@ class DepthRefiner:
         field = fused_field(joint, total, view.log_depth, base)
         field -= np.float32(np.median(field))
         variance = 1 / (total + 1 / np.maximum(view.log_std**2, _LEAST_VARIANCE))
-        self._past = _Past(stamp_ns, T_world_camera, view.log_depth + field, variance, view.gray)
+        whole, scale = self._whole(float(np.median(base)), log_factor, aligned, stamp_ns)
+        if obstacle == 'poses_disagree' or (self._failures and obstacle == 'no_baseline'):
+            # which baselines are of use depends on the scale, too
+            self._failures, self._log_factor = self._failures + 1, None
+        now = view.log_depth + field + np.float32(whole)
+        self._past = _Past(stamp_ns, T_world_camera, now, variance, view.known, view.gray)
         self._references.add(
             Reference(stamp_ns, T_world_camera, view.gray, view.census), view.median
         )
-        return Refinement(
-            field,
-            self._std(view, variance),
-            measured,
-            log_scale,
-            math.inf if aligned is None else aligned.log_scale_std,
-            obstacle,
-        )
+        return Refinement(field, self._std(view, variance), measured, scale, obstacle)
+
+    def _believed_factor(self, stamp_ns: int, factor: float) -> float:
+        """Logarithm of the factor that brings predicted depth to the scale of the poses.
+
+        It is that of the images before, since poses are compared with depth here, whether or not
+        others believe in either. Where it is far off corners are not found: then one after the
+        other is tried.
+        """
+        if self._log_factor is not None and stamp_ns - self._measured_ns < _LONG_NS:
+            return self._log_factor
+        return math.log(factor) + _TRIALS[self._failures % len(_TRIALS)]
+
+    def _whole(
+        self, before: float, log_factor: float, aligned: Aligned | None, stamp_ns: int
+    ) -> tuple[float, MeasuredScale | None]:
+        """Correction of the image as a whole, by which it is carried over, and what it measures.
+
+        Args:
+            before: what the images before ask for.
+            log_factor: that depth was multiplied by.
+            aligned: what others show, relative to that.
+            stamp_ns: of the image.
+        """
+        if aligned is None:
+            return before, None
+        self._failures, self._measured_ns = 0, stamp_ns
+        measured = log_factor + before + aligned.log_scale
+        if abs(aligned.log_scale) > _NEAR:
+            # from so far only some corners are found, those that suit: the next image tells
+            self._log_factor = measured
+            return before + aligned.log_scale, None
+        self._log_factor = log_factor + _FOLLOWED * (measured - log_factor)
+        scale = MeasuredScale(measured, aligned.log_scale_std)
+        return before + _FOLLOWED * aligned.log_scale, scale
 
     @staticmethod
     def _std(view: _View, variance: np.ndarray) -> np.ndarray:  # [h, w] -> [h, w]
@@ -170,22 +228,6 @@ class DepthRefiner:
         around = np.ones((3, 3), np.uint8)
         step = cv2.dilate(view.log_depth, around) - cv2.erode(view.log_depth, around)
         return np.sqrt(variance + (_NETWORK_SHARE * view.log_std) ** 2 + (_STEP_SHARE * step) ** 2)
-
-    def _trial(self, factor: float) -> float:
-        """Correction of the scale with which corners are looked for, as a logarithm.
-
-        Where the scale is far off they are not found: then one after the other is tried.
-        """
-        if self._failures:
-            return _TRIALS[self._failures % len(_TRIALS)]
-        missing = 0.0 if self._log_factor is None else self._log_factor - math.log(factor)
-        return missing if abs(missing) > _NEAR else 0.0
-
-    def _note_trial(self, log_scale: float | None, factor: float, obstacle: str) -> None:
-        if log_scale is not None:
-            self._failures, self._log_factor = 0, math.log(factor) + log_scale
-        elif obstacle == 'poses_disagree':
-            self._failures, self._log_factor = self._failures + 1, None
 
     def _carried_over(
         self, view: _View, stamp_ns: int, T_world_camera: np.ndarray
@@ -207,14 +249,15 @@ class DepthRefiner:
             return none, none
         if self._implausible:
             aged = aged + np.float32(_DOUBT**2)
-        return propagate(
-            past.log_depth,
+        correction, information = propagate(
+            np.where(past.known, past.log_depth, np.float32(np.nan)),
             aged,
             T_camera_past,
             view.camera.cells.parameters,
             view.log_depth,
             _SURFACE,
         )
+        return correction, information * view.known
 
     def _is_plausible(self, past: _Past, view: _View, T_camera_past: np.ndarray) -> bool:
         """Whether corners of the image before are found where pose and depth put them."""
@@ -268,7 +311,7 @@ class DepthRefiner:
         disparity = np.linalg.norm(shifts, axis=1).mean() * np.exp(-view.log_depth - base)
         variance = variance + (_POSE_PX / np.maximum(disparity, 1)) ** 2 + _SYSTEMATIC**2
         information = np.where(reliable, self._newness(T_world_camera, view) / variance, 0)
-        information *= self._still(view, aligned)
+        information *= self._still(view, aligned) & view.known
         return mean + base, information.astype(np.float32), aligned, ''
 
     def _swept(
@@ -302,11 +345,11 @@ class DepthRefiner:
 
     @staticmethod
     def _still(view: _View, aligned: Aligned) -> np.ndarray:  # -> [h, w]
-        """0 where most corners around a cell move by themselves, else 1."""
+        """False where most corners around a cell move by themselves."""
         row, column = view.camera.cell_of(aligned.px)
         balance = np.zeros(view.log_depth.shape, np.float32)
         np.add.at(balance, (row, column), np.where(aligned.outlying, -1, 1).astype(np.float32))
-        return np.where(cv2.GaussianBlur(balance, (0, 0), _SPREAD_CELLS) < -1e-3, 0, 1)
+        return cv2.GaussianBlur(balance, (0, 0), _SPREAD_CELLS) > -1e-3
 
 
 @dataclass(frozen=True)
@@ -317,6 +360,7 @@ class _Past:
     T_world_camera: np.ndarray
     log_depth: np.ndarray  # [h, w]
     variance: np.ndarray  # [h, w]
+    known: np.ndarray  # [h, w] bool, whether there was depth to correct
     gray: np.ndarray
 
 
@@ -353,6 +397,8 @@ class _View:
         self.median = float(np.median(samples[known])) if known.any() else 1.0
         self.log_samples = np.log(np.where(known, samples, np.float32(self.median)))
         size = (camera.cells.width, camera.cells.height)
+        # of cells without a sample of unknown depth
+        self.known = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.9
         self.log_depth = cv2.resize(self.log_samples, size, interpolation=cv2.INTER_AREA)
         self.log_std = cv2.resize(log_std, size, interpolation=cv2.INTER_AREA)
 
