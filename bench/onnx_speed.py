@@ -29,7 +29,8 @@ from sharp_ros.evaluation.depth import motorcycle_frames
 from sharp_ros.exchange.onnx_export import export_nano
 from sharp_ros.files import write_atomically
 from sharp_ros.models import load_predictor
-from sharp_ros.network.onnx_predictor import OnnxNanoPredictor, OnnxSession
+from sharp_ros.network.onnx_predictor import OnnxNanoPredictor
+from sharp_ros.network.sessions import OnnxSession, OpenVinoSession
 from sharp_ros.process import prepare_process
 from sharp_ros.sources import open_source
 
@@ -72,11 +73,15 @@ def main() -> None:
         runs = {'torch fp32': plain.forward}
         for name in ('fp32', 'dynamic', 'static'):
             runs[f'onnx {name}'] = OnnxNanoPredictor(OnnxSession(path[name], threads=2)).forward
+        for precision in ('fp32', 'bf16'):
+            opened = OpenVinoSession(path['fp32'], precision, threads=2)
+            runs[f'openvino {precision}'] = OnnxNanoPredictor(opened).forward
         times: dict[str, list[float]] = {name: [] for name in runs}
         ratios: dict[str, list[float]] = {name: [] for name in runs}
         for i in inputs:
             truth = plain.forward(*i)[0][0]
             for name, forward in runs.items():
+                forward(*i)  # OpenVINO compiles for each size of the image
                 start = time.perf_counter()
                 outputs = forward(*i)
                 times[name].append((time.perf_counter() - start) * 1e3)

@@ -48,23 +48,23 @@ class ModelConfig:
     device: str = option('auto', 'inference device', choices=('auto', 'cpu', 'cuda', 'mps'))
     precision: str = option(
         'auto',
-        'inference precision; auto: half precision for sharp where the device supports it '
-        'natively, else fp32',
+        'inference precision; auto: half precision where the device supports it natively, for '
+        'sharp and for nano in openvino, else fp32',
         choices=('auto', 'fp32', 'tf32', 'fp16', 'bf16'),
     )
     execution: str = option(
         'auto',
         'execution backend: eager; graph: CUDA graph; compile: torch.compile, minutes at the '
-        'first start; onnx: nano in ONNX Runtime; auto: graph on cuda, else onnx for nano, else '
-        'eager',
-        choices=('auto', 'eager', 'graph', 'compile', 'onnx'),
+        'first start; onnx: ONNX Runtime; openvino: OpenVINO, on a CPU; auto: graph on cuda, else '
+        'for nano the faster of openvino and onnx as measured at the first start, else eager',
+        choices=('auto', 'eager', 'graph', 'compile', 'onnx', 'openvino'),
     )
     patch_batch: int = option(
         0,
         'patches that sharp encodes per batch; fewer need less memory; 0: chosen by device',
         minimum=0,
     )
-    threads: int = option(0, 'CPU threads for inference; 0: torch decides', minimum=0)
+    threads: int = option(0, 'CPU threads for inference; 0: one for each physical core', minimum=0)
     release_when_inactive: bool = option(
         False, 'release of GPU memory on deactivate; activate restores the network', live=True
     )

@@ -28,6 +28,7 @@ from sharp_ros.gaussians import Gaussians
 from sharp_ros.inference_queue import CudaQueue, DirectQueue, Forward, InferenceQueue
 from sharp_ros.network.onnx_predictor import OnnxPredictor
 from sharp_ros.network.predictor import NetworkPredictor, Predictor
+from sharp_ros.network.sessions import Session
 from sharp_ros.process import prepare_for_large_network
 
 _Result = TypeVar('_Result')
@@ -88,10 +89,10 @@ def choose_execution(execution: str, device: str) -> str:
     Raises:
         ConfigError: if the device cannot do it.
     """
-    if execution == 'onnx':
+    if execution in ('onnx', 'openvino'):
         raise ConfigError(
-            'model.execution: onnx needs nano, or the path of an .onnx file or of a description '
-            '(.yaml); set it to auto'
+            f'model.execution: {execution} needs nano, or the path of an .onnx file or of a '
+            'description (.yaml); set it to auto'
         )
     if execution == 'auto':
         return 'graph' if device == 'cuda' else 'eager'
@@ -138,8 +139,8 @@ class Engine:
         config: precision, execution, threads.
 
     Attributes:
-        precision: as chosen: fp32, tf32, fp16 or bf16; of networks in ONNX what they say.
-        execution: as chosen: eager, graph or compile; of networks in ONNX the provider.
+        precision: as chosen: fp32, tf32, fp16 or bf16; in ONNX Runtime what the network says.
+        execution: as chosen: eager, graph or compile; of networks in ONNX runtime and provider.
         timings_ms: of the last frame, by stage: `input`, `forward`, `gaussians`.
         check_error: what the self-check found, None where nothing had to be compared.
 
@@ -153,9 +154,10 @@ class Engine:
         self._device = self._network.device if self._network else torch.device('cpu')
         large = self._network is not None and self._network.large
         if isinstance(predictor, OnnxPredictor):
-            _check_free(config, predictor)
-            self.precision = predictor.precision
-            self.execution = f'onnx ({predictor.session.provider})'
+            session = predictor.session
+            _check_free(config, session)
+            self.precision = session.precision
+            self.execution = f'{session.runtime} ({session.provider})'
         else:
             self.precision = choose_precision(config.precision, self._device.type, large=large)
             self.execution = choose_execution(config.execution, self._device.type)
@@ -377,44 +379,53 @@ def checked(network: OnnxPredictor) -> float | None:
     """How far a network in ONNX is from what it should give, once per weights and machine.
 
     Nano brings the answer of torch along, which it is compared with at every start. Others are
-    compared with ONNX Runtime's own CPU provider, if something else runs them.
+    compared with what `OnnxPredictor.plainest` gives, if something else runs them.
 
     Raises:
         EngineError: if that is too far.
     """
     session = network.session
-    if not network.reference and session.provider == 'CPU':
+    plainest = None if network.reference else network.plainest()
+    if not network.reference and plainest is None:
         return None
     inputs = network.inputs(*self_check.check_image())
     key, error = '', None
-    if not network.reference:
-        facts = (sha256_of(session.path), session.version)
-        key = self_check.key(network.network, 'onnx', session.provider, *facts)
+    if plainest is not None:
+        facts = (sha256_of(session.path), session.version, session.precision)
+        key = self_check.key(network.network, session.runtime, session.provider, *facts)
         error = self_check.remembered(key)
     if error is None:
         with torch.inference_mode():
             found = network.comparable(network.forward(*inputs))
-            if network.reference:
+            if plainest is None:
                 error = self_check.difference_from_stored(found, network.reference)
             else:
-                _log.warning('comparing %s with CPU, once for %s', session.provider, session.path)
-                expected = network.comparable(network.on_cpu().forward(*inputs))
+                runs = session.provider if session.runtime == 'onnx' else _way(session)
+                _log.warning('comparing %s with CPU, once for %s', runs, session.path)
+                expected = network.comparable(plainest.forward(*inputs))
                 error = self_check.difference(found, expected)
     if not error <= self_check.TOLERANCE:
+        advice = 'the provider does not suit it: export it again, or set model.device to cpu'
+        if session.runtime == 'openvino':
+            advice = 'OpenVINO does not suit it: export it again, or set model.execution to onnx'
         raise EngineError(
-            f'self-check failed: {session.path} on {session.provider} differs from its reference '
+            f'self-check failed: {session.path} in {_way(session)} differs from its reference '
             f'by {error:.3g}, at most {self_check.TOLERANCE:g} is allowed; the file is damaged or '
-            'the provider does not suit it: export it again, or set model.device to cpu'
+            f'{advice}'
         )
     if key:
         self_check.remember(key, error)
     return error
 
 
-def _check_free(config: ModelConfig, network: OnnxPredictor) -> None:
-    if config.precision not in ('auto', network.precision) or config.execution not in (
+def _way(session: Session) -> str:
+    return f'{session.runtime} ({session.provider}), {session.precision}'
+
+
+def _check_free(config: ModelConfig, session: Session) -> None:
+    if config.precision not in ('auto', session.precision) or config.execution not in (
         'auto',
-        'onnx',
+        session.runtime,
     ):
         raise ConfigError(
             'model.precision and model.execution: a network in ONNX brings both; set both to auto'

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sharp_ros.network.description import DepthDescription
     from sharp_ros.network.onnx_predictor import OnnxNanoPredictor
     from sharp_ros.network.predictor import Predictor
+    from sharp_ros.network.sessions import Way
 
 WEIGHTS_FOLDER = Path(__file__).parent / 'weights'
 _SHARP_PARAMETERS = 702_305_169
@@ -108,6 +109,21 @@ def model_names() -> list[str]:
     return list(MODELS)
 
 
+def onnx_files(name_or_path: str) -> list[Path]:
+    """Files of a network in ONNX, as far as they are there: of nano by name, or of a path."""
+    path = Path(os.path.expanduser(name_or_path))
+    if name_or_path == _NANO.name:
+        path = WEIGHTS_FOLDER / 'nano.onnx'
+    elif name_or_path in described_names():
+        path = WEIGHTS_FOLDER / f'{name_or_path}.yaml'
+    files = [path, path.with_suffix('.safetensors')]  # where the graph refers to its weights
+    if path.suffix in ('.yaml', '.yml') and path.is_file():
+        from sharp_ros.network.description import load_description
+
+        files = [path, load_description(path).network]
+    return [file for file in files if file.is_file()]
+
+
 def described_names() -> list[str]:
     """Names of descriptions that come with this package."""
     return sorted(path.stem for path in WEIGHTS_FOLDER.glob('*.yaml'))
@@ -141,7 +157,7 @@ def load_predictor(
     patch_batch: int = 0,
     *,
     threads: int = 0,
-    onnx: bool = False,
+    way: Way = ('auto', 'auto'),
     relative: bool = False,
 ) -> tuple[Predictor, ModelInfo]:
     """Load a model by its name or from a file of weights.
@@ -152,21 +168,22 @@ def load_predictor(
             of SHARP with any other ending.
         device: torch device the weights go to.
         patch_batch: see `SharpPredictor`; the other models have no use for it.
-        threads: of networks in ONNX on a CPU; 0: as many as torch takes.
-        onnx: whether ONNX Runtime shall run `nano`.
+        threads: of networks in ONNX on a CPU; 0: see `inference_threads`.
+        way: `model.execution` and `model.precision`: with onnx or openvino these run `nano`, else
+            torch does; with openvino it runs any network in ONNX, else ONNX Runtime does.
         relative: whether a model will do that knows depth up to an affine map only.
 
     Raises:
-        ConfigError: if the name is neither known nor a file, ONNX Runtime is needed and missing,
-            or the model is relative and must not be.
+        ConfigError: if the name is neither known nor a file, ONNX Runtime or OpenVINO is needed
+            and missing, or the model is relative and must not be.
         CheckpointError: if the weights are missing, corrupt or of another network.
     """
     from sharp_ros.network.predictor import SensorPredictor
 
     if name_or_path == _SENSOR.name:
         return SensorPredictor(), _SENSOR
-    if name_or_path == _NANO.name and onnx:
-        return _load_onnx(WEIGHTS_FOLDER / 'nano.onnx', device, threads), _NANO
+    if name_or_path == _NANO.name and way[0] in ('onnx', 'openvino'):
+        return _load_onnx(WEIGHTS_FOLDER / 'nano.onnx', device, threads, way), _NANO
     if name_or_path == _NANO.name:
         path = WEIGHTS_FOLDER / 'nano.safetensors'
         if not path.is_file():
@@ -185,9 +202,9 @@ def load_predictor(
     if name_or_path in described_names():
         path = WEIGHTS_FOLDER / f'{name_or_path}.yaml'
     if path.is_file() and path.suffix in ('.yaml', '.yml'):
-        return _load_described(path, device, threads, relative=relative)
+        return _load_described(path, device, threads, way, relative=relative)
     if path.is_file() and path.suffix == '.onnx':
-        predictor = _load_onnx(path, device, threads)
+        predictor = _load_onnx(path, device, threads, way)
         licence = predictor.session.metadata.get('licence', 'unknown')
         text = 'nano network in ONNX with weights of yours'
         return predictor, ModelInfo(str(path), text, licence, metric=True)
@@ -229,7 +246,7 @@ def _described(description: DepthDescription) -> ModelInfo:
 
 
 def _load_described(
-    path: Path, device: str, threads: int, *, relative: bool
+    path: Path, device: str, threads: int, way: Way, *, relative: bool
 ) -> tuple[Predictor, ModelInfo]:
     from sharp_ros.network.description import load_description
     from sharp_ros.network.onnx_predictor import open_described
@@ -241,13 +258,14 @@ def _load_described(
             f'{info.name} gives relative depth, without a scale, which only the node can use '
             '(~/relative_depth/image); choose a metric model'
         )
-    return open_described(description, device, threads), info
+    return open_described(description, device, threads, way), info
 
 
-def _load_onnx(path: Path, device: str, threads: int) -> OnnxNanoPredictor:
-    from sharp_ros.network.onnx_predictor import OnnxNanoPredictor, OnnxSession
+def _load_onnx(path: Path, device: str, threads: int, way: Way) -> OnnxNanoPredictor:
+    from sharp_ros.network.onnx_predictor import OnnxNanoPredictor
+    from sharp_ros.network.sessions import open_session
 
-    return OnnxNanoPredictor(OnnxSession(path, device, threads))
+    return OnnxNanoPredictor(open_session(path, device, threads, way))
 
 
 def _load_nano(path: Path, device: str) -> Predictor:

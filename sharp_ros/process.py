@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 # The shared memory that Fast DDS sets aside by itself is smaller than one image, so that it drops
 # most best-effort messages of that size. Launch files, scripts/env.sh and containers set it, for
@@ -55,6 +56,31 @@ def prepare_for_large_network() -> None:
     if _prepared:
         _keep_freed_memory(block=1 << 30, kept=2**31 - 1)
         _set_malloc(_M_ARENA_MAX, 1)  # blocks of more than 64 MB must be shared
+
+
+def inference_threads(wanted: int = 0) -> int:
+    """How many threads a network gets on the CPU.
+
+    Args:
+        wanted: by the user; 0: as many as torch would take: what OMP_NUM_THREADS says, else one
+            for each physical core that this process may run on.
+    """
+    if wanted:
+        return wanted
+    asked = os.environ.get('OMP_NUM_THREADS', '').partition(',')[0]
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    affinity = getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count() or 1))
+    return max(1, len({_core_of(cpu) for cpu in affinity(0)}))
+
+
+def _core_of(cpu: int) -> str:
+    """The processors that share a physical core with this one; itself where nobody tells."""
+    topology = Path(f'/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list')
+    try:
+        return topology.read_text()
+    except OSError:
+        return str(cpu)
 
 
 def _keep_freed_memory(block: int, kept: int) -> None:

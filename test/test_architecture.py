@@ -23,7 +23,7 @@ ROWS = [
     ],
     [
         *('point_cloud', 'synthetic', 'rasterizer', 'network', 'procedural', 'trajectory'),
-        *('inference_queue', 'self_check'),
+        *('inference_queue', 'self_check', 'execution_choice'),
     ],
     ['localization.gravity', 'tracks'],
     ['mapping', 'models', 'engine', 'snapshot', 'stereo'],

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from sharp_ros import models, self_check
+from sharp_ros import execution_choice, models, self_check
 from sharp_ros.apps import fetch
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import ModelConfig, SharpConfig
@@ -45,7 +45,13 @@ BASE = {
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(self_check, 'CACHE_FOLDER', tmp_path / 'cache')
+    for module in (self_check, execution_choice):
+        monkeypatch.setattr(module, 'CACHE_FOLDER', tmp_path / 'cache')
+
+
+@pytest.fixture
+def without_openvino(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'openvino', None)
 
 
 def write_network(
@@ -384,6 +390,7 @@ def test_commands_that_need_metres_refuse_a_relative_model(tmp_path):
 # --- the fastest path of nano, and the self-check ------------------------------------------------
 
 
+@pytest.mark.usefixtures('without_openvino')
 def test_nano_runs_in_onnx_runtime_on_a_cpu_and_gives_what_torch_gives():
     engine, info = load_engine(ModelConfig(), 'cpu')
     assert info.name == 'nano'
@@ -405,6 +412,7 @@ def test_nano_runs_in_onnx_runtime_on_a_cpu_and_gives_what_torch_gives():
     [ModelConfig(precision='bf16'), ModelConfig(execution='eager')],
     ids=['bf16', 'eager'],
 )
+@pytest.mark.usefixtures('without_openvino')
 def test_torch_runs_nano_where_that_is_asked_for(config):
     assert load_engine(config, 'cpu')[0].execution == 'eager'
 
@@ -457,6 +465,7 @@ def test_torch_runs_nano_if_what_is_faster_fails_its_check(graph, caplog):
     assert 'self-check failed' in caplog.text
 
 
+@pytest.mark.usefixtures('without_openvino')
 def test_torch_runs_nano_where_onnx_runtime_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     assert load_engine(ModelConfig(), 'cpu')[0].execution == 'eager'
@@ -497,6 +506,33 @@ def test_another_provider_is_compared_with_the_cpu_once(tmp_path, monkeypatch, c
     (tmp_path / 'cache' / 'self_check.json').unlink()
     with pytest.raises(EngineError, match=r'differs from its reference by 0\.2'):
         Engine(load_predictor(path, 'cuda')[0], ModelConfig()).prepare()
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_a_described_network_runs_in_openvino_by_name_and_is_compared_once(
+    precision, tmp_path, caplog
+):
+    openvino = pytest.importorskip('openvino')
+    able = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    if precision == 'bf16' and 'BF16' not in able:
+        pytest.skip('this processor has no bf16')
+    sky = helper.make_node('Mul', ['mean', 'mean'], ['sky'])
+    depth = helper.make_node('Identity', ['mean'], ['depth'])
+    write_network(tmp_path, [depth, sky], outputs=['sky'])
+    path = describe(tmp_path, sky={'name': 'sky', 'above': 0.9})
+    usual, _ = load_engine(ModelConfig(path), 'cpu')
+    assert usual.execution == 'onnx (CPU)'
+    config = ModelConfig(path, execution='openvino', precision=precision)
+    for _ in range(2):
+        engine, _ = load_engine(config, 'cpu')
+        engine.prepare()
+        assert (engine.execution, engine.precision) == ('openvino (CPU)', precision)
+    assert caplog.text.count(f'comparing openvino (CPU), {precision} with CPU') == 1
+    found, truth = (e.predict(halves(80, 250), CAMERA) for e in (engine, usual))
+    tolerance = 1e-6 if precision == 'fp32' else 2**-8
+    torch.testing.assert_close(found.means, truth.means, rtol=tolerance, atol=1e-6)
+    assert torch.equal(found.empty, truth.empty)
+    assert truth.empty.any()
 
 
 def test_the_shipped_graph_refers_to_the_shipped_weights():

@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
         name: measure(stage, 5 if args.quick else 50)
         for name, stage in stages(pipeline, frames).items()
     }
+    engine = pipeline.engine
+    measured['network'] |= {'execution': engine.execution, 'precision': engine.precision}
     rss = rss_mb()
     report = {
         'stages': measured,
@@ -88,10 +90,10 @@ def run(args: argparse.Namespace) -> int:
         'model': pipeline.info.name,
         'device': pipeline.device,
         'engine': {
-            'precision': pipeline.engine.precision,
-            'execution': pipeline.engine.execution,
-            'self_check': pipeline.engine.check_error,
-            'last_frame_ms': {k: round(ms, 3) for k, ms in pipeline.engine.timings_ms.items()},
+            'precision': engine.precision,
+            'execution': engine.execution,
+            'self_check': engine.check_error,
+            'last_frame_ms': {k: round(ms, 3) for k, ms in engine.timings_ms.items()},
         },
         **circumstances(),
     }
@@ -126,8 +128,10 @@ def _print(report: dict[str, Any]) -> None:
             f'{endured["rss_start_mb"]:.0f} -> {endured["rss_end_mb"]:.0f} MB '
             f'({endured["drift_mb_per_minute"]:+.2f} MB/min)'
         )
+    engine = report['engine']
     lines.append(
-        f'{report["model"]} on {report["device"]}, {machine["cores"]} cores of {machine["cpu"]}, '
+        f'{report["model"]} on {report["device"]} in {engine["execution"]}, '
+        f'{engine["precision"]}, {machine["cores"]} cores of {machine["cpu"]}, '
         f'load {machine["load_average"]}, {report["input"]}, commit {report["commit"]}'
     )
     for line in lines:

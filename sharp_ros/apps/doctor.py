@@ -6,16 +6,24 @@ import argparse
 from dataclasses import asdict
 import json
 
+from sharp_ros import execution_choice
 from sharp_ros.evaluation.installation import Check, diagnose
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sharp-ros doctor`."""
     parser.add_argument('--json', action='store_true', help='print a JSON list instead of text')
+    parser.add_argument(
+        '--forget-execution',
+        action='store_true',
+        help='discard of the measured choices of model.execution, which are then measured anew',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print every check; 1 if one failed."""
+    if args.forget_execution:
+        execution_choice.forget()
     checks = list(diagnose())
     if args.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))

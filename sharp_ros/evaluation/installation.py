@@ -11,10 +11,11 @@ from pathlib import Path
 import platform
 import shutil
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 from sharp_ros import __version__
 from sharp_ros.errors import SharpError
+from sharp_ros.network.sessions import import_openvino
 from sharp_ros.process import TRANSPORTS, TRANSPORTS_FOR_IMAGES
 
 Status = Literal['ok', 'warn', 'fail']
@@ -69,13 +70,16 @@ def _packages() -> Iterator[Check]:
         ('safetensors', ''),
         ('numba', ''),
         ('rich', 'tables and progress'),
+        ('onnxruntime', 'networks in ONNX'),
+        ('openvino', 'nano on a CPU in half the time; pip install openvino'),
         ('PIL', 'reading photographs'),
         ('psutil', 'memory in sharp-ros bench'),
         ('rosbags', 'bags as a source'),
         ('av', 'videos of sharp-ros render'),
         ('skimage', 'sharp-ros eval depth motorcycle'),
     ):
-        yield _import_check(module, 'warn' if needed_for else 'fail', needed_for)
+        load = import_openvino if module == 'openvino' else None
+        yield _import_check(module, 'warn' if needed_for else 'fail', needed_for, load)
 
 
 def _torch() -> Iterator[Check]:
@@ -201,6 +205,7 @@ def _transports() -> Iterator[Check]:
 def _nano() -> Iterator[Check]:
     import numpy as np
 
+    from sharp_ros import execution_choice
     from sharp_ros.camera import Intrinsics
     from sharp_ros.config import ModelConfig
     from sharp_ros.engine import choose_device
@@ -214,9 +219,13 @@ def _nano() -> Iterator[Check]:
         advice = 'install the package with its weights again, or train with scripts/train_nano.sh'
         yield Check('nano weights', 'fail', str(error), advice)
         return
-    how = f'{engine.execution} in {engine.last_ms:.0f} ms at first use'
+    how = f'{engine.execution}, {engine.precision}, in {engine.last_ms:.0f} ms at first use'
     value = f'{len(gaussians)} Gaussians by {how}; {info.licence}'
     yield Check('nano weights', 'ok', value)
+    choices = execution_choice.here()
+    if choices:
+        value = '; '.join(f'{choice.model}: {choice}' for choice in choices)
+        yield Check('execution', 'ok', f'{value}, measured on {choices[0].processor}')
 
 
 def _resources() -> Iterator[Check]:
@@ -277,11 +286,13 @@ def _gsplat() -> Check:
 # --- helpers -------------------------------------------------------------------------------------
 
 
-def _import_check(module: str, otherwise: Status, needed_for: str) -> Check:
+def _import_check(
+    module: str, otherwise: Status, needed_for: str, load: Callable[[], Any] | None = None
+) -> Check:
     """Whether a module can be imported, which is more than being installed."""
     purpose = f' (for {needed_for})' if needed_for else ''
     try:
-        imported = import_module(module)
+        imported = import_module(module) if load is None else load()
     except ModuleNotFoundError as error:
         if error.name == module:
             return Check(module, otherwise, 'not installed', f'{_INSTALL}{purpose}')

@@ -1,13 +1,10 @@
-"""Networks that ONNX Runtime runs: nano as `sharp-ros export` writes it, and described ones."""
+"""Networks in ONNX: nano as `sharp-ros export` writes it, and described ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
-from functools import partial
-import os
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,17 +13,19 @@ from torch import nn, Tensor
 
 from sharp_ros.camera import FloorGeometry, Intrinsics
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
-from sharp_ros.files import CACHE_FOLDER, sha256_of
+from sharp_ros.files import sha256_of
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.network.composer import gaussians_from_depth
 from sharp_ros.network.description import DepthDescription
 from sharp_ros.network.predictor import NanoPredictor, NetworkPredictor
+from sharp_ros.network.sessions import (
+    OnnxSession,
+    open_session,
+    OpenVinoSession,
+    Session,
+    Way,
+)
 
-_PROVIDERS = {
-    'cuda': ('TensorrtExecutionProvider', 'CUDAExecutionProvider', 'CPUExecutionProvider'),
-    'mps': ('CoreMLExecutionProvider', 'CPUExecutionProvider'),
-    'cpu': ('CPUExecutionProvider',),
-}
 _TYPES: dict[str, Any] = {
     'tensor(float)': np.float32,
     'tensor(float16)': np.float16,
@@ -35,83 +34,6 @@ _TYPES: dict[str, Any] = {
     'tensor(int32)': np.int32,
     'tensor(uint8)': np.uint8,
 }
-
-
-class OnnxSession:
-    """A network file, opened.
-
-    Args:
-        path: of the file.
-        device: cpu, cuda or mps; the fastest provider that this ONNX Runtime has for it works.
-        threads: of the CPU; 0: as many as torch takes.
-
-    Attributes:
-        path: of the file.
-        provider: what runs it, for people to read: CPU, CUDA, Tensorrt or CoreML.
-        version: of ONNX Runtime.
-        metadata: what the exporter wrote into it.
-        inputs: by name, in the order of the file: type and shape, whose free sizes are no numbers.
-        outputs: likewise.
-
-    Raises:
-        ConfigError: if ONNX Runtime is not installed.
-        CheckpointError: if it cannot load the file.
-    """
-
-    def __init__(self, path: Path, device: str = 'cpu', threads: int = 0) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ConfigError(
-                f'{path} needs ONNX Runtime, which is not installed: pip install onnxruntime '
-                '(or onnxruntime-gpu)'
-            ) from error
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; what can be done about a warning is done here
-        # asked for, since the default pins threads, which containers forbid
-        options.intra_op_num_threads = threads or torch.get_num_threads()
-        # threads that wait in a loop for the next frame would starve what follows the network
-        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-        available = onnxruntime.get_available_providers()
-        names = [name for name in _PROVIDERS[device] if name in available]
-        cache = {'trt_engine_cache_enable': '1', 'trt_engine_cache_path': str(_engines())}
-        settings = [cache if name.startswith('Tensorrt') else {} for name in names]
-        self._open: Callable[[], Any] = partial(
-            onnxruntime.InferenceSession,
-            str(path),
-            options,
-            providers=names,
-            provider_options=settings,
-        )
-        try:
-            session = self._session = self._open()
-        except Exception as error:  # its exceptions have no common base
-            cause = str(error).partition('\n')[0]
-            raise CheckpointError(
-                f'{path} is no network that ONNX Runtime {onnxruntime.__version__} can load: '
-                f'{cause}'
-            ) from error
-        self.path = path
-        self.provider = session.get_providers()[0].removesuffix('ExecutionProvider')
-        self.version = onnxruntime.__version__
-        self.metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
-        self.inputs = {i.name: (i.type, tuple(i.shape)) for i in session.get_inputs()}
-        self.outputs = {o.name: (o.type, tuple(o.shape)) for o in session.get_outputs()}
-
-    def run(self, names: Sequence[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """Outputs by their names.
-
-        Raises:
-            RuntimeError: as ONNX Runtime says it, also for lack of memory.
-        """
-        if self._session is None:
-            self._session = self._open()
-        outputs = self._session.run(list(names), feeds)
-        return cast('list[np.ndarray]', outputs)  # not the sequences and maps of other networks
-
-    def close(self) -> None:
-        """Let go of all memory; the next `run` opens the file again."""
-        self._session = None
 
 
 class OnnxPredictor(NetworkPredictor[nn.Module]):
@@ -125,20 +47,27 @@ class OnnxPredictor(NetworkPredictor[nn.Module]):
         reference: `comparable` of the self-check's image as the exporter stored it, or ''.
     """
 
-    def __init__(self, session: OnnxSession) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__(_StandIn())
         self.session = session
         self.reference = session.metadata.get('reference', '')
 
-    @property
-    def precision(self) -> str:
-        """Of its arithmetic, as the exporter wrote it."""
-        return self.session.metadata.get('precision', 'as exported')
+    def plainest(self) -> OnnxPredictor | None:
+        """The same, run in float32 by ONNX Runtime on the CPU, or without it by OpenVINO.
 
-    def on_cpu(self) -> OnnxPredictor:
-        """The same, run by ONNX Runtime's own CPU provider."""
+        Returns:
+            None if that is what runs it already.
+        """
+        session = self.session
+        if (session.runtime, session.provider) == ('onnx', 'CPU'):
+            return None
         twin = copy(self)
-        twin.session = OnnxSession(self.session.path)
+        try:
+            twin.session = OnnxSession(session.path)
+        except ConfigError:  # not installed
+            if session.precision == 'fp32':
+                return None
+            twin.session = OpenVinoSession(session.path)
         return twin
 
     def move(self, device: torch.device) -> None:
@@ -162,7 +91,7 @@ class OnnxNanoPredictor(OnnxPredictor, NanoPredictor):
         CheckpointError: if the file holds another network.
     """
 
-    def __init__(self, session: OnnxSession) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__(session)
         if session.metadata.get('model') != 'nano':
             raise CheckpointError(
@@ -197,7 +126,7 @@ class OnnxDepthPredictor(OnnxPredictor):
         CheckpointError: if file and description do not fit each other.
     """
 
-    def __init__(self, description: DepthDescription, session: OnnxSession) -> None:
+    def __init__(self, description: DepthDescription, session: Session) -> None:
         super().__init__(session)
         self.description = description
         try:
@@ -284,12 +213,15 @@ class OnnxDepthPredictor(OnnxPredictor):
 
 
 def open_described(
-    description: DepthDescription, device: str = 'cpu', threads: int = 0
+    description: DepthDescription,
+    device: str = 'cpu',
+    threads: int = 0,
+    way: Way = ('auto', 'auto'),
 ) -> OnnxDepthPredictor:
     """The predictor of a description.
 
     Raises:
-        ConfigError: if ONNX Runtime is not installed.
+        ConfigError: see `open_session`.
         CheckpointError: if the file is missing, another one, or does not fit the description.
     """
     path = description.network
@@ -302,15 +234,10 @@ def open_described(
         )
     if description.sha256 and sha256_of(path) != description.sha256:
         raise CheckpointError(f'{path} is not the file of {description.path}: its SHA-256 differs')
-    return OnnxDepthPredictor(description, OnnxSession(path, device, threads))
+    return OnnxDepthPredictor(description, open_session(path, device, threads, way))
 
 
-def _engines() -> str:
-    """Where TensorRT keeps what it builds, which takes minutes."""
-    return os.fspath(CACHE_FOLDER.expanduser() / 'tensorrt')
-
-
-def _check_fit(description: DepthDescription, session: OnnxSession) -> None:
+def _check_fit(description: DepthDescription, session: Session) -> None:
     """Compare names, types and shapes.
 
     Raises:
