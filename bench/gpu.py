@@ -54,7 +54,7 @@ import golden_sharp
 from sharp_ros import self_check
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import ModelConfig
-from sharp_ros.engine import allow_tf32, DTYPES, Engine
+from sharp_ros.engine import allow_tf32, dtype_of, DTYPES, Engine
 from sharp_ros.errors import EngineError
 from sharp_ros.evaluation.circumstances import commit, machine, rss_mb
 from sharp_ros.files import write_atomically
@@ -484,7 +484,7 @@ def _nvidia_smi(fields: str) -> str:
 def ceilings(setup: Setup) -> Report:
     """What the device reaches at best: products of large matrices, and copies."""
     report = {}
-    for precision, dtype in DTYPES.items():
+    for precision, dtype in ((name, dtype_of(name)) for name in DTYPES):
         allow_tf32(precision == 'tf32')
         a, b = (
             torch.randn(setup.side, setup.side, device=setup.device).to(dtype) for _ in range(2)
@@ -550,7 +550,7 @@ def parity(setup: Setup, name: str) -> Report:
 def _seeded_run(setup: Setup, name: str, precision: str) -> golden_sharp.Run:
     network = fresh(GOLDEN[name], setup.device)
     network.to(memory_format=torch.channels_last)  # as the engine does
-    SharpPredictor(network).cast(DTYPES[precision])
+    SharpPredictor(network).cast(dtype_of(precision))
     allow_tf32(precision == 'tf32')
     if name == 'golden_tiny':
         return golden_sharp.tiny_run(network)

@@ -6,18 +6,18 @@ One module: each of these decisions depends on the others, and one object keeps 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 import ctypes
 import gc
 import logging
+import math
 import os
 from pathlib import Path
+import sys
 import time
-from typing import TypeVar
+from typing import Any, TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import nn, Tensor
 
 from sharp_ros import self_check
 from sharp_ros.camera import FloorGeometry, Intrinsics
@@ -25,20 +25,34 @@ from sharp_ros.config import ModelConfig
 from sharp_ros.errors import ConfigError, EngineError, InputError
 from sharp_ros.files import sha256_of
 from sharp_ros.gaussians import Gaussians
-from sharp_ros.inference_queue import CudaQueue, DirectQueue, Forward, InferenceQueue
-from sharp_ros.network.onnx_predictor import OnnxPredictor
-from sharp_ros.network.predictor import NetworkPredictor, Predictor
+from sharp_ros.inference_queue import (
+    ArrayQueue,
+    CudaQueue,
+    DirectQueue,
+    Forward,
+    InferenceQueue,
+)
+from sharp_ros.network.nano_arrays import NanoArrays
+from sharp_ros.network.roles import NetworkPredictor, Predictor, SessionPredictor
 from sharp_ros.network.sessions import Session
 from sharp_ros.process import prepare_for_large_network
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn, Tensor
+
 _Result = TypeVar('_Result')
 _log = logging.getLogger(__name__)
-DTYPES = {
-    'fp32': torch.float32,
-    'tf32': torch.float32,
-    'fp16': torch.float16,
-    'bf16': torch.bfloat16,
-}
+DTYPES = {'fp32': 'float32', 'tf32': 'float32', 'fp16': 'float16', 'bf16': 'bfloat16'}  # of torch
+# Devices of the system without one of which torch finds no GPU: NVIDIA, Jetson, AMD.
+_GPU_FILES = ('/dev/nvidiactl', '/dev/nvhost-ctrl-gpu', '/dev/nvmap', '/dev/kfd', '/dev/dxg')
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """In which weights are kept."""
+    import torch
+
+    return getattr(torch, DTYPES[precision])
 
 
 def choose_device(device: str) -> str:
@@ -47,6 +61,10 @@ def choose_device(device: str) -> str:
     Raises:
         ConfigError: if a device is asked for that this machine or this torch does not have.
     """
+    if device == 'cpu' or (device == 'auto' and not _may_have_gpu()):
+        return 'cpu'
+    import torch
+
     available = {'cpu': True, 'cuda': torch.cuda.is_available()}
     available['mps'] = torch.backends.mps.is_available()
     if device == 'auto':
@@ -74,6 +92,8 @@ def choose_precision(precision: str, device: str, *, large: bool) -> str:
         if not large or device == 'mps':
             return 'fp32'
         if device == 'cuda':
+            import torch
+
             return 'bf16' if torch.cuda.is_bf16_supported() else 'fp16'
         return 'bf16' if _cpu_multiplies_bf16() else 'fp32'
     if precision == 'tf32' and device != 'cuda':
@@ -150,17 +170,22 @@ class Engine:
 
     def __init__(self, predictor: Predictor, config: ModelConfig) -> None:
         self._predictor = predictor
-        self._network = predictor if isinstance(predictor, NetworkPredictor) else None
-        self._device = self._network.device if self._network else torch.device('cpu')
-        large = self._network is not None and self._network.large
-        if isinstance(predictor, OnnxPredictor):
+        self._network: NetworkPredictor[nn.Module] | NanoArrays | None = None
+        if isinstance(predictor, (NetworkPredictor, NanoArrays)):
+            self._network = predictor
+        network = predictor if isinstance(predictor, NetworkPredictor) else None
+        self._tensors = network is not None  # else nothing here needs torch
+        self._device: Any = network.device if network else 'cpu'  # of torch, where that is loaded
+        device, large = (network.device.type, network.large) if network else ('cpu', False)
+        self._device_kind = device
+        if isinstance(predictor, SessionPredictor):
             session = predictor.session
             _check_free(config, session)
             self.precision = session.precision
             self.execution = f'{session.runtime} ({session.provider})'
         else:
-            self.precision = choose_precision(config.precision, self._device.type, large=large)
-            self.execution = choose_execution(config.execution, self._device.type)
+            self.precision = choose_precision(config.precision, device, large=large)
+            self.execution = choose_execution(config.execution, device)
         self.timings_ms: dict[str, float] = {}
         self.check_error: float | None = None
         self._queue: InferenceQueue | None = None
@@ -189,8 +214,7 @@ class Engine:
         if self._failure is not None:
             raise self._failure
         if self._made:
-            self._network.move(self._device)
-            self._queue = self._made_queue(self._network.forward)
+            self._queue = self._made_again(self._network)
             return
         try:
             self._queue = self._made_ready(self._network)
@@ -204,13 +228,29 @@ class Engine:
         """Free the memory of the device; the next frame, or `prepare`, takes it again."""
         if self._network is not None and self._queue is not None:
             self._queue = None
-            self._network.move(torch.device('cpu'))
+            if isinstance(self._network, NetworkPredictor):
+                import torch
+
+                self._network.move(torch.device('cpu'))
+            elif self._network.session.provider != 'CPU':
+                self._network.session.close()
             release_memory()
 
-    def _made_ready(self, network: NetworkPredictor[nn.Module]) -> InferenceQueue:
-        if isinstance(network, OnnxPredictor):
+    def _made_again(self, network: NetworkPredictor[nn.Module] | NanoArrays) -> InferenceQueue:
+        if isinstance(network, NanoArrays):
+            return ArrayQueue(network.forward)
+        network.move(self._device)
+        return self._made_queue(network.forward)
+
+    def _made_ready(self, network: NetworkPredictor[nn.Module] | NanoArrays) -> InferenceQueue:
+        if isinstance(network, SessionPredictor):
             self.check_error = checked(network)
+        if isinstance(network, NanoArrays):
+            return ArrayQueue(network.forward)
+        if isinstance(network, SessionPredictor):
             return DirectQueue(network.forward, self._device)
+        import torch
+
         how = f'{self.precision} ({self.execution})'
         changed = (self.precision, self.execution) != ('fp32', 'eager')
         key = self_check.key(network.network, self.precision, self.execution) if changed else ''
@@ -228,8 +268,8 @@ class Engine:
             plain = DirectQueue(network.forward, self._device)
             exact = self._outputs(plain, inputs)
             expected = [tensor.cpu() for tensor in network.comparable(exact)]
-        network.cast(DTYPES[self.precision])
-        if network.large and self._device.type == 'cpu' and self.precision != 'fp32':
+        network.cast(dtype_of(self.precision))
+        if network.large and self._device_kind == 'cpu' and self.precision != 'fp32':
             prepare_for_large_network()
         allow_tf32(self.precision == 'tf32')
         queue = self._made_queue(network.forward)
@@ -263,7 +303,9 @@ class Engine:
         """Memory of the process, and what tensors hold on the device where that is a GPU."""
         pages = int(Path('/proc/self/statm').read_text().split()[1])
         memory = {'memory_mb': pages * os.sysconf('SC_PAGE_SIZE') >> 20}
-        if self._device.type == 'cuda':
+        if self._device_kind == 'cuda':
+            import torch
+
             memory['gpu_memory_mb'] = torch.cuda.memory_reserved() >> 20
         return memory
 
@@ -306,8 +348,10 @@ class Engine:
         Raises:
             EngineError: see `predict`.
         """
-        if self._threads:  # every time, since the first numba kernel of a thread resets it
-            torch.set_num_threads(self._threads)
+        if self._threads and self._tensors:
+            import torch
+
+            torch.set_num_threads(self._threads)  # the first numba kernel of a thread resets it
         self.prepare()
         start = time.perf_counter()
         network, queue = self._network, self._queue
@@ -345,8 +389,10 @@ class Engine:
 
     def _made_queue(self, forward: Forward) -> InferenceQueue:
         if self.execution == 'compile':
+            import torch
+
             forward = torch.compile(forward, dynamic=False)
-        if self._device.type == 'cuda':
+        if self._device_kind == 'cuda':
             return CudaQueue(forward, captured=self.execution != 'eager')
         return DirectQueue(forward, self._device)
 
@@ -357,7 +403,7 @@ class Engine:
         """Run a step; where memory is too short for it, again with less at a time."""
         while True:
             try:
-                with torch.inference_mode():
+                with _inference_mode(tensors=self._tensors):
                     return step()
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
@@ -367,7 +413,7 @@ class Engine:
             assert self._network is not None
             if self._queue is not None:
                 self._queue.forget()
-            if not self._network.shrink():
+            if isinstance(self._network, NanoArrays) or not self._network.shrink():
                 raise EngineError(
                     f'out of memory on {self._device} even with the smallest batch '
                     f'({cause}); close other programs or choose model.name: nano'
@@ -375,11 +421,11 @@ class Engine:
             _log.warning('out of memory on %s: continuing with a smaller batch', self._device)
 
 
-def checked(network: OnnxPredictor) -> float | None:
+def checked(network: SessionPredictor) -> float | None:
     """How far a network in ONNX is from what it should give, once per weights and machine.
 
     Nano brings the answer of torch along, which it is compared with at every start. Others are
-    compared with what `OnnxPredictor.plainest` gives, if something else runs them.
+    compared with what `SessionPredictor.plainest` gives, if something else runs them.
 
     Raises:
         EngineError: if that is too far.
@@ -391,11 +437,11 @@ def checked(network: OnnxPredictor) -> float | None:
     inputs = network.inputs(*self_check.check_image())
     key, error = '', None
     if plainest is not None:
-        facts = (sha256_of(session.path), session.version, session.precision)
-        key = self_check.key(network.network, session.runtime, session.provider, *facts)
+        way = (session.runtime, session.provider, session.precision)
+        key = self_check.file_key(sha256_of(session.path), session.version, *way)
         error = self_check.remembered(key)
     if error is None:
-        with torch.inference_mode():
+        with _inference_mode(tensors=isinstance(network, NetworkPredictor)):
             found = network.comparable(network.forward(*inputs))
             if plainest is None:
                 error = self_check.difference_from_stored(found, network.reference)
@@ -418,6 +464,20 @@ def checked(network: OnnxPredictor) -> float | None:
     return error
 
 
+def _inference_mode(*, tensors: bool) -> AbstractContextManager[Any]:
+    if not tensors:
+        return nullcontext()
+    import torch
+
+    return torch.inference_mode()
+
+
+def _may_have_gpu() -> bool:
+    """Whether torch might find one; asking torch itself costs its import."""
+    named = 'torch' in sys.modules or sys.platform != 'linux'
+    return named or any(Path(name).exists() for name in _GPU_FILES)
+
+
 def _way(session: Session) -> str:
     return f'{session.runtime} ({session.provider}), {session.precision}'
 
@@ -434,24 +494,32 @@ def _check_free(config: ModelConfig, session: Session) -> None:
 
 def _check_finite(gaussians: Gaussians) -> None:
     # one reduction: a sum is finite only if every term is
-    if not bool(torch.isfinite(gaussians.means.sum())):
+    with np.errstate(invalid='ignore'):
+        on_cpu = gaussians.device == 'cpu'
+        total = float((gaussians.arrays if on_cpu else gaussians).means.sum())
+    if not math.isfinite(total):
         raise InputError('the network returned depth that is not finite', 'not_finite')
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     # the libraries that torch calls say it in their own words
     words = ('DefaultCPUAllocator', 'out of memory', 'ALLOC_FAILED')
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(w in str(error) for w in words)
+    kind = type(error).__name__  # torch is not loaded everywhere
+    return kind == 'OutOfMemoryError' or any(w in str(error) for w in words)
 
 
 def allow_tf32(allowed: bool) -> None:
     """For the whole process: whether cuda may round factors of float32 products to ten bits."""
+    import torch
+
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _cpu_multiplies_bf16() -> bool:
     """Whether the processor has instructions for it; emulated it is slower than float32."""
+    import torch
+
     names = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
@@ -459,7 +527,8 @@ def _cpu_multiplies_bf16() -> bool:
 def release_memory() -> None:
     """Give memory that lies free back to the system, of the device too."""
     gc.collect()  # tensors may hang in reference cycles
-    if torch.cuda.is_initialized():
+    torch = sys.modules.get('torch')
+    if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL('libc.so.6').malloc_trim(0)

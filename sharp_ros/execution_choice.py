@@ -15,13 +15,13 @@ import json
 import logging
 import math
 from pathlib import Path
-import platform
 import statistics
 import time
 from typing import Any
 
 from sharp_ros import __version__
 from sharp_ros.files import CACHE_FOLDER, sha256_of, write_atomically
+from sharp_ros.process import processor
 
 _FILE = 'execution.json'
 _KEPT = 20  # choices, of the latest models and versions
@@ -101,19 +101,6 @@ def key(files: list[Path], threads: int, ways: list[str]) -> str:
     """A digest of all that a choice depends on: processor, versions, threads, model, ways."""
     facts = [processor(), versions(), threads, [sha256_of(path) for path in files], ways]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def processor() -> str:
-    """Kind of the processor, with the instructions it has, as the system tells."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-    except OSError:
-        lines = []
-    facts = dict(line.replace('\t', '').split(':', 1) for line in lines if ':' in line)
-    name = facts.get('model name', facts.get('CPU part', platform.processor())).strip()
-    instructions = facts.get('flags', facts.get('Features', ''))
-    digest = hashlib.sha256(instructions.encode()).hexdigest()[:8]
-    return f'{name or "unknown"} ({platform.machine()}, {digest})'
 
 
 def versions() -> dict[str, str]:

@@ -12,21 +12,50 @@ import mmap
 import os
 from pathlib import Path
 import re
+from typing import Any, cast, TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from sharp_ros import se3
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.files import replacing
+from sharp_ros.tensors import array_of, give_tensors, is_tensor, tensor_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_FIELDS = ('means', 'quats', 'scales', 'opacities', 'colors', 'log_depth_std', 'empty')
+
+
+@dataclass(frozen=True)
+class GaussianArrays:
+    """The values of `Gaussians` on the CPU, in arrays; see there."""
+
+    means: np.ndarray
+    quats: np.ndarray | None
+    scales: np.ndarray | None
+    opacities: np.ndarray
+    colors: np.ndarray
+    log_depth_std: np.ndarray | None = None
+    empty: np.ndarray | None = None
+
+    @property
+    def shapes(self) -> tuple[np.ndarray, np.ndarray]:  # [N, 3], [N, 4]
+        """Scales and quaternions; see `Gaussians.shapes`."""
+        if self.scales is None or self.quats is None:
+            raise _points_only()
+        return self.scales, self.quats
 
 
 @dataclass(frozen=True)
 class Gaussians:
     """Anisotropic 3D Gaussians in one coordinate frame, all tensors on one device.
+
+    Where a network runs without torch they are held as arrays, see `of_arrays`: the attributes
+    are then made tensors, of the same memory, when they are asked for, and `arrays` costs nothing.
 
     Attributes:
         means: [N, 3] metres.
@@ -53,7 +82,7 @@ class Gaussians:
     empty: Tensor | None = None
 
     def __post_init__(self) -> None:
-        n = self.means.shape[0]
+        n = len(self)
         shapes = {
             'means': (n, 3),
             'quats': (n, 4),
@@ -63,20 +92,56 @@ class Gaussians:
             'log_depth_std': (n,),
             'empty': (n,),
         }
-        if (self.quats is None) != (self.scales is None):
+        if (vars(self)['quats'] is None) != (vars(self)['scales'] is None):
             raise InputError('quats and scales describe one shape: give both, or None for both')
-        for name, tensor in self._tensors().items():
-            if tuple(tensor.shape) != shapes[name]:
-                raise InputError(f'{name} must be {shapes[name]}, got {tuple(tensor.shape)}')
+        for name, values in self._held().items():
+            if tuple(values.shape) != shapes[name]:
+                raise InputError(f'{name} must be {shapes[name]}, got {tuple(values.shape)}')
         if self.grid is not None and self.grid[0] * self.grid[1] * self.grid[2] != n:
             raise InputError(f'grid {self.grid} does not hold {n} Gaussians')
 
-    def __len__(self) -> int:
-        return self.means.shape[0]
+    @staticmethod
+    def of_arrays(arrays: GaussianArrays, grid: tuple[int, int, int] | None = None) -> Gaussians:
+        """The same values as Gaussians, which share their memory; torch is not needed."""
+        return Gaussians(**cast('Any', vars(arrays)), grid=grid)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """Those fields that are tensors here, by name."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+    @property
+    def arrays(self) -> GaussianArrays:
+        """All values on the CPU; torch is not needed where they came as arrays."""
+        held = self._held()
+        given = {name: array_of(held[name]) if name in held else None for name in _FIELDS}
+        return GaussianArrays(**cast('Any', given))
+
+    def __len__(self) -> int:
+        return vars(self)['means'].shape[0]
+
+    @property
+    def has_shapes(self) -> bool:
+        """Whether these are more than points."""
+        return vars(self)['quats'] is not None
+
+    @property
+    def device(self) -> str:
+        """Kind of the device that holds them: cpu, cuda or mps."""
+        means = vars(self)['means']
+        return means.device.type if is_tensor(means) else 'cpu'
+
+    def _held(self) -> dict[str, Any]:
+        """Arrays or tensors, as they came, by name; without those that are None."""
+        return {name: vars(self)[name] for name in _FIELDS if vars(self)[name] is not None}
+
+    def _with(self, **changes: Any) -> Gaussians:
+        """Like `replace`, which would make tensors of arrays."""
+        return Gaussians(**{**vars(self), **changes})
+
+    def _like(self, values: np.ndarray) -> Any:
+        """Values as array or tensor, of the kind, device and, if not bool, dtype of the means."""
+        means = vars(self)['means']
+        if not is_tensor(means):
+            return values if values.dtype == bool else values.astype(means.dtype)
+        if values.dtype == bool:
+            return tensor_of(values).to(means.device)
+        return means.new_tensor(values)
 
     @property
     def shapes(self) -> tuple[Tensor, Tensor]:  # [N, 3], [N, 4]
@@ -86,21 +151,20 @@ class Gaussians:
             InputError: if these are points only.
         """
         if self.scales is None or self.quats is None:
-            raise InputError(
-                'these Gaussians are points only; to render, save or send them call unproject() '
-                'with covariances=True',
-                'no_shapes',
-            )
+            raise _points_only()
         return self.scales, self.quats
 
     def to(self, device: str | torch.device) -> Gaussians:
         """The same Gaussians on another device."""
-        return replace(self, **{name: t.to(device) for name, t in self._tensors().items()})
+        held = {name: getattr(self, name).to(device) for name in self._held()}
+        return replace(self, **held)
 
-    def select(self, index: Tensor | slice) -> Gaussians:
+    def select(self, index: Tensor | np.ndarray | slice) -> Gaussians:
         """Those Gaussians a boolean mask, an index or a slice picks; the image order is lost."""
-        chosen = {name: t[index] for name, t in self._tensors().items()}
-        return replace(self, grid=None, **chosen)
+        chosen = index
+        if not isinstance(index, slice) and not is_tensor(vars(self)['means']):
+            chosen = array_of(index)
+        return self._with(grid=None, **{name: t[chosen] for name, t in self._held().items()})
 
     def transformed(self, T_a_b: np.ndarray) -> Gaussians:
         """These Gaussians of frame `b` expressed in frame `a`; order, grid and dtype are kept.
@@ -115,18 +179,20 @@ class Gaussians:
         T = np.asarray(T_a_b, np.float64)
         if T.shape != (4, 4) or not se3.is_pose(T):
             raise InputError(f'T_a_b must be a rigid [4, 4] transform, got {T}', 'bad_pose')
-        rotation, translation = self.means.new_tensor(T[:3, :3]), self.means.new_tensor(T[:3, 3])
-        means, quats = self.means @ rotation.T + translation, self.quats
+        rotation, translation = self._like(T[:3, :3]), self._like(T[:3, 3])
+        held = vars(self)
+        means, quats = held['means'] @ rotation.T + translation, held['quats']
         if quats is not None:
             w, x, y, z = se3.quat_from_matrix(T[:3, :3])
             left = [[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]]
-            quats = quats @ quats.new_tensor(left).T
-        return replace(self, means=means, quats=quats)
+            quats = quats @ self._like(np.array(left)).T
+        return self._with(means=means, quats=quats)
 
     def scaled(self, factor: float) -> Gaussians:
         """Everything `factor` times as far and as large: the same picture from the origin."""
-        scales = None if self.scales is None else self.scales * factor
-        return replace(self, means=self.means * factor, scales=scales)
+        held = vars(self)
+        scales = None if held['scales'] is None else held['scales'] * factor
+        return self._with(means=held['means'] * factor, scales=scales)
 
     def corrected(self, log_factor: np.ndarray) -> Gaussians:
         """Each farther away and larger by the factor of its place in the image.
@@ -139,10 +205,10 @@ class Gaussians:
         """
         layers, rows, columns = self._image_grid('correct')
         field = cv2.resize(log_factor, (columns, rows), interpolation=cv2.INTER_LINEAR)
-        factor = torch.from_numpy(np.exp(field)).flatten().repeat(layers)[:, None]
-        factor = factor.to(self.means.device)
-        scales = None if self.scales is None else self.scales * factor
-        return replace(self, means=self.means * factor, scales=scales)
+        factor = self._like(np.tile(np.exp(field).ravel(), layers)[:, None])
+        held = vars(self)
+        scales = None if held['scales'] is None else held['scales'] * factor
+        return self._with(means=held['means'] * factor, scales=scales)
 
     def hidden(self, unseen: np.ndarray) -> Gaussians:
         """The same with opacity 0 where the image shows nothing, in any layer.
@@ -157,9 +223,10 @@ class Gaussians:
         mask = cv2.resize(
             unseen.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT
         )
-        seen = torch.from_numpy(mask == 0).flatten().repeat(layers).to(self.opacities.device)
-        empty = None if self.empty is None else self.empty & seen
-        return replace(self, opacities=self.opacities * seen, empty=empty)
+        seen = self._like(np.tile((mask == 0).ravel(), layers))
+        held = vars(self)
+        empty = None if held['empty'] is None else held['empty'] & seen
+        return self._with(opacities=held['opacities'] * seen, empty=empty)
 
     def _image_grid(self, do: str) -> tuple[int, int, int]:
         """Layers, rows and columns of the image order, which to `do` something needs."""
@@ -181,11 +248,24 @@ class Gaussians:
             raise InputError(f'layer {index} asked from Gaussians with grid {self.grid}')
         _, rows, columns = self.grid
         part = slice(index * rows * columns, (index + 1) * rows * columns)
-        return replace(self.select(part), grid=(1, rows, columns))
+        return self.select(part)._with(grid=(1, rows, columns))
+
+
+give_tensors(Gaussians, *_FIELDS)
+
+
+def _points_only() -> InputError:
+    return InputError(
+        'these Gaussians are points only; to render, save or send them call unproject() '
+        'with covariances=True',
+        'no_shapes',
+    )
 
 
 def rotations_from_quats(quats: Tensor) -> Tensor:  # [..., 4] -> [..., 3, 3]
     """Rotation matrices of unit wxyz quaternions, whose columns are the local axes."""
+    import torch
+
     w, x, y, z = quats.unbind(-1)
     rows = (
         torch.stack((1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)), -1),
@@ -197,12 +277,16 @@ def rotations_from_quats(quats: Tensor) -> Tensor:  # [..., 4] -> [..., 3, 3]
 
 def srgb_from_linear(linear: Tensor) -> Tensor:
     """IEC 61966-2-1 transfer curve; input is clamped to 0..1."""
+    import torch
+
     x = linear.clamp(0, 1)
     return torch.where(x <= 0.0031308, x * 12.92, 1.055 * x.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
 
 
 def linear_from_srgb(encoded: Tensor) -> Tensor:
     """Inverse of `srgb_from_linear`."""
+    import torch
+
     x = encoded.clamp(0, 1)
     return torch.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
 
@@ -310,8 +394,11 @@ def save_ply(
         OSError: if the file cannot be written; one of that name is then as it was.
     """
     g, n, k = gaussians, len(gaussians), intrinsics or _DEFAULT_INTRINSICS
-    tensors = (g.means, g.colors, g.opacities, *g.shapes)
-    means, colors, opacities, scales, quats = (t.detach().cpu().float().numpy() for t in tensors)
+    a = g.arrays
+    means, colors, opacities, scales, quats = (
+        values.astype(np.float32, copy=False)
+        for values in (a.means, a.colors, a.opacities, *a.shapes)
+    )
     corner_x, corner_y = k.cx + 0.5, k.cy + 0.5  # the file counts from the image corner
     extras = {
         'extrinsic': ('float', np.eye(4)),
@@ -360,6 +447,8 @@ def quantiles(values: np.ndarray, shares: Sequence[float]) -> np.ndarray:  # [N]
     low = np.floor(ranks).astype(np.int64).clip(0, len(values) - 1)
     high = np.minimum(low + 1, len(values) - 1)
     ordered = np.partition(values, np.unique(np.concatenate((low, high))))
+    import torch
+
     ends = torch.from_numpy(ordered[low]), torch.from_numpy(ordered[high])
     return torch.lerp(*ends, torch.from_numpy(ranks - low.astype(np.float32))).numpy()
 
@@ -410,15 +499,16 @@ def load_ply(path: str | os.PathLike[str]) -> Gaussians:
             usable[rows] = np.isfinite(block).all(0) & block[10:].any(0)
             for field, values in zip(fields, np.split(block, (3, 6, 7, 10)), strict=True):
                 field[rows] = values.T
-    means, colors, opacities, scales, quats = map(torch.from_numpy, fields)
-    gaussians = Gaussians(means, quats, scales, opacities[:, 0], colors)
+    means, colors, opacities, scales, quats = fields
+    arrays = GaussianArrays(means, quats, scales, opacities[:, 0], colors)
+    gaussians = Gaussians.of_arrays(arrays)
     if usable.all():
         return gaussians
     if not usable.any():
         raise InputError(f'{path} holds {n} Gaussians, none finite; write it anew', 'bad_ply')
     left_out = f'left out {n - usable.sum()} of {n} Gaussians that are not finite'
     logging.getLogger(__name__).warning('%s: %s', path, left_out)
-    return gaussians.select(torch.from_numpy(usable))
+    return gaussians.select(usable)
 
 
 def load_ply_intrinsics(path: str | os.PathLike[str]) -> Intrinsics:

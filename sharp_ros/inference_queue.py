@@ -1,7 +1,7 @@
 """How frames get through the network: one after the other, or in streams of a CUDA device.
 
-Both kinds of queue have `launch`, which takes the network's inputs from the CPU, and `collect`,
-which waits for what it made of them. Both are called in inference mode.
+Every kind of queue has `launch`, which takes the network's inputs from the CPU, and `collect`,
+which waits for what it made of them. With tensors both are called in inference mode.
 """
 
 from __future__ import annotations
@@ -9,20 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import time
-from typing import Any, Protocol
+from typing import Any, Protocol, TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
-Forward = Callable[..., tuple[Tensor, ...]]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Forward = Callable[..., 'tuple[Tensor, ...]']
 _WARM_UP_RUNS = 3  # before capture; libraries choose their kernels in the first ones
 _SLOTS = 2  # one is uploaded to while the network reads the other
 
 
 class InferenceQueue(Protocol):
-    """The role of both queues."""
+    """The role of all queues."""
 
-    def launch(self, inputs: Sequence[Tensor]) -> Any:
+    def launch(self, inputs: Sequence[Any]) -> Any:
         """Begin with inputs on the CPU; returns what `collect` wants."""
         ...
 
@@ -30,7 +33,7 @@ class InferenceQueue(Protocol):
         """What returns once the device is free for the next frame; None if nothing runs yet."""
         ...
 
-    def collect(self, flight: Any) -> tuple[tuple[Tensor, ...], float]:
+    def collect(self, flight: Any) -> tuple[tuple[Any, ...], float]:
         """Wait for outputs on the device, and the duration of the network in ms."""
         ...
 
@@ -68,6 +71,33 @@ class DirectQueue:
         """See `InferenceQueue`; there is nothing to let go of."""
 
 
+class ArrayQueue:
+    """A network that takes and gives arrays; all work happens in `collect`, without torch.
+
+    Args:
+        forward: from arrays to arrays.
+    """
+
+    def __init__(self, forward: Callable[..., tuple[np.ndarray, ...]]) -> None:
+        self._forward = forward
+
+    def launch(self, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """See `InferenceQueue`."""
+        return inputs
+
+    def waiting(self, flight: Sequence[np.ndarray]) -> None:
+        """See `InferenceQueue`."""
+
+    def collect(self, flight: Sequence[np.ndarray]) -> tuple[tuple[np.ndarray, ...], float]:
+        """See `InferenceQueue`."""
+        start = time.perf_counter()
+        outputs = self._forward(*flight)
+        return outputs, (time.perf_counter() - start) * 1e3
+
+    def forget(self) -> None:
+        """See `InferenceQueue`; there is nothing to let go of."""
+
+
 class CudaQueue:
     """Page-locked buffers, a stream that uploads and one that computes, and a captured graph.
 
@@ -80,6 +110,8 @@ class CudaQueue:
     """
 
     def __init__(self, forward: Forward, *, captured: bool) -> None:
+        import torch
+
         self._forward = forward
         self._captured = captured
         self._upload, self._compute = torch.cuda.Stream(), torch.cuda.Stream()
@@ -90,6 +122,8 @@ class CudaQueue:
 
     def launch(self, inputs: Sequence[Tensor]) -> _Flight:
         """See `InferenceQueue`; returns while the device works."""
+        import torch
+
         key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in inputs)
         if key not in self._lanes:
             self._lanes[key] = self._lane(inputs)
@@ -119,6 +153,8 @@ class CudaQueue:
 
     def collect(self, flight: _Flight) -> tuple[tuple[Tensor, ...], float]:
         """See `InferenceQueue`."""
+        import torch
+
         flight.done.synchronize()
         for tensor in flight.outputs:  # made in one stream, read and freed in another
             tensor.record_stream(torch.cuda.current_stream())
@@ -126,11 +162,15 @@ class CudaQueue:
 
     def forget(self) -> None:
         """See `InferenceQueue`."""
+        import torch
+
         self._lanes.clear()
         self._pool = torch.cuda.graph_pool_handle()
         torch.cuda.empty_cache()
 
     def _lane(self, inputs: Sequence[Tensor]) -> _Lane:
+        import torch
+
         slots = [
             _Slot(
                 [tensor.pin_memory() for tensor in inputs],

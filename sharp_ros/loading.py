@@ -12,8 +12,7 @@ from sharp_ros.engine import Engine, release_memory
 from sharp_ros.errors import ConfigError, SharpError
 from sharp_ros.execution_choice import name_of
 from sharp_ros.models import load_predictor, ModelInfo, onnx_files
-from sharp_ros.network.onnx_predictor import OnnxPredictor
-from sharp_ros.network.predictor import Predictor
+from sharp_ros.network.roles import Predictor, SessionPredictor
 from sharp_ros.network.sessions import Way
 from sharp_ros.process import inference_threads
 from sharp_ros.self_check import check_image
@@ -98,7 +97,7 @@ def _fastest(
             broken = isinstance(error.__cause__, ImportError)
             lasting = lasting and not (broken and execution_choice.installed(by_name[name][0]))
             return
-        assert isinstance(predictor, OnnxPredictor)
+        assert isinstance(predictor, SessionPredictor)
         made[name] = engine, info
         runs[name] = partial(predictor.forward, *predictor.inputs(*check_image()))
 
@@ -108,6 +107,7 @@ def _fastest(
     if earlier is not None and earlier.chosen in by_name:
         make_ready(earlier.chosen)
         if made:
+            release_memory()  # which compiling took
             return made[earlier.chosen]
     for name in by_name:
         if name not in refused:

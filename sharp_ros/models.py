@@ -16,8 +16,9 @@ from sharp_ros.files import CACHE_FOLDER
 
 if TYPE_CHECKING:
     from sharp_ros.network.description import DepthDescription
+    from sharp_ros.network.nano_arrays import NanoArrays
     from sharp_ros.network.onnx_predictor import OnnxNanoPredictor
-    from sharp_ros.network.predictor import Predictor
+    from sharp_ros.network.roles import Predictor
     from sharp_ros.network.sessions import Way
 
 WEIGHTS_FOLDER = Path(__file__).parent / 'weights'
@@ -178,9 +179,9 @@ def load_predictor(
             and missing, or the model is relative and must not be.
         CheckpointError: if the weights are missing, corrupt or of another network.
     """
-    from sharp_ros.network.predictor import SensorPredictor
-
     if name_or_path == _SENSOR.name:
+        from sharp_ros.network.predictor import SensorPredictor
+
         return SensorPredictor(), _SENSOR
     if name_or_path == _NANO.name and way[0] in ('onnx', 'openvino'):
         return _load_onnx(WEIGHTS_FOLDER / 'nano.onnx', device, threads, way), _NANO
@@ -261,11 +262,18 @@ def _load_described(
     return open_described(description, device, threads, way), info
 
 
-def _load_onnx(path: Path, device: str, threads: int, way: Way) -> OnnxNanoPredictor:
-    from sharp_ros.network.onnx_predictor import OnnxNanoPredictor
+def _load_onnx(path: Path, device: str, threads: int, way: Way) -> NanoArrays | OnnxNanoPredictor:
+    """Nano in a file: in arrays if a way is named, else in tensors."""
     from sharp_ros.network.sessions import open_session
 
-    return OnnxNanoPredictor(open_session(path, device, threads, way))
+    session = open_session(path, device, threads, way)
+    if way[0] in ('onnx', 'openvino'):
+        from sharp_ros.network.nano_arrays import NanoArrays
+
+        return NanoArrays(session)
+    from sharp_ros.network.onnx_predictor import OnnxNanoPredictor
+
+    return OnnxNanoPredictor(session)
 
 
 def _load_nano(path: Path, device: str) -> Predictor:

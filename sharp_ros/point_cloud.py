@@ -64,13 +64,12 @@ def depth_from_gaussians(gaussians: Gaussians, width: int, height: int) -> np.nd
         )
     if width < 1 or height < 1:
         raise InputError(f'depth image of {width}x{height} pixels asked', 'bad_size')
-    front = gaussians.layer(0)
+    arrays = gaussians.layer(0).arrays
     # an invisible Gaussian holds the place of a cell without depth
-    z = front.means[:, 2].masked_fill(~(front.opacities > 0), float('nan'))
-    if front.empty is not None:
-        z = z.masked_fill(front.empty, float('inf'))
-    z = z.detach().cpu().numpy().reshape(gaussians.grid[1:])
-    return resize_depth(z, width, height)
+    z = np.where(arrays.opacities > 0, arrays.means[:, 2], np.float32(np.nan))
+    if arrays.empty is not None:
+        z[arrays.empty] = np.inf
+    return resize_depth(z.reshape(gaussians.grid[1:]), width, height)
 
 
 def resize_depth(depth: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -211,12 +210,12 @@ def splat_records(gaussians: Gaussians) -> np.ndarray:  # -> [M, 12] float32
     Raises:
         InputError: if the Gaussians are points only.
     """
-    g = gaussians
-    tensors = (g.means, g.colors, g.opacities, *g.shapes)
+    a = gaussians.arrays
     means, colors, opacities, scales, quats = (
-        t.detach().cpu().contiguous().numpy() for t in tensors
+        np.require(values, None, _KERNEL_INPUT)
+        for values in (a.means, a.colors, a.opacities, *a.shapes)
     )
-    out = np.empty((len(g), 12), np.float32)
+    out = np.empty((len(gaussians), 12), np.float32)
     count = splat_kernel(
         means, colors, opacities, scales, quats, _srgb8_table(), out, out.view(np.uint32)
     )

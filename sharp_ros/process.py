@@ -8,8 +8,10 @@ everything is as right, and somewhat slower.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 from pathlib import Path
+import platform
 
 # The shared memory that Fast DDS sets aside by itself is smaller than one image, so that it drops
 # most best-effort messages of that size. Launch files, scripts/env.sh and containers set it, for
@@ -72,6 +74,19 @@ def inference_threads(wanted: int = 0) -> int:
         return int(asked)
     affinity = getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count() or 1))
     return max(1, len({_core_of(cpu) for cpu in affinity(0)}))
+
+
+def processor() -> str:
+    """Kind of the processor, with the instructions it has, as the system tells."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    except OSError:
+        lines = []
+    facts = dict(line.replace('\t', '').split(':', 1) for line in lines if ':' in line)
+    name = facts.get('model name', facts.get('CPU part', platform.processor())).strip()
+    instructions = facts.get('flags', facts.get('Features', ''))
+    digest = hashlib.sha256(instructions.encode()).hexdigest()[:8]
+    return f'{name or "unknown"} ({platform.machine()}, {digest})'
 
 
 def _core_of(cpu: int) -> str:

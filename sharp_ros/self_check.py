@@ -17,16 +17,20 @@ import json
 import logging
 import math
 import platform
+from typing import Any, TYPE_CHECKING
 import zlib
 
 import cv2
 import numpy as np
-import torch
-from torch import nn, Tensor
 
 from sharp_ros import __version__
 from sharp_ros.camera import Intrinsics
 from sharp_ros.files import CACHE_FOLDER, write_atomically
+from sharp_ros.process import processor
+from sharp_ros.tensors import array_of
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TOLERANCE = 0.05  # of `difference`: 10 cm in a scene 2 m away
 _QUANTILE = 0.95
@@ -48,6 +52,8 @@ def check_image() -> tuple[np.ndarray, Intrinsics]:
 
 def key(network: nn.Module, precision: str, execution: str, *more: str) -> str:
     """A digest of all that a result depends on: weights, device, versions, way, and more."""
+    import torch
+
     checksum = 0
     for parameter in network.parameters():
         data = parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy()
@@ -68,38 +74,45 @@ def key(network: nn.Module, precision: str, execution: str, *more: str) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def difference(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def file_key(*facts: str) -> str:
+    """A digest for a network in a file, which is not in torch: processor, version, and facts."""
+    return hashlib.sha256(json.dumps([processor(), __version__, *facts]).encode()).hexdigest()
+
+
+def difference(outputs: Sequence[Any], expected: Sequence[Any]) -> float:
     """How far outputs lie from the expected ones.
 
     Args:
-        outputs: any shapes, any device.
+        outputs: arrays or tensors of any shapes, any device.
         expected: of the same shapes.
 
     Returns:
-        The largest over the tensors of the 95 % quantile of |output - expected| over the mean
+        The largest over the outputs of the 95 % quantile of |output - expected| over the mean
         magnitude of the expected ones; infinite if an output is not finite.
     """
     worst = 0.0
     for output, truth in zip(outputs, expected, strict=True):
-        error = (output.cpu().float() - truth.cpu().float()).abs().flatten()
-        rank = max(1, math.ceil(_QUANTILE * error.numel()))
-        size = truth.float().abs().mean()
-        value = float(error.kthvalue(rank).values / size.clamp(min=1e-12))
-        worst = max(worst, value if bool(torch.isfinite(error).all()) else math.inf)
+        found, wanted = _floats(output), _floats(truth)
+        with np.errstate(invalid='ignore'):  # inf - inf, which is told below
+            error = np.abs(found - wanted)
+        if not np.isfinite(error).all():
+            return math.inf
+        rank = max(1, math.ceil(_QUANTILE * error.size)) - 1
+        size = max(float(np.abs(wanted).mean()), 1e-12)
+        worst = max(worst, float(np.partition(error, rank)[rank]) / size)
     return worst
 
 
-def stored(outputs: Sequence[Tensor]) -> str:
+def stored(outputs: Sequence[Any]) -> str:
     """Values spread over the outputs for `check_image`, as text to keep with a network."""
-    values = [_spread(output).numpy().astype('<f4').tobytes() for output in outputs]
+    values = [_spread(output).astype('<f4').tobytes() for output in outputs]
     return json.dumps([base64.b64encode(value).decode() for value in values])
 
 
-def difference_from_stored(outputs: Sequence[Tensor], text: str) -> float:
+def difference_from_stored(outputs: Sequence[Any], text: str) -> float:
     """See `difference`; infinite too if the text is not of such outputs."""
     try:
-        values = [np.frombuffer(base64.b64decode(part), '<f4') for part in json.loads(text)]
-        expected = [torch.from_numpy(value.copy()) for value in values]
+        expected = [np.frombuffer(base64.b64decode(part), '<f4') for part in json.loads(text)]
         found = [_spread(output) for output in outputs]
         if [v.shape for v in found] != [v.shape for v in expected]:
             return math.inf
@@ -108,10 +121,17 @@ def difference_from_stored(outputs: Sequence[Tensor], text: str) -> float:
     return difference(found, expected)
 
 
-def _spread(output: Tensor) -> Tensor:
+def _floats(values: Any) -> np.ndarray:  # -> [N] float32
+    half = values if isinstance(values, np.ndarray) else values.detach().float()
+    return array_of(half).astype(np.float32, copy=False).reshape(-1)
+
+
+def _spread(output: Any) -> np.ndarray:
     """At most `_STORED` values, evenly over all of them."""
-    flat = output.detach().cpu().float().flatten()
-    return flat[torch.linspace(0, len(flat) - 1, min(_STORED, len(flat))).long()]
+    flat = _floats(output)
+    count = min(_STORED, len(flat))
+    # in float32, as the files have it
+    return flat[np.linspace(0, len(flat) - 1, count, dtype=np.float32).astype(np.int64)]
 
 
 def remembered(key: str) -> float | None:
@@ -130,6 +150,8 @@ def remember(key: str, difference: float) -> None:
 
 
 def _processor() -> str:
+    import torch
+
     return f'{platform.machine()} {torch.backends.cpu.get_cpu_capability()}'
 
 

@@ -272,14 +272,14 @@ def render_view(
     """
     T_scene_view = placement.T_scene_view
     rendering = rasterize(gaussians, intrinsics, inverse(T_scene_view), median_depth=with_depth)
-    image = rendering.image()
-    alpha = rendering.alpha.cpu().numpy()
+    image, arrays = rendering.image(), rendering.arrays
+    alpha = arrays.alpha
     depth = None
-    if rendering.median_depth is not None:
-        depth = rendering.median_depth.cpu().numpy()
+    if arrays.median_depth is not None:
+        depth = arrays.median_depth
         depth = np.where(depth > 0, depth, np.float32(np.nan))
-    coverage, skipped = float(alpha.mean()), int(rendering.skipped)
-    surface = np.where(alpha >= 0.5, rendering.depth.cpu().numpy(), np.float32(0))
+    coverage, skipped = float(alpha.mean()), int(arrays.skipped)
+    surface = np.where(alpha >= 0.5, arrays.depth, np.float32(0))
     angle = _parallax(surface, intrinsics, T_scene_view, observers)
     distance = float(np.linalg.norm(observers - T_scene_view[:3, 3], axis=1).min())
     doubt = _doubt(coverage, angle, distance, config)

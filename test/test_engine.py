@@ -20,7 +20,8 @@ from sharp_ros.errors import ConfigError, EngineError, InputError
 from sharp_ros.inference_queue import CudaQueue, DirectQueue
 from sharp_ros.models import load_predictor
 from sharp_ros.network.composer import gaussians_from_depth
-from sharp_ros.network.predictor import NetworkPredictor, SharpPredictor
+from sharp_ros.network.predictor import SharpPredictor
+from sharp_ros.network.roles import NetworkPredictor
 from sharp_ros.network.seeded import filled_network
 from sharp_ros.network.sharp import TINY
 

@@ -15,12 +15,14 @@ import torch
 
 from sharp_ros import execution_choice, models, self_check
 from sharp_ros.apps.cli import main
+from sharp_ros.camera import FloorGeometry
 from sharp_ros.config import ModelConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import CheckpointError, ConfigError, EngineError
 from sharp_ros.evaluation import installation
 from sharp_ros.loading import load_engine
 from sharp_ros.models import load_predictor
+from sharp_ros.network.nano_arrays import CHANNELS, NanoArrays, NONE
 from sharp_ros.network.onnx_predictor import OnnxNanoPredictor
 from sharp_ros.network.sessions import OpenVinoSession
 from sharp_ros.process import inference_threads
@@ -175,6 +177,77 @@ def test_files_that_are_no_network_are_refused(tmp_path):
     path.write_bytes(NANO.read_bytes()[:400])
     with pytest.raises(CheckpointError, match='no network that OpenVINO'):
         OpenVinoSession(path)
+
+
+# --- without torch -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('known_floor', [True, False])
+@pytest.mark.parametrize('rows', [480, 360])
+def test_arrays_say_what_tensors_say(rows, known_floor):
+    """The twin in torch, on the same prediction, with sky and depth that overflows in it."""
+    fast, _ = load_predictor('nano', way=('onnx', 'auto'))
+    plain, _ = load_predictor('nano')
+    assert isinstance(fast, NanoArrays)
+    image, camera = self_check.check_image()
+    image, camera = image[:rows], camera.cropped(0, 0, 640, rows)
+    geometry = FloorGeometry(np.array([0.1, -0.9, -0.3]), 1.2) if known_floor else None
+    inputs, expected_inputs = (p.inputs(image, camera, geometry) for p in (fast, plain))
+    for found, expected in zip(inputs, expected_inputs, strict=True):
+        np.testing.assert_array_equal(found, expected.numpy())
+    prediction, small = fast.forward(*inputs)
+    assert len(prediction) == CHANNELS
+    prediction[NONE, :10] = 2.0  # nothing there, more likely than not
+    prediction[NONE, 10:20] = 8.0  # surely
+    prediction[0, 30, 30] = 200.0  # overflows, and is no sky
+    prediction[1, 40:50] = prediction[0, 40:50]  # a second surface that is none
+    rgb = torch.from_numpy(small).permute(2, 0, 1).float() / 255
+    with torch.inference_mode():
+        expected = plain.gaussians((torch.from_numpy(prediction), rgb), camera)
+        comparable = plain.comparable((torch.from_numpy(prediction), rgb))
+    found = fast.gaussians((prediction, small), camera)
+    assert found.grid == expected.grid
+    for name in ('means', 'quats', 'scales', 'opacities', 'colors', 'log_depth_std', 'empty'):
+        a, b = getattr(found, name), getattr(expected, name)
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f'{n}: {m}')
+    for a, b in zip(fast.comparable((prediction, small)), comparable, strict=True):
+        np.testing.assert_allclose(np.squeeze(a), b.squeeze().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('execution', ['onnx', 'openvino'])
+def test_from_image_to_map_and_message_torch_is_not_loaded(execution, tmp_path):
+    code = f"""
+import sys
+import numpy as np
+from sharp_ros.camera import Frame, Intrinsics
+from sharp_ros.config import GaussianMapConfig, ModelConfig, SharpConfig
+from sharp_ros.pipeline import Pipeline
+from sharp_ros.point_cloud import splat_records
+from sharp_ros.self_check import check_image
+config = SharpConfig(
+    model=ModelConfig(execution={execution!r}, precision='fp32'),
+    gaussian_map=GaussianMapConfig(enabled=True),
+)
+pipeline = Pipeline.from_config(config)
+pipeline.take_any_image()
+wanted = {{'points', 'gaussians', 'occupancy_grid', *('view/' + name for name in config.views)}}
+image, intrinsics = check_image()
+T = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1], [0, 0, 0, 1.0]])
+for i in range(3):
+    frame = Frame(image, intrinsics, i * 10**9, 'camera', T, 'odom')
+    result = pipeline.process(frame, wanted)
+assert np.isfinite(result.depth).any()
+assert result.mapped, result.unmapped
+assert len(splat_records(result.gaussians)) > 1000
+assert result.views
+assert pipeline.map_state().gaussians
+print([name for name in ('torch', 'onnx', 'open3d') if name in sys.modules])
+"""
+    environment = {**os.environ, 'HOME': str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == '[]', done.stderr
 
 
 # --- by name -------------------------------------------------------------------------------------

@@ -20,8 +20,10 @@ from sharp_ros.inference_queue import CudaQueue
 from sharp_ros.models import load_predictor, ModelInfo
 from sharp_ros.network.composer import gaussians_from_depth
 from sharp_ros.network.nano import fold_batch_norms, LAYOUTS
-from sharp_ros.network.onnx_predictor import OnnxNanoPredictor, OnnxSession
-from sharp_ros.network.predictor import NanoPredictor, NetworkPredictor
+from sharp_ros.network.onnx_predictor import OnnxNanoPredictor
+from sharp_ros.network.predictor import NanoPredictor
+from sharp_ros.network.roles import NetworkPredictor
+from sharp_ros.network.sessions import OnnxSession
 from sharp_ros.pipeline import Pipeline
 from sharp_ros.se3 import inverse, look_at, matrix_from_quat, transform
 

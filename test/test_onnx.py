@@ -21,7 +21,8 @@ from sharp_ros.loading import load_engine
 from sharp_ros.models import load_predictor
 from sharp_ros.network import onnx_predictor
 from sharp_ros.network.description import load_description
-from sharp_ros.network.nano import NONE
+from sharp_ros.network.nano_arrays import NONE
+from sharp_ros.network.sessions import OnnxSession
 from sharp_ros.pipeline import Pipeline
 from sharp_ros.relative_pipeline import load_any_pipeline
 
@@ -484,7 +485,7 @@ def test_a_reference_that_was_tampered_with_is_no_reference():
 
 def test_another_provider_is_compared_with_the_cpu_once(tmp_path, monkeypatch, caplog):
     write_network(tmp_path)
-    path, real = describe(tmp_path), onnx_predictor.OnnxSession.__init__
+    path, real = describe(tmp_path), OnnxSession.__init__
     factor = [1.0]
 
     def fast(self, path, device='cpu', threads=0):
@@ -492,10 +493,10 @@ def test_another_provider_is_compared_with_the_cpu_once(tmp_path, monkeypatch, c
         self.provider = 'CPU' if device == 'cpu' else 'CUDA'
         self.factor = 1.0 if device == 'cpu' else factor[0]
 
-    run = onnx_predictor.OnnxSession.run
-    monkeypatch.setattr(onnx_predictor.OnnxSession, '__init__', fast)
+    run = OnnxSession.run
+    monkeypatch.setattr(OnnxSession, '__init__', fast)
     monkeypatch.setattr(
-        onnx_predictor.OnnxSession,
+        OnnxSession,
         'run',
         lambda self, *args: [output * self.factor for output in run(self, *args)],
     )

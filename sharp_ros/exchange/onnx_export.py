@@ -19,8 +19,9 @@ from sharp_ros import __version__, self_check
 from sharp_ros.camera import FloorGeometry
 from sharp_ros.errors import ConfigError, EngineError
 from sharp_ros.files import replacing
-from sharp_ros.network.onnx_predictor import OnnxNanoPredictor, OnnxSession
+from sharp_ros.network.onnx_predictor import OnnxNanoPredictor
 from sharp_ros.network.predictor import NanoPredictor
+from sharp_ros.network.sessions import OnnxSession
 
 _OPSET = 17  # of ONNX Runtime 1.12 and later
 _EXACT = 1e-3  # of the self-check; rounding of another order of sums is below 1e-5

@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 
 from sharp_ros.camera import check_depth_size, Intrinsics
 from sharp_ros.config import GaussianMapConfig
-from sharp_ros.gaussians import Gaussians
+from sharp_ros.gaussians import GaussianArrays, Gaussians
 from sharp_ros.mapping.gaussian_kernels import (
     add,
     delete,
@@ -143,12 +142,13 @@ class GaussianMap:
         """
         check_depth_size(depth, intrinsics)
         pose = checked_pose(T_world_camera)
-        scales, quats = gaussians.shapes
-        tensors = [gaussians.means, quats, scales, gaussians.opacities, gaussians.colors]
-        std = gaussians.log_depth_std
-        tensors.append(torch.full_like(gaussians.opacities, LOG_DEPTH_STD) if std is None else std)
+        a = gaussians.arrays
+        scales, quats = a.shapes
+        std = a.log_depth_std
+        known = np.full_like(a.opacities, LOG_DEPTH_STD) if std is None else std
         means, quats, scales, opacities, colors, stds = (
-            np.require(t.detach().float().cpu().numpy(), None, ['C']) for t in tensors
+            np.require(values, np.float32, ['C'])
+            for values in (a.means, quats, scales, a.opacities, a.colors, known)
         )
         depth = np.require(depth, np.float32, ['C'])
         camera = intrinsics.parameters
@@ -180,7 +180,7 @@ class GaussianMap:
                 if done < len(voxels):
                     self._make_room(pose[:3, 3])
         n = self._hash.count
-        reach = 0.0 if std is None or not cells else float(torch.nanmedian(std[:cells]))
+        reach = 0.0 if std is None or not cells else _median(std[:cells])
         gone = settle(
             self._hash.voxels[:n],
             self._sums[:n],
@@ -210,10 +210,7 @@ class GaussianMap:
             out, side = self._exported, self._config.voxel_size
             export(rows, self._hash.table, self._hash.voxels, self._sums, side, *out)
             self._changed[:n] = False
-            means, quats, scales, opacities, colors = (
-                torch.from_numpy(array[:n].copy()) for array in out
-            )
-            self._cached = Gaussians(means, quats, scales, opacities, colors)
+            self._cached = Gaussians.of_arrays(GaussianArrays(*(a[:n].copy() for a in out)))
         return self._cached
 
     def _make_room(self, position: np.ndarray) -> None:
@@ -244,3 +241,10 @@ class GaussianMap:
             if len(self._viewpoints) == _VIEWPOINTS:
                 self._viewpoints = self._viewpoints[::2]
             self._viewpoints = np.vstack([self._viewpoints, position])
+
+
+def _median(values: np.ndarray) -> float:
+    """Of those that are numbers; of an even count the lower of the two in the middle."""
+    known = values[~np.isnan(values)]
+    middle = (len(known) - 1) // 2
+    return float(np.partition(known, middle)[middle]) if len(known) else float('nan')

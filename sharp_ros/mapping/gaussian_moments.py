@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from sharp_ros.mapping.voxel_hash import inlined, neighbours, unpacked
-from sharp_ros.network.unprojection import jacobi_sweep
+from sharp_ros.network.jacobi import jacobi_sweep
 
 MEAN, OWN, MEANS, COLOR, OPACITY, COLUMNS = 1, 4, 10, 16, 19, 20  # first columns of the sums
 

@@ -18,13 +18,7 @@ from torch.nn import functional as F
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians, linear_from_srgb
-
-# A standard deviation of 0.6 cells closes the surface between neighbours (their sum ripples by
-# less than 2 %) and still resolves one cell.
-_STD_CELLS = 0.6
-# A second surface within 3 % of the first is the same surface; showing it twice only blurs.
-_SECOND_LAYER_RATIO = 1.03
-_VISIBLE, _HIDDEN, _NONE = 0.95, 0.9, 0.0
+from sharp_ros.network.nano_arrays import HIDDEN, SECOND_LAYER_RATIO, STD_CELLS, VISIBLE
 
 # Of SHARP, all as trained.
 _STRIDE = 2  # pixels to a cell, per axis
@@ -71,13 +65,13 @@ def gaussians_from_depth(
         )
     valid = torch.isfinite(depth) & (depth > 0)
     z = torch.where(valid, depth, torch.ones_like(depth))
-    opacity = torch.full_like(z, _VISIBLE)
-    opacity[1:] = torch.where(z[1:] > z[:-1] * _SECOND_LAYER_RATIO, _HIDDEN, _NONE)
+    opacity = torch.full_like(z, VISIBLE)
+    opacity[1:] = torch.where(z[1:] > z[:-1] * SECOND_LAYER_RATIO, HIDDEN, 0.0)
     opacity = torch.where(valid, opacity, torch.zeros_like(opacity))
     rays = torch.from_numpy(intrinsics.rays()).to(z)
     means = torch.cat([rays * z[..., None], z[..., None]], -1).reshape(-1, 3)
     # pixels may be anisotropic after a resize; the geometric mean keeps the footprint's area
-    cell = _STD_CELLS / (intrinsics.fx * intrinsics.fy) ** 0.5
+    cell = STD_CELLS / (intrinsics.fx * intrinsics.fy) ** 0.5
     quats = torch.zeros(len(means), 4, dtype=z.dtype, device=z.device)
     quats[:, 0] = 1
     colors = linear_from_srgb(image).permute(1, 2, 0).reshape(-1, 3)

@@ -38,20 +38,21 @@ from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import Gaussians, linear_from_srgb
 from sharp_ros.network.checkpoint import check_layout
 from sharp_ros.network.composer import gaussians_from_depth
+from sharp_ros.network.nano_arrays import (
+    CHANNELS,
+    HIDDEN_COLOR,
+    LOG_SCALE,
+    NONE,
+    OPACITIES,
+    SURELY,
+    WIDTH_STEP,
+    WIDTHS,
+)
 
 CANONICAL_FOCAL = 160.0  # pixels at the resolution the network is given
 LOG_SCALE_RANGE = (-4.0, 1.5)  # of the Laplace scale of the log depth
 NEVER = -20.0  # logit of "nothing there" from weights that do not know it
-SURELY = 3.0  # logit of "nothing there", 95 %, from which a ray is taken to be free
 FLOOR_RANGE = (0.1, 30.0)  # canonical metres within which the floor is shown to the network
-
-# Channels of a prediction.
-LOG_Z1, LOG_Z2, LOG_SCALE, NONE = range(4)
-# Corrections of the Gaussians, all 0 before training: log of the widths and logit of the
-# opacities of both layers, and the colour of the hidden one, of which the image shows nothing.
-WIDTHS, OPACITIES, HIDDEN_COLOR = slice(4, 6), slice(6, 8), slice(8, 11)
-_CHANNELS = HIDDEN_COLOR.stop
-_WIDTH_STEP = 0.5  # of the log: at most this much narrower or wider
 
 # Tan & Le, EfficientNet (2019), Lite variant: no squeeze-and-excitation, ReLU6, fixed stem.
 # repeats, output channels, kernel, stride, expansion
@@ -65,7 +66,7 @@ LITE0_STAGES = (
     (1, 320, 3, 1, 6),
 )
 TAPS = (0, 2, 4, 10, 15)  # last block at strides 2, 4, 8, 16, 32
-TAP_CHANNELS = (16, 24, 40, 112, 320)
+TAPCHANNELS = (16, 24, 40, 112, 320)
 BATCH_NORM_EPS = 1e-3  # of the ImageNet checkpoint
 
 
@@ -87,7 +88,7 @@ class NanoLayout:
     blocks: int = 4
     widths: tuple[int, int, int, int] = (32, 64, 96, 128)
     planes: int = 5
-    channels: int = _CHANNELS
+    channels: int = CHANNELS
     convex: bool = True
 
 
@@ -110,12 +111,12 @@ class NanoNetwork(nn.Module):
         self.layout = layout
         dim, widths, planes = layout.token_dim, layout.widths, layout.planes
         self.encoder = Lite0Encoder(frozen_blocks)
-        self.tokens = nn.Conv2d(TAP_CHANNELS[4] + planes, dim, 1)
+        self.tokens = nn.Conv2d(TAPCHANNELS[4] + planes, dim, 1)
         self.attention = nn.ModuleList([Attention(dim) for _ in range(layout.blocks)])
-        self.fuse16 = Fuse(dim, TAP_CHANNELS[3] + planes, widths[3])
-        self.fuse8 = Fuse(widths[3], TAP_CHANNELS[2] + planes, widths[2])
-        self.fuse4 = Fuse(widths[2], TAP_CHANNELS[1] + planes, widths[1])
-        self.fuse2 = Fuse(widths[1], TAP_CHANNELS[0] + planes, widths[0], convolutions=1)
+        self.fuse16 = Fuse(dim, TAPCHANNELS[3] + planes, widths[3])
+        self.fuse8 = Fuse(widths[3], TAPCHANNELS[2] + planes, widths[2])
+        self.fuse4 = Fuse(widths[2], TAPCHANNELS[1] + planes, widths[1])
+        self.fuse2 = Fuse(widths[1], TAPCHANNELS[0] + planes, widths[0], convolutions=1)
         channels = layout.channels
         self.head = nn.Conv2d(widths[0], channels + 36 * layout.convex, 3, padding=1)
         with torch.no_grad():
@@ -206,10 +207,10 @@ def gaussians_from_prediction(
     # a Laplace distribution of scale b has standard deviation sqrt(2) b
     log_depth_std = prediction[LOG_SCALE].exp() * 2**0.5
     gaussians = gaussians_from_depth(depth, image, intrinsics, log_depth_std)
-    if len(prediction) < _CHANNELS:
+    if len(prediction) < CHANNELS:
         return gaussians
     scales, _ = gaussians.shapes
-    wider = torch.exp(_WIDTH_STEP * torch.tanh(prediction[WIDTHS])).reshape(-1, 1)
+    wider = torch.exp(WIDTH_STEP * torch.tanh(prediction[WIDTHS])).reshape(-1, 1)
     # what is quite invisible stays so; the rest never disappears, and keeps its place in the depth
     opacities = gaussians.opacities
     corrected = torch.sigmoid(torch.logit(opacities, 1e-3) + prediction[OPACITIES].reshape(-1))

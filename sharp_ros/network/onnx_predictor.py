@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from typing import Any
 
 import cv2
@@ -12,16 +11,16 @@ import torch
 from torch import nn, Tensor
 
 from sharp_ros.camera import FloorGeometry, Intrinsics
-from sharp_ros.errors import CheckpointError, ConfigError, InputError
+from sharp_ros.errors import CheckpointError, InputError
 from sharp_ros.files import sha256_of
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.network.composer import gaussians_from_depth
 from sharp_ros.network.description import DepthDescription
-from sharp_ros.network.predictor import NanoPredictor, NetworkPredictor
+from sharp_ros.network.nano_arrays import check_is_nano, PIXELS
+from sharp_ros.network.predictor import NanoPredictor
+from sharp_ros.network.roles import NetworkPredictor, SessionPredictor
 from sharp_ros.network.sessions import (
-    OnnxSession,
     open_session,
-    OpenVinoSession,
     Session,
     Way,
 )
@@ -36,39 +35,16 @@ _TYPES: dict[str, Any] = {
 }
 
 
-class OnnxPredictor(NetworkPredictor[nn.Module]):
-    """What networks in ONNX have in common: no weights of torch, and results on the CPU.
+class OnnxPredictor(NetworkPredictor[nn.Module], SessionPredictor):
+    """What networks in ONNX between tensors have in common: no weights, and results on the CPU.
 
     Args:
         session: opened.
-
-    Attributes:
-        session: as given.
-        reference: `comparable` of the self-check's image as the exporter stored it, or ''.
     """
 
     def __init__(self, session: Session) -> None:
-        super().__init__(_StandIn())
-        self.session = session
-        self.reference = session.metadata.get('reference', '')
-
-    def plainest(self) -> OnnxPredictor | None:
-        """The same, run in float32 by ONNX Runtime on the CPU, or without it by OpenVINO.
-
-        Returns:
-            None if that is what runs it already.
-        """
-        session = self.session
-        if (session.runtime, session.provider) == ('onnx', 'CPU'):
-            return None
-        twin = copy(self)
-        try:
-            twin.session = OnnxSession(session.path)
-        except ConfigError:  # not installed
-            if session.precision == 'fp32':
-                return None
-            twin.session = OpenVinoSession(session.path)
-        return twin
+        SessionPredictor.__init__(self, session)
+        NetworkPredictor.__init__(self, _StandIn())
 
     def move(self, device: torch.device) -> None:
         """See `NetworkPredictor`; the provider takes its device again when it is next run."""
@@ -93,11 +69,8 @@ class OnnxNanoPredictor(OnnxPredictor, NanoPredictor):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        if session.metadata.get('model') != 'nano':
-            raise CheckpointError(
-                f'{session.path} was not written by `sharp-ros export --model nano`; for another '
-                'depth network give the path of its description (docs/onnx.md)'
-            )
+        check_is_nano(session)
+        self._pixels = PIXELS
 
     @property
     def uses_geometry(self) -> bool:

@@ -1,11 +1,8 @@
-"""Predictors, one image to Gaussians: the role of every model, and the models that play it."""
+"""Predictors in torch, one image to Gaussians; see `roles`."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-import math
-from typing import Generic, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -18,106 +15,13 @@ from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.network.composer import gaussians_from_depth, NdcGaussians
 from sharp_ros.network.nano import gaussians_from_prediction, NanoNetwork, NONE
+from sharp_ros.network.nano_arrays import nano_inputs, PIXELS
+from sharp_ros.network.roles import NetworkPredictor
 from sharp_ros.network.sharp import SharpNetwork
 from sharp_ros.network.unprojection import unproject
 
 _PLAUSIBLE = 1e-3, 1e5  # metres between which a number in a depth image is one
 _CPU_BATCH = 5  # windows whose activations stay in the caches
-
-Network_co = TypeVar('Network_co', bound=nn.Module, covariant=True)
-
-
-class Predictor(Protocol):
-    """Image and intrinsics in, Gaussians in the camera's optical frame out."""
-
-    def __call__(
-        self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None = None
-    ) -> Gaussians:
-        """Predict.
-
-        Args:
-            image: [H, W, 3] uint8 RGB, rectified.
-            intrinsics: of that image.
-            depth: [H, W] float32 registered sensor depth in metres, for models that want it.
-
-        Returns:
-            Gaussians in metres with `grid` set, layer 0 being the visible surface.
-        """
-        ...
-
-
-class NetworkPredictor(ABC, Generic[Network_co]):
-    """A predictor in three steps, of which an engine may recast, compile or capture the second.
-
-    Args:
-        network: in evaluation mode, on the device it shall run on.
-
-    Attributes:
-        large: whether the network is so large that half precision pays.
-        uses_geometry: whether gravity and the height of the camera change what it says.
-    """
-
-    large = False
-    uses_geometry = False
-
-    def __init__(self, network: Network_co) -> None:
-        self.network = network
-        self.device = next(network.parameters()).device
-
-    def __call__(
-        self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None = None
-    ) -> Gaussians:
-        """See `Predictor`; sensor depth is ignored."""
-        with torch.inference_mode():
-            inputs = (tensor.to(self.device) for tensor in self.inputs(image, intrinsics))
-            return self.gaussians(self.forward(*inputs), intrinsics)
-
-    @abstractmethod
-    def inputs(
-        self, image: np.ndarray, intrinsics: Intrinsics, geometry: FloorGeometry | None = None
-    ) -> tuple[Tensor, ...]:
-        """What `forward` takes, on the CPU; of the same shapes for images of the same shape.
-
-        Args:
-            image: see `Predictor`.
-            intrinsics: of that image.
-            geometry: where the floor is, if that is known; most networks have no use for it.
-        """
-
-    @abstractmethod
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The network, from tensors to float32 tensors on its device.
-
-        It neither reads a value back nor brings one from the CPU, so that it can be captured.
-        """
-
-    @abstractmethod
-    def gaussians(
-        self, outputs: Sequence[Tensor], intrinsics: Intrinsics, *, covariances: bool = True
-    ) -> Gaussians:
-        """Gaussians in front of the camera, from what `forward` gave.
-
-        Args:
-            outputs: of `forward`.
-            intrinsics: of the image.
-            covariances: False if only points are needed.
-        """
-
-    def comparable(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        """What of `forward` is compared with float32, each of one kind, see `self_check`."""
-        return outputs
-
-    def cast(self, dtype: torch.dtype) -> None:
-        """Bring the weights to a precision, in place."""
-        self.network.to(dtype)
-
-    def move(self, device: torch.device) -> None:
-        """Bring the weights to a device, in place."""
-        self.network.to(device)
-
-    def shrink(self) -> bool:
-        """Need less memory from now on, at the price of time; False if that is not possible."""
-        return False
 
 
 class NanoPredictor(NetworkPredictor[NanoNetwork]):
@@ -129,7 +33,7 @@ class NanoPredictor(NetworkPredictor[NanoNetwork]):
             half a stride and the rest is handled exactly by the intrinsics.
     """
 
-    def __init__(self, network: NanoNetwork, pixels: int = 256 * 192) -> None:
+    def __init__(self, network: NanoNetwork, pixels: int = PIXELS) -> None:
         super().__init__(network)
         self._pixels = pixels
 
@@ -146,13 +50,8 @@ class NanoPredictor(NetworkPredictor[NanoNetwork]):
         For networks that use it also the geometry [1, 5] of `NanoNetwork.forward`, zero where it
         is not known.
         """
-        columns, rows = self._size(intrinsics)
-        small = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
-        k = intrinsics.resized(columns, rows)
-        # the network counts pixels from the image corner, `Intrinsics` from pixel centres
-        corner = torch.tensor([[k.fx, k.fy, k.cx + 0.5, k.cy + 0.5]])
-        inputs = torch.from_numpy(small), corner
-        return (*inputs, _geometry_tensor(geometry)) if self.uses_geometry else inputs
+        arrays = nano_inputs(image, intrinsics, geometry, self._pixels)
+        return tuple(map(torch.from_numpy, arrays[: 3 if self.uses_geometry else 2]))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The prediction [C, rows, columns] of the network, and the image as floats."""
@@ -176,20 +75,6 @@ class NanoPredictor(NetworkPredictor[NanoNetwork]):
         logs, none, corrections = prediction.split((NONE, 1, len(prediction) - NONE - 1))
         factors = [corrections.exp()] if len(corrections) else []
         return [*logs.exp(), torch.sigmoid(-none), *factors]
-
-    def _size(self, intrinsics: Intrinsics) -> tuple[int, int]:
-        aspect = intrinsics.width / intrinsics.height
-        columns = max(1, round((self._pixels * aspect) ** 0.5 / 32)) * 32
-        rows = max(1, round((self._pixels / aspect) ** 0.5 / 32)) * 32
-        return columns, rows
-
-
-def _geometry_tensor(geometry: FloorGeometry | None) -> Tensor:  # -> [1, 5]
-    """As `NanoNetwork.forward` wants it."""
-    if geometry is None:
-        return torch.zeros(1, 5)
-    up = geometry.up / np.linalg.norm(geometry.up)
-    return torch.tensor([[*up, math.log(geometry.height), 1.0]], dtype=torch.float32)
 
 
 class SharpPredictor(NetworkPredictor[SharpNetwork]):

@@ -270,7 +270,7 @@ def _engines() -> str:
 
 def _described(port: Any) -> tuple[str, tuple[Any, ...]]:
     """Type and shape of an input or output of OpenVINO, as ONNX Runtime has them."""
-    kind = port.element_type.get_type_name()
+    kind: str = port.element_type.get_type_name()
     sizes = [d.get_length() if d.is_static else '?' for d in port.partial_shape]
     return _ONNX_TYPES.get(kind, kind), tuple(sizes)
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from sharp_ros.camera import Intrinsics
 from sharp_ros.gaussians import Gaussians, rotations_from_quats
 from sharp_ros.network.composer import NdcGaussians
+from sharp_ros.network.jacobi import dot3, inlined, jacobi_sweep, larger
 
 # A Gaussian thinner than a millionth of its length is a needle or a disc to every eye; the floor
 # keeps its axes defined.
@@ -152,7 +153,7 @@ _BLOCK = 256  # Gaussians at a time; their seven numbers each fit the first cach
 # guards signed ones against counting from the end. Either stops it from vectorising.
 _S0, _S1, _S2, _W, _X, _Y, _Z = (np.uintp(_BLOCK * plane) for plane in range(7))
 # Typed constants: numba widens float32 arithmetic to float64 at every bare literal.
-_ZERO, _HALF, _ONE, _TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
+_ONE, _TWO = np.float32(1), np.float32(2)
 _THIN_32, _TINY_32 = np.float32(_THINNEST), np.float32(_TINY)
 
 
@@ -204,27 +205,27 @@ def _shapes_of_block(block: np.ndarray, lens: tuple[np.float32, ...]) -> None:
     a, b, c, d = lens
     for i in range(np.uintp(_BLOCK)):
         w, x, y, z = block[_W + i], block[_X + i], block[_Y + i], block[_Z + i]
-        largest = _larger(_larger(abs(w), abs(x)), _larger(abs(y), abs(z)))
-        largest = _larger(largest, _TINY_32)
+        largest = larger(larger(abs(w), abs(x)), larger(abs(y), abs(z)))
+        largest = larger(largest, _TINY_32)
         w, x, y, z = w / largest, x / largest, y / largest, z / largest
-        two = _TWO / _larger(w * w + x * x + y * y + z * z, _TINY_32)
+        two = _TWO / larger(w * w + x * x + y * y + z * z, _TINY_32)
         xx, xy, xz = _ONE - two * (y * y + z * z), two * (x * y - w * z), two * (x * z + w * y)
         yx, yy, yz = two * (x * y + w * z), _ONE - two * (x * x + z * z), two * (y * z - w * x)
         zx, zy, zz = two * (x * z - w * y), two * (y * z + w * x), _ONE - two * (x * x + y * y)
 
         s0, s1, s2 = block[_S0 + i], block[_S1 + i], block[_S2 + i]
-        largest = _larger(_larger(_larger(s0, s1), s2), _TINY_32)
+        largest = larger(larger(larger(s0, s1), s2), _TINY_32)
         s0, s1, s2 = s0 / largest, s1 / largest, s2 / largest
         s0, s1, s2 = (
-            _larger(s0, _THIN_32),
-            _larger(s1, _THIN_32),
-            _larger(s2, _THIN_32),
+            larger(s0, _THIN_32),
+            larger(s1, _THIN_32),
+            larger(s2, _THIN_32),
         )
         p = (a * xx + c * zx) * s0, (b * yx + d * zx) * s0, zx * s0
         q = (a * xy + c * zy) * s1, (b * yy + d * zy) * s1, zy * s1
         r = (a * xz + c * zz) * s2, (b * yz + d * zz) * s2, zz * s2
         p, q, r = jacobi_sweep(*jacobi_sweep(*jacobi_sweep(*jacobi_sweep(p, q, r))))
-        l0, l1, l2 = np.sqrt(_dot3(p, p)), np.sqrt(_dot3(q, q)), np.sqrt(_dot3(r, r))
+        l0, l1, l2 = np.sqrt(dot3(p, p)), np.sqrt(dot3(q, q)), np.sqrt(dot3(r, r))
         block[_S0 + i], block[_S1 + i], block[_S2 + i] = l0 * largest, l1 * largest, l2 * largest
         xx, yx, zx = p[0] / l0, p[1] / l0, p[2] / l0
         xy, yy, zy = q[0] / l1, q[1] / l1, q[2] / l1
@@ -234,59 +235,16 @@ def _shapes_of_block(block: np.ndarray, lens: tuple[np.float32, ...]) -> None:
         quat = _ONE + xx + yy + zz, zy - yz, xz - zx, yx - xy
         longest, other = quat[0], _ONE + xx - yy - zz
         quat = _choose(other > longest, (zy - yz, other, xy + yx, xz + zx), quat)
-        longest, other = _larger(longest, other), _ONE - xx + yy - zz
+        longest, other = larger(longest, other), _ONE - xx + yy - zz
         quat = _choose(other > longest, (xz - zx, xy + yx, other, yz + zy), quat)
-        longest, other = _larger(longest, other), _ONE - xx - yy + zz
+        longest, other = larger(longest, other), _ONE - xx - yy + zz
         w, x, y, z = _choose(other > longest, (yx - xy, xz + zx, yz + zy, other), quat)
         norm = np.sqrt(w * w + x * x + y * y + z * z)
         block[_W + i], block[_X + i] = w / norm, x / norm
         block[_Y + i], block[_Z + i] = y / norm, z / norm
 
 
-# What follows must end up inside the loop: a call stops the compiler from vectorising.
-_inlined = numba.njit(cache=True, forceinline=True, error_model='numpy', fastmath={'contract'})
-
-
-@_inlined
-def jacobi_sweep(p, q, r):
-    """One round of one-sided Jacobi rotations: the columns grow more perpendicular.
-
-    Columns are tuples of three float32, in and out.
-    """
-    p, q = _turned3(p, q)
-    p, r = _turned3(p, r)
-    q, r = _turned3(q, r)
-    return p, q, r
-
-
-@_inlined
-def _turned3(p, q):
-    """`_turned` of one pair of columns, tuples of three float32."""
-    half, pq = (_dot3(q, q) - _dot3(p, p)) * _HALF, _dot3(p, q)
-    tangent = pq / (abs(half) + np.sqrt(half * half + pq * pq) + _TINY_32)
-    cosine = _ONE / np.sqrt(_ONE + tangent * tangent)
-    sine = tangent * cosine
-    swap = half > _ZERO
-    u, v = (sine if swap else cosine), (cosine if swap else sine)
-    return (
-        (u * p[0] + v * q[0], u * p[1] + v * q[1], u * p[2] + v * q[2]),
-        (u * q[0] - v * p[0], u * q[1] - v * p[1], u * q[2] - v * p[2]),
-    )
-
-
-@_inlined
-def _dot3(p, q):
-    """Of two tuples of three float32: a float32."""
-    return p[0] * q[0] + p[1] * q[1] + p[2] * q[2]
-
-
-@_inlined
-def _larger(a, b):
-    """Of two float32; `a` if either is NaN."""
-    return b if b > a else a
-
-
-@_inlined
+@inlined
 def _choose(condition, a, b):
     """One of two tuples of four float32."""
     return (

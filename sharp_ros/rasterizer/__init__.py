@@ -10,7 +10,7 @@ import numpy as np
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians
-from sharp_ros.rasterizer.reference import Rendering
+from sharp_ros.rasterizer.rendering import Rendering
 
 __all__ = ['Rendering', 'backend', 'rasterize']
 
@@ -93,5 +93,5 @@ def rasterize(
         raise InputError(f'near must be positive metres, got {near}', 'bad_near')
     if len(background) != 3:
         raise InputError(f'background must be linear R, G, B, got {background}', 'bad_background')
-    render = _implementation(gaussians.means.device.type)
+    render = _implementation(gaussians.device)
     return render(gaussians, intrinsics, T, background, near, median_depth)

@@ -11,18 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 import math
+from typing import Any
 
 from numba import get_num_threads, njit, prange
 import numpy as np
-import torch
 
 from sharp_ros.camera import Intrinsics
-from sharp_ros.gaussians import Gaussians, srgb_from_linear
-from sharp_ros.rasterizer.reference import (
-    _jacobian_limits,
+from sharp_ros.gaussians import Gaussians
+from sharp_ros.rasterizer.rendering import (
     ALPHA_MAX,
     ALPHA_MIN,
     EPSILON,
+    jacobian_limits,
     MEDIAN,
     QUAT_MIN,
     Rendering,
@@ -46,7 +46,7 @@ _Y0, _Y1 = 11, 12  # first and last row it can touch
 _COLUMNS = 16
 
 # numba's cache on disk notices changes of this file only: after a change of a threshold imported
-# from reference.py, touch this file.
+# from rendering.py, touch this file.
 # Typed constants: numba widens float32 arithmetic to float64 at every bare literal.
 _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 _CLAMP, _MEDIAN = np.float32(ALPHA_MAX), np.float32(MEDIAN)
@@ -371,7 +371,9 @@ def _composite(
 @cache
 def _srgb_curve() -> np.ndarray:  # -> [_CURVE + 1]
     """Table of sRGB over linear; interpolated within 2e-5, far cheaper than a power per pixel."""
-    return srgb_from_linear(torch.linspace(0, 1, _CURVE + 1)).numpy()
+    linear = np.linspace(0, 1, _CURVE + 1)
+    curve = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return curve.astype(np.float32)
 
 
 def rasterize(
@@ -383,14 +385,14 @@ def rasterize(
     median_depth: bool = False,
 ) -> Rendering:
     """Render with tiles on all cores; see `sharp_ros.rasterizer.rasterize`."""
-    g, k = gaussians, intrinsics
-    scales, quats = g.shapes
+    a, k = gaussians.arrays, intrinsics
+    scales, quats = a.shapes
     means, quats, scales, opacities, colors = (
-        t.detach().to(torch.float32).contiguous().numpy()
-        for t in (g.means, quats, scales, g.opacities, g.colors)
+        np.require(values, np.float32, ['C', 'W'])
+        for values in (a.means, quats, scales, a.opacities, a.colors)
     )
     camera = (float(k.fx), float(k.fy), float(k.cx), float(k.cy))
-    limits = (*_jacobian_limits(k.fx, k.cx, k.width), *_jacobian_limits(k.fy, k.cy, k.height))
+    limits = (*jacobian_limits(k.fx, k.cx, k.width), *jacobian_limits(k.fy, k.cy, k.height))
     T = np.ascontiguousarray(T_camera_world, np.float64)
     size = (k.width, k.height)
     splats, tiles, keys, skipped = _project(
@@ -414,6 +416,5 @@ def rasterize(
         lists = _deal(tiles, order, tiles_x, first, end, workers)
         _composite(splats, *lists, tiles_x, first, *images, *light, workers)
         first = end
-    color, depth, alpha, median = (torch.from_numpy(image) for image in images)
-    count = torch.tensor(skipped)
-    return Rendering(color, depth, alpha, count, median if median_depth else None)
+    given: Any = (color, depth, alpha, np.int64(skipped), median if median_depth else None)
+    return Rendering(*given)

@@ -2,7 +2,8 @@
 
 Follows Kerbl et al. 2023 (3D Gaussian Splatting) and Zwicker et al. 2001 (EWA splatting), with the
 conventions of SHARP's renderer: no low-pass filter on the projected covariance, blending in linear
-RGB, encoding to sRGB afterwards. `cpu.py` is its fast twin; both take every threshold from here.
+RGB, encoding to sRGB afterwards. `cpu.py` is its fast twin; both take every threshold from
+`rendering.py`.
 """
 
 from __future__ import annotations
@@ -17,41 +18,19 @@ from torch.utils.checkpoint import checkpoint
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.gaussians import Gaussians, rotations_from_quats, srgb_from_linear
+from sharp_ros.rasterizer.rendering import (
+    ALPHA_MAX,
+    ALPHA_MIN,
+    EPSILON,
+    jacobian_limits,
+    MEDIAN,
+    QUAT_MIN,
+    Rendering,
+    VARIANCE_MAX,
+    VARIANCE_MIN,
+)
 
-ALPHA_MIN = 1 / 255  # a splat ends where its alpha falls below one step of an 8-bit image
-ALPHA_MAX = 0.999  # nothing hides everything behind it, so gradients reach the back
-VARIANCE_MIN, VARIANCE_MAX = 1e-12, 1e20  # px^2; beyond these float32 pixel arithmetic breaks down
-JACOBIAN_MARGIN = 0.15  # of the image side, see `_jacobian_limits`
-QUAT_MIN = 1e-12  # of the largest part; a shorter quaternion names no rotation
-MEDIAN = 0.5  # of the light, which gets no farther than the median depth
-EPSILON = 1e-8  # of alpha, so that depth is 0 where nothing was hit
 PAIRS_AT_ONCE = 1 << 21  # pixel-Gaussian pairs in memory at a time
-
-
-@dataclass(frozen=True)
-class Rendering:
-    """What a virtual camera sees, tensors on the device of the Gaussians.
-
-    Attributes:
-        color: [H, W, 3] sRGB in 0..1, float32.
-        depth: [H, W] expected z-depth in metres, weighted by the share each Gaussian has in the
-            pixel; 0 where nothing was hit.
-        alpha: [H, W] share of the pixel that is covered, 0..1.
-        skipped: [] int64, how many Gaussians cannot be drawn from anywhere: NaN or infinity, a
-            scale that is not positive, a zero quaternion.
-        median_depth: [H, W] z-depth in metres of the Gaussian behind which less than half of the
-            light gets through, 0 where no more than half is covered; None unless asked for.
-    """
-
-    color: Tensor
-    depth: Tensor
-    alpha: Tensor
-    skipped: Tensor
-    median_depth: Tensor | None = None
-
-    def image(self) -> np.ndarray:  # -> [H, W, 3] uint8
-        """The colours in 8 bits, on the CPU."""
-        return (self.color * 255).round().clamp(0, 255).byte().cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -75,16 +54,6 @@ class Splats:
     opacity: Tensor
     depth: Tensor
     color: Tensor  # [M, 3]
-
-
-def _jacobian_limits(focal: float, centre: float, side: int) -> tuple[float, float]:
-    """Range of x/z within which the projection is linearised at the true mean.
-
-    Far outside the image the linearisation explodes, so Kerbl et al. take it at most 15 % of the
-    side beyond the edge.
-    """
-    margin = JACOBIAN_MARGIN * side
-    return -(centre + 0.5 + margin) / focal, (side - 0.5 - centre + margin) / focal
 
 
 @torch.no_grad()
@@ -120,8 +89,8 @@ def _project(
     axes = rotations * scales[:, None, :]
 
     # J W R S of EWA splatting (Zwicker 2001, eq. 29-31); its rows' products are the covariance.
-    x_lim = _jacobian_limits(intrinsics.fx, intrinsics.cx, intrinsics.width)
-    y_lim = _jacobian_limits(intrinsics.fy, intrinsics.cy, intrinsics.height)
+    x_lim = jacobian_limits(intrinsics.fx, intrinsics.cx, intrinsics.width)
+    y_lim = jacobian_limits(intrinsics.fy, intrinsics.cy, intrinsics.height)
     zero = torch.zeros_like(z)
     jacobian = torch.stack(
         (

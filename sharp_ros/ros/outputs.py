@@ -126,7 +126,7 @@ class Outputs:
             return
         if result.cloud is not None:
             self.send(POINTS, partial(cloud_to_msg, result.cloud, stamp_ns, frame_id))
-        if result.gaussians.quats is not None:  # a subscriber may have come after they were made
+        if result.gaussians.has_shapes:  # a subscriber may have come after they were made
             self.send(GAUSSIANS, partial(gaussians_to_msg, result.gaussians, stamp_ns, frame_id))
         scale = result.scale
         if scale is not None:

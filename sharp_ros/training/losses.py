@@ -14,16 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sharp_ros.camera import Intrinsics
-from sharp_ros.network.nano import (
-    gaussians_from_prediction,
-    Lite0Encoder,
-    LOG_SCALE,
-    LOG_Z1,
-    LOG_Z2,
-    NONE,
-    OPACITIES,
-    WIDTHS,
-)
+from sharp_ros.network.nano import gaussians_from_prediction, Lite0Encoder
+from sharp_ros.network.nano_arrays import LOG_SCALE, LOG_Z1, LOG_Z2, NONE, OPACITIES, WIDTHS
 from sharp_ros.rasterizer import rasterize, reference
 
 if TYPE_CHECKING:
