@@ -180,9 +180,9 @@ class OpenVinoSession:
             )
         self.version = openvino.__version__.partition('-')[0]
         try:
-            self._model = self._core.read_model(path)
-            known = self._model.has_rt_info('framework')  # if anything was written into it
-            facts = self._model.get_rt_info('framework').value if known else {}
+            model = self._core.read_model(path)
+            known = model.has_rt_info('framework')  # if anything was written into it
+            facts = model.get_rt_info('framework').value if known else {}
         except RuntimeError as error:
             raise CheckpointError(
                 f'{path} is no network that OpenVINO {self.version} can load: {_cause(error)}'
@@ -190,8 +190,9 @@ class OpenVinoSession:
         self.path = path
         self.metadata = {name: str(value) for name, value in facts.items()}
         self.precision = precision
-        self.inputs = {port.any_name: _described(port) for port in self._model.inputs}
-        self.outputs = {port.any_name: _described(port) for port in self._model.outputs}
+        self.inputs = {port.any_name: _described(port) for port in model.inputs}
+        self.outputs = {port.any_name: _described(port) for port in model.outputs}
+        self._read: Any = model  # until it is compiled, for which it is changed
         self._settings = {
             'INFERENCE_PRECISION_HINT': _HINTS[precision],
             'PERFORMANCE_HINT': 'LATENCY',
@@ -217,7 +218,7 @@ class OpenVinoSession:
         self._requests.clear()
 
     def _compiled(self, shapes: dict[str, tuple[int, ...]]) -> Any:
-        model = self._model.clone()
+        model, self._read = self._read or self._core.read_model(self.path), None
         model.reshape({name: list(shape) for name, shape in shapes.items()})
         compiled = self._core.compile_model(model, 'CPU', self._settings)
         works_in = compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()
