@@ -121,7 +121,7 @@ def test_openvino_gives_what_torch_gives_at_any_size(precision, bound):
 
 @pytest.mark.parametrize('precision', PRECISIONS)
 def test_the_precision_that_is_stated_is_the_one_that_runs(precision):
-    """OpenVINO left alone takes bf16; its own list of executed kernels is the witness."""
+    """Left alone OpenVINO takes bf16; its own list of executed kernels is the witness."""
     opened = session(precision)
     feeds = {
         'input_0': np.zeros((96, 128, 3), np.uint8),

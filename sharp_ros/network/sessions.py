@@ -277,6 +277,6 @@ def _described(port: Any) -> tuple[str, tuple[Any, ...]]:
 
 
 def _cause(error: RuntimeError) -> str:
-    """OpenVINO's message without the place in its source that precedes it."""
+    """The message of OpenVINO without the place in its source that precedes it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in reversed(lines) if not line.startswith('Exception from')), '')
