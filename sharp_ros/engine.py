@@ -44,8 +44,12 @@ if TYPE_CHECKING:
 _Result = TypeVar('_Result')
 _log = logging.getLogger(__name__)
 DTYPES = {'fp32': 'float32', 'tf32': 'float32', 'fp16': 'float16', 'bf16': 'bfloat16'}  # of torch
-# Devices of the system without one of which torch finds no GPU: NVIDIA, Jetson, AMD.
-_GPU_FILES = ('/dev/nvidiactl', '/dev/nvhost-ctrl-gpu', '/dev/nvmap', '/dev/kfd', '/dev/dxg')
+# Without one of these torch finds no GPU. The devices of NVIDIA's driver may appear only once they
+# are used, its version is there as soon as it is loaded.
+_GPU_FILES = (
+    *('/proc/driver/nvidia/version', '/dev/nvidiactl', '/dev/nvhost-ctrl-gpu', '/dev/nvmap'),
+    *('/dev/kfd', '/dev/dxg'),  # AMD; Windows' own for its Linux
+)
 
 
 def dtype_of(precision: str) -> torch.dtype:

@@ -436,3 +436,20 @@ def test_onnx_of_nano_by_path_chooses_too_and_other_networks_do_not(measured, gr
     assert engine.execution == 'openvino (CPU)'
     assert Engine(load_predictor(str(graph))[0], ModelConfig()).execution == 'onnx (CPU)'
     assert len(measured[0]) == 1
+
+
+def test_torch_is_asked_for_a_gpu_only_where_one_may_be(tmp_path):
+    code = (
+        'import sys\n'
+        'from sharp_ros import engine\n'
+        'engine._GPU_FILES = (sys.argv[1],)\n'
+        'print(engine.choose_device("auto"), engine.choose_device("cpu"), "torch" in sys.modules)'
+    )
+    found = [
+        subprocess.run(
+            [sys.executable, '-c', code, str(path)], capture_output=True, text=True, check=True
+        ).stdout.split()
+        for path in (tmp_path / 'none', tmp_path)
+    ]
+    assert found[0] == ['cpu', 'cpu', 'False']
+    assert found[1][1:] == ['cpu', 'True']
