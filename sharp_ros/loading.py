@@ -112,8 +112,8 @@ def _fastest(
     for name in by_name:
         if name not in refused:
             make_ready(name)
-    if not made:
-        return None
+    if not made or len(by_name) == 1:
+        return next(iter(made.values()), None)
     choice = execution_choice.choose(model.name, runs, refused)
     _log.info('%s runs in %s', model.name, choice)
     if lasting:
