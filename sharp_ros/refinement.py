@@ -115,8 +115,7 @@ class MotionRefinement:
 
 def _stated_std(gaussians: Gaussians) -> np.ndarray | None:  # [rows, columns]
     """Standard deviation of the log depth of the visible surface, if the network states it."""
-    if gaussians.grid is None or gaussians.log_depth_std is None:
+    if gaussians.grid is None:
         return None
-    std = gaussians.layer(0).log_depth_std
-    assert std is not None
-    return std.detach().cpu().numpy().reshape(gaussians.grid[1:])
+    std = gaussians.layer(0).arrays.log_depth_std
+    return None if std is None else std.reshape(gaussians.grid[1:])

@@ -87,7 +87,7 @@ def evaluate_depth(
             continue
         if not latencies:
             engine.warm_up(k)
-        result = None
+        result = scaled = None
         if pipeline is not None and frame.T_world_camera is not None:
             result = pipeline.process(_without_truth(frame), set())
             assert result.scale is not None
@@ -106,7 +106,7 @@ def evaluate_depth(
                 raise
             without_truth += 1
             continue
-        if result is not None and result.scale is not None:
+        if result is not None and result.scale is not None and scaled is not None:
             published.add(scaled, frame.depth)
             value, std = result.scale.value, math.sqrt(result.scale.log_variance)
             true_scale = value * refined.add(result.depth, frame.depth)['scale']

@@ -22,7 +22,6 @@ from sharp_ros.network.sessions import Session
 PIXELS = 256 * 192  # of the image the network sees
 STRIDE = 32  # of which both of its sides are multiples
 SURELY = 3.0  # logit of "nothing there", 95 %, from which a ray is taken to be free
-MIN_HEIGHT = 0.05  # metres over the floor; a camera below is on stairs or in a pit
 WIDTH_STEP = 0.5  # of the log: at most this much narrower or wider
 
 # Channels of a prediction.

@@ -185,6 +185,7 @@ def _solved(
     std[first:] = _shape_std(shapes.shape[1])
     information = 1 / std**2
     x, T = np.zeros(len(std)), T_given.copy()
+    normal, deviation = np.diag(information), np.full(found.shape, np.inf)
     for _ in range(_ITERATIONS):
         normal, gradient, deviation = normal_equations(
             rays,

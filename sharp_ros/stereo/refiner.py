@@ -331,7 +331,7 @@ class DepthRefiner:
             np.exp(-around),
             np.exp(-self._labels),
         )
-        return posterior(cost, self._labels, np.float32(_BITS), np.float32(_SWEEP_STD))
+        return posterior(cost, self._labels, _BITS, _SWEEP_STD)
 
     def _newness(self, T_world_camera: np.ndarray, view: _View) -> float:
         """How much of a sweep counts: from nearly the same place it says the same again."""

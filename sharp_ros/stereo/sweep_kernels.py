@@ -19,11 +19,13 @@ CENSUS_BITS = 48
 _OUTSIDE_BITS = 20
 
 
-@intrinsic
-def _ones(context: Any, bits: Any) -> Any:
+def _count(context: Any, bits: Any) -> Any:
     """Number of bits that are set, by the instruction of the processor."""
     del context
     return bits(bits), lambda _, builder, __, arguments: builder.ctpop(arguments[0])
+
+
+_ones: Any = intrinsic(_count)  # called with bits alone
 
 
 @njit(parallel=True, cache=True)
@@ -136,6 +138,7 @@ def posterior(
     """
     count, high, wide, amount = cost.shape
     mean, variance = np.empty((high, wide), np.float32), np.empty((high, wide), np.float32)
+    per_std = np.float32(1 / prior_std)
     for y in prange(high):
         energy = np.empty(amount, np.float32)
         for x in range(wide):
@@ -151,7 +154,7 @@ def posterior(
             least = np.float32(1e30)
             weight = np.float32(1 / (bits * n * count))
             for k in range(amount):
-                deviation = labels[k] / prior_std
+                deviation = labels[k] * per_std
                 energy[k] = energy[k] * weight + np.float32(0.5) * deviation * deviation
                 least = min(least, energy[k])
             s0 = s1 = s2 = np.float32(0)
