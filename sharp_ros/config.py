@@ -239,6 +239,13 @@ class PointCloudConfig:
         minimum=0.0,
         live=True,
     )
+    max_std: float = option(
+        0.0,
+        'largest standard deviation of log depth (about its relative error) of a point of '
+        '~/points; 0: no limit',
+        minimum=0.0,
+        live=True,
+    )
 
 
 @dataclass(frozen=True)

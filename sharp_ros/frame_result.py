@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 
 from sharp_ros.camera import Frame
@@ -85,6 +86,13 @@ class FrameResult:
     loaded: MapFit | PoseUnavailableError | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     relative_depth: np.ndarray | None = None
+
+    def log_std_image(self) -> np.ndarray | None:  # -> [H, W]
+        """`log_std` at the resolution of the image."""
+        if self.log_std is None:
+            return None
+        high, wide = self.depth.shape
+        return cv2.resize(self.log_std, (wide, high), interpolation=cv2.INTER_LINEAR)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from sharp_ros.loading import load_engine
 from sharp_ros.localization.localized import Localized
 from sharp_ros.mapping.map_fit import MapFit
 from sharp_ros.pipeline_state import PipelineState
-from sharp_ros.point_cloud import clean_depth, organised_cloud
+from sharp_ros.point_cloud import certain_depth, clean_depth, organised_cloud
 from sharp_ros.se3 import checked_pose
 from sharp_ros.stopwatch import Stopwatch
 from sharp_ros.views import Seen, VIEW
@@ -132,7 +132,8 @@ class Pipeline(PipelineState):
         # What of the depth can be believed.
         depth = clean_depth(depth, self.config.point_cloud)
         clock.lap('depth')
-        cloud = organised_cloud(depth, frame.image, frame.intrinsics) if POINTS in wanted else None
+        log_std = localized.log_std(refined.log_std)
+        cloud = self._cloud(frame, depth, log_std) if POINTS in wanted else None
         clock.lap('points')
         # A map that was loaded takes its place if it fits what is seen.
         loaded = self._check_loaded(localized, depth)
@@ -152,7 +153,7 @@ class Pipeline(PipelineState):
             frame=frame,
             gaussians=gaussians,
             depth=depth,
-            log_std=localized.log_std(refined.log_std),
+            log_std=log_std,
             cloud=cloud,
             views=views,
             unplaced=unplaced,
@@ -194,6 +195,13 @@ class Pipeline(PipelineState):
         """Whether anybody but the views that are due needs the shape of the Gaussians."""
         asked = GAUSSIANS in wanted or bool(self._views.on_request(wanted))
         return asked or self._mapper.world.may_fuse(frame)
+
+    def _cloud(
+        self, frame: Frame, depth: np.ndarray, log_std: np.ndarray | None
+    ) -> np.ndarray:  # [H, W], [m, n] -> [H, W, 4]
+        """Points of a frame, but for those that are too uncertain."""
+        depth = certain_depth(depth, log_std, self.config.point_cloud.max_std)
+        return organised_cloud(depth, frame.image, frame.intrinsics)
 
     def _check_loaded(
         self, localized: Localized, depth: np.ndarray

@@ -12,6 +12,7 @@ from functools import cache
 import math
 from typing import Final, TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from sharp_ros.camera import (
@@ -115,6 +116,21 @@ def clean_depth(depth: np.ndarray, config: PointCloudConfig) -> np.ndarray:
     what is nearer than `min_range` becomes -inf, "too near".
     """
     return _clean(depth, config.edge_ratio, config.min_range, config.max_range)
+
+
+def certain_depth(depth: np.ndarray, log_std: np.ndarray | None, max_std: float) -> np.ndarray:
+    """Depth [H, W] without what is less certain than a limit; the same if there is none.
+
+    Args:
+        depth: metres.
+        log_std: [m, n] standard deviation of its logarithm, edge to edge; None: not known.
+        max_std: of that, at most; 0 keeps all.
+    """
+    if log_std is None or max_std <= 0:
+        return depth
+    high, wide = depth.shape
+    std = cv2.resize(log_std, (wide, high), interpolation=cv2.INTER_LINEAR)
+    return np.where(std <= max_std, depth, np.float32(np.nan))
 
 
 def organised_cloud(

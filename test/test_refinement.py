@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sharp_ros.camera import Frame, Intrinsics, unproject
-from sharp_ros.config import ModelConfig, RefinementConfig, SharpConfig
+from sharp_ros.config import ModelConfig, PointCloudConfig, RefinementConfig, SharpConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians
@@ -110,6 +110,16 @@ def test_stated_deviation_holds_what_is_not_known_of_the_scale(both):
         assert result.log_std.shape == (60, 80)
         assert np.all(result.log_std >= math.sqrt(result.scale.log_variance) - 1e-6)
     assert both[0][-1].log_std.mean() < 0.5 * both[0][0].log_std.mean()
+
+
+def test_points_that_are_too_uncertain_are_dropped(drive):
+    config = SharpConfig(views={}, point_cloud=PointCloudConfig(max_std=0.15))
+    run = pipeline(drive, config)
+    for frame in drive[:16]:
+        result = run.process(blind(frame), {'points'})
+    std, kept = result.log_std_image(), np.isfinite(result.cloud[..., 2])
+    assert 0.1 < kept.mean() < 0.99
+    np.testing.assert_array_equal(kept, np.isfinite(result.depth) & (std <= np.float32(0.15)))
 
 
 def test_nothing_is_done_where_it_is_switched_off(both):

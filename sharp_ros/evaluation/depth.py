@@ -111,8 +111,9 @@ def evaluate_depth(
             value, std = result.scale.value, math.sqrt(result.scale.log_variance)
             true_scale = value * refined.add(result.depth, frame.depth)['scale']
             scales.append((true_scale, value, std))
-            if result.log_std is not None:
-                within.append(_shares_within(result.depth, frame.depth, result.log_std))
+            log_std = result.log_std_image()
+            if log_std is not None:
+                within.append(_shares_within(result.depth, frame.depth, log_std))
         constant.add(np.full(frame.depth.shape, median_depth, np.float32), frame.depth)
         mean.add(training_mean_depth(mean_log_depth, k), frame.depth)
         if frame.T_world_camera is None:  # judged by its own depth
@@ -169,10 +170,9 @@ def _without_truth(frame: Frame) -> Frame:
 def _shares_within(
     depth: np.ndarray, truth: np.ndarray, log_std: np.ndarray
 ) -> tuple[float, float]:
-    """Shares of pixels within one and two standard deviations [m, n] of the truth."""
+    """Shares of pixels within one and two standard deviations [H, W] of the truth."""
     known = (truth >= MIN_TRUTH) & np.isfinite(truth) & np.isfinite(depth) & (depth > 0)
-    std = cv2.resize(log_std, depth.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    deviations = np.abs(np.log(depth[known] / truth[known])) / std[known]
+    deviations = np.abs(np.log(depth[known] / truth[known])) / log_std[known]
     return float(np.mean(deviations < 1)), float(np.mean(deviations < 2))
 
 

@@ -41,6 +41,7 @@ from sharp_ros.views import VIEW, View, VIEW_DEPTH
 
 IMAGE, SCALE, ODOMETRY, SNAPSHOT = 'image_rect', 'scale', 'odometry', 'snapshot/points'
 DEPTH, RELATIVE = 'depth', 'relative_depth'  # each with an image and its camera_info
+DEPTH_STD = 'depth/log_std'
 _KEPT = (OCCUPANCY, MAP_POINTS)  # for late subscribers, so sent without any subscriber, too
 _STREAM = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 _MAP = QoSProfile(
@@ -124,6 +125,8 @@ class Outputs:
         )
         if relative is not None:
             return
+        if result.log_std is not None:
+            self.send(DEPTH_STD, lambda: _std_to_msg(result))
         if result.cloud is not None:
             self.send(POINTS, partial(cloud_to_msg, result.cloud, stamp_ns, frame_id))
         if result.gaussians.has_shapes:  # a subscriber may have come after they were made
@@ -213,6 +216,13 @@ class Outputs:
             publisher.publish(make())
 
 
+def _std_to_msg(result: FrameResult) -> Image:
+    """Standard deviation of the logarithm of the depth, at the size of the image."""
+    std = result.log_std_image()
+    assert std is not None
+    return depth_to_msg(std, result.frame.stamp_ns, result.frame.frame_id)
+
+
 def _topics(config: SharpConfig, *, metric: bool) -> dict[str, tuple[type, QoSProfile]]:
     """Message type and quality of service of every output."""
     depth = DEPTH if metric else RELATIVE
@@ -224,6 +234,7 @@ def _topics(config: SharpConfig, *, metric: bool) -> dict[str, tuple[type, QoSPr
     if not metric:  # all others are made of metres
         return topics
     topics |= {
+        DEPTH_STD: (Image, _STREAM),
         POINTS: (PointCloud2, _STREAM),
         GAUSSIANS: (PointCloud2, _STREAM),
         OCCUPANCY: (OccupancyGrid, _MAP),

@@ -99,6 +99,16 @@ def test_the_scale_of_predicted_depth_is_published_and_reported(make_node, peer)
     assert peer.status('Mapping')[2]['scale'] == '1.5000'
 
 
+def test_the_deviation_of_predicted_depth_is_published_beside_it(make_node, peer):
+    stds = []
+    peer.node.create_subscription(Image, '/sharp/depth/log_std', stds.append, 10)
+    start(make_node(scale__constant=1.5))
+    peer.spin_until(lambda: stds, each=peer.send)
+    std = depth_from_msg(stds[0])
+    assert std.shape == (IMAGE.shape[0], IMAGE.shape[1])
+    assert np.all((std > 0) & (std < 1))
+
+
 def test_visual_odometry_is_published_but_maps_nothing_before_it_has_found_the_floor(
     make_node, peer
 ):
