@@ -112,9 +112,9 @@ def compare(gaussians: Gaussians, runs: int) -> dict[str, Any]:
     }
     if find_spec('gsplat') is None:
         return {**report, 'not_measured': 'gsplat is not installed'}
-    import fake_gsplat
+    import plain_gsplat
 
-    image, _, seconds = fake_gsplat.rendered_plainly(gaussians, CAMERA, VIEW)
+    image, _, seconds = plain_gsplat.rendered_plainly(gaussians, CAMERA, VIEW)
     ratio = seconds * 1e3 / numba['median_ms']
     error = srgb_from_linear(image[..., :3]) - rasterize(gaussians, CAMERA, VIEW).color
     return {

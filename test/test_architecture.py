@@ -174,6 +174,13 @@ def test_nothing_imports_the_command_line(path):
     assert not [name for name in imports_of(path) if name.startswith(f'{ROOT}.apps')]
 
 
+@pytest.mark.parametrize('path', [*programs()], ids=lambda path: f'{path.parent.name}/{path.name}')
+def test_no_program_needs_the_tests(path):
+    """`programs` run where `test/` is not on the path, whenever they import."""
+    tests = {test.stem for test in (PACKAGE.parent / 'test').rglob('*.py')}
+    assert not [name for name in imports_of(path) if name.partition('.')[0] in tests]
+
+
 @pytest.mark.parametrize('name', [n for n in MODULES if n])
 def test_ros_is_known_under_ros_alone(name):
     if name == 'ros' or name.startswith('ros.'):
