@@ -60,7 +60,8 @@ class FrameResult:
             not asked.
         motion: of visual odometry, where it was asked for the pose.
         restarted: whether the maps started over with this frame, or one before it that failed.
-        loaded: when a map that was loaded has been checked, how it fits, or why it cannot be used.
+        loaded: when a map that was loaded has been checked, with this frame or one before it that
+            failed, how it fits, or why it cannot be used.
         timings_ms: duration of each step; those of the engine, `network.*`, are part of `network`,
             which also holds what was done for the next frame meanwhile.
         relative_depth: [H, W] float32 of a relative model, see `RelativePipeline`.

@@ -35,13 +35,15 @@ class Mapper:
         self._config = config
         self.world, self._course = WorldMap(config), MapCourse()
         self._loaded: tuple[WorldMap, MapCheck] | None = None  # to be used, if it fits
-        self._restarted = False  # since the newest outputs
+        # since the newest outputs, which frames that fail do not have
+        self._restarted = False
+        self._fit: MapFit | PoseUnavailableError | None = None
         rate_hz = config.occupancy.rate_hz
         self._limits = {name: RateLimiter(rate_hz) for name in (OCCUPANCY, MAP_POINTS)}
 
     def reset(self) -> None:
         """Empty the map, and forget one that was loaded but does not stand yet."""
-        self._loaded = None
+        self._loaded = self._fit = None
         for part in (self.world, self._course, *self._limits.values()):
             part.reset()
 
@@ -70,17 +72,15 @@ class Mapper:
 
     def load(self, world: WorldMap) -> None:
         """Have a map take the place of the present one once `check_loaded` finds that it fits."""
-        self._loaded = world, world.check_of_fit()
+        self._loaded, self._fit = (world, world.check_of_fit()), None
 
     @property
     def checks_loaded(self) -> bool:
         """Whether a map was loaded of which it is not known yet whether it fits."""
         return self._loaded is not None
 
-    def check_loaded(
-        self, localized: Localized, depth: np.ndarray
-    ) -> MapFit | PoseUnavailableError | None:
-        """Whether a map that was loaded fits, once that is known, or why it cannot be used.
+    def check_loaded(self, localized: Localized, depth: np.ndarray) -> None:
+        """Hold a map that was loaded against what is seen: `outputs` say what was found.
 
         If it fits it is the map from now on; until then, and if it does not, that of before goes
         on.
@@ -91,22 +91,22 @@ class Mapper:
             or frame.T_world_camera is None
             or localized.unmappable is not None
         ):
-            return None
+            return
         world, check = self._loaded
         try:
             world.check_source(frame, visual=localized.visual)
         except PoseUnavailableError as error:
-            self._loaded = None
-            return error
+            self._loaded, self._fit = None, error
+            return
         variance = 0.0 if localized.scale is None else localized.scale.log_variance
         fit = check.add(depth, frame.intrinsics, frame.T_world_camera, variance)
-        if fit is not None:
-            self._loaded = None
-            if fit.refusal() is None:
-                world.reconfigure(self._config)  # it may have changed meanwhile
-                self.replace(world)
-                self._restarted = True
-        return fit
+        if fit is None:
+            return
+        if fit.refusal() is None:
+            world.reconfigure(self._config)  # it may have changed meanwhile
+            self.replace(world)
+            self._restarted = True
+        self._loaded, self._fit = None, fit
 
     def integrate(
         self, localized: Localized, depth: np.ndarray, gaussians: Gaussians, clock: Stopwatch
@@ -154,9 +154,8 @@ class Mapper:
     def outputs(
         self, localized: Localized, depth: np.ndarray, wanted: Collection[str], *, mapped: bool
     ) -> dict[str, Any]:
-        """What is due, and whether the map started over, by the names in `FrameResult`."""
-        outputs: dict[str, Any] = {'restarted': self._restarted}
-        self._restarted = False
+        """What is due, and what happened to the map as a whole, by the names in `FrameResult`."""
+        outputs: dict[str, Any] = {}
         frame = localized.frame
         if mapped and OCCUPANCY in wanted and self._limits[OCCUPANCY].take(frame.stamp_ns):
             outputs['grid'] = grid = self.world.grid()
@@ -166,6 +165,8 @@ class Mapper:
         if CLEARING in wanted and localized.unmappable is None:  # a guess clears nobody's map
             scale = localized.depth_scale
             outputs['clearing_points'] = self.world.clearing_points(frame, depth, scale)
+        outputs |= {'restarted': self._restarted, 'loaded': self._fit}
+        self._restarted, self._fit = False, None
         return outputs
 
     def verdict(self) -> Verdict:

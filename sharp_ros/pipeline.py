@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-import logging
 
 import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import SharpConfig
 from sharp_ros.engine import choose_device
-from sharp_ros.errors import InputError, PoseUnavailableError
+from sharp_ros.errors import InputError
 from sharp_ros.frame_result import (
     BegunFrame,
     CLEARING,
@@ -23,15 +22,12 @@ from sharp_ros.frame_result import (
 )
 from sharp_ros.loading import load_engine
 from sharp_ros.localization.localized import Localized
-from sharp_ros.mapping.map_fit import MapFit
 from sharp_ros.pipeline_state import PipelineState
 from sharp_ros.point_cloud import certain_depth, clean_depth, organised_cloud
 from sharp_ros.se3 import checked_pose
 from sharp_ros.stopwatch import Stopwatch
 from sharp_ros.views import Seen, VIEW
 from sharp_ros.warm_up import warm_up_frame
-
-_log = logging.getLogger(__name__)
 
 
 class Pipeline(PipelineState):
@@ -136,7 +132,7 @@ class Pipeline(PipelineState):
         cloud = self._cloud(frame, depth, log_std) if POINTS in wanted else None
         clock.lap('points')
         # A map that was loaded takes its place if it fits what is seen.
-        loaded = self._check_loaded(localized, depth)
+        self._check_loaded(localized, depth)
         clock.lap('check')
         # The map, where the pose is known, and the snapshot, while one is under way.
         unmapped = self._mapper.integrate(localized, depth, gaussians, clock)
@@ -162,7 +158,6 @@ class Pipeline(PipelineState):
             scale=localized.scale,
             refinement=refined.motion,
             motion=localized.motion,
-            loaded=loaded,
             timings_ms=self._timings(clock),
             **map_outputs,
         )
@@ -203,15 +198,12 @@ class Pipeline(PipelineState):
         depth = certain_depth(depth, log_std, self.config.point_cloud.max_std)
         return organised_cloud(depth, frame.image, frame.intrinsics)
 
-    def _check_loaded(
-        self, localized: Localized, depth: np.ndarray
-    ) -> MapFit | PoseUnavailableError | None:
+    def _check_loaded(self, localized: Localized, depth: np.ndarray) -> None:
         """See `Mapper.check_loaded`; of a map that is taken all views are due."""
         before = self._mapper.world
-        loaded = self._mapper.check_loaded(localized, depth)
+        self._mapper.check_loaded(localized, depth)
         if self._mapper.world is not before:
             self._views.reset()
-        return loaded
 
     def _timings(self, clock: Stopwatch) -> dict[str, float]:
         stages = {f'network.{name}': ms for name, ms in self.engine.timings_ms.items()}

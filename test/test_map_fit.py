@@ -15,8 +15,9 @@ from sharp_ros.engine import Engine
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.mapping.map_fit import MapCheck, MapFit
 from sharp_ros.mapping.occupancy import OccupancyMap
+from sharp_ros.mapping.world_map import WorldMap
 from sharp_ros.models import load_predictor
-from sharp_ros.pipeline import MAP_POINTS, OCCUPANCY, Pipeline
+from sharp_ros.pipeline import CLEARING, MAP_POINTS, OCCUPANCY, Pipeline
 from sharp_ros.se3 import inverse, look_at, transform
 from sharp_ros.synthetic import Room
 
@@ -183,6 +184,28 @@ def test_a_loaded_map_is_published_only_once_it_fits(state, rooms):
     known = (results[-1].grid.cells != -1).sum()
     assert known > 2 * (results[0].grid.cells != -1).sum()
     assert len(pipeline.map_state().path) == len(state.path) + 1
+
+
+def test_a_loaded_map_that_fits_by_a_frame_that_fails_is_reported_with_the_next(
+    state, rooms, monkeypatch
+):
+    def fails(*_):
+        raise MemoryError
+
+    pipeline = make_pipeline()
+    pipeline.restore(state)
+    frames = iter(rooms[0])
+    for frame in frames:
+        with monkeypatch.context() as patch:
+            patch.setattr(WorldMap, 'clearing_points', fails)  # the last step
+            with pytest.raises(MemoryError):
+                pipeline.process(frame, {CLEARING})
+        if not pipeline.checks_loaded_map:
+            break
+    results = [pipeline.process(next(frames), ()) for _ in range(2)]
+    assert [r.restarted for r in results] == [True, False]
+    assert results[0].loaded.kind == 'fits'
+    assert results[1].loaded is None
 
 
 def test_a_map_that_does_not_fit_leaves_the_map_of_before_as_if_it_had_never_been_loaded(
