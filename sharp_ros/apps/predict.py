@@ -97,8 +97,8 @@ def _predict_file(
 
     from sharp_ros.camera import Frame
     from sharp_ros.exchange.prediction_files import save_prediction
+    from sharp_ros.frame_result import GAUSSIANS
     from sharp_ros.images import read_image
-    from sharp_ros.pipeline import GAUSSIANS
 
     image, exif_focal = read_image(path)
     size = (image.shape[1], image.shape[0])

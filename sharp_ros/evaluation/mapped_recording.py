@@ -17,14 +17,14 @@ from sharp_ros.camera import Frame
 from sharp_ros.config import SharpConfig
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.evaluation.metrics import fitted, trajectory_metrics
-from sharp_ros.frame_result import FrameResult
+from sharp_ros.frame_result import FrameResult, MAP_POINTS
 from sharp_ros.mapping.map_files import MapState
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.mapping.world_map import WorldMap
 from sharp_ros.pictures.depth import colour_depth, depth_range
 from sharp_ros.pictures.drawing import tile_pictures
 from sharp_ros.pictures.maps import draw_map, draw_surface, draw_trajectory, Trajectory
-from sharp_ros.pipeline import MAP_POINTS, Pipeline
+from sharp_ros.pipeline import Pipeline
 
 FIRST_FRAMES = 10  # searched for a pose, to decide who places the camera
 _TILE = (640, 480)  # width, height of one picture of the overview

@@ -24,13 +24,14 @@ from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.evaluation.floor_plans import RecordedMap, RoomMap, TrueMap, Visibility
 from sharp_ros.evaluation.metrics import depth_metrics, mean_metrics, trajectory_metrics
 from sharp_ros.files import write_atomically
+from sharp_ros.frame_result import OCCUPANCY
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.models import load_predictor, ModelInfo
 from sharp_ros.network.predictor import SensorPredictor
 from sharp_ros.pictures.drawing import encode_picture, tile_pictures
 from sharp_ros.pictures.maps import draw_map, draw_trajectory, Trajectory
-from sharp_ros.pipeline import OCCUPANCY, Pipeline
+from sharp_ros.pipeline import Pipeline
 from sharp_ros.sources import open_source, SyntheticSource
 from sharp_ros.sources.base import LevelWorld
 from sharp_ros.synthetic.disturbance import disturbed

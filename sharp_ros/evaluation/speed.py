@@ -17,14 +17,14 @@ import torch
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import SharpConfig
 from sharp_ros.evaluation.circumstances import rss_mb
-from sharp_ros.frame_result import FrameResult
+from sharp_ros.frame_result import FrameResult, GAUSSIANS, OCCUPANCY, POINTS
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.localization.odometry import VisualOdometry
 from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.occupancy import OccupancyMap
 from sharp_ros.mapping.surface_map import SurfaceMap
 from sharp_ros.network.composer import gaussians_from_depth
-from sharp_ros.pipeline import GAUSSIANS, OCCUPANCY, Pipeline, POINTS
+from sharp_ros.pipeline import Pipeline
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
 from sharp_ros.rasterizer import rasterize
 from sharp_ros.rectification import CameraModel, Rectifier

@@ -37,10 +37,11 @@ from sharp_ros.camera import Frame
 from sharp_ros.config import SharpConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import SharpError
+from sharp_ros.frame_result import OCCUPANCY, POINTS
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.models import ModelInfo
 from sharp_ros.network.composer import gaussians_from_depth
-from sharp_ros.pipeline import OCCUPANCY, Pipeline, POINTS
+from sharp_ros.pipeline import Pipeline
 from sharp_ros.ros.bench_conversions import (
     FRAME_ID,
     INTRINSICS,

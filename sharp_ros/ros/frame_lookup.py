@@ -56,7 +56,7 @@ class FrameLookup:
 
         Args:
             frame: as decoded.
-            wanted: outputs, named as in `pipeline`.
+            wanted: outputs, named as in `frame_result`.
             maps: whether a pose is expected, so that a missing one is logged.
         """
         end = time.monotonic() + self._wait  # of all lookups together

@@ -31,8 +31,8 @@ from sharp_ros.camera import Intrinsics
 from sharp_ros.config import differences, frozen_changes, SharpConfig
 from sharp_ros.engine import release_memory
 from sharp_ros.errors import ConfigError, InputError, SharpError
-from sharp_ros.frame_result import FrameResult
-from sharp_ros.pipeline import OCCUPANCY, Pipeline
+from sharp_ros.frame_result import FrameResult, OCCUPANCY
+from sharp_ros.pipeline import Pipeline
 from sharp_ros.relative_pipeline import load_any_pipeline
 from sharp_ros.ros.answers import answer_patiently
 from sharp_ros.ros.conversions import diagnostics_to_msg, pose_from_msg, stamp_ns_from_msg

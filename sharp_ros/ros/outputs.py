@@ -17,10 +17,9 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from sharp_ros.camera import Frame
 from sharp_ros.config import SharpConfig
-from sharp_ros.frame_result import FrameResult
+from sharp_ros.frame_result import CLEARING, FrameResult, GAUSSIANS, MAP_POINTS, OCCUPANCY, POINTS
 from sharp_ros.localization.odometry import Motion
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
-from sharp_ros.pipeline import CLEARING, GAUSSIANS, MAP_POINTS, OCCUPANCY, POINTS
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
     cloud_to_msg,
@@ -101,7 +100,7 @@ class Outputs:
         self.publishers.clear()
 
     def wanted(self) -> set[str]:
-        """Outputs of a frame with a subscriber now, named as in `pipeline`."""
+        """Outputs of a frame with a subscriber now, named as in `frame_result`."""
         topics = {t for t, p in self.publishers.items() if p.get_subscription_count()}
         views = {topic.rpartition('/')[0] for topic in topics if topic.startswith(VIEW)}
         return (topics | views) - {SNAPSHOT}
