@@ -158,7 +158,7 @@ class ImuConfig:
 
 @dataclass(frozen=True)
 class RangeConfig:
-    """A range finder that tf places: where its ray ends in the image, it tells the scale."""
+    """Range finder placed by tf, an anchor of the scale where its ray ends in the image."""
 
     enabled: bool = option(
         False, 'subscription to range, whose distances are an anchor of the scale'

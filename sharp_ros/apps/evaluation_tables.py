@@ -174,6 +174,6 @@ def scale_tables(report: Mapping[str, Any]) -> Iterator[Any]:
         'True scale: median of true over predicted depth of a frame. Beyond 2 std: share of all '
         'frames whose true scale is farther than two stated deviations from the published one; '
         'of runs their share within. AbsRel lost: as published less than as predicted by the '
-        'network alone. Observed: something said how long a metre is. Time: of odometry and '
-        'scale, the machine as it was.'
+        'network alone. Observed: share of frames with an observation of metric scale. Time: of '
+        'odometry and scale, the machine as it was.'
     )

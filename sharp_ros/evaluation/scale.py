@@ -63,7 +63,7 @@ class ScaleRun:
         true: [N] median of true over predicted depth.
         published: [N] factor that predicted depth was multiplied by.
         std: [N] stated standard deviation of its logarithm.
-        observed: [N] bool, whether anything told metric scale, believed or not.
+        observed: [N] bool, whether metric scale was observed, believed or not.
         abs_rel: [N] of the depth as published.
         network_abs_rel: [N] of the depth as predicted.
         milliseconds: of the localizer, mean over the frames.
@@ -303,9 +303,9 @@ def summary(runs: Sequence[ScaleRun]) -> dict[str, Any]:
         `runs` and `frames`; `scale_coverage_2std` over all frames, `scale_worst_std`;
         `worst_error` after `SETTLED` seconds, as a share; `worst_abs_rel_loss`, how much larger
         AbsRel is as published than as predicted, and `runs_beyond_loss`, of how many runs that
-        loss is beyond `ALLOWED_LOSS`; `observed`, the share of frames of which anything said how
-        long a metre is; `ms` of the localizer per frame; and `worst`, by the name of a number the
-        runs in which it is worst (`name`, `value`, `at` in seconds), worst first.
+        loss is beyond `ALLOWED_LOSS`; `observed`, the share of frames in which metric scale was
+        observed; `ms` of the localizer per frame; and `worst`, by the name of a number the runs
+        in which it is worst (`name`, `value`, `at` in seconds), worst first.
     """
     rows = [run.numbers() for run in runs]
     joined = (np.concatenate([getattr(r, k) for r in runs]) for k in ('true', 'published', 'std'))

@@ -40,7 +40,7 @@ class Tracked:
 
 @dataclass(frozen=True)
 class Localized:
-    """A frame with its pose and its metre, as far as known.
+    """A frame with its pose and its metric scale, as far as known.
 
     Attributes:
         frame: with the pose of visual odometry, where that was asked for it.

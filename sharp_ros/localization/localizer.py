@@ -351,7 +351,7 @@ class Localizer:
         """
         if self._filter is None or self._config.scale.constant > 0:
             return True
-        # between two readings of a range finder its metre holds
+        # between two readings of a range finder its scale holds
         return self._config.range.enabled or self._filter.knows_metres(frame)
 
     def _metre_std(self, frame: Frame) -> float:

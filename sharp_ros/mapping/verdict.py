@@ -169,7 +169,8 @@ def _unsure_scale(facts: MapFacts) -> Reason | None:
     return Reason(
         'scale_unsure',
         level,
-        f'how long a metre is was known to {math.expm1(std):.0%} only, and so are all lengths',
+        f'the factor to metres, metric scale, was known to {math.expm1(std):.0%} only, and so are '
+        'all lengths',
         'give an anchor: metric odometry, the height of the camera, or measured depth',
         ('scale.camera_height=METRES', 'model.name=sensor'),
     )
@@ -182,7 +183,7 @@ def _contradictions(facts: MapFacts) -> Reason | None:
     return Reason(
         'scale_disputed',
         level,
-        f'what says how long a metre is contradicted itself in {facts.disputed} of '
+        f'observations of metric scale contradicted each other in {facts.disputed} of '
         f'{facts.mapped} mapped frames',
         'check the scale of the odometry (slipping wheels), scale.camera_height and the '
         'registered depth',
