@@ -29,7 +29,7 @@ _WIDTH = 320  # pixels of the longer side of the image that is compared
 CELL = 4  # pixels of that
 _LEAST_DEPTH = 0.05  # metres
 _LEAST_VARIANCE = np.float32(0.01)  # of log depth that a network states, as far as believed
-_CORNERS = 300
+_CORNERS = 200
 _LEAST_CORNERS = 20
 _REACH, _LABELS = 0.5, 40  # corrections that the sweep tries, either way, and their number
 _BITS = 0.8  # of mean cost that make a correction e times less likely
@@ -38,6 +38,8 @@ _MEASURED = 0.1  # std of a cell up to which it counts as measured
 _POSE_PX = 0.2  # what alignment leaves wrong
 _SYSTEMATIC = 0.015  # likewise, of log depth
 _FRESH = 0.015  # way since the last sweep, share of the depth, from which it counts in full
+_WORTHWHILE = 0.5  # share of that from which images are compared again
+_AT_LEAST_NS = 90_000_000  # after which they are anyway
 # What the fusion does not know of its errors: they grow with those that the network states, and
 # with the step of depth that a cell lies on. Chosen on three of ten sequences.
 _NETWORK_SHARE, _STEP_SHARE = 0.2, 0.2
@@ -78,8 +80,8 @@ class Refinement:
         std: [h, w] float32 standard deviation of log depth then, without that of its scale.
         measured: [h, w] bool, cells in which this image was compared with others.
         scale: of the whole, or None where there is nothing to measure it by.
-        obstacle: short snake_case key of what prevents a measurement: `no_baseline`, `no_texture`
-            or `poses_disagree`; empty if nothing does.
+        obstacle: short snake_case key of what prevents a measurement: `nothing_new` shortly after
+            the last, `no_baseline`, `no_texture` or `poses_disagree`; empty if nothing does.
     """
 
     correction: np.ndarray
@@ -113,7 +115,8 @@ class DepthRefiner:
         self._past: _Past | None = None
         self._camera: _Camera | None = None
         self._implausible = 0  # steps of the poses, one after the other
-        self._swept_at: np.ndarray | None = None
+        self._swept_at: np.ndarray | None = None  # position at the last comparison
+        self._swept_ns = 0  # and when that was
         self._failures = 0  # comparisons, one after the other, in which the poses disagreed
         self._log_factor: float | None = None  # that predicted depth needed lately
         self._measured_ns = 0  # when that was compared last
@@ -165,7 +168,9 @@ class DepthRefiner:
         view = _View(gray, depth * np.float32(math.exp(log_factor)), log_std, self._camera)
         carried, information = self._carried_over(view, stamp_ns, T_world_camera)
         base = fused_field(carried, information, view.log_depth, carried)
-        stereo, stereo_information, aligned, obstacle = self._compared(view, T_world_camera, base)
+        stereo, stereo_information, aligned, obstacle = self._compared(
+            view, stamp_ns, T_world_camera, base
+        )
         measured = stereo_information > 0
         if measured.any():
             stereo = stereo - np.float32(np.median((stereo - base)[measured]))
@@ -182,7 +187,10 @@ class DepthRefiner:
             # which baselines are of use depends on the scale, too
             self._failures, self._log_factor = self._failures + 1, None
         now = view.log_depth + field + np.float32(whole)
-        self._past = _Past(stamp_ns, T_world_camera, now, variance, view.known, view.gray)
+        agrees = aligned is not None or (
+            obstacle == 'nothing_new' and past is not None and past.aligned
+        )
+        self._past = _Past(stamp_ns, T_world_camera, now, variance, view.known, view.gray, agrees)
         self._references.add(
             Reference(stamp_ns, T_world_camera, view.gray, view.census), view.median
         )
@@ -243,7 +251,7 @@ class DepthRefiner:
             return none, none
         aged = past.variance + np.float32(_DRIFT**2 * (stamp_ns - past.stamp_ns) * 1e-9)
         # a first implausible step may be a blurred image; a second is wrong odometry
-        plausible = self._is_plausible(past, view, T_camera_past)
+        plausible = past.aligned or self._is_plausible(past, view, T_camera_past)
         self._implausible = 0 if plausible else self._implausible + 1
         if self._implausible > 1:
             return none, none
@@ -282,10 +290,13 @@ class DepthRefiner:
         return float(np.median(missed)) < _MISSED_PX
 
     def _compared(
-        self, view: _View, T_world_camera: np.ndarray, base: np.ndarray
+        self, view: _View, stamp_ns: int, T_world_camera: np.ndarray, base: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, Aligned | None, str]:
         """Correction [h, w] that other images ask for, and its information [h, w]."""
         none = np.zeros(base.shape, np.float32)
+        newness = self._newness(T_world_camera, view)
+        if newness < _WORTHWHILE and stamp_ns - self._swept_ns < _AT_LEAST_NS:
+            return none, none, None, 'nothing_new'
         references = self._references.chosen(T_world_camera, view.median)
         if not references:
             return none, none, None, 'no_baseline'
@@ -305,12 +316,13 @@ class DepthRefiner:
         )
         if aligned is None:
             return none, none, None, 'poses_disagree'
+        self._swept_at, self._swept_ns = T_world_camera[:3, 3], stamp_ns
         mean, variance = self._swept(view, [references[n] for n in aligned.used], aligned.T, base)
         reliable = variance < _MEASURED**2
         shifts = aligned.T[:, :2, 3] * (view.camera.image.fx, view.camera.image.fy)
         disparity = np.linalg.norm(shifts, axis=1).mean() * np.exp(-view.log_depth - base)
         variance = variance + (_POSE_PX / np.maximum(disparity, 1)) ** 2 + _SYSTEMATIC**2
-        information = np.where(reliable, self._newness(T_world_camera, view) / variance, 0)
+        information = np.where(reliable, newness / variance, 0)
         information *= self._still(view, aligned) & view.known
         return mean + base, information.astype(np.float32), aligned, ''
 
@@ -335,13 +347,9 @@ class DepthRefiner:
 
     def _newness(self, T_world_camera: np.ndarray, view: _View) -> float:
         """How much of a sweep counts: from nearly the same place it says the same again."""
-        position = T_world_camera[:3, 3]
         if self._swept_at is None:
-            self._swept_at = position
             return 1.0
-        moved = math.dist(position, self._swept_at)
-        self._swept_at = position
-        return min(moved / (_FRESH * view.median), 1.0)
+        return min(math.dist(T_world_camera[:3, 3], self._swept_at) / (_FRESH * view.median), 1.0)
 
     @staticmethod
     def _still(view: _View, aligned: Aligned) -> np.ndarray:  # -> [h, w]
@@ -362,6 +370,7 @@ class _Past:
     variance: np.ndarray  # [h, w]
     known: np.ndarray  # [h, w] bool, whether there was depth to correct
     gray: np.ndarray
+    aligned: bool  # whether its pose agreed with those of others: then the next one will, too
 
 
 class _Camera:

@@ -15,8 +15,10 @@ import numpy as np
 
 CENSUS_REACH = 3  # pixels to all sides: 48 neighbours
 CENSUS_BITS = 48
-# Bits that differ by chance are half of all; where a pixel falls out of an image it says little.
+# Bits that differ by chance are half of all; where a pixel falls out of an image it says little,
+# and a cell of which so many places lie outside says nothing: what is left would agree by chance.
 _OUTSIDE_BITS = 20
+_MOST_OUTSIDE = 0.25
 
 
 def _count(context: Any, bits: Any) -> Any:
@@ -81,7 +83,8 @@ def sweep(
         steps: [D] float32 that it is multiplied by.
 
     Returns:
-        [R, H / 4, W / 4, D] float32, mean number of bits that differ over four pixels of a cell.
+        [R, H / 4, W / 4, D] float32, mean number of bits that differ over four pixels of a cell;
+        the same for all corrections where the other image does not show it.
     """
     count, high, wide = references.shape
     rows, columns, labels = high // 4, wide // 4, len(steps)
@@ -93,6 +96,7 @@ def sweep(
         for column in range(columns):
             for r in range(count):
                 total[:] = 0
+                outside = 0
                 there = flat[r]
                 for s in range(4):
                     y, x = 2 * row + (s >> 1), 2 * column + (s & 1)
@@ -112,7 +116,13 @@ def sweep(
                         index[k] = np.int32(q) * wide + np.int32(p)
                     for k in range(labels):
                         other = there[index[k]]
-                        total[k] += np.int32(_ones(here ^ other)) if other != 0 else _OUTSIDE_BITS
+                        if other != 0:
+                            total[k] += np.int32(_ones(here ^ other))
+                        else:
+                            total[k] += _OUTSIDE_BITS
+                            outside += 1
+                if outside > _MOST_OUTSIDE * 4 * labels:
+                    total[:] = 4 * _OUTSIDE_BITS
                 for k in range(labels):
                     cost[r, row, column, k] = np.float32(total[k]) * np.float32(0.25)
     return cost
