@@ -21,6 +21,7 @@ STAGES = {
     *(
         'occupancy',
         'visual_odometry',
+        'refinement',
         'fuse_keyframe',
         'fuse_surface_keyframe',
         'view_320x240',

@@ -31,6 +31,7 @@ from sharp_ros.rectification import CameraModel, Rectifier
 from sharp_ros.ros.conversions import cloud_to_msg, image_from_msg
 from sharp_ros.se3 import inverse, look_at
 from sharp_ros.sources.base import CAMERA, WORLD
+from sharp_ros.stereo import DepthRefiner
 from sharp_ros.views import VIEW
 
 WIDTH, HEIGHT = 640, 480
@@ -155,6 +156,7 @@ def stages(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Stage]:
     fused = GaussianMap(config.gaussian_map)
     surface = SurfaceMap(config.surface_map)
     odometry = VisualOdometry(config.odometry)
+    refiner = DepthRefiner()
 
     def decode(encoding: str) -> Callable[[], Any]:
         msg = _image_msg(first.image, encoding)
@@ -188,6 +190,12 @@ def stages(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Stage]:
         frame, depth, _ = next(source)
         return odometry.register_frame(frame.image, depth, k, next(stamps))
 
+    def refine() -> Any:
+        frame, depth, T_world_camera = next(source)
+        gray, std = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.full((2, 2), 0.2, np.float32)
+        motion = refiner.refine(gray, k, next(stamps), T_world_camera, depth, std)
+        return motion.applied(depth)
+
     def process() -> Any:
         frame, _, _ = next(source)
         return pipeline.process(replace(frame, stamp_ns=next(stamps)), {POINTS, OCCUPANCY})
@@ -212,6 +220,7 @@ def stages(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Stage]:
             timed[f'view_{size[0]}x{size[1]}{name}'] = Stage(
                 view, target if promised and size[0] == WIDTH else None
             )
+    timed['refinement'] = Stage(refine)
     timed['whole_frame'] = Stage(process, 125.0 if promised else None)  # 8 Hz
     return timed
 

@@ -149,6 +149,8 @@ def test_every_live_setting_changes_in_a_running_node_without_harm(make_node, pe
             new = not value
         elif entry.type == 'floats':
             new = [x + 0.01 for x in value]
+        elif entry.choices:
+            new = next(choice for choice in entry.choices if choice != value)
         else:
             new = value + '_'
         assert not change(node, **{entry.key.replace('.', '__'): new}), entry.key
