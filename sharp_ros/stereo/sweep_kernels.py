@@ -14,7 +14,6 @@ from numba.extending import intrinsic
 import numpy as np
 
 CENSUS_REACH = 3  # pixels to all sides: 48 neighbours
-CENSUS_BITS = 48
 # Bits that differ by chance are half of all; where a pixel falls out of an image it says little,
 # and a cell of which so many places lie outside says nothing: what is left would agree by chance.
 _OUTSIDE_BITS = 20
