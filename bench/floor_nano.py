@@ -26,7 +26,12 @@ from sharp_ros.evaluation.circumstances import circumstances
 from sharp_ros.files import write_atomically
 from sharp_ros.models import WEIGHTS_FOLDER
 from sharp_ros.network.nano_arrays import NanoArrays
-from sharp_ros.network.sessions import import_openvino, OnnxSession, OpenVinoSession
+from sharp_ros.network.sessions import (
+    import_openvino,
+    OnnxSession,
+    openvino_core,
+    OpenVinoSession,
+)
 from sharp_ros.process import inference_threads, prepare_process
 
 _SIDE = 1024  # of the square matrices, which fit into the last cache
@@ -71,7 +76,7 @@ def product(precision: str) -> Callable[[], Any]:
         'ENABLE_CPU_PINNING': False,
     }
     model = openvino.Model([ops.matmul(a, b, False, False)], [a])
-    request = openvino.Core().compile_model(model, 'CPU', settings).create_infer_request()
+    request = openvino_core().compile_model(model, 'CPU', settings).create_infer_request()
     values = np.ones((_SIDE, _SIDE), np.float32)
     return lambda: request.infer([values], share_inputs=True, share_outputs=True)
 
@@ -90,7 +95,7 @@ def main() -> None:
         'openvino bf16': NanoArrays(OpenVinoSession(_PATH, 'bf16')),
     }
     inputs = networks['onnx fp32'].inputs(image, camera)
-    model = import_openvino().Core().read_model(_PATH)
+    model = openvino_core().read_model(_PATH)
     shapes = zip(networks['onnx fp32'].session.inputs, inputs, strict=True)
     model.reshape({name: list(array.shape) for name, array in shapes})
     counts = multiply_adds(model)

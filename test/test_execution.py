@@ -24,7 +24,7 @@ from sharp_ros.loading import load_engine
 from sharp_ros.models import load_predictor
 from sharp_ros.network.nano_arrays import CHANNELS, NanoArrays, NONE
 from sharp_ros.network.onnx_predictor import OnnxNanoPredictor
-from sharp_ros.network.sessions import import_openvino, OpenVinoSession
+from sharp_ros.network.sessions import import_openvino, openvino_core, OpenVinoSession
 from sharp_ros.process import inference_threads
 
 pytest.importorskip('onnxruntime')
@@ -34,7 +34,7 @@ except ImportError:
     pytest.skip('openvino is not installed', allow_module_level=True)
 
 NANO = models.WEIGHTS_FOLDER / 'nano.onnx'
-HAS_BF16 = 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+HAS_BF16 = 'BF16' in openvino_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason='this processor has no bf16')
 PRECISIONS = ['fp32', pytest.param('bf16', marks=needs_bf16)]
 
@@ -156,6 +156,26 @@ def test_results_are_the_callers_own():
     opened.close()
     (again,) = opened.run(list(opened.outputs)[:1], feeds)
     np.testing.assert_allclose(again, kept, rtol=1e-5, atol=1e-5)
+
+
+def test_a_signal_after_openvino_was_used_does_not_end_the_process():
+    """Its plugin leaves an alternate stack for signals, of memory that goes with the last core."""
+    code = (
+        'import os, signal, threading\n'
+        'from sharp_ros.models import WEIGHTS_FOLDER\n'
+        'from sharp_ros.network.sessions import OpenVinoSession\n'
+        'seen = []\n'
+        'signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n'
+        "held = [OpenVinoSession(WEIGHTS_FOLDER / 'nano.onnx')]\n"
+        'worker = threading.Thread(target=held.clear)  # another thread lets go of it\n'
+        'worker.start()\n'
+        'worker.join()\n'
+        'os.kill(os.getpid(), signal.SIGINT)\n'
+        'print(len(seen))\n'
+    )
+    command = [sys.executable, '-c', code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ['1']), done.stderr
 
 
 def test_importing_openvino_tells_nobody(tmp_path):

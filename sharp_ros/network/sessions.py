@@ -6,7 +6,7 @@ Neither library is required, each is imported by its session only, and nothing h
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 import importlib
 import os
 from pathlib import Path
@@ -172,7 +172,7 @@ class OpenVinoSession:
                 f'{path} shall run in OpenVINO, which is not installed: pip install openvino, or '
                 'set model.execution to auto'
             ) from error
-        self._core = openvino.Core()
+        self._core = openvino_core()
         able = self._core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         if precision == 'bf16' and 'BF16' not in able:
             raise ConfigError(
@@ -246,6 +246,20 @@ def open_session(path: Path, device: str, threads: int, way: Way) -> Session:
             f'model.precision: openvino computes in fp32 or bf16, not {precision}; set it to auto'
         )
     return OpenVinoSession(path, 'bf16' if precision == 'bf16' else 'fp32', threads)
+
+
+@cache
+def openvino_core() -> Any:
+    """The one `openvino.Core` of this process, which lasts as long as that.
+
+    The plugin for CPUs gives the thread that makes it an alternate stack for signals (2026.4.1)
+    and takes the memory back with the last core. Handlers of Python run on such stacks: after that
+    the next Ctrl-C would end the process.
+
+    Raises:
+        ImportError: if OpenVINO is not installed.
+    """
+    return import_openvino().Core()
 
 
 def import_openvino() -> Any:
