@@ -220,7 +220,7 @@ def stages(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Stage]:
             timed[f'view_{size[0]}x{size[1]}{name}'] = Stage(
                 view, target if promised and size[0] == WIDTH else None
             )
-    timed['refinement'] = Stage(refine)
+    timed['refinement'] = Stage(refine, 20.0 if promised else None)
     timed['whole_frame'] = Stage(process, 125.0 if promised else None)  # 8 Hz
     return timed
 
