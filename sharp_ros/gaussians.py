@@ -238,6 +238,18 @@ class Gaussians:
             )
         return self.grid
 
+    @property
+    def front_log_std(self) -> np.ndarray | None:  # [rows, columns]
+        """`log_depth_std` of the visible surface on the CPU, of which nothing else is fetched.
+
+        None where it is not known, or the image order was lost.
+        """
+        std = vars(self)['log_depth_std']
+        if std is None or self.grid is None:
+            return None
+        _, rows, columns = self.grid
+        return array_of(std[: rows * columns]).reshape(rows, columns)
+
     def layer(self, index: int) -> Gaussians:
         """One layer of the image grid, still in image order.
 

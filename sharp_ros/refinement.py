@@ -86,7 +86,7 @@ class MotionRefinement:
             factor: that makes metres of both, as far as known.
             clock: of the steps; the lap is `refinement`.
         """
-        frame, log_std = tracked.frame, _stated_std(gaussians) if self._predicts else None
+        frame, log_std = tracked.frame, gaussians.front_log_std if self._predicts else None
         usable = tracked.learns and not tracked.late and frame.T_world_camera is not None
         if not (self._enabled and usable):
             clock.lap('refinement')
@@ -111,11 +111,3 @@ class MotionRefinement:
         )
         clock.lap('refinement')
         return refined
-
-
-def _stated_std(gaussians: Gaussians) -> np.ndarray | None:  # [rows, columns]
-    """Standard deviation of the log depth of the visible surface, if the network states it."""
-    if gaussians.grid is None:
-        return None
-    std = gaussians.layer(0).arrays.log_depth_std
-    return None if std is None else std.reshape(gaussians.grid[1:])

@@ -267,6 +267,27 @@ def test_alignment_corrects_the_pose_of_another_image(drive):
     assert np.nanmedian(np.linalg.norm(miss, axis=1)) < 0.5  # pixels
 
 
+def test_an_image_with_a_wrong_pose_makes_no_corner_move(drive):
+    """It is left out; else what the others show would count as moving by itself."""
+    gray, _, depth, pose = drive[12]
+    px = corners(gray, np.empty((0, 2)), 300)
+    x, y = np.rint(px).astype(int).T
+    known = np.isfinite(depth[y, x]) & (depth[y, x] > 0.1)
+    turn = transform(cv2.Rodrigues(np.array([0.0, 0.12, 0.0]))[0], [0.1, 0.05, 0.0])
+    T = np.stack([inverse(drive[8][3]) @ pose, turn @ inverse(drive[5][3]) @ pose])
+    found = align(
+        gray,
+        [drive[8][0], drive[5][0]],
+        T,
+        px[known],
+        depth[y, x][known].astype(np.float64),
+        INTRINSICS,
+    )
+    assert found is not None
+    assert found.used == (0,)
+    assert found.outlying.mean() < 0.1
+
+
 def test_references_are_some_way_apart_and_not_for_ever():
     references = References()
     gray = np.zeros((8, 8), np.uint8)

@@ -75,7 +75,7 @@ def test_sweep_counts_bits_where_the_pixels_of_a_cell_are_seen():
                             x, y, z = A[r] @ np.array([u, v, 1], np.float32) + B[r] * w
                             p = int(np.clip(x / z + 0.5, 0, 31))
                             q = int(np.clip(y / z + 0.5, 0, 23))
-                            other = int(references[r, q, p])
+                            other = int(references[r, q, p]) if z > 1e-3 else 0
                             ones = bin(int(bits[v, u]) ^ other).count('1')
                             expected[n] += (ones if other else OUTSIDE_BITS) / 4
                             outside += not other
@@ -105,12 +105,14 @@ def test_posterior_is_that_of_averaged_costs_and_a_normal_prior():
 # --- what is carried over ------------------------------------------------------------------------
 
 
-def carried(log_depth, variance, T, k, prior, surface):
+def carried(log_depth, variance, known, T, k, prior, surface):
     """`propagate`, cell by cell into lists of shares."""
     high, wide = log_depth.shape
     shares = {}
     for y in range(high):
         for x in range(wide):
+            if not known[y, x]:
+                continue
             z = np.exp(log_depth[y, x])
             point = np.array([(x - k.cx) / k.fx * z, (y - k.cy) / k.fy * z, z])
             X, Y, Z = apply(T, point)
@@ -147,9 +149,10 @@ def test_depth_is_carried_over_as_its_definition_says():
     log_depth = rng.uniform(0.5, 0.8, (12, 16)).astype(np.float32)
     variance = rng.uniform(0.01, 0.1, (12, 16)).astype(np.float32)
     prior = (log_depth + rng.uniform(-0.3, 0.3, (12, 16))).astype(np.float32)
-    T = a_motion(rng, 0.03, 0.05)
-    found = propagate(log_depth, variance, T, k.parameters, prior, 0.25)
-    expected = carried(log_depth.astype(float), variance, T, k, prior.astype(float), 0.25)
+    T, known = a_motion(rng, 0.03, 0.05), rng.random((12, 16)) < 0.8
+    log_depth[~known] = np.nan
+    found = propagate(log_depth, variance, known, T, k.parameters, prior, 0.25)
+    expected = carried(log_depth.astype(float), variance, known, T, k, prior.astype(float), 0.25)
     assert np.count_nonzero(expected[1]) > 100
     np.testing.assert_allclose(found[0], expected[0], atol=1e-3)
     np.testing.assert_allclose(found[1], expected[1], rtol=2e-2, atol=1e-3)
@@ -160,9 +163,8 @@ def test_a_camera_that_stands_still_keeps_what_it_knows():
     k = Intrinsics.from_hfov(1.0, 16, 12)
     log_depth = rng.uniform(0.5, 0.8, (12, 16)).astype(np.float32)
     prior = log_depth - np.float32(0.1)
-    found, information = propagate(
-        log_depth, np.full((12, 16), 0.04, np.float32), np.eye(4), k.parameters, prior, 0.5
-    )
+    variance, known = np.full((12, 16), 0.04, np.float32), np.ones((12, 16), bool)
+    found, information = propagate(log_depth, variance, known, np.eye(4), k.parameters, prior, 0.5)
     np.testing.assert_allclose(found, 0.1, atol=1e-4)
     np.testing.assert_allclose(information, 25, rtol=1e-3)
 

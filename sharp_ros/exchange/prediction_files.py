@@ -95,12 +95,9 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
 
 def log_depth_std(result: FrameResult) -> np.ndarray | None:  # -> [H, W]
     """Standard deviation of the logarithm of the depth at image resolution, or None."""
-    gaussians, k = result.gaussians, result.frame.intrinsics
-    if gaussians.log_depth_std is None or gaussians.grid is None:
+    spread, k = result.gaussians.front_log_std, result.frame.intrinsics
+    if spread is None:
         return None
-    front = gaussians.layer(0).log_depth_std
-    assert front is not None
-    spread = front.cpu().numpy().reshape(gaussians.grid[1:])
     return cv2.resize(spread, (k.width, k.height), interpolation=cv2.INTER_LINEAR)
 
 

@@ -46,7 +46,7 @@ class Aligned:
     Attributes:
         used: numbers of the images that agree, in rising order.
         T: [R, 4, 4] pose of the camera at hand in each of those.
-        px: [N, 2] corners that were found in one of them at least.
+        px: [N, 2] corners that were found in one of those at least.
         outlying: [N] bool, which of them do not fit a scene that stands still.
         log_scale: of the depth as a whole, likewise a correction of its logarithm.
         log_scale_std: of that; the errors of the poses given are in it.
@@ -102,8 +102,9 @@ def align(
     ]
     if not any(agree):
         return None
-    used = found.any(0)
-    worst = np.where(found, deviation, 0).max(0)[used]
+    # an image whose pose is wrong says of no corner that it moves
+    used = found[agree].any(0)
+    worst = np.where(found, deviation, 0)[agree].max(0)[used]
     # of the whole, to which all shapes add; their prior is no observation
     whole = shapes[used].mean(0)
     known = float(whole @ covariance @ whole)

@@ -10,6 +10,7 @@ import numpy as np
 def propagate(
     log_depth: np.ndarray,
     variance: np.ndarray,
+    known: np.ndarray,
     T: np.ndarray,
     intrinsics: np.ndarray,
     prior: np.ndarray,
@@ -24,6 +25,7 @@ def propagate(
     Args:
         log_depth: [h, w] logarithm of depth of cells, metres.
         variance: [h, w] of it.
+        known: [h, w] bool, cells to be carried.
         T: [4, 4] pose of that camera in the one at hand.
         intrinsics: [4] fx, fy, cx, cy of the cells.
         prior: [h, w] logarithm of depth of the cells at hand.
@@ -40,6 +42,8 @@ def propagate(
     weight = np.zeros((high, wide), np.float32)
     for y in range(high):
         for x in range(wide):
+            if not known[y, x]:
+                continue
             z = np.exp(log_depth[y, x])
             X, Y = (x - cx) / fx * z, (y - cy) / fy * z
             d = T[2, 0] * X + T[2, 1] * Y + T[2, 2] * z + T[2, 3]

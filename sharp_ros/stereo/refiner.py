@@ -258,8 +258,9 @@ class DepthRefiner:
         if self._implausible:
             aged = aged + np.float32(_DOUBT**2)
         correction, information = propagate(
-            np.where(past.known, past.log_depth, np.float32(np.nan)),
+            past.log_depth,
             aged,
+            past.known,
             T_camera_past,
             view.camera.cells.parameters,
             view.log_depth,

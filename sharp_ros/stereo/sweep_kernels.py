@@ -18,6 +18,7 @@ CENSUS_REACH = 3  # pixels to all sides: 48 neighbours
 # and a cell of which so many places lie outside says nothing: what is left would agree by chance.
 _OUTSIDE_BITS = 20
 _MOST_OUTSIDE = 0.25
+_NEAREST = np.float32(1e-3)  # share of its depth at which a pixel is in front of the other camera
 
 
 def _count(context: Any, bits: Any) -> Any:
@@ -107,12 +108,14 @@ def sweep(
                     bx, by, bz = B[r, 0] * w, B[r, 1] * w, B[r, 2] * w
                     for k in range(labels):
                         t = steps[k]
-                        z = np.float32(1) / (az + bz * t)
+                        depth = az + bz * t  # in the other image, of that at hand
+                        z = np.float32(1) / max(depth, _NEAREST)
                         p = (ax + bx * t) * z + np.float32(0.5)
                         q = (ay + by * t) * z + np.float32(0.5)
                         p = min(max(p, np.float32(0)), np.float32(wide - 1))
                         q = min(max(q, np.float32(0)), np.float32(high - 1))
-                        index[k] = np.int32(q) * wide + np.int32(p)
+                        # what lies behind the other camera is as the corner, which has no census
+                        index[k] = np.int32(q) * wide + np.int32(p) if depth > _NEAREST else 0
                     for k in range(labels):
                         other = there[index[k]]
                         if other != 0:
