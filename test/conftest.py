@@ -45,3 +45,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def graph(tmp_path, monkeypatch):
+    """The graph of a copy of the shipped nano, with its weights beside it, to be tampered with."""
+    from sharp_ros import models
+
+    for name in ('nano.onnx', 'nano.safetensors'):
+        (tmp_path / name).write_bytes((models.WEIGHTS_FOLDER / name).read_bytes())
+    monkeypatch.setattr(models, 'WEIGHTS_FOLDER', tmp_path)
+    return tmp_path / 'nano.onnx'

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-from pathlib import Path
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from shipped_nano import corrupt
 import torch
 
 from sharp_ros import execution_choice, models, self_check
@@ -78,25 +78,6 @@ def measured(monkeypatch, compiled_once):
 
     monkeypatch.setattr(execution_choice, 'median_ms', fake)
     return calls, times
-
-
-@pytest.fixture
-def graph(tmp_path, monkeypatch):
-    """A copy of the shipped nano that may be damaged."""
-    for name in ('nano.onnx', 'nano.safetensors'):
-        (tmp_path / name).write_bytes((models.WEIGHTS_FOLDER / name).read_bytes())
-    monkeypatch.setattr(models, 'WEIGHTS_FOLDER', tmp_path)
-    return tmp_path / 'nano.onnx'
-
-
-def damage(graph: Path) -> None:
-    """A tenth less of every weight: the file still loads."""
-    weights = graph.with_name('nano.safetensors')
-    data = bytearray(weights.read_bytes())
-    start = 8 + int.from_bytes(data[:8], 'little')
-    values = np.frombuffer(data, '<f2', offset=start)
-    values *= np.float16(0.9)
-    weights.write_bytes(data)
 
 
 def session(precision: str = 'fp32') -> OpenVinoSession:
@@ -305,7 +286,7 @@ def test_without_openvino_the_command_that_installs_it_is_named(monkeypatch):
 
 
 def test_a_network_that_fails_its_check_in_openvino_is_refused_with_what_to_do(graph):
-    damage(graph)
+    corrupt(graph)
     engine, _ = load_engine(ModelConfig(execution='openvino'), 'cpu')
     with pytest.raises(EngineError, match=r'by \d.*set model.execution to onnx'):
         engine.prepare()

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from shipped_nano import corrupt
 import torch
 import yaml
 
@@ -416,25 +417,6 @@ def test_nano_runs_in_onnx_runtime_on_a_cpu_and_gives_what_torch_gives():
 @pytest.mark.usefixtures('without_openvino')
 def test_torch_runs_nano_where_that_is_asked_for(config):
     assert load_engine(config, 'cpu')[0].execution == 'eager'
-
-
-@pytest.fixture
-def graph(tmp_path, monkeypatch):
-    """A copy of the shipped nano to be tampered with: its path, and its graph."""
-    for name in ('nano.onnx', 'nano.safetensors'):
-        (tmp_path / name).write_bytes((models.WEIGHTS_FOLDER / name).read_bytes())
-    monkeypatch.setattr(models, 'WEIGHTS_FOLDER', tmp_path)
-    return tmp_path / 'nano.onnx'
-
-
-def corrupt(path: Path) -> None:
-    """Weights of another training under the same graph."""
-    weights = path.with_name('nano.safetensors')
-    data = bytearray(weights.read_bytes())
-    start = 8 + int.from_bytes(data[:8], 'little')
-    values = np.frombuffer(data, '<f2', offset=start)
-    values *= np.float16(0.9)
-    weights.write_bytes(data)
 
 
 def test_a_nano_that_differs_from_its_reference_is_refused_with_the_error_value(graph):

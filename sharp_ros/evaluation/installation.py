@@ -19,7 +19,7 @@ from sharp_ros.network.sessions import import_openvino
 from sharp_ros.process import TRANSPORTS, TRANSPORTS_FOR_IMAGES
 
 Status = Literal['ok', 'warn', 'fail']
-_INSTALL = 'pip install -r requirements/robot.txt'
+_INSTALL = 'pip install -r requirements/core.txt'
 _MIN_MEMORY, _MIN_DISK = 2.0, 1.0  # GB; the node stays below 1.5 GB
 
 
