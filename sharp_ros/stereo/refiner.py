@@ -6,6 +6,8 @@ over by the motion (recursive filters of inverse depth: Engel et al., 2014; Pizz
 a plane sweep against images that were taken from elsewhere measures it anew, and a smooth field
 joins both. The correction of an image as a whole is the scale of its depth: that is measured
 here, too, but another filter weighs it, so that errors of poses do not add up.
+
+One module: the steps of one image, all of which read and write what is known of the one before.
 """
 
 from __future__ import annotations
