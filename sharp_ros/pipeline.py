@@ -119,12 +119,12 @@ class Pipeline(PipelineState):
         # Where is the camera? An image that shows nothing does not say.
         tracked = self._localizer.track(frame, depth, clock, begun.objection)
         # What recent images say about the depth of this one.
-        factor = self._localizer.factor
-        refined = self._refinement.refine(tracked, gaussians, depth, factor, clock)
+        factor, log_std = self._localizer.factor, gaussians.front_log_std
+        refined = self._refinement.refine(tracked, depth, log_std, factor, clock)
         # What is metric scale, and where is the floor?
         localized = self._localizer.observe(tracked, refined.depth, clock, refined.scale)
         frame = localized.frame
-        gaussians, depth = localized.to_metres(refined.gaussians, refined.depth)
+        gaussians, depth = localized.to_metres(refined.corrected(gaussians), refined.depth)
         # What of the depth can be believed.
         depth = clean_depth(depth, self.config.point_cloud)
         clock.lap('depth')

@@ -22,14 +22,12 @@ class Refined:
     """Depth as motion leaves it, in the unit in which it was predicted.
 
     Attributes:
-        gaussians: of the image.
         depth: [H, W] z-depth of the visible surface.
         log_std: [m, n] standard deviation of its logarithm, edge to edge at some resolution,
             without that of its scale; None for measured depth, and where the network states none.
         motion: what motion says; None where it was not asked.
     """
 
-    gaussians: Gaussians
     depth: np.ndarray
     log_std: np.ndarray | None
     motion: Refinement | None = None
@@ -38,6 +36,10 @@ class Refined:
     def scale(self) -> MeasuredScale | None:
         """The scale of the depth, if motion shows it."""
         return None if self.motion is None else self.motion.scale
+
+    def corrected(self, gaussians: Gaussians) -> Gaussians:
+        """The Gaussians of the image, as predicted, with the correction of the depth."""
+        return gaussians if self.motion is None else gaussians.corrected(self.motion.correction)
 
 
 class MotionRefinement:
@@ -72,8 +74,8 @@ class MotionRefinement:
     def refine(
         self,
         tracked: Tracked,
-        gaussians: Gaussians,
         depth: np.ndarray,
+        log_std: np.ndarray | None,
         factor: float,
         clock: Stopwatch,
     ) -> Refined:
@@ -81,16 +83,17 @@ class MotionRefinement:
 
         Args:
             tracked: the frame, with its pose if that is known.
-            gaussians: as predicted.
-            depth: [H, W] likewise.
-            factor: that makes metres of both, as far as known.
+            depth: [H, W] as predicted.
+            log_std: [m, n] standard deviation of its logarithm as the network states it, edge to
+                edge at any resolution; None if it states none.
+            factor: that makes metres of it, as far as known.
             clock: of the steps; the lap is `refinement`.
         """
-        frame, log_std = tracked.frame, gaussians.front_log_std if self._predicts else None
+        frame = tracked.frame
         usable = tracked.learns and not tracked.late and frame.T_world_camera is not None
         if not (self._enabled and usable):
             clock.lap('refinement')
-            return Refined(gaussians, depth, log_std)
+            return Refined(depth, log_std if self._predicts else None)
         assert frame.T_world_camera is not None
         if tracked.world != self._world:
             self._world = tracked.world
@@ -106,8 +109,6 @@ class MotionRefinement:
             log_std,
             factor,
         )
-        refined = Refined(
-            gaussians.corrected(motion.correction), motion.applied(depth), motion.std, motion
-        )
+        refined = Refined(motion.applied(depth), motion.std, motion)
         clock.lap('refinement')
         return refined

@@ -14,8 +14,7 @@ from sharp_ros.errors import InputError
 from sharp_ros.evaluation import hand_held, scale
 from sharp_ros.evaluation.hand_held import Conditions, HandHeld, Shown, THINNED
 from sharp_ros.evaluation.metrics import scale_metrics
-from sharp_ros.evaluation.scale import recorded_runs, scale_run, summary
-from sharp_ros.localization.localizer import Localized, Localizer
+from sharp_ros.evaluation.scale import NodeSteps, recorded_runs, scale_run, summary
 from sharp_ros.localization.scale_filter import ScaleEstimate
 from sharp_ros.synthetic import Room
 
@@ -47,17 +46,16 @@ def bare():
 
 
 class Told:
-    """Stands for the localizer: says what it is told, frame by frame."""
+    """Stands for the steps of a node: says what it is told, frame by frame."""
 
     def __init__(self, scales, std=0.05, sources=()):
         self._scales, self._std = iter(scales), std
         self._sources = iter(sources)
 
-    def update(self, frame, depth, clock):
+    def find(self, shown, clock):
         clock.lap('scale')
         sources = next(self._sources, {})
-        estimate = ScaleEstimate(next(self._scales), self._std**2, sources)
-        return Localized(frame, estimate, None, False)
+        return ScaleEstimate(next(self._scales), self._std**2, sources), shown.predicted
 
 
 def sequence(true, rate_hz=10):
@@ -175,7 +173,7 @@ def test_filter_that_is_stuck_is_reported_as_bad():
     assert numbers['scale_worst_std'] == pytest.approx(np.log(0.74 / 0.30) / 0.05, rel=1e-3)
     assert numbers['worst_error'] == pytest.approx(1 - 0.30 / 0.74, rel=1e-3)
     assert numbers['abs_rel_loss'] == pytest.approx((1 - 0.3 / 0.74) - (1 / 0.74 - 1), rel=1e-3)
-    constant = Localizer(SharpConfig(scale=ScaleConfig(constant=1.0)), estimates_scale=True)
+    constant = NodeSteps(SharpConfig(scale=ScaleConfig(constant=1.0)))
     claimed = scale_run('claims to be exact', sequence(true), constant).numbers()
     assert 100 < claimed['scale_worst_std'] < np.inf
 

@@ -97,11 +97,14 @@ class Shown:
         frame: as the pipeline would get it, with its noisy pose and no depth.
         predicted: [H, W] float32 z-depth of the network, metres as it has them.
         truth: true z-depth of its `THINNED` pixels, metres; 0 and non-finite mean none.
+        log_std: [m, n] standard deviation of the logarithm of `predicted` that the network states,
+            edge to edge at any resolution; None if it states none.
     """
 
     frame: Frame
     predicted: np.ndarray
     truth: np.ndarray
+    log_std: np.ndarray | None = None
 
 
 class HandHeld:

@@ -1,8 +1,9 @@
 """How steady and how honest the scale of predicted depth is, at its worst.
 
-Frames go through the `Localizer` of the pipeline with poses from elsewhere, as in a node whose
-robot has odometry. The scale that is true for a frame is the median of true over predicted depth.
-What counts is the worst sequence and the worst frame: a mean forgives what a robot does not.
+Frames go through localization and refinement as in the pipeline, with poses from elsewhere, as in
+a node whose robot has odometry. The scale that is true for a frame is the median of true over
+predicted depth, the latter as motion refines it. What counts is the worst sequence and the worst
+frame: a mean forgives what a robot does not.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from sharp_ros.evaluation.metrics import (
     scale_deviations,
     scale_metrics,
 )
-from sharp_ros.localization.localized import Localized
 from sharp_ros.localization.localizer import Localizer
 from sharp_ros.localization.scale_anchors import CONSISTENCY
+from sharp_ros.localization.scale_filter import ScaleEstimate
 from sharp_ros.models import load_predictor, ModelInfo
 from sharp_ros.point_cloud import depth_from_gaussians
+from sharp_ros.refinement import MotionRefinement
 from sharp_ros.sources import open_source
 from sharp_ros.stopwatch import Stopwatch
 
@@ -45,12 +47,34 @@ _LEAST_SECONDS = SETTLED + 0.2  # of a recording that are left after the last st
 _Item = TypeVar('_Item')
 
 
-class Locates(Protocol):
-    """What `Localizer` is to this evaluation."""
+class FindsScale(Protocol):
+    """What finds the scale of one frame after the other."""
 
-    def update(self, frame: Frame, depth: np.ndarray, clock: Stopwatch) -> Localized:
-        """See `Localizer.update`."""
+    def find(self, shown: Shown, clock: Stopwatch) -> tuple[ScaleEstimate | None, np.ndarray]:
+        """Factor of the depth of a frame, and that depth [H, W], in the unit of the network."""
         ...
+
+
+class NodeSteps:
+    """The steps of the pipeline up to the scale.
+
+    Args:
+        config: as of a node.
+    """
+
+    def __init__(self, config: SharpConfig) -> None:
+        self._localizer = Localizer(config, estimates_scale=True)
+        self._refinement = MotionRefinement(config.refinement, predicts=True)
+
+    def find(self, shown: Shown, clock: Stopwatch) -> tuple[ScaleEstimate | None, np.ndarray]:
+        """See `FindsScale.find`."""
+        tracked = self._localizer.track(shown.frame, shown.predicted, clock)
+        factor = self._localizer.factor
+        refined = self._refinement.refine(
+            tracked, shown.predicted, shown.log_std, factor, clock
+        )
+        localized = self._localizer.observe(tracked, refined.depth, clock, refined.scale)
+        return localized.scale, refined.depth
 
 
 @dataclass(frozen=True)
@@ -60,13 +84,13 @@ class ScaleRun:
     Attributes:
         name: of the sequence.
         seconds: [N] since its first frame.
-        true: [N] median of true over predicted depth.
-        published: [N] factor that predicted depth was multiplied by.
+        true: [N] median of true over predicted depth, as refined by motion.
+        published: [N] factor that this depth was multiplied by.
         std: [N] stated standard deviation of its logarithm.
         observed: [N] bool, whether metric scale was observed, believed or not.
         abs_rel: [N] of the depth as published.
-        network_abs_rel: [N] of the depth as predicted.
-        milliseconds: of the localizer, mean over the frames.
+        network_abs_rel: [N] of the depth as the network alone has it.
+        milliseconds: of all steps but the network, mean over the frames.
     """
 
     name: str
@@ -109,33 +133,34 @@ class ScaleRun:
         }
 
 
-def scale_run(name: str, sequence: Iterable[Shown], localizer: Locates | None = None) -> ScaleRun:
-    """Run a sequence through the localizer, and compare its scale with the true one.
+def scale_run(
+    name: str, sequence: Iterable[Shown], steps: FindsScale | None = None
+) -> ScaleRun:
+    """Find the scale of a sequence frame by frame, and compare it with the true one.
 
     Args:
         name: of the sequence.
         sequence: with poses, in order of time. Images of which too little is known go through it
             like all others, but are not judged.
-        localizer: fresh; by default that of the default configuration.
+        steps: fresh; by default those of a node with the default configuration.
 
     Raises:
         InputError: `no_truth` if no frame could be judged.
     """
-    localizer = localizer or Localizer(SharpConfig(), estimates_scale=True)
+    steps = steps or NodeSteps(SharpConfig())
     rows: list[tuple[float, ...]] = []
     milliseconds: list[float] = []
     start_ns, count_before = None, 0
     for shown in sequence:
         clock = Stopwatch()
-        localized = localizer.update(shown.frame, shown.predicted, clock)
+        estimate, depth = steps.find(shown, clock)
         milliseconds.append(sum(clock.laps.values()))
-        estimate = localized.scale
         assert estimate is not None
         start_ns = shown.frame.stamp_ns if start_ns is None else start_ns
         # consistency compares a frame with earlier ones, and observes no metric scale
         count = sum(n for name, n in estimate.sources.items() if not name.startswith(CONSISTENCY))
         observed, count_before = count != count_before, count
-        ratios = _ratios(shown)
+        ratios, as_predicted = _ratios(shown.truth, depth), _ratios(shown.truth, shown.predicted)
         if len(ratios) >= MIN_PIXELS:
             rows.append(
                 (
@@ -145,7 +170,7 @@ def scale_run(name: str, sequence: Iterable[Shown], localizer: Locates | None = 
                     math.sqrt(estimate.log_variance),
                     observed,
                     float(np.mean(np.abs(estimate.value / ratios - 1))),
-                    float(np.mean(np.abs(1 / ratios - 1))),
+                    float(np.mean(np.abs(1 / as_predicted - 1))),
                 )
             )
     if not rows:
@@ -164,11 +189,11 @@ def scale_run(name: str, sequence: Iterable[Shown], localizer: Locates | None = 
     )
 
 
-def _ratios(shown: Shown) -> np.ndarray:  # -> [N]
-    """True over predicted depth of the pixels that have both."""
-    truth, predicted = shown.truth, shown.predicted[THINNED]
-    both = (truth >= MIN_TRUTH) & (truth <= MAX_TRUTH) & (predicted > 0) & (predicted < np.inf)
-    return truth[both].astype(np.float64) / predicted[both]
+def _ratios(truth: np.ndarray, depth: np.ndarray) -> np.ndarray:  # -> [N]
+    """Of the pixels that have both: true, which is `THINNED`, over other depth [H, W]."""
+    other = depth[THINNED]
+    both = (truth >= MIN_TRUTH) & (truth <= MAX_TRUTH) & (other > 0) & (other < np.inf)
+    return truth[both].astype(np.float64) / other[both]
 
 
 def hand_held_runs(
@@ -222,7 +247,8 @@ def predicted_recording(frames: Iterable[Frame], engine: Engine) -> list[Shown]:
         )
         truth = np.zeros_like(predicted) if frame.depth is None else frame.depth
         plain = replace(frame, world_frame='odom', depth=None, unseen=None)
-        shown.append(Shown(plain, predicted, truth[THINNED].copy()))
+        log_std = gaussians.front_log_std
+        shown.append(Shown(plain, predicted, truth[THINNED].copy(), log_std))
     if not shown:
         raise InputError(
             'the source has no poses; give synthetic, or an RGB-D folder with depth.txt and '
@@ -304,7 +330,7 @@ def summary(runs: Sequence[ScaleRun]) -> dict[str, Any]:
         `worst_error` after `SETTLED` seconds, as a share; `worst_abs_rel_loss`, how much larger
         AbsRel is as published than as predicted, and `runs_beyond_loss`, of how many runs that
         loss is beyond `ALLOWED_LOSS`; `observed`, the share of frames in which metric scale was
-        observed; `ms` of the localizer per frame; and `worst`, by the name of a number the runs
+        observed; `ms` of all steps but the network per frame; and `worst`, by the name of a number the runs
         in which it is worst (`name`, `value`, `at` in seconds), worst first.
     """
     rows = [run.numbers() for run in runs]
