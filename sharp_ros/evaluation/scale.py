@@ -70,9 +70,7 @@ class NodeSteps:
         """See `FindsScale.find`."""
         tracked = self._localizer.track(shown.frame, shown.predicted, clock)
         factor = self._localizer.factor
-        refined = self._refinement.refine(
-            tracked, shown.predicted, shown.log_std, factor, clock
-        )
+        refined = self._refinement.refine(tracked, shown.predicted, shown.log_std, factor, clock)
         localized = self._localizer.observe(tracked, refined.depth, clock, refined.scale)
         return localized.scale, refined.depth
 
@@ -133,9 +131,7 @@ class ScaleRun:
         }
 
 
-def scale_run(
-    name: str, sequence: Iterable[Shown], steps: FindsScale | None = None
-) -> ScaleRun:
+def scale_run(name: str, sequence: Iterable[Shown], steps: FindsScale | None = None) -> ScaleRun:
     """Find the scale of a sequence frame by frame, and compare it with the true one.
 
     Args:
@@ -330,8 +326,8 @@ def summary(runs: Sequence[ScaleRun]) -> dict[str, Any]:
         `worst_error` after `SETTLED` seconds, as a share; `worst_abs_rel_loss`, how much larger
         AbsRel is as published than as predicted, and `runs_beyond_loss`, of how many runs that
         loss is beyond `ALLOWED_LOSS`; `observed`, the share of frames in which metric scale was
-        observed; `ms` of all steps but the network per frame; and `worst`, by the name of a number the runs
-        in which it is worst (`name`, `value`, `at` in seconds), worst first.
+        observed; `ms` of all steps but the network per frame; and `worst`, by the name of a number
+        the runs in which it is worst (`name`, `value`, `at` in seconds), worst first.
     """
     rows = [run.numbers() for run in runs]
     joined = (np.concatenate([getattr(r, k) for r in runs]) for k in ('true', 'published', 'std'))

@@ -186,7 +186,7 @@ class Localizer:
             tracked: the frame.
             depth: [H, W] z-depth of it as for `track`, or better.
             clock: of its steps; the laps are `scale` and `level`.
-            scale_seen: scale of that depth as recent images show it; it counts for the tracks.
+            scale_seen: scale of that depth as recent images show it.
 
         Raises:
             InputError: if pose or depth cannot be used.
@@ -262,11 +262,13 @@ class Localizer:
         """
         if self._filter is None or self._config.scale.constant:
             return None
+        if self._external.add(frame, self._config.odometry.max_speed):
+            self._forget_places()
+        if not self._asks_tracks:
+            return None
         _, motion = self._registered(frame, depth * np.float32(self.factor), None)
         if motion.state == 'lost':
             self._odometry.reset()  # its keyframes lie behind, and only tracks are asked for
-        if self._external.add(frame, self._config.odometry.max_speed):
-            self._forget_places()
         if motion.keyframe:
             self._external.note_keyframe(frame)
         return motion
@@ -321,7 +323,7 @@ class Localizer:
                 self._estimate = self._filter.update(
                     frame,
                     depth,
-                    seen or self._tracks(tracked),
+                    self._tracks(tracked) if self._asks_tracks else seen,
                     pose_is_metric=not (tracked.visual and self._knows_metres(frame)),
                 )
             self._stamp_ns = frame.stamp_ns
@@ -335,6 +337,11 @@ class Localizer:
         known = self._estimate or ScaleEstimate(1.0, 0.0, {}, 1.0, config.prior_std**2)
         variance = known.bias_variance + config.frame_std**2
         return replace(known, value=known.bias, log_variance=variance)
+
+    @property
+    def _asks_tracks(self) -> bool:
+        """Whether tracks of features tell the scale; recent images as a whole tell more."""
+        return self._config.refinement.enabled == 'off'
 
     def _tracks(self, tracked: Tracked) -> Tracks | None:
         """Tracks of a frame; with a pose from elsewhere only those over two such poses."""
