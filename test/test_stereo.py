@@ -114,6 +114,19 @@ def test_a_scale_that_is_far_off_is_found_by_trial(drive, factor):
     assert np.median(found) == pytest.approx(0, abs=0.25)
 
 
+@pytest.mark.parametrize('factor', [0.25, 4.0])
+def test_a_slow_camera_tries_all_scales_at_once(drive, factor):
+    """At 2 Hz there is time, and after an image or two the places are out of view."""
+    refiner, found = DepthRefiner(), []
+    for i, (gray, prior, _, pose) in enumerate(drive[::5]):
+        depth = prior * np.float32(factor)
+        result = refiner.refine(gray, INTRINSICS, i * 500_000_000, pose, depth, STATED)
+        found.append(None if result.scale is None else result.scale.log_scale + math.log(factor))
+    first = next(i for i, value in enumerate(found) if value is not None)
+    assert first <= 2
+    assert found[first] == pytest.approx(0, abs=0.3)
+
+
 def at_random(poses, rng, shift, turn):
     moved = []
     for pose in poses:
@@ -265,6 +278,21 @@ def test_alignment_corrects_the_pose_of_another_image(drive):
         apply(true, points), INTRINSICS
     )
     assert np.nanmedian(np.linalg.norm(miss, axis=1)) < 0.5  # pixels
+
+
+def test_tracks_that_suit_any_scale_tell_none(drive):
+    """Over a baseline below what poses are good for, their errors explain every depth."""
+    (before, _, _, T_before), (gray, _, depth, T_now) = drive[10], drive[12]
+    px = corners(gray, np.empty((0, 2)), 200)
+    column, row = px.astype(int).T
+    relative = inverse(T_before) @ T_now
+    for scale, telling in ((1.0, True), (0.02, False)):
+        # the same images, of a world that is so many times as large
+        T = transform(relative[:3, :3], scale * relative[:3, 3])
+        z = scale * depth[row, column].astype(np.float64)
+        aligned = align(gray, [before], T[None], px, z, INTRINSICS)
+        assert aligned is not None
+        assert math.isfinite(aligned.log_scale_std) == telling
 
 
 def test_an_image_that_no_pose_explains_makes_no_corner_move(drive):

@@ -34,6 +34,7 @@ _AGREEING = 0.5  # share of tracks that must, or the image is not used
 _WORST = 0.35  # mean correction of log depth, likewise
 _SURPRISING = 3.0  # standard deviations by which a pose may be corrected, likewise
 _OUTLYING = 25.0  # squared deviation of what does not stand still
+_TELLING = 0.6  # share of its variance before that is left of a scale that tracks show
 _STEP = 1.1  # of depth along an epipolar line
 _ITERATIONS = 5
 _SMALL = 3e-4
@@ -49,7 +50,8 @@ class Aligned:
         px: [N, 2] corners that were found in one of those at least.
         outlying: [N] bool, which of them do not fit a scene that stands still.
         log_scale: of the depth as a whole, likewise a correction of its logarithm.
-        log_scale_std: of that; the errors of the poses given are in it.
+        log_scale_std: of that; the errors of the poses given are in it. Infinite where tracks tell
+            no more than was known before: then they would suit any scale.
     """
 
     used: tuple[int, ...]
@@ -109,13 +111,13 @@ def align(
     whole = shapes[used].mean(0)
     known = float(whole @ covariance @ whole)
     before = float(whole @ (_shape_std(len(whole)) ** 2 * whole))
-    variance = 1 / max(1 / known - 1 / before, 1 / before)
+    variance = 1 / (1 / known - 1 / before) if known < _TELLING * before else math.inf
     return Aligned(
         tuple(int(k) for k in kept[agree]),
         T[agree],
         px[used],
         worst > _OUTLYING,
-        float(whole @ amounts * variance / known),
+        float(whole @ amounts) * (variance / known if math.isfinite(variance) else 1.0),
         math.sqrt(variance),
     )
 

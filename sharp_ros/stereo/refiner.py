@@ -12,7 +12,9 @@ One module: the steps of one image, all of which read and write what is known of
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 import math
 
 import cv2
@@ -54,8 +56,10 @@ _CHECKED = 80  # corners by which a step of the poses is checked
 _MISSED_PX = 4.0  # median error of that from which it cannot be true
 _DOUBT = 0.3  # std that a first such step adds
 _SPREAD_CELLS = 2.0  # of a corner that moves by itself
-_TRIALS = (0.0, 0.5, -0.5, 1.0, -1.0, 1.5, -1.5)  # logarithms, see `_believed_factor`
+_TRIALS = (0.4, -0.4, 0.8, -0.8, 1.2, -1.2, 1.6, -1.6)  # logarithms, see `_searched`
+_TRIAL_NS = 30_000_000  # since the image before, for each of them
 _NEAR = 0.2  # log of a scale from which all corners are found
+_FARTHEST = 2.0  # log of a scale beyond which poses are wrong rather than a network
 _FOLLOWED = 0.3  # share of a measured scale that is taken over with each image
 _LONG_NS = 2_000_000_000  # after which nothing is carried over
 
@@ -120,6 +124,7 @@ class DepthRefiner:
         self._swept_at: np.ndarray | None = None  # position at the last comparison
         self._swept_ns = 0  # and when that was
         self._failures = 0  # comparisons, one after the other, in which the poses disagreed
+        self._tried = 0  # factors, see `_searched`
         self._log_factor: float | None = None  # that predicted depth needed lately
         self._measured_ns = 0  # when that was compared last
 
@@ -167,12 +172,21 @@ class DepthRefiner:
             self.reset()
             self._camera = _Camera(intrinsics)
         log_factor = self._believed_factor(stamp_ns, factor)
-        view = _View(gray, depth * np.float32(math.exp(log_factor)), log_std, self._camera)
+        view = _View(gray, depth, log_std, log_factor, self._camera)
         carried, information = self._carried_over(view, stamp_ns, T_world_camera)
         base = fused_field(carried, information, view.log_depth, carried)
         stereo, stereo_information, aligned, obstacle = self._compared(
             view, stamp_ns, T_world_camera, base
         )
+        disagrees = obstacle == 'poses_disagree' or (self._failures and obstacle == 'no_baseline')
+        if disagrees:  # which baselines are of use depends on the scale, too
+            found = self._searched(view, stamp_ns, T_world_camera, base)
+            if found is not None:
+                view = view.times(found)
+                carried = information = base = np.zeros_like(base)
+                stereo, stereo_information, aligned, obstacle = self._compared(
+                    view, stamp_ns, T_world_camera, base
+                )
         measured = stereo_information > 0
         if measured.any():
             stereo = stereo - np.float32(np.median((stereo - base)[measured]))
@@ -184,9 +198,8 @@ class DepthRefiner:
         field = fused_field(joint, total, view.log_depth, base)
         field -= np.float32(np.median(field))
         variance = 1 / (total + 1 / np.maximum(view.log_std**2, _LEAST_VARIANCE))
-        whole, scale = self._whole(float(np.median(base)), log_factor, aligned, stamp_ns)
-        if obstacle == 'poses_disagree' or (self._failures and obstacle == 'no_baseline'):
-            # which baselines are of use depends on the scale, too
+        whole, scale = self._whole(float(np.median(base)), view.log_factor, aligned, stamp_ns)
+        if disagrees and aligned is None:
             self._failures, self._log_factor = self._failures + 1, None
         now = view.log_depth + field + np.float32(whole)
         agrees = aligned is not None or (
@@ -202,12 +215,34 @@ class DepthRefiner:
         """Logarithm of the factor that brings predicted depth to the scale of the poses.
 
         It is that of the images before, since poses are compared with depth here, whether or not
-        others believe in either. Where it is far off corners are not found: then one after the
-        other is tried.
+        others believe in either.
         """
         if self._log_factor is not None and stamp_ns - self._measured_ns < _LONG_NS:
             return self._log_factor
-        return math.log(factor) + _TRIALS[self._failures % len(_TRIALS)]
+        return math.log(factor)
+
+    def _searched(
+        self, view: _View, stamp_ns: int, T_world_camera: np.ndarray, base: np.ndarray
+    ) -> float | None:
+        """Logarithm of another factor by which poses and depth agree, of those that are tried.
+
+        Where the factor is far off corners are not found. As many are tried as there is time since
+        the image before, at the next image the following ones.
+        """
+        elapsed_ns = _LONG_NS if self._past is None else stamp_ns - self._past.stamp_ns
+        count = min(max(1, elapsed_ns // _TRIAL_NS), len(_TRIALS))
+        found: list[tuple[float, float]] = []
+        for _ in range(count):
+            trial = _TRIALS[self._tried % len(_TRIALS)]
+            self._tried += 1
+            there = view.times(trial)
+            references = self._references.chosen(T_world_camera, there.median)
+            aligned = self._aligned(there, references, T_world_camera, base)
+            if not isinstance(aligned, Aligned) or math.isinf(aligned.log_scale_std):
+                continue
+            if abs(aligned.log_scale) < 2 * _NEAR:
+                found.append((aligned.log_scale_std, trial + aligned.log_scale))
+        return min(found)[1] if found else None
 
     def _whole(
         self, before: float, log_factor: float, aligned: Aligned | None, stamp_ns: int
@@ -229,7 +264,8 @@ class DepthRefiner:
             self._log_factor = measured
             return before + aligned.log_scale, None
         self._log_factor = log_factor + _FOLLOWED * (measured - log_factor)
-        scale = MeasuredScale(measured, aligned.log_scale_std)
+        telling = math.isfinite(aligned.log_scale_std)
+        scale = MeasuredScale(measured, aligned.log_scale_std) if telling else None
         return before + _FOLLOWED * aligned.log_scale, scale
 
     @staticmethod
@@ -301,24 +337,9 @@ class DepthRefiner:
         if newness < _WORTHWHILE and stamp_ns - self._swept_ns < _AT_LEAST_NS:
             return none, none, None, 'nothing_new'
         references = self._references.chosen(T_world_camera, view.median)
-        if not references:
-            return none, none, None, 'no_baseline'
-        px = corners(view.gray, np.empty((0, 2)), _CORNERS)
-        row, column = view.camera.cell_of(px)
-        depth = view.depth_at(px) * np.exp(base[row, column].astype(np.float64))
-        px, depth = px[depth > 2 * _LEAST_DEPTH], depth[depth > 2 * _LEAST_DEPTH]
-        if len(px) < _LEAST_CORNERS:
-            return none, none, None, 'no_texture'
-        aligned = align(
-            view.gray,
-            [reference.gray for reference in references],
-            np.stack([inverse(r.T_world_camera) @ T_world_camera for r in references]),
-            px,
-            depth,
-            view.camera.image,
-        )
-        if aligned is None:
-            return none, none, None, 'poses_disagree'
+        aligned = self._aligned(view, references, T_world_camera, base)
+        if not isinstance(aligned, Aligned):
+            return none, none, None, aligned
         self._swept_at, self._swept_ns = T_world_camera[:3, 3], stamp_ns
         mean, variance = self._swept(view, [references[n] for n in aligned.used], aligned.T, base)
         reliable = variance < _MEASURED**2
@@ -328,6 +349,32 @@ class DepthRefiner:
         information = np.where(reliable, newness / variance, 0)
         information *= self._still(view, aligned) & view.known
         return mean + base, information.astype(np.float32), aligned, ''
+
+    @staticmethod
+    def _aligned(
+        view: _View, references: list[Reference], T_world_camera: np.ndarray, base: np.ndarray
+    ) -> Aligned | str:
+        """How others agree with poses and depth times `exp(base)` [h, w], or the obstacle."""
+        if not references:
+            return 'no_baseline'
+        px = view.corners
+        row, column = view.camera.cell_of(px)
+        depth = view.depth_at(px) * np.exp(base[row, column].astype(np.float64))
+        px, depth = px[depth > 2 * _LEAST_DEPTH], depth[depth > 2 * _LEAST_DEPTH]
+        if len(px) < _LEAST_CORNERS:
+            return 'no_texture'
+        aligned = align(
+            view.gray,
+            [reference.gray for reference in references],
+            np.stack([inverse(r.T_world_camera) @ T_world_camera for r in references]),
+            px,
+            depth,
+            view.camera.image,
+        )
+        if aligned is None:
+            return 'poses_disagree'
+        log_scale = view.log_factor + float(np.median(base)) + aligned.log_scale
+        return aligned if abs(log_scale) < _FARTHEST else 'poses_disagree'
 
     def _swept(
         self, view: _View, references: list[Reference], T: np.ndarray, base: np.ndarray
@@ -397,14 +444,20 @@ class _View:
     """The image at hand, in the sizes in which it is compared."""
 
     def __init__(
-        self, gray: np.ndarray, depth: np.ndarray, log_std: np.ndarray, camera: _Camera
+        self,
+        gray: np.ndarray,
+        depth: np.ndarray,
+        log_std: np.ndarray,
+        log_factor: float,
+        camera: _Camera,
     ) -> None:
-        self.camera = camera
+        self.camera, self.log_factor = camera, log_factor
         size = (camera.image.width, camera.image.height)
         self.gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
         self.census = census(self.gray)
         size = (camera.samples.width, camera.samples.height)
         samples = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
+        samples = samples * np.float32(math.exp(log_factor))
         known = np.isfinite(samples) & (samples > _LEAST_DEPTH)
         self.median = float(np.median(samples[known])) if known.any() else 1.0
         self.log_samples = np.log(np.where(known, samples, np.float32(self.median)))
@@ -413,6 +466,20 @@ class _View:
         self.known = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.9
         self.log_depth = cv2.resize(self.log_samples, size, interpolation=cv2.INTER_AREA)
         self.log_std = cv2.resize(log_std, size, interpolation=cv2.INTER_AREA)
+
+    def times(self, log_factor: float) -> _View:
+        """The same, of which depth is multiplied by a factor, given as its logarithm."""
+        other = copy(self)
+        other.log_factor += log_factor
+        other.median *= math.exp(log_factor)
+        other.log_samples = self.log_samples + np.float32(log_factor)
+        other.log_depth = self.log_depth + np.float32(log_factor)
+        return other
+
+    @cached_property
+    def corners(self) -> np.ndarray:  # -> [N, 2]
+        """Places of the image by which it is aligned with others."""
+        return corners(self.gray, np.empty((0, 2)), _CORNERS)
 
     def depth_at(self, px: np.ndarray) -> np.ndarray:  # [N, 2] -> [N]
         """Depth of places of the image, metres."""
