@@ -19,6 +19,7 @@ from sharp_ros.localization.scale_anchors import (
 )
 from sharp_ros.localization.scale_filter import ANCHORS, ScaleFilter
 from sharp_ros.se3 import apply, interpolate, inverse, look_at, transform
+from sharp_ros.stereo import MeasuredScale
 from sharp_ros.synthetic import plane_depth, Room
 
 K = Intrinsics.from_hfov(1.2, 160, 120)
@@ -327,6 +328,32 @@ def test_a_single_wrong_observation_is_not_believed_and_several_are_within_half_
     assert min(values) > math.log(0.6)
     assert abs(values[20] - math.log(0.74)) < 0.05
     assert np.abs(np.array(values[56:]) - math.log(1.2)).max() < 0.06  # 0.53 s later
+
+
+def test_a_network_that_errs_otherwise_in_another_place_is_followed_with_the_second_frame():
+    """Of a camera of 1.5 Hz, none of whose images resembles the one before."""
+    depth, scale = plane_depth(K, 2.0), ScaleFilter(ScaleConfig())
+    found = []
+    for i in range(20):
+        factor = 0.8 if i < 15 else 0.0
+        pose = transform(np.eye(3), np.array([10.0 * i, 0, 0]))
+        estimate = update(
+            scale,
+            stamp(i, 1.5),
+            depth,
+            K,
+            tracks=MeasuredScale(factor, 0.1),
+            T_world_camera=pose,
+            pose_is_metric=True,
+        )
+        found.append((math.log(estimate.value), math.sqrt(estimate.log_variance)))
+    for value, std in found[5:15]:
+        assert abs(value - 0.8) < 0.08
+        assert std < 0.2
+    assert found[15][0] < 2 * found[15][1]  # one may be wrong; but now it is not sure
+    for value, std in found[16:]:
+        assert abs(value) < 0.15
+        assert abs(value) < 2 * std
 
 
 def test_an_anchor_that_alone_contradicts_is_believed_only_when_it_persists():

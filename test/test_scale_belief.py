@@ -74,3 +74,16 @@ def test_a_copy_goes_its_own_way():
     other.learn(normal(other.values, 1.2, 0.05))
     assert belief.median == pytest.approx(0.0, abs=1e-9)
     assert belief.variance == pytest.approx(0.09, rel=0.05)
+
+
+def test_doubt_lets_one_who_was_sure_change_with_the_next_evidence():
+    sure = Belief(0.5)
+    sure.learn(normal(sure.values, 0.8, 0.05))
+    doubtful = sure.copy()
+    doubtful.doubt(0.1, 0.5)
+    assert doubtful.median == pytest.approx(sure.median, abs=0.02)
+    for belief in (sure, doubtful):
+        belief.learn(normal(belief.values, 0.0, 0.1) + 0.25)
+    assert sure.median == pytest.approx(0.8, abs=0.05)
+    assert 0.2 < doubtful.median < 0.6  # one or the other
+    assert doubtful.variance > 2 * sure.variance

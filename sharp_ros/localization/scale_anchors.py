@@ -58,6 +58,7 @@ class ScaleObservation:
         inverse_std: where it is the inverse of the factor whose error is normal, as with
             parallax, the standard deviation of that, without systematic errors; it may then say
             that a factor is not small, and nothing else. None where the logarithm is normal.
+        wild: probability that it has nothing to do with the factor.
         shared: what its errors are shared with, such as the stamp of a keyframe whose pose is
             wrong, nanoseconds; None: with those shortly before and after.
     """
@@ -67,6 +68,7 @@ class ScaleObservation:
     source: str
     inverse_std: float | None = None
     shared: int | None = None
+    wild: float = 0.5
 
     @property
     def uniform(self) -> float:

@@ -49,8 +49,8 @@ class Belief:
 
         Networks fail on single images, and by more than a normal distribution would have it.
         """
-        usual, seldom = cls(std), cls(3 * std)
-        usual._set((1 - _FAILURES) * usual._weights + _FAILURES * seldom._weights)
+        usual = cls(std)
+        usual.doubt(_FAILURES, 3 * std)
         return usual
 
     def copy(self) -> Belief:
@@ -76,6 +76,11 @@ class Belief:
             return
         self._pending = 0.0
         self._set(smoothed(self._weights, std))
+
+    def doubt(self, share: float, std: float) -> None:
+        """With some probability all is as it was at the beginning: normal around 0."""
+        other = np.exp(-0.5 * (self.values / std) ** 2)
+        self._set((1 - share) * self._weights + share * _normalised(other))
 
     def likelihood(self, values: np.ndarray) -> np.ndarray:
         """Of other values [N], as far as all that was learnt tells."""

@@ -57,7 +57,7 @@ ANCHORS: tuple[type[ScaleAnchor], ...] = (
 
 _GROUP = 0.19  # seconds within which observations of one anchor share their errors
 _KEYFRAME = 1.0  # likewise, if they share a keyframe whose pose may be wrong
-_WILD = 0.5  # probability of an observation, or a group of them, that is of anything
+_RENEWED = 0.05  # times a second that a network is wrong in another way than before
 _LEAST = 1e-4  # variance of an observation, which a histogram can show
 _GATE = 4.0  # standard deviations beyond which evidence contradicts what is believed
 _GIVEN_UP = 0.3  # seconds after which a reference that nothing resembles is dropped
@@ -208,6 +208,12 @@ class ScaleFilter:
             self._disputed(),
         )
 
+    def _age(self, bias: Belief, nanoseconds: int) -> None:
+        """Let the bias wander, or be another one at once, as from room to room."""
+        seconds = nanoseconds * 1e-9
+        bias.widen(self.config.drift_std**2 * seconds)
+        bias.doubt(-math.expm1(-_RENEWED * seconds), self.config.prior_std)
+
     # a frame on its own ------------------------------------------------------------------------
 
     def _of_bias(self) -> Belief:
@@ -216,7 +222,7 @@ class ScaleFilter:
         if reference is not None:
             if reference.sets_bias:
                 bias.shift(reference.offset)
-            bias.widen(self.config.drift_std**2 * (self._stamp_ns - reference.first_ns) * 1e-9)
+            self._age(bias, self._stamp_ns - reference.first_ns)
             evidence = self._with_groups(reference.evidence)
             bias.learn(
                 evidence.likelihood(bias.values - reference.offset),
@@ -228,18 +234,17 @@ class ScaleFilter:
         """What is believed of the scale of a frame that is compared with none before."""
         frame_std = self.config.frame_std
         if self._reference is None:
-            self._bias.widen(self.config.drift_std**2 * seconds)
+            self._age(self._bias, round(seconds * 1e9))
         now = self._of_bias()
         error = Belief.of_frame_error(frame_std)
         if self._doubtful is not None:
-            error.learn(_mixed(self._doubtful.log_density(error.values), self._doubtful.uniform))
+            error.learn(_likelihood(self._doubtful, error.values))
         now.add(error)
         self._error = error
         for o in observations:
-            likelihood = _mixed(o.log_density(now.values), o.uniform)
-            now.learn(likelihood)
+            now.learn(_likelihood(o, now.values))
             if self._reference is None:
-                self._bias.learn(_mixed(o.log_density(self._bias.values), o.uniform), frame_std)
+                self._bias.learn(_likelihood(o, self._bias.values), frame_std)
         self._taught |= bool(observations)
         self._judge(observations, now.median, now.variance)
         return now
@@ -351,7 +356,7 @@ class ScaleFilter:
                 del self._groups[source]
         for o in observations:
             group = self._groups.setdefault(
-                o.source, _Group(self._stamp_ns, o.shared, reference.evidence.values, o.uniform)
+                o.source, _Group(self._stamp_ns, o, reference.evidence.values)
             )
             group.add(o.log_density(relation.of_frame(group.values)), 1 / o.variance)
             log_scale = relation.of_reference(o.log_scale)
@@ -365,7 +370,7 @@ class ScaleFilter:
     def _of_reference(self, reference: _Reference) -> Belief:
         """What is believed about the log scale of the reference."""
         belief, error = self._bias.copy(), reference.error.copy()
-        belief.widen(self.config.drift_std**2 * (self._stamp_ns - reference.first_ns) * 1e-9)
+        self._age(belief, self._stamp_ns - reference.first_ns)
         if not reference.sets_bias and reference.frames > 1:
             others = min(reference.frames - 1, _AVERAGED)
             std = self.config.frame_std / math.sqrt(others)
@@ -494,10 +499,9 @@ class _Group:
     only more steadily.
     """
 
-    def __init__(
-        self, begun_ns: int, shared: int | None, values: np.ndarray, uniform: float
-    ) -> None:
-        self.begun_ns, self.shared, self.values, self._uniform = begun_ns, shared, values, uniform
+    def __init__(self, begun_ns: int, first: ScaleObservation, values: np.ndarray) -> None:
+        self.begun_ns, self.shared, self.values = begun_ns, first.shared, values
+        self._wild, self._uniform = first.wild, first.uniform
         self._log_density = np.zeros(len(values))
         self._information = 0.0
 
@@ -508,9 +512,14 @@ class _Group:
     @property
     def likelihood(self) -> np.ndarray:
         """[N] of the log scales of the reference."""
-        return _mixed(self._log_density / self._information, self._uniform)
+        return _mixed(self._log_density / self._information, self._wild, self._uniform)
 
 
-def _mixed(log_density: np.ndarray, uniform: float) -> np.ndarray:
-    """Likelihood of an observation that is of anything once in a while."""
-    return (1 - _WILD) * np.exp(log_density) + _WILD * uniform
+def _likelihood(observation: ScaleObservation, values: np.ndarray) -> np.ndarray:
+    """Of log scales [N]."""
+    return _mixed(observation.log_density(values), observation.wild, observation.uniform)
+
+
+def _mixed(log_density: np.ndarray, wild: float, uniform: float) -> np.ndarray:
+    """Likelihood of what is of anything once in a while."""
+    return (1 - wild) * np.exp(log_density) + wild * uniform

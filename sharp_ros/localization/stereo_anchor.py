@@ -20,6 +20,9 @@ from sharp_ros.localization.scale_anchors import (
 from sharp_ros.stereo import MeasuredScale
 
 _LASTING_NS = 1_000_000_000  # for which the poses of the images that are compared err alike
+# Probability of a measurement that has nothing to do with the scale. Of some 2,000 with true or
+# slightly wrong poses, from recordings and simulated rooms, 3 were beyond 4 standard deviations.
+_WILD = 0.1
 
 
 class StereoAnchor:
@@ -43,5 +46,9 @@ class StereoAnchor:
             return None
         variance = motion.std**2 + POSE_CALIBRATION**2
         return ScaleObservation(
-            motion.log_scale, variance, self.source, shared=frame.stamp_ns // _LASTING_NS
+            motion.log_scale,
+            variance,
+            self.source,
+            shared=frame.stamp_ns // _LASTING_NS,
+            wild=_WILD,
         )
