@@ -147,7 +147,8 @@ class Mapper:
         elif frame.T_world_camera is not None:
             variance = None if scale is None else scale.log_variance
             disputed = scale is not None and bool(scale.disputed)
-            self._course.mapped(stamp_ns, variance, disputed=disputed)
+            doubt = localized.level_doubt
+            self._course.mapped(stamp_ns, variance, disputed=disputed, level_doubt=doubt)
         else:
             self.pass_over(stamp_ns, 'no_pose' if motion is None else f'odometry_{motion.state}')
 

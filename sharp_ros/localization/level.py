@@ -68,6 +68,7 @@ _ONE_VIEW_STD = 0.04  # metres, of a floor that few views show, where up is give
 # what is believed
 _SURE = 0.95
 _MAX_LEVEL_STD, _MAX_HEIGHT_STD = math.radians(1.5), 0.05
+_ROUGH_LEVEL_STD, _ROUGH_HEIGHT_STD = math.radians(5), 0.2  # of what is better than nothing
 _FEWEST_VIEWS = 5  # whose contradictions say how wrong they are
 _UNKNOWN_TILT, _UNKNOWN_HEIGHT = math.pi / math.sqrt(3), 10.0  # uniform in all angles; metres
 
@@ -83,6 +84,7 @@ class Level:
         probability: that `up` is up, rather than some other direction.
         extent: of the floor as seen so far, square metres.
         doubt: what is missing before this may be relied on; empty if nothing is.
+        is_rough: whether that is exactness alone, and not much of it.
     """
 
     up: np.ndarray
@@ -91,6 +93,7 @@ class Level:
     probability: float
     extent: float
     doubt: str
+    is_rough: bool = False
 
     def pose(self, T_odom_camera: np.ndarray) -> np.ndarray:  # -> [4, 4]
         """Of a camera in a level frame with its origin on the floor below, see `level_pose`."""
@@ -227,19 +230,22 @@ class LevelEstimator:
         if covariance is None and self._measured_weight:
             covariance = np.diag([1 / self._measured_weight] * 2 + [_ONE_VIEW_STD**2])
         covariance = unknown if covariance is None else covariance
-        doubt = self._doubt(floor, probability, covariance)
-        return Level(floor.up, floor.height, covariance, probability, floor.extent, doubt)
+        doubt = self._doubt(floor, probability)
+        level, height = _deviations(covariance)
+        is_rough = False
+        if not doubt and (level > _MAX_LEVEL_STD or height > _MAX_HEIGHT_STD):
+            is_rough = level < _ROUGH_LEVEL_STD and height < _ROUGH_HEIGHT_STD
+            doubt = _VAGUE.format(min(math.degrees(level), 90.0), min(height, _UNKNOWN_HEIGHT))
+        found = (floor.up, floor.height, covariance, probability, floor.extent)
+        return Level(*found, doubt, is_rough)
 
-    def _doubt(self, floor: _Floor, probability: float, covariance: np.ndarray) -> str:
+    def _doubt(self, floor: _Floor, probability: float) -> str:
         if floor.small or floor.below > _BELOW:
             return _SMALL.format(floor.extent)
         if probability < _SURE:
             return _AMBIGUOUS
         if self._camera_height and _off(floor.camera, self._camera_height) > 2 * _KNOWN_HEIGHT:
             return _WRONG_HEIGHT.format(floor.camera, self._camera_height)
-        level, height = _deviations(covariance)
-        if level > _MAX_LEVEL_STD or height > _MAX_HEIGHT_STD:
-            return _VAGUE.format(min(math.degrees(level), 90.0), min(height, _UNKNOWN_HEIGHT))
         return ''
 
     def _directions(

@@ -51,6 +51,7 @@ class Localized:
             not place it, unless `motion` says why.
         metre_std: standard deviation of the logarithm of metric scale that poses and depth share;
             `scale` does not hold it, since no frame can tell.
+        level_doubt: see `MapFacts`.
     """
 
     frame: Frame
@@ -59,6 +60,7 @@ class Localized:
     visual: bool
     unmappable: PoseUnavailableError | InputError | None = None
     metre_std: float = 0.0
+    level_doubt: str = ''
 
     @property
     def depth_scale(self) -> DepthScale | None:

@@ -208,6 +208,7 @@ class Localizer:
             tracked.visual,
             unmappable,
             metre_std=self._metre_std(frame) if tracked.visual and tracked.learns else 0.0,
+            level_doubt=self.level.doubt if tracked.visual else '',
         )
 
     # where the camera is -----------------------------------------------------------------------

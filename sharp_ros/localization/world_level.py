@@ -32,6 +32,21 @@ class Start:
     is_level: bool = False
 
 
+@dataclass(frozen=True)
+class Survey:
+    """The level of a recording that was looked through.
+
+    Attributes:
+        stamp_ns: of the first frame that odometry placed, nanoseconds.
+        T_level_camera: [4, 4] pose of that frame in a level world.
+        doubt: why that is a rough one; empty if it is not.
+    """
+
+    stamp_ns: int
+    T_level_camera: np.ndarray
+    doubt: str = ''
+
+
 class WorldLevel:
     """Looks for level and floor until they are known; from then on that world is fixed.
 
@@ -43,6 +58,7 @@ class WorldLevel:
         config: all settings, which may be replaced between two frames by `reconfigure`.
         is_known: whether the world of visual odometry is level.
         surveys: whether it goes on looking for the floor, however well that is known.
+        doubt: why the level that a survey found is a rough one; empty if it is not.
     """
 
     def __init__(self, config: SharpConfig) -> None:
@@ -53,9 +69,9 @@ class WorldLevel:
         """Know nothing."""
         self.is_known = False
         self._estimator = LevelEstimator(self.config.scale.camera_height)
-        # stamp and pose of the first frame of odometry, and its level pose as a survey found it
-        self._first: tuple[int, np.ndarray] | None = None
-        self._surveyed: tuple[int, np.ndarray] | None = None
+        self._first: tuple[int, np.ndarray] | None = None  # frame of odometry: stamp and pose
+        self._surveyed: Survey | None = None
+        self.doubt = ''
 
     def reconfigure(self, config: SharpConfig) -> None:
         """Go on with other settings, which differ in live ones only."""
@@ -76,8 +92,8 @@ class WorldLevel:
         if T_camera_base is not None:  # the floor is that of the robot
             pose = inverse(T_camera_base)
             return Start(pose if up is None else levelled(pose, up), is_level=True)
-        if self._surveyed is not None and self._surveyed[0] == frame.stamp_ns:
-            return Start(self._surveyed[1], is_level=True)
+        if self._surveyed is not None and self._surveyed.stamp_ns == frame.stamp_ns:
+            return Start(self._surveyed.T_level_camera, is_level=True)
         return Start(None if up is None else level_from_up(up, depth, frame.intrinsics))
 
     def correction(
@@ -106,8 +122,8 @@ class WorldLevel:
         first = self._first[1]
         return level.pose(first) @ inverse(first)
 
-    def surveyed(self) -> tuple[int, np.ndarray] | None:
-        """Stamp of the first frame that odometry placed, and `T_level_camera` [4, 4] of it.
+    def surveyed(self) -> Survey | None:
+        """What a survey found; a rough level will do, since there is no more to see.
 
         Returns:
             None where the level is known from elsewhere, or nothing was to be placed.
@@ -118,14 +134,15 @@ class WorldLevel:
         if self.is_known or self._first is None:
             return None
         level = self._estimator.level
-        if level.doubt:
+        if level.doubt and not level.is_rough:
             raise self._not_found(level)
         stamp_ns, T_odom_camera = self._first
-        return stamp_ns, level.pose(T_odom_camera)
+        return Survey(stamp_ns, level.pose(T_odom_camera), level.doubt)
 
-    def start_at(self, surveyed: tuple[int, np.ndarray] | None) -> None:
+    def start_at(self, surveyed: Survey | None) -> None:
         """Take the level that `surveyed` gave, if the first frame is the same again."""
         self._surveyed = surveyed
+        self.doubt = '' if surveyed is None else surveyed.doubt
 
     def _not_found(self, level: Level) -> PoseUnavailableError:
         settings = {

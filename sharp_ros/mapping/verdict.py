@@ -45,6 +45,7 @@ class MapFacts:
         mapped: frames that were.
         disputed: of these, while anchors of the scale contradicted each other.
         floor_is_credible: whether the floor was found, where visual odometry has to find it.
+        level_doubt: why it was found roughly only; empty if it was not.
     """
 
     free: int
@@ -56,6 +57,7 @@ class MapFacts:
     mapped: int = 0
     disputed: int = 0
     floor_is_credible: bool = True
+    level_doubt: str = ''
 
     @property
     def free_share(self) -> float:
@@ -117,6 +119,7 @@ def judge(facts: MapFacts) -> Verdict:
         _too_little(facts),
         _hardly_free(facts),
         _no_floor(facts),
+        _rough_level(facts),
         _unsure_scale(facts),
         _contradictions(facts),
         _lost_time(facts),
@@ -158,6 +161,18 @@ def _no_floor(facts: MapFacts) -> Reason | None:
         'the floor was not found, and nothing is mapped before it is',
         'move along the floor with it in view, and turn; or tell where it is',
         ('scale.camera_height=METRES', 'pose.base_frame=base_footprint'),
+    )
+
+
+def _rough_level(facts: MapFacts) -> Reason | None:
+    if not facts.level_doubt:
+        return None
+    return Reason(
+        'level_rough',
+        'doubtful',
+        f'the floor was found roughly only: {facts.level_doubt}',
+        'or tell where it is, or map with measured depth',
+        ('scale.camera_height=METRES', 'pose.base_frame=base_footprint', 'model.name=sensor'),
     )
 
 
@@ -236,9 +251,15 @@ class MapCourse:
         self._stamp_ns: int | None = None  # of the newest frame since the first that was mapped
         self._seconds = self._lost_seconds = self._scale_variances = 0.0
         self._mapped = self._disputed = self._scaled = 0
+        self._level_doubt = ''
 
     def mapped(
-        self, stamp_ns: int, scale_variance: float | None = None, *, disputed: bool = False
+        self,
+        stamp_ns: int,
+        scale_variance: float | None = None,
+        *,
+        disputed: bool = False,
+        level_doubt: str = '',
     ) -> None:
         """Note a frame that is in the map.
 
@@ -246,8 +267,10 @@ class MapCourse:
             stamp_ns: of the frame.
             scale_variance: of the logarithm of the factor of its depth; None for measured depth.
             disputed: whether anchors of the scale contradict each other.
+            level_doubt: see `MapFacts`.
         """
         self._mapped += 1
+        self._level_doubt = level_doubt
         self._disputed += disputed
         if scale_variance is not None:
             self._scaled += 1
@@ -283,4 +306,5 @@ class MapCourse:
             mapped=self._mapped,
             disputed=self._disputed,
             floor_is_credible=not self._passed_over['floor_not_found'] or bool(self._mapped),
+            level_doubt=self._level_doubt,
         )
