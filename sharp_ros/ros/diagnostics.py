@@ -17,6 +17,7 @@ from sharp_ros.frame_result import FrameResult
 from sharp_ros.localization.odometry import Motion
 from sharp_ros.mapping.map_fit import MapFit
 from sharp_ros.mapping.verdict import Verdict
+from sharp_ros.stereo import Refinement
 from sharp_ros.views import View
 from sharp_ros.worker import WorkerCounts
 
@@ -29,6 +30,7 @@ _STUCK = 1.0  # seconds of images with the same stamp
 _HANGS, _HANGS_TIMES = 10.0, 5.0  # seconds and usual durations after which a frame hangs
 _STEPS = ('decode', 'pose', 'process')  # that make up the duration of a frame
 THROTTLE, _KINDS = 5.0, 50  # seconds between two warnings of a kind; kinds within them
+_DISAGREEMENTS = 20  # images, one after the other, that are no chance
 # Drops that belong to normal running: the node is slower than the camera, or no output is used.
 NORMAL_DROPS = frozenset({'replaced', 'stopped', 'no_subscribers', 'disabled'})
 
@@ -77,6 +79,7 @@ class Health:
     _unplaced: Counter[str] = field(default_factory=Counter)
     _pose_values: dict[str, Any] = field(default_factory=dict)
     _mapped: int = 0
+    _disagreements: int = 0  # images since one agreed with its pose
     _verdict_on_map: Verdict | None = None
     _last_image: float | None = None
     _stamp_ns: int | None = None  # of the newest image
@@ -144,6 +147,8 @@ class Health:
                     'odometry (slipping wheels), scale.camera_height, the registered depth and '
                     'the range finder in tf',
                 )
+        if result.refinement is not None:
+            self.refinement(result.refinement)
         if motion is not None:
             self.odometry(motion)
             if motion.T_odom_camera is None:
@@ -155,6 +160,25 @@ class Health:
         if result.verdict is not None:
             self.verdict(result.verdict)
         self.views(result.views, result.unplaced)
+
+    def refinement(self, refinement: Refinement) -> None:
+        """Note what motion said about a depth image, and warn where poses go on contradicting."""
+        obstacle = refinement.obstacle
+        with self._lock:
+            self._pose_values['refinement'] = obstacle or 'measured'
+            if not obstacle:
+                self._pose_values['refinement_share'] = f'{np.mean(refinement.measured):.2f}'
+                self._disagreements = 0
+            self._disagreements += obstacle == 'poses_disagree'
+            lasting = obstacle == 'poses_disagree' and self._disagreements >= _DISAGREEMENTS
+        if lasting:
+            self.report(
+                'Mapping',
+                'poses_disagree',
+                f'poses disagree with what the last {self._disagreements} images show that could '
+                'be compared; check their source, its stamps, how the camera is mounted in tf or '
+                'pose.base_to_camera, and camera_info; depth is as the network predicts it',
+            )
 
     def loaded(self, loaded: MapFit | PoseUnavailableError) -> None:
         """Note what became of a map that was loaded and checked."""

@@ -7,6 +7,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy')
@@ -24,6 +25,7 @@ from sharp_ros.mapping.verdict import judge, MapFacts
 from sharp_ros.ros import diagnostics
 from sharp_ros.ros.conversions import image_to_msg
 from sharp_ros.ros.diagnostics import Health
+from sharp_ros.stereo import Refinement
 from sharp_ros.worker import WorkerCounts
 
 pytestmark = pytest.mark.ros
@@ -172,8 +174,8 @@ def test_time_in_which_a_frame_is_at_work_heals_no_problem(monkeypatch):
 
 
 def result_with(**given):
-    nothing = {'scale': None, 'motion': None, 'unmapped': None, 'verdict': None, 'loaded': None}
-    return SimpleNamespace(**{**nothing, 'views': {}, 'unplaced': {}, **given})
+    names = ('scale', 'refinement', 'motion', 'unmapped', 'verdict', 'loaded')
+    return SimpleNamespace(**{**dict.fromkeys(names), 'views': {}, 'unplaced': {}, **given})
 
 
 def test_a_bad_map_is_a_warning_for_as_long_as_it_is_bad():
@@ -212,6 +214,30 @@ def test_anchors_of_the_scale_that_contradict_each_other_are_named_with_their_fa
     assert level == WARN
     assert '0.95 by height, 1.42 by parallax' in text
     assert 'slipping wheels' in text
+
+
+def test_poses_that_images_go_on_contradicting_are_a_warning_and_single_ones_are_not():
+    health, cells = Health(), np.zeros((2, 2), np.float32)
+
+    def status(*obstacles):
+        for obstacle in obstacles:
+            measured = np.array([[True, False], [True, not obstacle]])
+            health.refinement(Refinement(cells, cells, measured, obstacle=obstacle))
+        return health.statuses('active', {}, None, 'n')[2]
+
+    name, level, _, values = status('')
+    assert name == 'n: Mapping'
+    assert (values['refinement'], values['refinement_share']) == ('measured', '0.75')
+    for _ in range(5):
+        _, level, _, values = status(*['poses_disagree'] * 10, 'nothing_new', '')
+        assert level == OK
+    _, level, _, values = status(*['poses_disagree', 'no_baseline'] * 19)
+    assert (level, values['refinement']) == (OK, 'no_baseline')
+    _, level, text, values = status('poses_disagree')
+    assert level == WARN
+    assert values['refinement'] == 'poses_disagree'
+    assert 'last 20 images' in text
+    assert 'pose.base_to_camera' in text
 
 
 def test_frame_hangs_by_how_long_those_before_it_took():
