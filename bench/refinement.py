@@ -6,7 +6,8 @@ A source is a folder in TUM layout with poses, or `room:SEED`, a drive through a
 Each line is the mean over all images: AbsRel as it is and scaled by the median, of the network
 alone, of its depth times the scale that the pipeline finds, and of that corrected by motion; then
 which share of the pixels lies within one and two stated standard deviations. `--faults` adds poses
-that are wrong, and own odometry; no case should be worse than without, scaled, by more than 0.002.
+that are wrong, own odometry, images whose exposure jumps, and, of rooms, images of a rolling
+shutter; no case should be worse than without, scaled, by more than 0.002.
 `--picture` shows, of four images of the first source: the image, the true depth, the depth before
 and after, and the error before and after (red: too far).
 Parameters of `sharp_ros/stereo` were chosen on kinect_room_dev, tum_fr3_cabinet and the drives of
@@ -45,6 +46,7 @@ from sharp_ros.synthetic import Room  # noqa: E402
 
 CAMERA = Intrinsics.from_hfov(1.1, 640, 480)
 RATE_HZ, DURATION = 10.0, 6.0  # of a drive
+SHUTTER, BANDS = 0.03, 12  # seconds of a rolling shutter, and strips that are rendered for it
 SHOWN = (0.3, 0.5, 0.7, 0.95)  # of a sequence, in the picture
 AS_PREDICTED = PointCloudConfig(min_range=0.0, max_range=1e6, edge_ratio=0.0)
 Poses = list[np.ndarray]
@@ -61,13 +63,26 @@ def frames_of(source: str, every: int) -> list[Frame]:
     ]
 
 
-def drive(seed: int) -> Iterator[Frame]:
-    """Through a simulated room."""
+def drive(seed: int, shutter: float = 0.0) -> Iterator[Frame]:
+    """Through a simulated room, with a camera that reads an image within so many seconds."""
     room = Room(seed)
     for i in range(round(DURATION * RATE_HZ)):
-        pose = room.pose(3.0 + i / RATE_HZ)
+        t = 3.0 + i / RATE_HZ
+        pose = room.pose(t)
         image, depth = room.render(CAMERA, pose)
+        for band in np.array_split(np.arange(CAMERA.height), BANDS) if shutter else ():
+            late = (band.mean() / CAMERA.height - 0.5) * shutter
+            image[band], depth[band] = (p[band] for p in room.render(CAMERA, room.pose(t + late)))
         yield Frame(image, CAMERA, round(i / RATE_HZ * 1e9), 'camera', pose, 'world', depth)
+
+
+def jumping(frames: list[Frame]) -> list[Frame]:
+    """The same with an exposure that is another one for each image."""
+    gains = np.random.default_rng(0).uniform(0.5, 1.5, len(frames))
+    return [
+        replace(frame, image=np.clip(frame.image * gain, 0, 255).astype(np.uint8))
+        for frame, gain in zip(frames, gains, strict=True)
+    ]
 
 
 def disturbed(poses: Poses, shift: float, turn: float) -> Poses:
@@ -191,14 +206,17 @@ def main() -> None:
     for source in options.sources:
         frames = frames_of(source, options.every)
         true = [frame.T_world_camera for frame in frames if frame.T_world_camera is not None]
-        cases: dict[str, Poses | None] = {'poses given': true}
+        cases: dict[str, tuple[list[Frame], Poses | None]] = {'poses given': (frames, true)}
         if options.faults:
-            cases |= {name: fault(true) for name, fault in FAULTS.items()} | {'own odometry': None}
+            cases |= {name: (frames, fault(true)) for name, fault in FAULTS.items()}
+            cases |= {'own odometry': (frames, None), 'exposure jumps': (jumping(frames), true)}
+            if source.startswith('room:'):
+                cases['rolling shutter, 30 ms'] = (list(drive(int(source[5:]), SHUTTER)), true)
         found = report['sources'][Path(source).name] = {'frames': len(frames)}
         print(f'{Path(source).name}, {len(frames)} images')
-        for name, poses in cases.items():
-            results = list(run(engine, info, frames, poses))
-            found[name] = row = judged(frames, iter(results))
+        for name, (shown, poses) in cases.items():
+            results = list(run(engine, info, shown, poses))
+            found[name] = row = judged(shown, iter(results))
             steps = ('network', 'scaled', 'refined')
             numbers = '  '.join(f'{row[s]:.3f} / {row[s + "_median_scaled"]:.3f}' for s in steps)
             within = [row.get(f'within_{n}_std', float('nan')) for n in (1, 2)]
