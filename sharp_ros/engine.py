@@ -31,10 +31,11 @@ from sharp_ros.inference_queue import (
     DirectQueue,
     Forward,
     InferenceQueue,
+    StartedQueue,
 )
 from sharp_ros.network.nano_arrays import NanoArrays
 from sharp_ros.network.roles import NetworkPredictor, Predictor, SessionPredictor
-from sharp_ros.network.sessions import Session
+from sharp_ros.network.sessions import OpenVinoSession, Session
 from sharp_ros.process import prepare_for_large_network
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ class Engine:
 
     def _made_again(self, network: NetworkPredictor[nn.Module] | NanoArrays) -> InferenceQueue:
         if isinstance(network, NanoArrays):
-            return ArrayQueue(network.forward)
+            return _array_queue(network)
         network.move(self._device)
         return self._made_queue(network.forward)
 
@@ -250,7 +251,7 @@ class Engine:
         if isinstance(network, SessionPredictor):
             self.check_error = checked(network)
         if isinstance(network, NanoArrays):
-            return ArrayQueue(network.forward)
+            return _array_queue(network)
         if isinstance(network, SessionPredictor):
             return DirectQueue(network.forward, self._device)
         import torch
@@ -344,10 +345,10 @@ class Engine:
         depth: np.ndarray | None = None,
         geometry: FloorGeometry | None = None,
     ) -> Pending:
-        """Begin a prediction; on cuda the device works while the caller does other things.
+        """Begin a prediction; CUDA and OpenVINO work while the caller does other things.
 
-        A second frame may be submitted before the first one is collected: it is uploaded while
-        the network is busy. On other devices the work happens in `Pending.result`.
+        A second frame may be submitted before the first one is collected. With all else the work
+        happens in `Pending.result`.
 
         Raises:
             EngineError: see `predict`.
@@ -466,6 +467,12 @@ def checked(network: SessionPredictor) -> float | None:
     if key:
         self_check.remember(key, error)
     return error
+
+
+def _array_queue(network: NanoArrays) -> InferenceQueue:
+    if isinstance(network.session, OpenVinoSession):
+        return StartedQueue(network.start)
+    return ArrayQueue(network.forward)
 
 
 def _inference_mode(*, tensors: bool) -> AbstractContextManager[Any]:

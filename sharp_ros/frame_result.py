@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -12,6 +12,7 @@ from sharp_ros.camera import Frame
 from sharp_ros.engine import Pending
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
+from sharp_ros.localization.localized import Localized
 from sharp_ros.localization.odometry import Motion
 from sharp_ros.localization.scale_filter import ScaleEstimate
 from sharp_ros.mapping.map_fit import MapFit
@@ -94,6 +95,23 @@ class FrameResult:
             return None
         high, wide = self.depth.shape
         return cv2.resize(self.log_std, (wide, high), interpolation=cv2.INTER_LINEAR)
+
+
+@dataclass(frozen=True)
+class SeenFrame:
+    """A frame whose depth is known, and which is not in the map yet.
+
+    Attributes:
+        result: all that it gave so far: neither map nor views.
+        begun: as it began.
+        localized: its pose and scale; None of a relative model.
+        due: names of the views that are to be rendered.
+    """
+
+    result: FrameResult
+    begun: BegunFrame
+    localized: Localized | None = None
+    due: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

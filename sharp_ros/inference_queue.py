@@ -1,4 +1,4 @@
-"""How frames get through the network: one after the other, or in streams of a CUDA device.
+"""How frames get through the network: one by one, beside other work of the CPU, or on CUDA.
 
 Every kind of queue has `launch`, which takes the network's inputs from the CPU, and `collect`,
 which waits for what it made of them. With tensors both are called in inference mode.
@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 Forward = Callable[..., 'tuple[Tensor, ...]']
 _WARM_UP_RUNS = 3  # before capture; libraries choose their kernels in the first ones
 _SLOTS = 2  # one is uploaded to while the network reads the other
+
+
+class Running(Protocol):
+    """A network that threads of a runtime compute."""
+
+    def wait(self) -> None:
+        """Return once it is done."""
+        ...
+
+    def outputs(self) -> tuple[list[np.ndarray], float]:
+        """Wait; outputs in arrays of the caller's own, and how long it took, ms."""
+        ...
 
 
 class InferenceQueue(Protocol):
@@ -93,6 +105,33 @@ class ArrayQueue:
         start = time.perf_counter()
         outputs = self._forward(*flight)
         return outputs, (time.perf_counter() - start) * 1e3
+
+    def forget(self) -> None:
+        """See `InferenceQueue`; there is nothing to let go of."""
+
+
+class StartedQueue:
+    """A network that takes and gives arrays and is computed by threads of its own.
+
+    Args:
+        start: begins with arrays; see `Running`.
+    """
+
+    def __init__(self, start: Callable[..., Running]) -> None:
+        self._start = start
+
+    def launch(self, inputs: Sequence[np.ndarray]) -> Running:
+        """See `InferenceQueue`; returns while the network works."""
+        return self._start(*inputs)
+
+    def waiting(self, flight: Running) -> Callable[[], None]:
+        """See `InferenceQueue`."""
+        return flight.wait
+
+    def collect(self, flight: Running) -> tuple[tuple[np.ndarray, ...], float]:
+        """See `InferenceQueue`."""
+        outputs, milliseconds = flight.outputs()
+        return tuple(outputs), milliseconds
 
     def forget(self) -> None:
         """See `InferenceQueue`; there is nothing to let go of."""

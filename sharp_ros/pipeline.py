@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from sharp_ros.frame_result import (
     MAP_POINTS,
     OCCUPANCY,
     POINTS,
+    SeenFrame,
 )
 from sharp_ros.loading import load_engine
 from sharp_ros.localization.localized import Localized
@@ -60,7 +62,7 @@ class Pipeline(PipelineState):
         self.reset()
 
     def process(self, frame: Frame, wanted: Collection[str]) -> FrameResult:
-        """Run all steps of one frame: `begin`, then `finish`.
+        """Run all steps of one frame: `begin`, then `finish`, which is `see` and `place`.
 
         Raises:
             InputError: if the frame cannot be used.
@@ -109,6 +111,15 @@ class Pipeline(PipelineState):
             InputError: if the frame cannot be used.
             EngineError: if the network cannot be run.
         """
+        return self.place(self.see(begun))
+
+    def see(self, begun: BegunFrame) -> SeenFrame:
+        """Run the steps from the network to depth in metres, which can be published already.
+
+        Raises:
+            InputError: if the frame cannot be used.
+            EngineError: if the network cannot be run.
+        """
         frame, wanted, clock = begun.frame, begun.wanted, begun.clock
         # What is known is of no use after a jump in time, or for another camera.
         self._start_over_if_needed(frame)
@@ -131,33 +142,54 @@ class Pipeline(PipelineState):
         log_std = localized.log_std(refined.log_std)
         cloud = self._cloud(frame, depth, log_std) if POINTS in wanted else None
         clock.lap('points')
-        # A map that was loaded takes its place if it fits what is seen.
-        self._check_loaded(localized, depth)
-        clock.lap('check')
-        # The map, where the pose is known, and the snapshot, while one is under way.
-        unmapped = self._mapper.integrate(localized, depth, gaussians, clock)
-        if begun.objection is None:
-            self._snapshots.add(frame, depth)
-        # What virtual cameras see.
-        seen = Seen(frame, gaussians, frame.T_world_camera is not None and unmapped is None)
-        views, unplaced = self._views.render(due, seen, self._mapper.world, wanted)
-        clock.lap('views')
-        # What the map looks like now.
-        map_outputs = self._mapper.outputs(localized, depth, wanted, mapped=seen.mapped)
-        clock.lap('grid')
-        return FrameResult(
+        result = FrameResult(
             frame=frame,
             gaussians=gaussians,
             depth=depth,
             log_std=log_std,
             cloud=cloud,
-            views=views,
-            unplaced=unplaced,
-            mapped=seen.mapped,
-            unmapped=unmapped,
             scale=localized.scale,
             refinement=refined.motion,
             motion=localized.motion,
+        )
+        return SeenFrame(result, begun, localized, due)
+
+    def place(self, seen: SeenFrame) -> FrameResult:
+        """Run the steps that follow: map and views. Frames are placed before the next is seen.
+
+        Raises:
+            InputError: if the frame cannot be used.
+        """
+        result, localized, wanted = seen.result, seen.localized, seen.begun.wanted
+        assert localized is not None
+        frame, depth, gaussians, clock = (
+            result.frame,
+            result.depth,
+            result.gaussians,
+            seen.begun.clock,
+        )
+        clock.lap('between')  # what the caller did with the depth, and for the next frame
+        # A map that was loaded takes its place if it fits what is seen.
+        self._check_loaded(localized, depth)
+        clock.lap('check')
+        # The map, where the pose is known, and the snapshot, while one is under way.
+        unmapped = self._mapper.integrate(localized, depth, gaussians, clock)
+        if seen.begun.objection is None:
+            self._snapshots.add(frame, depth)
+        # What virtual cameras see.
+        mapped = frame.T_world_camera is not None and unmapped is None
+        scene = Seen(frame, gaussians, mapped)
+        views, unplaced = self._views.render(seen.due, scene, self._mapper.world, wanted)
+        clock.lap('views')
+        # What the map looks like now.
+        map_outputs = self._mapper.outputs(localized, depth, wanted, mapped=mapped)
+        clock.lap('grid')
+        return replace(
+            result,
+            views=views,
+            unplaced=unplaced,
+            mapped=mapped,
+            unmapped=unmapped,
             timings_ms=self._timings(clock),
             **map_outputs,
         )

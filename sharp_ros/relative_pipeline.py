@@ -10,7 +10,7 @@ from sharp_ros.camera import Intrinsics
 from sharp_ros.config import SharpConfig
 from sharp_ros.engine import choose_device
 from sharp_ros.errors import InputError
-from sharp_ros.frame_result import BegunFrame, FrameResult
+from sharp_ros.frame_result import BegunFrame, FrameResult, SeenFrame
 from sharp_ros.loading import load_engine
 from sharp_ros.mapping.map_files import MapState
 from sharp_ros.pipeline import Pipeline
@@ -37,7 +37,7 @@ class RelativePipeline(Pipeline):
         self.process(warm_up_frame(intrinsics), ())
         self.reset()
 
-    def finish(self, begun: BegunFrame) -> FrameResult:
+    def see(self, begun: BegunFrame) -> SeenFrame:
         """Take the depth of the network.
 
         Raises:
@@ -45,13 +45,18 @@ class RelativePipeline(Pipeline):
         """
         frame, size = begun.frame, begun.frame.intrinsics
         gaussians, relative_depth = begun.predicted(covariances=False, measured=False)
-        return FrameResult(
+        result = FrameResult(
             frame=frame,
             gaussians=replace(gaussians, quats=None, scales=None),
             depth=np.full((size.height, size.width), np.nan, np.float32),
             timings_ms=begun.clock.laps,
             relative_depth=relative_depth,
         )
+        return SeenFrame(result, begun)
+
+    def place(self, seen: SeenFrame) -> FrameResult:
+        """Nothing is left to be done."""
+        return seen.result
 
     def restore(self, state: MapState) -> None:
         """Refuse, since this model makes no maps.

@@ -13,7 +13,7 @@ class Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """Note the time since the last lap under a name."""
+        """Add the time since the last lap to what is noted under a name."""
         now = time.perf_counter()
-        self.laps[name] = (now - self._last) * 1e3
+        self.laps[name] = self.laps.get(name, 0.0) + (now - self._last) * 1e3
         self._last = now

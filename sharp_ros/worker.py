@@ -42,6 +42,10 @@ class WorkerCounts:
 Wait = Callable[[], None]  # until a device has done its part
 
 
+def nothing() -> None:
+    """Waits for nothing."""
+
+
 class Worker(Generic[Item]):
     """Runs `process` on its own thread, always with the newest item submitted.
 
@@ -49,9 +53,10 @@ class Worker(Generic[Item]):
         process: called with one item at a time on the worker thread. Where part of the work is
             done by another device, it may be a generator that hands the device its part and
             yields a function that waits for it: once that returns, the next item is begun before
-            this one goes on, so that the device is never idle while this thread works. A
-            `SharpError` it raises drops the item under the error's `reason`; any other exception
-            under `internal_error`. Neither ends the thread.
+            this one goes on, so that the device is never idle while this thread works. It may
+            yield again, `nothing` where there is nothing to wait for: then the next item is begun
+            if it has come only meanwhile. A `SharpError` it raises drops the item under the
+            error's `reason`; any other exception under `internal_error`. Neither ends the thread.
         on_error: called with every exception and the reason it was counted under.
         name: of the thread, for debuggers.
     """
@@ -155,15 +160,7 @@ class Worker(Generic[Item]):
                 _answer(function, future, stopping)
             begun = self._begin()
             while begun is not None:
-                steps, wait = begun
-                try:
-                    wait()
-                except Exception as error:  # as if raised where the process waits
-                    with suppress(StopIteration):
-                        steps.throw(error)
-                # whoever calls wants no item under way
-                begun = None if self._calls else self._begin()
-                next(steps, None)
+                begun = self._finish(*begun)
 
     def _begin(self) -> tuple[Generator[Wait, None, None], Wait] | None:
         """Run the item in the slot until a device has to be waited for, or to its end."""
@@ -176,6 +173,23 @@ class Worker(Generic[Item]):
         steps = self._steps(item)
         wait = next(steps, None)
         return None if wait is None else (steps, wait)
+
+    def _finish(
+        self, steps: Generator[Wait, None, None], wait: Wait | None
+    ) -> tuple[Generator[Wait, None, None], Wait] | None:
+        """Run an item to its end; what has been begun meanwhile is returned, see `_begin`."""
+        following = None
+        while wait is not None:
+            try:
+                wait()
+            except Exception as error:  # as if raised where the process waits
+                with suppress(StopIteration):
+                    steps.throw(error)
+            # whoever calls wants no item under way
+            if following is None and not self._calls:
+                following = self._begin()
+            wait = next(steps, None)
+        return following
 
     def _steps(self, item: Item) -> Generator[Wait, None, None]:
         """Process an item, and count what became of it."""

@@ -52,7 +52,7 @@ from sharp_ros.ros.session import Running, Session
 from sharp_ros.ros.transforms import Transforms
 from sharp_ros.stopwatch import Stopwatch
 from sharp_ros.viewpoints import viewpoints
-from sharp_ros.worker import Wait, Worker
+from sharp_ros.worker import nothing, Wait, Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -407,21 +407,31 @@ class SharpNode(LifecycleNode):
         begun = pipeline.begin(frame, wanted)
         if begun.pending.wait is not None:
             yield begun.pending.wait
-        result = pipeline.finish(begun)
+        seen = pipeline.see(begun)
         clock.lap('process')
         if self._worker is not worker:  # it hung, and the node has gone on without it
             return
-        self._publish(result)
+        # depth does not wait for the map, nor the device, if an image has come, for either
+        session.outputs.publish_seen(seen.result, broadcast=session.config.pose.publish_tf)
+        clock.lap('publish')
+        if begun.pending.wait is not None:
+            yield nothing
+            clock.lap('next')
+        result = pipeline.place(seen)
+        clock.lap('process')
+        if self._worker is not worker:
+            return
+        self._publish_placed(result)
         clock.lap('publish')
         age_ms = (self.get_clock().now().nanoseconds - frame.stamp_ns) / 1e6
         self._health.frame_done(age_ms, {**clock.laps, **result.timings_ms}, result.mapped)
 
-    def _publish(self, result: FrameResult) -> None:
+    def _publish_placed(self, result: FrameResult) -> None:
         session = self._configured()
         if result.restarted:
             session.publish_map()  # in place of the old one; `result` may hold a part only
         self._health.note(result)
-        session.outputs.publish(result, broadcast=session.config.pose.publish_tf)
+        session.outputs.publish_placed(result)
         if self._requests is not None:
             if session.pipeline.snapshot_is_complete:
                 self._requests.snapshot_is_complete()

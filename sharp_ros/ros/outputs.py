@@ -105,8 +105,8 @@ class Outputs:
         views = {topic.rpartition('/')[0] for topic in topics if topic.startswith(VIEW)}
         return (topics | views) - {SNAPSHOT}
 
-    def publish(self, result: FrameResult, *, broadcast: bool) -> None:
-        """Publish what one frame gave, with the stamp of its image.
+    def publish_seen(self, result: FrameResult, *, broadcast: bool) -> None:
+        """Publish what one frame shows, with the stamp of its image.
 
         Args:
             result: of the pipeline.
@@ -137,6 +137,11 @@ class Outputs:
             )
         if result.motion is not None:
             self._publish_motion(frame, result.motion, broadcast=broadcast)
+
+    def publish_placed(self, result: FrameResult) -> None:
+        """Publish the map with one frame in it, and the views, with the stamp of its image."""
+        frame = result.frame
+        stamp_ns, frame_id = frame.stamp_ns, frame.frame_id
         self.publish_map(result.grid, result.map_points, stamp_ns, frame.world_frame)
         if result.clearing_points is not None:
             self.send(CLEARING, partial(points_to_msg, result.clearing_points, stamp_ns, frame_id))
