@@ -10,7 +10,7 @@ import numpy as np
 NEAREST = 0.02  # metres in front of a camera, from which a point can be seen
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def normal_equations(
     rays: np.ndarray,
     log_depth: np.ndarray,

@@ -6,7 +6,7 @@ from numba import njit
 import numpy as np
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, fastmath=True, nogil=True)
 def smoothed(
     mean: np.ndarray,
     information: np.ndarray,
@@ -65,7 +65,7 @@ def smoothed(
     return x
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, fastmath=True, nogil=True)
 def _product(
     x: np.ndarray, diagonal: np.ndarray, across: np.ndarray, down: np.ndarray
 ) -> np.ndarray:

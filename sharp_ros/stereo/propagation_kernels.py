@@ -6,7 +6,7 @@ from numba import njit
 import numpy as np
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, fastmath=True, nogil=True)
 def propagate(
     log_depth: np.ndarray,
     variance: np.ndarray,

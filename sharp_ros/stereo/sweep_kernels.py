@@ -2,14 +2,15 @@
 
 A plane sweep (Collins, 1996) asks for many depths of a pixel how well other images agree there;
 whether they do is judged by the census transform (Zabih and Woodfill, 1994), to which exposure
-and shading do not matter. Kernels only; `sweep.py` says what is swept and what follows.
+and shading do not matter. Kernels only; `refiner.py` says what is swept and what follows. One
+thread each: the other cores have the next image's network.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from numba import njit, prange
+from numba import njit
 from numba.extending import intrinsic
 import numpy as np
 
@@ -30,7 +31,7 @@ def _count(context: Any, bits: Any) -> Any:
 _ones: Any = intrinsic(_count)  # called with bits alone
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True, nogil=True)
 def census(gray: np.ndarray) -> np.ndarray:
     """Which neighbours of each pixel are brighter than it.
 
@@ -42,28 +43,22 @@ def census(gray: np.ndarray) -> np.ndarray:
     """
     high, wide = gray.shape
     out = np.zeros((high, wide), np.uint64)
-    for y in prange(CENSUS_REACH, high - CENSUS_REACH):
-        # six bytes of eight bits each: narrow lanes let the compiler take many pixels at once
-        parts = np.zeros((6, wide), np.uint8)
-        middle = gray[y]
-        n = 0
-        for j in range(-CENSUS_REACH, CENSUS_REACH + 1):
-            other = gray[y + j]
-            for i in range(-CENSUS_REACH, CENSUS_REACH + 1):
-                if i != 0 or j != 0:
-                    part = parts[n >> 3]
-                    for x in range(CENSUS_REACH, wide - CENSUS_REACH):
-                        part[x] = (part[x] << 1) | np.uint8(other[x + i] > middle[x])
-                    n += 1
-        for x in range(CENSUS_REACH, wide - CENSUS_REACH):
+    for y in range(CENSUS_REACH, high - CENSUS_REACH):
+        middle, line = gray[y, CENSUS_REACH:], out[y, CENSUS_REACH:]
+        around = gray[y - CENSUS_REACH : y + CENSUS_REACH + 1]
+        # one loop without branches over pixels, the one over neighbours unrolled: so the compiler
+        # takes many pixels at once
+        for x in range(wide - 2 * CENSUS_REACH):
             bits = np.uint64(0)
-            for k in range(6):
-                bits = (bits << np.uint64(8)) | np.uint64(parts[k, x])
-            out[y, x] = bits
+            for j in range(2 * CENSUS_REACH + 1):
+                for i in range(2 * CENSUS_REACH + 1):
+                    if i != CENSUS_REACH or j != CENSUS_REACH:
+                        bits = (bits << np.uint64(1)) | np.uint64(around[j, x + i] > middle[x])
+            line[x] = bits
     return out
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(fastmath=True, cache=True, nogil=True)
 def sweep(
     bits: np.ndarray,
     references: np.ndarray,
@@ -90,14 +85,15 @@ def sweep(
     rows, columns, labels = high // 4, wide // 4, len(steps)
     cost = np.empty((count, rows, columns, labels), np.float32)
     flat = references.reshape(count, high * wide)
-    for row in prange(rows):
-        index = np.empty(labels, np.int32)
-        total = np.empty(labels, np.int32)
+    right, bottom = np.float32(wide - 1), np.float32(high - 1)
+    index = np.empty(labels, np.uint32)  # without sign, so that none counts from the end
+    total = np.empty(labels, np.int32)
+    for row in range(rows):
         for column in range(columns):
             for r in range(count):
-                total[:] = 0
-                outside = 0
                 there = flat[r]
+                total[:] = 0
+                outside = np.int32(0)
                 for s in range(4):
                     y, x = 2 * row + (s >> 1), 2 * column + (s & 1)
                     u, v = np.float32(2 * x + 1), np.float32(2 * y + 1)
@@ -112,17 +108,17 @@ def sweep(
                         z = np.float32(1) / max(depth, _NEAREST)
                         p = (ax + bx * t) * z + np.float32(0.5)
                         q = (ay + by * t) * z + np.float32(0.5)
-                        p = min(max(p, np.float32(0)), np.float32(wide - 1))
-                        q = min(max(q, np.float32(0)), np.float32(high - 1))
+                        p = min(max(p, np.float32(0)), right)
+                        q = min(max(q, np.float32(0)), bottom)
+                        at = np.int32(q) * np.int32(wide) + np.int32(p)
                         # what lies behind the other camera is as the corner, which has no census
-                        index[k] = np.int32(q) * wide + np.int32(p) if depth > _NEAREST else 0
+                        index[k] = np.uint32(at) if depth > _NEAREST else np.uint32(0)
                     for k in range(labels):
                         other = there[index[k]]
-                        if other != 0:
-                            total[k] += np.int32(_ones(here ^ other))
-                        else:
-                            total[k] += _OUTSIDE_BITS
-                            outside += 1
+                        missing = other == 0
+                        unlike = np.int32(_ones(here ^ other))
+                        total[k] += np.int32(_OUTSIDE_BITS) if missing else unlike
+                        outside += np.int32(missing)
                 if outside > _MOST_OUTSIDE * 4 * labels:
                     total[:] = 4 * _OUTSIDE_BITS
                 for k in range(labels):
@@ -130,7 +126,7 @@ def sweep(
     return cost
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(fastmath=True, cache=True, nogil=True)
 def posterior(
     cost: np.ndarray, labels: np.ndarray, bits: float, prior_std: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -150,24 +146,36 @@ def posterior(
     """
     count, high, wide, amount = cost.shape
     mean, variance = np.empty((high, wide), np.float32), np.empty((high, wide), np.float32)
+    prior = np.empty(amount, np.float32)
     per_std = np.float32(1 / prior_std)
-    for y in prange(high):
-        energy = np.empty(amount, np.float32)
+    for k in range(amount):
+        deviation = labels[k] * per_std
+        prior[k] = np.float32(0.5) * deviation * deviation
+    # sums of up to three cells of a column, which up to three cells of the row share; costs are
+    # quarters of integers, whose sums are exact in any order
+    upright = np.empty((wide, amount), np.float32)
+    energy = np.empty(amount, np.float32)
+    for y in range(high):
+        top, bottom = max(0, y - 1), min(high, y + 2)
         for x in range(wide):
+            line = upright[x]
+            line[:] = 0
+            for r in range(count):
+                for j in range(top, bottom):
+                    row = cost[r, j, x]
+                    for k in range(amount):
+                        line[k] += row[k]
+        for x in range(wide):
+            left, right = max(0, x - 1), min(wide, x + 2)
             energy[:] = 0
-            n = 0
-            for j in range(max(0, y - 1), min(high, y + 2)):
-                for i in range(max(0, x - 1), min(wide, x + 2)):
-                    n += 1
-                    for r in range(count):
-                        row = cost[r, j, i]
-                        for k in range(amount):
-                            energy[k] += row[k]
+            for i in range(left, right):
+                line = upright[i]
+                for k in range(amount):
+                    energy[k] += line[k]
+            weight = np.float32(1 / (bits * ((bottom - top) * (right - left)) * count))
             least = np.float32(1e30)
-            weight = np.float32(1 / (bits * n * count))
             for k in range(amount):
-                deviation = labels[k] * per_std
-                energy[k] = energy[k] * weight + np.float32(0.5) * deviation * deviation
+                energy[k] = energy[k] * weight + prior[k]
                 least = min(least, energy[k])
             s0 = s1 = s2 = np.float32(0)
             for k in range(amount):
