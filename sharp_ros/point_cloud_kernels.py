@@ -1,6 +1,8 @@
 """Loops over pixels behind `point_cloud`, where each is explained.
 
-They are compiled on first use (seconds) and cached on disk beside this file.
+They are compiled on first use (seconds) and cached on disk beside this file. Those that every
+frame needs take one thread: they are done in the time in which others wake up, and the other cores
+have the next image's network.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 _MIN_EXTENT = 0.1
 
 
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
+@numba.njit(cache=True, nogil=True, error_model='numpy')
 def resize_kernel(
     inverse: np.ndarray,
     top: np.ndarray,
@@ -33,7 +35,7 @@ def resize_kernel(
     """
     out = np.empty((len(top), len(left)), np.float32)
     one, half = np.float32(1), np.float32(0.5)
-    for v in numba.prange(len(top)):
+    for v in range(len(top)):
         wy = weight_y[v]
         upper, lower = inverse[top[v]], inverse[bottom[v]]
         for u in range(len(left)):
@@ -47,7 +49,7 @@ def resize_kernel(
     return out
 
 
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
+@numba.njit(cache=True, nogil=True, error_model='numpy')
 def clean_kernel(
     depth: np.ndarray, edge_ratio: np.float32, near: np.float32, far: np.float32
 ) -> np.ndarray:  # [H, W] -> [H, W]
@@ -57,11 +59,11 @@ def clean_kernel(
     inverse = np.full((height + 2, width + 2), np.nan, np.float32)
     mixed = np.zeros((height + 2, width + 2), np.bool_)
     out = np.empty((height, width), np.float32)
-    for v in numba.prange(height):
+    for v in range(height):
         for u in range(width):
             d = depth[v, u]
             inverse[v + 1, u + 1] = np.float32(1) / d if d > 0 else np.float32(np.nan)
-    for v in numba.prange(1, height + 1):
+    for v in range(1, height + 1):
         for u in range(1, width + 1):
             q = inverse[v, u]
             left, right = inverse[v, u - 1], inverse[v, u + 1]
@@ -73,7 +75,7 @@ def clean_kernel(
             doubt_across = (abs(q - left) > step) | (abs(q - right) > step)
             doubt_along = (abs(q - up) > step) | (abs(q - down) > step)
             mixed[v, u] = (doubt_across & (not across)) | (doubt_along & (not along))
-    for v in numba.prange(height):
+    for v in range(height):
         for u in range(width):
             d = depth[v, u]
             dropped = (
@@ -109,7 +111,7 @@ def limit_kernel(
     return out
 
 
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
+@numba.njit(cache=True, nogil=True, error_model='numpy')
 def cloud_kernel(
     depth: np.ndarray,
     image: np.ndarray,
@@ -124,7 +126,7 @@ def cloud_kernel(
     `point_cloud.organised_cloud`.
     """
     height, width = depth.shape
-    for v in numba.prange(height):
+    for v in range(height):
         for u in range(width):
             d = depth[v, u]
             z = d if (d > 0) & (d < np.inf) else np.float32(np.nan)

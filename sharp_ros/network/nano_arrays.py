@@ -190,7 +190,8 @@ def gaussians_of_prediction(
     opacities = np.where(valid, opacities, 0).astype(np.float32).reshape(-1)
     rays = intrinsics.rays().astype(np.float32, copy=False)
     means = np.empty((layers, rows, columns, 3), np.float32)
-    np.multiply(rays, z[..., None], out=means[..., :2])
+    for axis in range(2):  # both at once would be a loop of two numbers in each of many
+        np.multiply(rays[..., axis], z, out=means[..., axis])
     means[..., 2] = z
     # pixels may be anisotropic after a resize; the geometric mean keeps the footprint's area
     widths = (z * np.float32(STD_CELLS / (intrinsics.fx * intrinsics.fy) ** 0.5)).reshape(-1, 1)
@@ -199,11 +200,12 @@ def gaussians_of_prediction(
     if len(prediction) >= CHANNELS:
         widths *= np.exp(WIDTH_STEP * np.tanh(prediction[WIDTHS])).reshape(-1, 1)
         # what is quite invisible stays so; the rest keeps its place in the depth
-        seen = opacities > 0
-        corrected = _logit(opacities[seen]) + prediction[OPACITIES].reshape(-1)[seen]
-        opacities[seen] = 1 / (1 + np.exp(-corrected))
-        hidden = prediction[HIDDEN_COLOR].reshape(3, n).T
-        colors[1] = _linear_from_srgb(small.reshape(n, 3) / np.float32(255) + hidden)
+        with np.errstate(divide='ignore', over='ignore'):  # the logit of 0 is -inf, and comes back
+            corrected = _logit(opacities) + prediction[OPACITIES].reshape(-1)
+            opacities = 1 / (1 + np.exp(-corrected))
+        planes = np.ascontiguousarray(small.reshape(n, 3).T)  # one after the other, as predicted
+        encoded = planes / np.float32(255) + prediction[HIDDEN_COLOR].reshape(3, n)
+        colors[1] = _linear_from_srgb(encoded).T
     quats = np.zeros((layers * n, 4), np.float32)
     quats[:, 0] = 1
     # a Laplace distribution of scale b has standard deviation sqrt(2) b
