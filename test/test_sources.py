@@ -525,6 +525,13 @@ def test_loop_repeats_with_rising_stamps(tum):
     np.testing.assert_allclose(steps, 1e8, rtol=1e-6)
 
 
+def test_depth_that_few_need_is_read_with_few_images_of_each_round(tum):
+    source = open_source(str(tum), loop=True, depth_every=3)
+    frames = list(itertools.islice(source.frames(), 8))
+    assert [frame.depth is not None for frame in frames] == 2 * [True, False, False, True]
+    np.testing.assert_allclose(frames[3].depth, depth_of(3), atol=5e-4)
+
+
 def test_source_can_be_read_twice(tum):
     source = open_source(str(tum))
     assert len(list(source.frames())) == len(list(source.frames())) == 4

@@ -69,6 +69,26 @@ def test_every_output_arrives_with_the_stamp_and_frame_of_the_image(make_node, p
     assert counts(node).frames_in == counts(node).processed + counts(node).dropped
 
 
+def test_depth_does_not_wait_for_the_map(make_node, peer, monkeypatch):
+    mapping, place = threading.Event(), Pipeline.place
+
+    def slow(self, seen):
+        if seen.begun.wanted:  # not while it warms up
+            assert mapping.wait(30)
+        return place(self, seen)
+
+    peer.listen('/sharp/depth/image', '/sharp/points', '/sharp/occupancy_grid')
+    node = make_node(occupancy__rate_hz=20.0)
+    assert node.trigger_configure() == SUCCESS
+    monkeypatch.setattr(Pipeline, 'place', slow)
+    assert node.trigger_activate() == SUCCESS
+    seen = ('/sharp/depth/image', '/sharp/points')
+    peer.spin_until(lambda: all(peer.received[t] for t in seen), each=peer.send)
+    assert not peer.received['/sharp/occupancy_grid']
+    mapping.set()
+    peer.spin_until(lambda: peer.received['/sharp/occupancy_grid'], each=peer.send)
+
+
 def test_the_wall_becomes_occupied_two_metres_ahead_and_free_before_it(make_node, peer):
     peer.listen('/sharp/occupancy_grid')
     start(make_node(occupancy__rate_hz=20.0, point_cloud__edge_ratio=0.0))
