@@ -36,7 +36,7 @@ from sharp_ros.inference_queue import (
 from sharp_ros.network.nano_arrays import NanoArrays
 from sharp_ros.network.roles import NetworkPredictor, Predictor, SessionPredictor
 from sharp_ros.network.sessions import OpenVinoSession, Session
-from sharp_ros.process import prepare_for_large_network
+from sharp_ros.process import prepare_for_large_network, prepare_for_other_threads
 
 if TYPE_CHECKING:
     import torch
@@ -470,6 +470,7 @@ def checked(network: SessionPredictor) -> float | None:
 
 
 def _array_queue(network: NanoArrays) -> InferenceQueue:
+    prepare_for_other_threads()
     if isinstance(network.session, OpenVinoSession):
         return StartedQueue(network.start)
     return ArrayQueue(network.forward)

@@ -12,11 +12,13 @@ import hashlib
 import os
 from pathlib import Path
 import platform
+import sys
 
 # The shared memory that Fast DDS sets aside by itself is smaller than one image, so that it drops
 # most best-effort messages of that size. Launch files, scripts/env.sh and containers set it, for
 # all processes of a robot; see docs/launch.md.
 TRANSPORTS, TRANSPORTS_FOR_IMAGES = 'FASTDDS_BUILTIN_TRANSPORTS', 'DEFAULT?sockets_size=8MB'
+_SPINS = 'GOMP_SPINCOUNT'
 # A variable that the user has set keeps its value.
 _ENVIRONMENT = {
     # Read by numba when it is first imported. OpenMP is safe to call from several threads and is
@@ -26,12 +28,13 @@ _ENVIRONMENT = {
     # Read by OpenMP when torch is first imported. Its threads spin while they wait: for long, and
     # they take the cores away from the very nodes they wait for; never, and each of the network's
     # small operations waits for the scheduler. docs/benchmark.md has the numbers.
-    'GOMP_SPINCOUNT': '10000',
+    _SPINS: '10000',
     # Read by torch when it first takes memory. A million small pages cost SHARP seconds on a CPU.
     'THP_MEM_ALLOC_ENABLE': '1',
 }
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 _prepared = False
+_may_spin = False  # by our own default
 
 
 def prepare_process() -> None:
@@ -42,11 +45,22 @@ def prepare_process() -> None:
     the system at once, and the next are handed out page by page and zeroed: for the images and
     clouds of a frame that takes half of the time that ROS costs.
     """
-    global _prepared  # noqa: PLW0603 (it is about the process)
+    global _prepared, _may_spin  # noqa: PLW0603 (it is about the process)
     _prepared = True
+    _may_spin = _SPINS not in os.environ
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     _keep_freed_memory(block=32 << 20, kept=256 << 20)
+
+
+def prepare_for_other_threads() -> None:
+    """Have no OpenMP threads spin, in a process that was prepared and has not loaded them yet.
+
+    For networks that run in threads of another library, which would lose the cores to them: what
+    is left is loops of some milliseconds, that wait for the scheduler once each.
+    """
+    if _may_spin and 'torch' not in sys.modules:
+        os.environ[_SPINS] = '0'
 
 
 def prepare_for_large_network() -> None:

@@ -90,6 +90,17 @@ print(calls)
     assert third == f'[(-3, {1 << 30}), (-1, {2**31 - 1}), (-8, 1)]'
 
 
+def test_threads_of_openmp_do_not_spin_where_no_network_has_them():
+    code = """
+process.prepare_process()
+first = os.environ['GOMP_SPINCOUNT']
+process.prepare_for_other_threads()
+print(first, os.environ['GOMP_SPINCOUNT'])
+"""
+    assert printed(code)[0] == '10000 0'
+    assert printed(code, GOMP_SPINCOUNT='7')[0] == '7 7'  # as the user says
+
+
 def test_the_command_prepares_its_process_before_torch_is_there():
     code = """
 from sharp_ros.apps import cli

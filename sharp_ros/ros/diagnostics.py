@@ -133,9 +133,9 @@ class Health:
             for name, value in timings_ms.items():
                 self._timings_ms.setdefault(name, deque(maxlen=_WINDOW)).append(value)
 
-    def note(self, result: FrameResult) -> None:
-        """Note scale, odometry and views of a frame, and why it was not integrated."""
-        scale, motion, unmapped = result.scale, result.motion, result.unmapped
+    def note_seen(self, result: FrameResult) -> None:
+        """Note scale and odometry of a frame."""
+        scale, motion = result.scale, result.motion
         if scale is not None:
             self.scale(scale.value, scale.log_variance)
             if scale.disputed:
@@ -153,6 +153,10 @@ class Health:
             self.odometry(motion)
             if motion.T_odom_camera is None:
                 self.not_mapped(f'odometry_{motion.state}', f'visual odometry is {motion.state}')
+
+    def note_placed(self, result: FrameResult) -> None:
+        """Note map and views of a frame, and why it was not integrated."""
+        unmapped = result.unmapped
         if unmapped is not None:
             self.not_mapped(unmapped.reason, str(unmapped))
         if result.loaded is not None:

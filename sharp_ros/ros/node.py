@@ -412,6 +412,7 @@ class SharpNode(LifecycleNode):
         if self._worker is not worker:  # it hung, and the node has gone on without it
             return
         # depth does not wait for the map, nor the device, if an image has come, for either
+        self._health.note_seen(seen.result)
         session.outputs.publish_seen(seen.result, broadcast=session.config.pose.publish_tf)
         clock.lap('publish')
         if begun.pending.wait is not None:
@@ -421,16 +422,16 @@ class SharpNode(LifecycleNode):
         clock.lap('process')
         if self._worker is not worker:
             return
-        self._publish_placed(result)
+        self._publish(result)
         clock.lap('publish')
         age_ms = (self.get_clock().now().nanoseconds - frame.stamp_ns) / 1e6
         self._health.frame_done(age_ms, {**clock.laps, **result.timings_ms}, result.mapped)
 
-    def _publish_placed(self, result: FrameResult) -> None:
+    def _publish(self, result: FrameResult) -> None:
         session = self._configured()
         if result.restarted:
             session.publish_map()  # in place of the old one; `result` may hold a part only
-        self._health.note(result)
+        self._health.note_placed(result)
         session.outputs.publish_placed(result)
         if self._requests is not None:
             if session.pipeline.snapshot_is_complete:
