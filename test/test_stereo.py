@@ -14,7 +14,6 @@ from sharp_ros.stereo import DepthRefiner
 from sharp_ros.stereo.alignment import align
 from sharp_ros.stereo.field import fused_field
 from sharp_ros.stereo.references import Reference, References
-from sharp_ros.stereo.sweep_kernels import census
 from sharp_ros.synthetic import Room
 from sharp_ros.tracks import corners
 
@@ -323,7 +322,7 @@ def test_references_are_some_way_apart_and_not_for_ever():
 
     def at(x, seconds):
         pose = transform(np.eye(3), np.array([x, 0.0, 0.0]))
-        return Reference(int(seconds * 1e9), pose, gray, census(gray))
+        return Reference(int(seconds * 1e9), pose, gray)
 
     for i in range(100):
         references.add(at(0.01 * i, 0.1 * i), depth=2.0)

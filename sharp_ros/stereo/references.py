@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 import math
 
 import numpy as np
+
+from sharp_ros.stereo.sweep_kernels import census
 
 _SPACING = 0.01  # of the depth: an image that was taken nearer to the last one is not kept
 _MOST = 60  # images
@@ -24,13 +27,16 @@ class Reference:
         stamp_ns: acquisition time, nanoseconds.
         T_world_camera: [4, 4] as given.
         gray: [H, W] uint8.
-        census: [H, W] uint64 of that.
     """
 
     stamp_ns: int
     T_world_camera: np.ndarray
     gray: np.ndarray
-    census: np.ndarray
+
+    @cached_property
+    def census(self) -> np.ndarray:
+        """[H, W] uint64 of the image, made when it is first asked for: few are ever chosen."""
+        return census(self.gray)
 
 
 class References:

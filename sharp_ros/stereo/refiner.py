@@ -206,9 +206,7 @@ class DepthRefiner:
             obstacle == 'nothing_new' and past is not None and past.aligned
         )
         self._past = _Past(stamp_ns, T_world_camera, now, variance, view.known, view.gray, agrees)
-        self._references.add(
-            Reference(stamp_ns, T_world_camera, view.gray, view.census), view.median
-        )
+        self._references.add(Reference(stamp_ns, T_world_camera, view.gray), view.median)
         return Refinement(field, self._std(view, variance), measured, scale, obstacle)
 
     def _believed_factor(self, stamp_ns: int, factor: float) -> float:
@@ -386,7 +384,7 @@ class DepthRefiner:
         size = view.log_samples.shape[::-1]
         around = view.log_samples + cv2.resize(base, size, interpolation=cv2.INTER_LINEAR)
         cost = sweep(
-            view.census,
+            census(view.gray),
             np.stack([reference.census for reference in references]),
             A,
             B,
@@ -454,7 +452,6 @@ class _View:
         self.camera, self.log_factor = camera, log_factor
         size = (camera.image.width, camera.image.height)
         self.gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
-        self.census = census(self.gray)
         size = (camera.samples.width, camera.samples.height)
         samples = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
         samples = samples * np.float32(math.exp(log_factor))

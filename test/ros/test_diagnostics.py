@@ -187,13 +187,13 @@ def test_a_bad_map_is_a_warning_for_as_long_as_it_is_bad():
 
     assert mapping()[0] == OK
     assert 'verdict' not in mapping()[2]
-    health.note(result_with(verdict=judge(MapFacts(free=67, occupied=10_439))))
-    health.note(result_with())  # a frame for which no grid was due
+    health.note_placed(result_with(verdict=judge(MapFacts(free=67, occupied=10_439))))
+    health.note_placed(result_with())  # a frame for which no grid was due
     level, text, values = mapping()
     assert (level, values['verdict']) == (WARN, 'bad')
     assert 'scale.camera_height' in text
     assert '67 of 10506' in values['verdict.little_free']
-    health.note(result_with(verdict=judge(MapFacts(8000, 1500, scale_std=0.5))))
+    health.note_placed(result_with(verdict=judge(MapFacts(8000, 1500, scale_std=0.5))))
     level, _, values = mapping()
     assert (level, values['verdict']) == (OK, 'doubtful')  # no warning that would never end
     assert 'metre' in values['verdict.scale_unsure']
@@ -205,7 +205,7 @@ def test_anchors_of_the_scale_that_contradict_each_other_are_named_with_their_fa
     health = Health()
     disputed = {'height': 0.95, 'parallax': 1.42}
     scale = ScaleEstimate(1.1, 0.04, {}, disputed=disputed)
-    health.note(result_with(scale=scale))
+    health.note_seen(result_with(scale=scale))
     counts = WorkerCounts(1, 0, 0, 1, {}, 0.0)
     statuses = {
         n: (level, text) for n, level, text, _ in health.statuses('active', {}, counts, 'n')
