@@ -170,8 +170,8 @@ def test_a_range_finder_sets_the_scale(make_node, peer, tf2, message, kind, make
     node = start(make_node(
         range__enabled=True, range__message=message, pose__source='odometry'
     ))  # fmt: skip
-    estimates, note = [], node._health.note
-    node._health.note = lambda result: (estimates.append(result.scale), note(result))[1]
+    estimates, note = [], node._health.note_seen
+    node._health.note_seen = lambda result: (estimates.append(result.scale), note(result))[1]
     robot = Robot(peer, kind, make)
     peer.spin_until(lambda: estimates and estimates[-1].sources.get('range', 0) >= 5, each=robot)
     peer.spin_until(lambda: abs(estimates[-1].value - 1.5) < 0.15, each=robot)
