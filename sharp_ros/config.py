@@ -117,6 +117,14 @@ class PoseConfig:
         'bracket the image within pose.wait',
         minimum=0.0,
     )
+    time_offset: float = option(
+        0.0,
+        'seconds added to the stamp of an image to look up its pose: positive where poses are '
+        'stamped late, as on arrival, which pose.wait has to cover; /diagnostics propose it',
+        minimum=-1.0,
+        maximum=1.0,
+        live=True,
+    )
     max_gap: float = option(
         0.5,
         'longest gap between odometry poses that is interpolated; tf has no such limit',

@@ -17,7 +17,7 @@ from sharp_ros.frame_result import FrameResult
 from sharp_ros.localization.odometry import Motion
 from sharp_ros.mapping.map_fit import MapFit
 from sharp_ros.mapping.verdict import Verdict
-from sharp_ros.stereo import Refinement
+from sharp_ros.stereo import Refinement, TimeOffset
 from sharp_ros.views import View
 from sharp_ros.worker import WorkerCounts
 
@@ -30,6 +30,7 @@ _STUCK = 1.0  # seconds of images with the same stamp
 _HANGS, _HANGS_TIMES = 10.0, 5.0  # seconds and usual durations after which a frame hangs
 _STEPS = ('decode', 'pose', 'process')  # that make up the duration of a frame
 THROTTLE, _KINDS = 5.0, 50  # seconds between two warnings of a kind; kinds within them
+_MOST_OFFSET = 0.02  # seconds between image and pose that are no matter
 _DISAGREEMENTS = 20  # images, one after the other, that are no chance
 # Drops that belong to normal running: the node is slower than the camera, or no output is used.
 NORMAL_DROPS = frozenset({'replaced', 'stopped', 'no_subscribers', 'disabled'})
@@ -149,6 +150,8 @@ class Health:
                 )
         if result.refinement is not None:
             self.refinement(result.refinement)
+            if motion is None:  # own odometry takes its poses from the very images
+                self.time_offset(result.refinement.time_offset)
         if motion is not None:
             self.odometry(motion)
             if motion.T_odom_camera is None:
@@ -182,6 +185,23 @@ class Health:
                 f'poses disagree with what the last {self._disagreements} images show that could '
                 'be compared; check their source, its stamps, how the camera is mounted in tf or '
                 'pose.base_to_camera, and camera_info; depth is as the network predicts it',
+            )
+
+    def time_offset(self, offset: TimeOffset | None) -> None:
+        """Note which moments poses belong to, and warn if those are not those of the images."""
+        if offset is None:
+            return
+        with self._lock:
+            self._pose_values |= {
+                'pose_offset_ms': f'{offset.seconds * 1e3:.0f}',
+                'pose_offset_std_ms': f'{offset.std * 1e3:.0f}',
+            }
+        if abs(offset.seconds) > _MOST_OFFSET + 2 * offset.std:
+            ms, side = abs(offset.seconds) * 1e3, 'later' if offset.seconds > 0 else 'earlier'
+            self.problem(
+                'Mapping',
+                f'poses belong {ms:.0f} ms {side} than their images; change pose.time_offset by '
+                f'{-offset.seconds:+.3f}, or correct the stamps',
             )
 
     def loaded(self, loaded: MapFit | PoseUnavailableError) -> None:

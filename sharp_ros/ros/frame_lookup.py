@@ -47,9 +47,14 @@ class FrameLookup:
         self._on_robot = {config.pose.base_frame, config.scale.floor_frame}
         self._poses, self._transforms = poses, transforms
         self._pipeline, self._health = pipeline, health
+        self.reconfigure(config)
         frames = {*pipeline.view_frames.values(), *self._on_robot}
         if frames - {CAMERA, WORLD, ''} or config.pose.publish_tf:
             transforms.listen()
+
+    def reconfigure(self, config: SharpConfig) -> None:
+        """Go on with other settings, which differ in live ones only."""
+        self._offset_ns = round(config.pose.time_offset * 1e9)
 
     def complete(self, frame: Frame, wanted: Iterable[str], *, maps: bool) -> Frame:
         """The frame with its pose, and the transforms of frames on the robot and of views.
@@ -61,7 +66,8 @@ class FrameLookup:
         """
         end = time.monotonic() + self._wait  # of all lookups together
         try:
-            T_world_camera, world_frame = self._poses.lookup(frame.stamp_ns, frame.frame_id)
+            moment_ns = frame.stamp_ns + self._offset_ns
+            T_world_camera, world_frame = self._poses.lookup(moment_ns, frame.frame_id)
             frame = frame.placed(T_world_camera, world_frame)
         except PoseUnavailableError as error:
             self._health.not_mapped(error.reason, str(error), log=maps)

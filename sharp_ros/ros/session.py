@@ -60,6 +60,7 @@ class Session:
     def reconfigure(self, config: SharpConfig) -> None:
         """Go on with other settings, which differ in live ones only; between two frames."""
         self.pipeline.reconfigure(config)
+        self.lookup.reconfigure(config)
         self.config = config
 
     def publish_map(self) -> None:

@@ -27,11 +27,13 @@ class Reference:
         stamp_ns: acquisition time, nanoseconds.
         T_world_camera: [4, 4] as given.
         gray: [H, W] uint8.
+        turning: [3] of the camera then, rad/s in its frame; None if that is not known.
     """
 
     stamp_ns: int
     T_world_camera: np.ndarray
     gray: np.ndarray
+    turning: np.ndarray | None = None
 
     @cached_property
     def census(self) -> np.ndarray:

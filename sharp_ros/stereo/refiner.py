@@ -27,6 +27,7 @@ from sharp_ros.stereo.field import fused_field
 from sharp_ros.stereo.propagation_kernels import propagate
 from sharp_ros.stereo.references import Reference, References
 from sharp_ros.stereo.sweep_kernels import census, posterior, sweep
+from sharp_ros.stereo.time_offset import TimeOffset, TimeOffsetEstimator
 from sharp_ros.tracks import corners, followed
 
 _WIDTH = 320  # pixels of the longer side of the image that is compared
@@ -61,6 +62,7 @@ _TRIAL_NS = 30_000_000  # since the image before, for each of them
 _NEAR = 0.2  # log of a scale from which all corners are found
 _FARTHEST = 2.0  # log of a scale beyond which poses are wrong rather than a network
 _FOLLOWED = 0.3  # share of a measured scale that is taken over with each image
+_OFFSET_NS = 500_000_000  # between two estimates of the time offset
 _LONG_NS = 2_000_000_000  # after which nothing is carried over
 
 
@@ -86,6 +88,7 @@ class Refinement:
         std: [h, w] float32 standard deviation of log depth then, without that of its scale.
         measured: [h, w] bool, cells in which this image was compared with others.
         scale: of the whole, or None where there is nothing to measure it by.
+        time_offset: of the poses from the images, as far as these turn; None while unknown.
         obstacle: short snake_case key of what prevents a measurement: `nothing_new` shortly after
             the last, `no_baseline`, `no_texture` or `poses_disagree`; empty if nothing does.
     """
@@ -95,6 +98,7 @@ class Refinement:
     measured: np.ndarray
     scale: MeasuredScale | None = None
     obstacle: str = ''
+    time_offset: TimeOffset | None = None
 
     def factors(self, shape: tuple[int, ...]) -> np.ndarray:  # -> [H, W]
         """By which depth of H x W pixels is corrected, between cells bilinearly."""
@@ -111,13 +115,17 @@ class DepthRefiner:
     """Image after image of one camera; poses are of the optical frame, in any one world."""
 
     def __init__(self) -> None:
-        self._references = References()
+        self._references, self._offsets = References(), TimeOffsetEstimator()
         self._labels = np.linspace(-_REACH, _REACH, _LABELS).astype(np.float32)
         self.reset()
 
     def reset(self) -> None:
         """Forget all images and what they showed."""
         self._references.reset()
+        self._offsets.reset()
+        self._turning: np.ndarray | None = None  # [3] rad/s, of the camera at the newest image
+        self._offset: TimeOffset | None = None
+        self._offset_ns = 0  # when that was estimated
         self._past: _Past | None = None
         self._camera: _Camera | None = None
         self._implausible = 0  # steps of the poses, one after the other
@@ -173,6 +181,7 @@ class DepthRefiner:
             self._camera = _Camera(intrinsics)
         log_factor = self._believed_factor(stamp_ns, factor)
         view = _View(gray, depth, log_std, log_factor, self._camera)
+        self._turning = self._offsets.turning(stamp_ns, T_world_camera)
         carried, information = self._carried_over(view, stamp_ns, T_world_camera)
         base = fused_field(carried, information, view.log_depth, carried)
         stereo, stereo_information, aligned, obstacle = self._compared(
@@ -206,8 +215,10 @@ class DepthRefiner:
             obstacle == 'nothing_new' and past is not None and past.aligned
         )
         self._past = _Past(stamp_ns, T_world_camera, now, variance, view.known, view.gray, agrees)
-        self._references.add(Reference(stamp_ns, T_world_camera, view.gray), view.median)
-        return Refinement(field, self._std(view, variance), measured, scale, obstacle)
+        image = Reference(stamp_ns, T_world_camera, view.gray, self._turning)
+        self._references.add(image, view.median)
+        std = self._std(view, variance)
+        return Refinement(field, std, measured, scale, obstacle, self._offset)
 
     def _believed_factor(self, stamp_ns: int, factor: float) -> float:
         """Logarithm of the factor that brings predicted depth to the scale of the poses.
@@ -241,6 +252,23 @@ class DepthRefiner:
             if abs(aligned.log_scale) < 2 * _NEAR:
                 found.append((aligned.log_scale_std, trial + aligned.log_scale))
         return min(found)[1] if found else None
+
+    def _note_turns(
+        self,
+        stamp_ns: int,
+        T_world_camera: np.ndarray,
+        references: list[Reference],
+        T_aligned: np.ndarray,  # [R, 4, 4]
+    ) -> None:
+        """Take what an alignment says about the moments that poses belong to."""
+        if self._turning is None:
+            return
+        for reference, T in zip(references, T_aligned, strict=True):
+            if reference.turning is not None:
+                given = inverse(reference.T_world_camera) @ T_world_camera
+                self._offsets.add(stamp_ns, given, T, self._turning, reference.turning)
+        if stamp_ns - self._offset_ns > _OFFSET_NS:
+            self._offset_ns, self._offset = stamp_ns, self._offsets.estimate()
 
     def _whole(
         self, before: float, log_factor: float, aligned: Aligned | None, stamp_ns: int
@@ -339,7 +367,9 @@ class DepthRefiner:
         if not isinstance(aligned, Aligned):
             return none, none, None, aligned
         self._swept_at, self._swept_ns = T_world_camera[:3, 3], stamp_ns
-        mean, variance = self._swept(view, [references[n] for n in aligned.used], aligned.T, base)
+        used = [references[n] for n in aligned.used]
+        self._note_turns(stamp_ns, T_world_camera, used, aligned.T)
+        mean, variance = self._swept(view, used, aligned.T, base)
         reliable = variance < _MEASURED**2
         shifts = aligned.T[:, :2, 3] * (view.camera.image.fx, view.camera.image.fy)
         disparity = np.linalg.norm(shifts, axis=1).mean() * np.exp(-view.log_depth - base)

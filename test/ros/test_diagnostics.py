@@ -25,7 +25,7 @@ from sharp_ros.mapping.verdict import judge, MapFacts
 from sharp_ros.ros import diagnostics
 from sharp_ros.ros.conversions import image_to_msg
 from sharp_ros.ros.diagnostics import Health
-from sharp_ros.stereo import Refinement
+from sharp_ros.stereo import Refinement, TimeOffset
 from sharp_ros.worker import WorkerCounts
 
 pytestmark = pytest.mark.ros
@@ -238,6 +238,28 @@ def test_poses_that_images_go_on_contradicting_are_a_warning_and_single_ones_are
     assert values['refinement'] == 'poses_disagree'
     assert 'last 20 images' in text
     assert 'pose.base_to_camera' in text
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'said'), [(-0.1, 'earlier'), (0.06, 'later'), (0.03, None), (0.0, None)]
+)
+def test_poses_of_another_moment_are_a_warning_with_what_to_set(seconds, said):
+    health = Health()
+    cells, offset = np.zeros((2, 2), np.float32), TimeOffset(seconds, 0.006)
+    refinement = Refinement(cells, cells, cells > 0, time_offset=offset)
+    own = SimpleNamespace(
+        T_odom_camera=np.eye(4), state='tracking', inliers=30, tracked=30
+    )  # whose poses are of the images
+    health.note_seen(result_with(refinement=refinement, motion=own))
+    assert 'pose_offset_ms' not in health.statuses('active', {}, None, 'n')[2][3]
+    health.note_seen(result_with(refinement=refinement))
+    _, level, text, values = health.statuses('active', {}, None, 'n')[2]
+    assert values['pose_offset_ms'] == f'{seconds * 1e3:.0f}'
+    assert values['pose_offset_std_ms'] == '6'
+    assert level == (WARN if said else OK)
+    if said:
+        assert f'{abs(seconds) * 1e3:.0f} ms {said} than their images' in text
+        assert f'change pose.time_offset by {-seconds:+.3f}' in text
 
 
 def test_frame_hangs_by_how_long_those_before_it_took():

@@ -7,10 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sharp_ros.config import PoseConfig
+from sharp_ros.camera import Frame, Intrinsics
+from sharp_ros.config import PoseConfig, SharpConfig
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.ros import transforms
 from sharp_ros.ros.conversions import odometry_to_msg
+from sharp_ros.ros.diagnostics import Health
+from sharp_ros.ros.frame_lookup import FrameLookup
 from sharp_ros.ros.pose_sources import (
     make_pose_source,
     NoPose,
@@ -240,3 +243,19 @@ def test_auto_takes_to_visual_odometry_behind_a_slow_network_too(tf2):
         with pytest.raises(PoseUnavailableError):
             source.lookup(stamp_ms * MS, CAMERA)
     assert source.lookup(60_000 * MS, CAMERA) == (None, 'odom')
+
+
+def test_the_pose_of_another_moment_is_looked_up_by_the_time_offset():
+    source = make(source='odometry', wait=0.0)
+    for ms in (900, 1000, 1100):
+        source.add(odometry(ms, x=ms / 1000))
+    config = SharpConfig(pose=PoseConfig(time_offset=0.05))
+    pipeline = SimpleNamespace(view_frames={})
+    lookup = FrameLookup(config, source, SimpleNamespace(), pipeline, Health())
+    image = np.zeros((4, 4, 3), np.uint8)
+    frame = Frame(image, Intrinsics(2.0, 2.0, 1.5, 1.5, 4, 4), 1000 * MS, CAMERA)
+    found = lookup.complete(frame, set(), maps=True)
+    assert found.T_world_camera[0, 3] == pytest.approx(1.05)
+    assert found.stamp_ns == 1000 * MS
+    lookup.reconfigure(SharpConfig(pose=PoseConfig(time_offset=-0.1)))
+    assert lookup.complete(frame, set(), maps=True).T_world_camera[0, 3] == pytest.approx(0.9)
