@@ -132,8 +132,9 @@ def posterior(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the correction of each cell, from its costs and those around it.
 
-    The costs of 3x3 cells are averaged; a correction is `exp(-cost / bits)` as likely, times a
-    normal prior around 0.
+    Of the images that which agrees best counts two thirds, the next one third: what is hidden from
+    one is seen from the other side (cf. Kang et al., 2001). The costs of 3x3 cells are averaged; a
+    correction is `exp(-cost / bits)` as likely, times a normal prior around 0.
 
     Args:
         cost: [R, h, w, D] of several images.
@@ -155,16 +156,26 @@ def posterior(
     # quarters of integers, whose sums are exact in any order
     upright = np.empty((wide, amount), np.float32)
     energy = np.empty(amount, np.float32)
+    best, second = np.empty(amount, np.float32), np.empty(amount, np.float32)
     for y in range(high):
         top, bottom = max(0, y - 1), min(high, y + 2)
         for x in range(wide):
             line = upright[x]
             line[:] = 0
-            for r in range(count):
-                for j in range(top, bottom):
+            for j in range(top, bottom):
+                best[:] = cost[0, j, x]
+                second[:] = cost[min(1, count - 1), j, x]
+                for k in range(amount):
+                    low = min(best[k], second[k])
+                    second[k] = max(best[k], second[k])
+                    best[k] = low
+                for r in range(2, count):
                     row = cost[r, j, x]
                     for k in range(amount):
-                        line[k] += row[k]
+                        second[k] = min(second[k], max(best[k], row[k]))
+                        best[k] = min(best[k], row[k])
+                for k in range(amount):
+                    line[k] += 2 * best[k] + second[k]
         for x in range(wide):
             left, right = max(0, x - 1), min(wide, x + 2)
             energy[:] = 0
@@ -172,7 +183,7 @@ def posterior(
                 line = upright[i]
                 for k in range(amount):
                     energy[k] += line[k]
-            weight = np.float32(1 / (bits * ((bottom - top) * (right - left)) * count))
+            weight = np.float32(1 / (bits * ((bottom - top) * (right - left)) * 3))
             least = np.float32(1e30)
             for k in range(amount):
                 energy[k] = energy[k] * weight + prior[k]
