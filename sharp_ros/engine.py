@@ -131,14 +131,19 @@ class Pending:
 
     Attributes:
         wait: returns once the device is free for the next frame; None where it only begins to
-            work when the result is asked for.
+            work when the result is asked for, or does so on the cores of the caller.
+        overlaps: whether the network works before the result is asked for.
     """
 
     def __init__(
-        self, finish: Callable[[bool], Gaussians], wait: Callable[[], None] | None = None
+        self,
+        finish: Callable[[bool], Gaussians],
+        wait: Callable[[], None] | None = None,
+        *,
+        overlaps: bool = False,
     ) -> None:
         self._finish = finish
-        self.wait = wait
+        self.wait, self.overlaps = wait, overlaps
 
     def result(self, *, covariances: bool = True) -> Gaussians:
         """Wait for the Gaussians; to be called once.
@@ -381,7 +386,7 @@ class Engine:
             }
             return gaussians
 
-        return Pending(finish, queue.waiting(flight))
+        return Pending(finish, queue.waiting(flight), overlaps=queue.overlaps)
 
     def _called(
         self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None

@@ -25,17 +25,19 @@ _SLOTS = 2  # one is uploaded to while the network reads the other
 class Running(Protocol):
     """A network that threads of a runtime compute."""
 
-    def wait(self) -> None:
-        """Return once it is done."""
-        ...
-
     def outputs(self) -> tuple[list[np.ndarray], float]:
         """Wait; outputs in arrays of the caller's own, and how long it took, ms."""
         ...
 
 
 class InferenceQueue(Protocol):
-    """The role of all queues."""
+    """The role of all queues.
+
+    Attributes:
+        overlaps: whether the network works between `launch` and `collect`.
+    """
+
+    overlaps: bool
 
     def launch(self, inputs: Sequence[Any]) -> Any:
         """Begin with inputs on the CPU; returns what `collect` wants."""
@@ -61,6 +63,8 @@ class DirectQueue:
         forward: from tensors to tensors on one device.
         device: of it.
     """
+
+    overlaps = False
 
     def __init__(self, forward: Forward, device: torch.device) -> None:
         self._forward = forward
@@ -90,6 +94,8 @@ class ArrayQueue:
         forward: from arrays to arrays.
     """
 
+    overlaps = False
+
     def __init__(self, forward: Callable[..., tuple[np.ndarray, ...]]) -> None:
         self._forward = forward
 
@@ -117,6 +123,8 @@ class StartedQueue:
         start: begins with arrays; see `Running`.
     """
 
+    overlaps = True
+
     def __init__(self, start: Callable[..., Running]) -> None:
         self._start = start
 
@@ -124,9 +132,11 @@ class StartedQueue:
         """See `InferenceQueue`; returns while the network works."""
         return self._start(*inputs)
 
-    def waiting(self, flight: Running) -> Callable[[], None]:
-        """See `InferenceQueue`."""
-        return flight.wait
+    def waiting(self, flight: Running) -> None:
+        """See `InferenceQueue`: the cores are free only once all steps of this frame are done.
+
+        A frame begun before would be old by the time these cores get to it.
+        """
 
     def collect(self, flight: Running) -> tuple[tuple[np.ndarray, ...], float]:
         """See `InferenceQueue`."""
@@ -147,6 +157,8 @@ class CudaQueue:
         forward: from tensors to tensors on the device, able to be captured.
         captured: whether to replay a CUDA graph instead of launching every kernel again.
     """
+
+    overlaps = True
 
     def __init__(self, forward: Forward, *, captured: bool) -> None:
         import torch

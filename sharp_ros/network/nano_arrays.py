@@ -145,10 +145,6 @@ class InferenceOfImage:
     running: Inference
     small: np.ndarray
 
-    def wait(self) -> None:
-        """See `Inference`."""
-        self.running.wait()
-
     def outputs(self) -> tuple[list[np.ndarray], float]:
         """See `Inference`."""
         outputs, milliseconds = self.running.outputs()

@@ -411,11 +411,11 @@ class SharpNode(LifecycleNode):
         clock.lap('process')
         if self._worker is not worker:  # it hung, and the node has gone on without it
             return
-        # depth does not wait for the map, nor the device, if an image has come, for either
+        # depth does not wait for the map, nor, if an image has come, does its network
         self._health.note_seen(seen.result)
         session.outputs.publish_seen(seen.result, broadcast=session.config.pose.publish_tf)
         clock.lap('publish')
-        if begun.pending.wait is not None:
+        if begun.pending.overlaps:
             yield nothing
             clock.lap('next')
         result = pipeline.place(seen)
