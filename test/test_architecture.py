@@ -19,7 +19,7 @@ ROWS = [
     ['camera', 'images', 'evaluation.metrics'],
     [
         *('gaussians', 'image_content', 'viewpoints', 'point_cloud_kernels', 'rectification'),
-        'warm_up',
+        *('warm_up', 'depth_codecs'),
     ],
     [
         *('point_cloud', 'synthetic', 'rasterizer', 'network', 'procedural', 'trajectory'),

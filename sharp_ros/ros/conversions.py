@@ -20,6 +20,7 @@ import numpy as np
 
 from sharp_ros import se3
 from sharp_ros.camera import Intrinsics, RangeReading
+from sharp_ros.depth_codecs import decode_compressed_depth
 from sharp_ros.errors import InputError
 from sharp_ros.images import decode_image
 from sharp_ros.localization.imu_gravity import ImuSample
@@ -144,8 +145,22 @@ def compressed_from_msg(msg: Any) -> np.ndarray:  # -> [H, W, 3]
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def grey16_from_msg(msg: Any) -> np.ndarray:  # -> [H, W]
+    """The values of an image of 16-bit grey, raw or as PNG, of whatever range.
+
+    Raises:
+        InputError: `bad_image_size`, `bad_data_length` or `bad_compressed`.
+    """
+    if hasattr(msg, 'encoding'):
+        return _pixels(msg, 'u', 2, 1)
+    grey = decode_image(msg.data, cv2.IMREAD_UNCHANGED)
+    return grey if grey.ndim == 2 else cv2.cvtColor(grey, cv2.COLOR_BGR2GRAY)
+
+
 def depth_from_msg(msg: Any) -> np.ndarray:  # -> [H, W]
     """Read a depth image: `32FC1` in metres, `16UC1` or `mono16` in millimetres.
+
+    A `sensor_msgs/CompressedImage` is read as `depth_codecs` says.
 
     Returns:
         float32 z-depth in metres; 0 and non-finite mean no measurement. A view into the message
@@ -154,6 +169,8 @@ def depth_from_msg(msg: Any) -> np.ndarray:  # -> [H, W]
     Raises:
         InputError: `bad_image_size`, `bad_data_length` or `unknown_encoding`.
     """
+    if not hasattr(msg, 'encoding'):
+        return decode_compressed_depth(msg.data, msg.format)
     if msg.encoding == '32FC1':
         return _pixels(msg, 'f', 4, 1)
     if msg.encoding in ('16UC1', 'mono16'):
@@ -429,6 +446,15 @@ def pose_from_msg(msg: Any) -> tuple[str, np.ndarray]:
     if not msg.header.frame_id:
         raise InputError('the pose names no frame; fill header.frame_id', 'bad_pose')
     return msg.header.frame_id, _matrix(msg.pose.position, msg.pose.orientation, 'pose')
+
+
+def matrix_from_pose(msg: Any) -> np.ndarray:  # -> [4, 4]
+    """Read a `geometry_msgs/Pose`.
+
+    Raises:
+        InputError: `bad_pose` if a number is not finite or the quaternion is zero.
+    """
+    return _matrix(msg.position, msg.orientation, 'pose')
 
 
 def matrix_from_transform(msg: Any) -> np.ndarray:  # -> [4, 4]
