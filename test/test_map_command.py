@@ -25,6 +25,7 @@ from sharp_ros.mapping.occupancy import FREE, OccupancyGrid2D, OCCUPIED, UNKNOWN
 from sharp_ros.pictures.maps import draw_map, draw_surface, draw_trajectory, Trajectory
 from sharp_ros.sources import SyntheticSource
 from sharp_ros.sources.base import levelled
+from sharp_ros.sources.stock import Stock
 from sharp_ros.synthetic import Room
 from sharp_ros.synthetic.renderer import Atlas
 
@@ -66,7 +67,7 @@ class Recording:
     name, rate_hz, note = 'recording', 10.0, ''
 
     def __init__(self, frames):
-        self._frames = frames
+        self._frames, self.stock = frames, Stock(self.name, 'test')
 
     def frames(self):
         for frame in self._frames:

@@ -15,7 +15,7 @@ import math
 import os
 from pathlib import Path
 import time
-from typing import Any
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -24,10 +24,21 @@ from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.images import IMAGE_SUFFIXES, read_image
 from sharp_ros.sources.bag import BagSource
-from sharp_ros.sources.base import assumed_hfov, CAMERA, Source, WORLD
-from sharp_ros.sources.tum import TumSource
+from sharp_ros.sources.base import (
+    assumed_hfov,
+    assumed_intrinsics,
+    CAMERA,
+    check_meaningful,
+    MAX_STAMP_DIFFERENCE_NS,
+    Source,
+    WORLD,
+)
+from sharp_ros.sources.layouts import layout_of, LAYOUTS
+from sharp_ros.sources.rgbd import RgbdSource
+from sharp_ros.sources.stock import Part, Stock
+from sharp_ros.sources.storage import bag_files, natural
+from sharp_ros.sources.video import VideoSource
 
-_BAG_SUFFIXES = ('.mcap', '.db3', '.bag')
 _log = logging.getLogger(__name__)
 
 
@@ -38,6 +49,8 @@ def open_source(
     loop: bool = False,
     image_topic: str | None = None,
     level: bool = True,
+    pose_offset: float | Literal['auto'] = 0.0,
+    association: float = MAX_STAMP_DIFFERENCE_NS / 1e9,
 ) -> Source:
     """Open what `spec` names; the first row of `KINDS` that accepts it is taken.
 
@@ -47,9 +60,12 @@ def open_source(
         hfov: horizontal field of view in radians of sources without calibration; by default 60
             degrees, which `source.note` then says. Known calibrations are not overruled.
         loop: begin again at the end; stamps go on.
-        image_topic: of a bag; by default the first one in alphabetical order.
+        image_topic: of a bag; by default the one that looks most like a colour camera.
         level: whether poses of RGB-D folders, whose z may point anywhere, are brought to a world
             with z up, see `LevelWorld`; else they are as recorded.
+        pose_offset: seconds by which the clock of recorded poses is ahead of that of the images;
+            `auto`, of bags: as the recorder's clock says.
+        association: how far the stamp of a depth image may be from that of its image, seconds.
 
     Raises:
         InputError: `no_such_source`, `unreadable_video`, `unreadable_image`, `unreadable_bag`,
@@ -61,7 +77,9 @@ def open_source(
         raise InputError(f'field of view must lie between 0 and pi rad, got {hfov}')
     for kind in KINDS:
         if kind.accepts(spec, path):
-            source = kind.open(spec, path, _Options(hfov, image_topic, level))
+            source = kind.open(
+                spec, path, _Options(hfov, image_topic, level, pose_offset, association)
+            )
             return _Looped(source) if loop else source
     names = '\n'.join(f'  {kind.what}' for kind in KINDS)
     problem = 'is of no known kind' if path.exists() else 'does not exist'
@@ -74,6 +92,7 @@ class _Looped:
     def __init__(self, source: Source) -> None:
         self._source = source
         self.name, self.rate_hz, self.note = source.name, source.rate_hz, source.note
+        self.stock = source.stock
 
     def frames(self) -> Iterator[Frame]:
         offset = 0
@@ -111,6 +130,7 @@ class SyntheticSource:
         from sharp_ros.synthetic import Room
 
         self.name, self.rate_hz, self.note = 'synthetic', rate_hz, ''
+        self.stock = Stock(self.name, 'simulation')
         self.room = Room(seed)
         self._intrinsics = Intrinsics.from_hfov(hfov or 1.2, *size)
         self.room.render(self._intrinsics, self.room.pose(0.0))  # the first image is slow
@@ -128,7 +148,8 @@ class SyntheticSource:
 
 
 def _image_paths(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    images = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(images, key=natural)
 
 
 class ImageSource:
@@ -137,7 +158,8 @@ class ImageSource:
     The focal length is `hfov` if given, else EXIF's, else the default field of view.
 
     Args:
-        path: an image, or a folder whose images are taken in alphabetical order.
+        path: an image, or a folder whose images are taken in alphabetical order, numbers in it by
+            their value.
         hfov: horizontal field of view, radians.
 
     Raises:
@@ -155,24 +177,33 @@ class ImageSource:
                 'no_images',
             )
         self.note = assumed_hfov(hfov)[1] + ('' if hfov else ' (where EXIF has no focal length)')
+        self.stock = Stock(self.name, 'images')
+        self._part = Part(path.name, 'image', len(self._paths), use='camera', clock='order')
+        self.stock.add(self._part).timed([self._stamp(0), self._stamp(len(self._paths) - 1)])
+        self.stock.mark()
+
+    def _stamp(self, index: int) -> int:
+        return round(index * 1e9 / self.rate_hz)
 
     def frames(self) -> Iterator[Frame]:
         """All readable images."""
-        count = 0
+        self.stock.restart()
         for i, path in enumerate(self._paths):
             try:
                 image, focal = read_image(path)
+                check_meaningful(image, path.name)
             except InputError as error:
                 _log.warning('image skipped: %s', error)
+                self._part.skip(error.reason, str(error))
                 continue
             height, width = image.shape[:2]
             if self._hfov is None and focal is not None:
                 intrinsics = Intrinsics.centred(focal, width, height)
             else:
-                intrinsics = Intrinsics.from_hfov(assumed_hfov(self._hfov)[0], width, height)
-            count += 1
-            yield Frame(image, intrinsics, round(i * 1e9 / self.rate_hz), CAMERA)
-        if not count:
+                intrinsics = assumed_intrinsics(self._hfov, width, height)
+            self.stock.frames += 1
+            yield Frame(image, intrinsics, self._stamp(i), CAMERA)
+        if not self.stock.frames:
             raise InputError(
                 f'no image of {self.name} could be read; give complete image files',
                 'unreadable_image',
@@ -190,45 +221,10 @@ def _capture(device: str | int, message: str, reason: str) -> Iterator[cv2.Video
         capture.release()
 
 
-def _rgb_frame(bgr: np.ndarray, hfov: float, stamp_ns: int) -> Frame:
+def _rgb_frame(bgr: np.ndarray, hfov: float | None, stamp_ns: int) -> Frame:
     height, width = bgr.shape[:2]
     rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return Frame(rgb, Intrinsics.from_hfov(hfov, width, height), stamp_ns, CAMERA)
-
-
-class VideoSource:
-    """A video file.
-
-    Raises:
-        InputError: `unreadable_video` if it cannot be decoded.
-    """
-
-    def __init__(self, path: Path, hfov: float | None) -> None:
-        self.name = str(path)
-        self._hfov, self.note = assumed_hfov(hfov)
-        self._message = (
-            f'cannot decode video {path}; convert it, for example with '
-            '"ffmpeg -i IN -c:v libx264 -pix_fmt yuv420p OUT.mp4"'
-        )
-        with self._open() as capture:
-            rate = capture.get(cv2.CAP_PROP_FPS)
-            self.rate_hz = float(rate) if math.isfinite(rate) and rate > 0 else 30.0
-            if not capture.read()[0]:
-                raise InputError(self._message, 'unreadable_video')
-
-    def _open(self) -> Any:
-        return _capture(self.name, self._message, 'unreadable_video')
-
-    def frames(self) -> Iterator[Frame]:
-        """All frames, stamped by the frame rate."""
-        with self._open() as capture:
-            index = 0
-            while True:
-                read, bgr = capture.read()
-                if not read:
-                    return
-                yield _rgb_frame(bgr, self._hfov, round(index * 1e9 / self.rate_hz))
-                index += 1
+    return Frame(rgb, assumed_intrinsics(hfov, width, height), stamp_ns, CAMERA)
 
 
 class WebcamSource:
@@ -244,8 +240,9 @@ class WebcamSource:
 
     def __init__(self, device: str | int, hfov: float | None) -> None:
         self.name = f'camera {device}'
-        self._device = device
-        self._hfov, self.note = assumed_hfov(hfov)
+        self._device, self._hfov = device, hfov
+        self.note = assumed_hfov(hfov)[1]
+        self.stock = Stock(self.name, 'camera')
         with self._open() as capture:
             rate = capture.get(cv2.CAP_PROP_FPS)
             self.rate_hz = float(rate) if math.isfinite(rate) and rate > 0 else 30.0
@@ -283,6 +280,8 @@ class _Options:
     hfov: float | None
     image_topic: str | None
     level: bool
+    pose_offset: float | Literal['auto']
+    association: float
 
 
 @dataclass(frozen=True)
@@ -292,9 +291,10 @@ class _Kind:
     open: Callable[[str, Path, _Options], Source]
 
 
-def _is_tum(path: Path) -> bool:
-    names = ('rgb.txt', 'depth.txt', 'groundtruth.txt', 'camera.yaml')
-    return path.is_dir() and any((path / name).is_file() for name in names)
+def _open_layout(path: Path, options: _Options) -> Source:
+    read = layout_of(path)
+    assert read is not None
+    return RgbdSource(path, read(path), options.hfov, options.level, options.association)
 
 
 KINDS: tuple[_Kind, ...] = (
@@ -311,17 +311,16 @@ KINDS: tuple[_Kind, ...] = (
         ),
     ),
     _Kind(
-        'ROS bag: a folder with metadata.yaml, or *.mcap, *.db3, *.bag',
-        lambda spec, path: (
-            (path / 'metadata.yaml').is_file()
-            or (path.is_file() and path.suffix.lower() in _BAG_SUFFIXES)
+        'ROS bag: *.mcap, *.db3, *.bag, also with .zstd or .active behind, or a folder of such',
+        lambda spec, path: layout_of(path) is None and bool(bag_files(path)),
+        lambda spec, path, options: BagSource(
+            path, options.hfov, options.image_topic, options.pose_offset, options.association
         ),
-        lambda spec, path, options: BagSource(path, options.hfov, options.image_topic),
     ),
     _Kind(
-        'RGB-D folder in TUM layout: rgb.txt, depth.txt, groundtruth.txt, camera.yaml',
-        lambda spec, path: _is_tum(path),
-        lambda spec, path, options: TumSource(path, options.hfov, level=options.level),
+        f'folder with depth or poses ({"; ".join(what for what, *_ in LAYOUTS)})',
+        lambda spec, path: layout_of(path) is not None,
+        lambda spec, path, options: _open_layout(path, options),
     ),
     _Kind(
         f'image, or folder of images ({" ".join(IMAGE_SUFFIXES)})',

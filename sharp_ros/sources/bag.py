@@ -1,14 +1,15 @@
-"""ROS 1 and ROS 2 bags, read without ROS."""
+"""ROS 1 and ROS 2 bags and Foxglove's MCAP files, read without ROS."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 import logging
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,28 +18,17 @@ from sharp_ros.errors import InputError
 from sharp_ros.localization.imu_gravity import ImuGravity
 from sharp_ros.rectification import CameraModel, Rectifier
 from sharp_ros.ros import conversions
-from sharp_ros.se3 import inverse, matrix_from_quat, PoseBuffer, transform
-from sharp_ros.sources.base import (
-    assumed_hfov,
-    MAX_STAMP_DIFFERENCE_NS,
-    pose_at,
-    pose_buffer,
-    WORLD,
-)
+from sharp_ros.sources.bag_poses import BagPoses, Clock
+from sharp_ros.sources.bag_topics import choose_depth, choose_image, choose_info, Looked
+from sharp_ros.sources.base import assumed_hfov, MAX_STAMP_DIFFERENCE_NS, WORLD
+from sharp_ros.sources.grey import GreyRange
+from sharp_ros.sources.recorded_tf import RecordedTree
+from sharp_ros.sources.recording import open_recording, Recording, Topic
+from sharp_ros.sources.stock import Stock
+from sharp_ros.sources.video import PacketDecoder
 
-if TYPE_CHECKING:
-    from rosbags.highlevel import AnyReader
-    from rosbags.interfaces import Connection
-
-_RAW, _COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
-_INFO, _ODOMETRY, _TF, _IMU = (
-    'sensor_msgs/msg/CameraInfo',
-    'nav_msgs/msg/Odometry',
-    'tf2_msgs/msg/TFMessage',
-    'sensor_msgs/msg/Imu',
-)
 _LOOK_AHEAD_NS = 1_000_000_000  # by which gravity is known better than when an image was taken
-_DEPTH_ENCODINGS = ('16UC1', '32FC1')
+_WAITING = 4  # images that wait for their depth
 _log = logging.getLogger(__name__)
 
 
@@ -46,24 +36,30 @@ _log = logging.getLogger(__name__)
 class _Topics:
     """What is read from a bag."""
 
-    image: Connection
-    info: Connection | None
-    depth: Connection | None
-    odometry: Connection | None
-    imu: Connection | None
+    image: Looked
+    info: Topic | None
+    depth: Looked | None
+    imu: Topic | None
 
 
 class BagSource:
-    """Images of a ROS 1 or ROS 2 bag with calibration, odometry and registered depth if recorded.
+    """Images of a bag with calibration, poses and registered depth if they were recorded.
 
-    Poses come from the first `nav_msgs/Odometry` topic, whose z is up by contract (REP-105),
-    wherever the camera looks; if its child frame is not the camera, `/tf_static` has to connect
-    the two. Likewise for gravity from the first `sensor_msgs/Imu`.
+    Poses come from the first `nav_msgs/Odometry` that fits, then `/tf`, then a stamped pose, whose
+    z is up by contract (REP-105), wherever the camera looks. What is not of the camera itself has
+    to be connected with it by tf. Likewise for gravity from the first `sensor_msgs/Imu`.
 
     Args:
-        path: folder with metadata.yaml, or *.mcap, *.db3, *.bag.
+        path: folder of bag files, or *.mcap, *.db3, *.bag, also `.zstd` and `.active` ones.
         hfov: horizontal field of view in radians, used without camera_info.
-        image_topic: which to read, raw or compressed.
+        image_topic: which to read, raw or compressed; by default the one that looks most like a
+            colour camera.
+        pose_offset: seconds by which the clock of the poses is ahead of that of the images;
+            `auto` takes what the recorder's clock says.
+        association: how far the stamp of a depth image may be from that of its image, seconds.
+
+    Attributes:
+        stock: what the bag holds, and what becomes of it.
 
     Raises:
         InputError: `unreadable_bag`, `no_image_topic`.
@@ -74,213 +70,258 @@ class BagSource:
         path: Path,
         hfov: float | None,
         image_topic: str | None,
+        pose_offset: float | Literal['auto'] = 0.0,
+        association: float = MAX_STAMP_DIFFERENCE_NS / 1e9,
     ) -> None:
-        self.name, self._path, self._topic = str(path), path, image_topic
-        with self._open() as reader:
-            topics = self._choose(reader)
-            count = topics.image.msgcount
-            duration = reader.duration / 1e9
-            self._model = self._read_model(reader, topics)
-            header = next(self._messages(reader, topics.image)).header
-            tree = self._read_static(reader)
-            self._poses, pose_note = self._read_poses(reader, topics, tree, header.frame_id)
-            self._R_camera_imu, imu_note = self._read_mounting(
-                reader, topics, tree, header.frame_id
-            )
+        self._limit_ns = round(association * 1e9)
+        self.name, self._path, self._wanted = str(path), path, image_topic
+        self.stock = Stock(self.name, 'bag')
+        with self._open() as recording:
+            topics = self._choose(recording)
+            image = topics.image.topic
+            self._clock = Clock.of(topics.image)
+            self._models = _read_models(recording, topics.info)
+            tree, gathered = BagPoses.gather(recording)
+            self._poses = BagPoses(gathered, tree, topics.image, self._clock, pose_offset)
+            self._R_camera_imu, imu_note = _read_mounting(recording, topics, tree)
+        duration = (image.times_ns[-1] - image.times_ns[0]) / 1e9
+        count = len(image.times_ns)
         self.rate_hz = (count - 1) / duration if count > 1 and duration > 0 else 30.0
-        basename = topics.image.topic.removesuffix('/compressed').rsplit('/', 1)[-1]
+        basename = image.name.removesuffix('/compressed').rsplit('/', 1)[-1]
         self._rectified = 'rect' in basename
         self._fallback, note = assumed_hfov(hfov)
-        calibrated = self._model is not None and self._model.K[0] != 0
+        calibrated = any(model.K[0] for _, model in self._models)
+        grey = topics.image.content == 'grey16'
         notes = [
-            f'image topic {topics.image.topic}',
+            f'image topic {image.name}',
+            'its 16-bit grey is scaled to the range that is seen' if grey else '',
+            'its stamps are all equal or repeated: those of the recorder are used'
+            if self._clock.of_recorder
+            else '',
             '' if calibrated else note,
-            pose_note,
+            self._poses.note,
             imu_note,
         ]
         self.note = '; '.join(filter(None, notes))
+        self._account(topics, calibrated)
+        self.stock.mark()
+
+    def _account(self, topics: _Topics, calibrated: bool) -> None:
+        topics.image.topic.part.used_as('camera')
+        topics.image.topic.part.clock = 'log' if self._clock.of_recorder else 'header'
+        if topics.depth is not None:
+            topics.depth.topic.part.used_as('depth')
+        if topics.info is not None:
+            if calibrated:
+                topics.info.part.used_as('calibration')
+            else:
+                topics.info.part.unused('uncalibrated')
+        if topics.imu is not None:
+            if self._R_camera_imu is None:
+                topics.imu.part.unused('not_connected')
+            else:
+                topics.imu.part.used_as('gravity')
 
     @contextmanager
-    def _open(self) -> Iterator[AnyReader]:
-        from rosbags.highlevel import AnyReader
-        from rosbags.typesys import get_typestore, Stores
+    def _open(self) -> Iterator[Recording]:
+        with open_recording(self._path, self.stock) as recording:
+            yield recording
 
-        try:
-            store = get_typestore(Stores.ROS2_HUMBLE)  # for db3 files, which may lack definitions
-            with AnyReader([self._path], default_typestore=store) as reader:
-                yield reader
-        except InputError:
-            raise
-        except Exception as error:  # damaged files raise whatever the decoders below raise
-            raise InputError(
-                f'cannot read bag {self._path}: {error}; check it with "ros2 bag info", repair '
-                'it with "ros2 bag reindex", or record it again',
-                'unreadable_bag',
-            ) from error
-
-    def _messages(self, reader: AnyReader, *connections: Connection) -> Iterator[Any]:
-        for _, message in self._by_topic(reader, *connections):
-            yield message
-
-    def _by_topic(self, reader: AnyReader, *connections: Connection) -> Iterator[tuple[str, Any]]:
-        for connection, _, data in reader.messages(connections=connections):
-            yield connection.topic, reader.deserialize(data, connection.msgtype)
-
-    def _choose(self, reader: AnyReader) -> _Topics:
-        recorded = sorted((c for c in reader.connections if c.msgcount), key=lambda c: c.topic)
-
-        def of(*types: str) -> list[Connection]:
-            return [c for c in recorded if c.msgtype in types]
-
-        images: list[Connection] = []
-        depths: dict[str, Connection] = {}
-        frames: dict[str, str] = {}
-        for connection in (*of(_RAW), *of(_COMPRESSED)):
-            first = next(self._messages(reader, connection))
-            frames[connection.topic] = first.header.frame_id
-            if getattr(first, 'encoding', '') in _DEPTH_ENCODINGS:
-                depths.setdefault(first.header.frame_id, connection)
-            elif 'compressedDepth' not in getattr(first, 'format', ''):
-                images.append(connection)
-        named = [c for c in images if self._topic in (None, c.topic)]
-        if not named:
-            present = ', '.join(f'{c.topic} ({c.msgtype})' for c in recorded) or 'no messages'
-            wanted = self._topic or 'sensor_msgs/Image or CompressedImage'
-            raise InputError(
-                f'bag {self._path} has no image topic {wanted}; it holds {present}; name an image '
-                'topic or record one',
-                'no_image_topic',
-            )
-        image, infos = named[0], of(_INFO)
-        # camera/image_raw, camera/image_raw/compressed and camera/camera_info belong together.
-        parents = (image.topic.rsplit('/', 1)[0], image.topic.rsplit('/', 2)[0])
-        beside = [c for c in infos if c.topic in [f'{parent}/camera_info' for parent in parents]]
-        info = next(iter(beside or (infos if len(infos) == 1 else [])), None)
-        # Depth in the frame of the colour camera is registered to it; any other is not.
-        depth = depths.get(frames[image.topic])
-        odometry, imu = (next(iter(of(kind)), None) for kind in (_ODOMETRY, _IMU))
-        return _Topics(image, info, depth, odometry, imu)
-
-    def _read_model(self, reader: AnyReader, topics: _Topics) -> CameraModel | None:
-        if topics.info is None:
-            return None
-        return conversions.camera_model_from_msg(next(self._messages(reader, topics.info)))
-
-    def _read_static(self, reader: AnyReader) -> _StaticTree:
-        static = [c for c in reader.connections if c.msgtype == _TF and 'static' in c.topic]
-        links = self._messages(reader, *static) if static else ()
-        return _StaticTree([link for message in links for link in message.transforms])
-
-    def _read_mounting(
-        self, reader: AnyReader, topics: _Topics, tree: _StaticTree, camera_frame: str
-    ) -> tuple[np.ndarray | None, str]:  # [3, 3]
-        if topics.imu is None:
-            return None, ''
-        imu_frame = next(self._messages(reader, topics.imu)).header.frame_id
-        T_camera_imu = tree.lookup(camera_frame, imu_frame)
-        if T_camera_imu is None:
-            return None, (
-                f'no gravity: the IMU is in {imu_frame}, the camera is {camera_frame}, and '
-                '/tf_static does not connect them'
-            )
-        return T_camera_imu[:3, :3], f'gravity from {topics.imu.topic}'
-
-    def _read_poses(
-        self, reader: AnyReader, topics: _Topics, tree: _StaticTree, camera_frame: str
-    ) -> tuple[PoseBuffer, str]:
-        poses: list[tuple[int, np.ndarray]] = []
-        if topics.odometry is None:
-            return pose_buffer(poses), 'no odometry, so no poses'
-        for message in self._messages(reader, topics.odometry):
-            stamp, _, child, T_world_child = conversions.pose_from_odometry(message)
-            T_child_camera = tree.lookup(child, camera_frame)
-            if T_child_camera is None:
-                return pose_buffer([]), (
-                    f'no poses: odometry is of {child}, the camera is {camera_frame}, and '
-                    '/tf_static does not connect them'
-                )
-            poses.append((stamp, T_world_child @ T_child_camera))
-        return pose_buffer(poses), ''
+    def _choose(self, recording: Recording) -> _Topics:
+        image, others = choose_image(self._path, recording, self._wanted)
+        info = choose_info(recording, image, others)
+        imus = recording.of('imu')
+        for topic in imus[1:]:
+            topic.part.unused('not_chosen', f'{imus[0].name} is used')
+        return _Topics(image, info, choose_depth(image, others), next(iter(imus), None))
 
     def frames(self) -> Iterator[Frame]:
         """All decodable images in the order they were recorded."""
-        count = 0
-        with self._open() as reader, self._open() as beside:
-            topics, imu = self._choose(reader), None
+        self.stock.restart()
+        with self._open() as recording:
+            topics, imu = self._choose(recording), None
+            self.stock.restart()  # choosing again has said the same again
             if topics.imu is not None and self._R_camera_imu is not None:
-                connection = next(c for c in beside.connections if c.topic == topics.imu.topic)
-                imu = _RecordedImu(self._messages(beside, connection), self._R_camera_imu)
-            decode = _BagDecoder(self._model, self._rectified, self._fallback)
-            for image, depth in self._with_depth(reader, topics):
+                messages = (message for _, _, message in recording.messages(topics.imu))
+                imu = _RecordedImu(messages, self._R_camera_imu)
+            decode = _BagDecoder(self._models, self._rectified, self._fallback, topics)
+            part = topics.image.topic.part
+            for stamp_ns, image, depth in self._with_depth(recording, topics):
                 try:
-                    frame = decode(image, depth)
+                    frame = decode(stamp_ns, image, depth)
                 except InputError as error:
                     _log.warning('%s: image skipped: %s', self.name, error)
+                    part.skip(error.reason, f'at {stamp_ns / 1e9:.3f} s: {error}')
                     continue
-                count += 1
+                if frame is None:  # of a video, whose decoder waits for more
+                    continue
+                self.stock.frames += 1
                 if imu is not None:
                     frame = replace(frame, up=imu.up(frame.stamp_ns))
-                yield frame.placed(pose_at(self._poses, frame.stamp_ns), WORLD)
-        if not count:
+                yield frame.placed(self._poses.at(frame.stamp_ns), WORLD)
+            decode.close(self._limit_ns)
+        if not self.stock.frames:
             raise InputError(
-                f'no image of {topics.image.topic} in {self.name} could be decoded; see the '
+                f'no image of {topics.image.topic.name} in {self.name} could be decoded; see the '
                 'warnings above',
                 'unreadable_bag',
             )
 
-    def _with_depth(self, reader: AnyReader, topics: _Topics) -> Iterator[tuple[Any, Any | None]]:
-        """Each image with the depth image closest in time; depth may be recorded later."""
+    def _with_depth(
+        self, recording: Recording, topics: _Topics
+    ) -> Iterator[tuple[int, Any, Any | None]]:
+        """Stamp and message of each image, and the depth closest in time, maybe recorded later."""
+        image_topic = topics.image.topic
         if topics.depth is None:
-            for image in self._messages(reader, topics.image):
-                yield image, None
+            for _, time, image in recording.messages(image_topic):
+                yield self._clock.stamp(image.header, time), image, None
             return
         images: deque[tuple[int, Any]] = deque()
-        depths: deque[tuple[int, Any]] = deque(maxlen=8)
+        depths: deque[tuple[int, Any]] = deque(maxlen=2 * _WAITING)
 
-        def join(stamp: int, image: Any) -> tuple[Any, Any | None]:
+        def join(stamp: int, image: Any) -> tuple[int, Any, Any | None]:
             best = min(depths, key=lambda d: abs(d[0] - stamp), default=None)
-            near = best is not None and abs(best[0] - stamp) <= MAX_STAMP_DIFFERENCE_NS
-            return image, best[1] if near and best is not None else None
+            near = best is not None and abs(best[0] - stamp) <= self._limit_ns
+            return stamp, image, best[1] if near and best is not None else None
 
-        for topic, message in self._by_topic(reader, topics.image, topics.depth):
-            queue = images if topic == topics.image.topic else depths
-            queue.append((conversions.stamp_ns_from_msg(message.header), message))
+        for topic, time, message in recording.messages(image_topic, topics.depth.topic):
+            queue = images if topic.name == image_topic.name else depths
+            queue.append((self._clock.stamp(message.header, time), message))
             # A depth image at least as new is there, or it will hardly come any more.
-            while images and ((depths and depths[-1][0] >= images[0][0]) or len(images) > 4):
+            while images and (
+                (depths and depths[-1][0] >= images[0][0]) or len(images) > _WAITING
+            ):
                 yield join(*images.popleft())
         while images:
             yield join(*images.popleft())
 
 
+def _read_models(recording: Recording, info: Topic | None) -> list[tuple[int, CameraModel]]:
+    """Each calibration from the stamp on from which it held, nanoseconds."""
+    models: list[tuple[int, CameraModel]] = []
+    if info is None:
+        return models
+    for _, time, message in recording.messages(info):
+        stamp = conversions.stamp_ns_from_msg(message.header) or time
+        try:
+            model = conversions.camera_model_from_msg(message)
+        except InputError as error:
+            info.part.skip(error.reason, f'at {stamp / 1e9:.3f} s: {error}')
+            continue
+        if not models or models[-1][1] != model:
+            models.append((stamp, model))
+    return models
+
+
+def _read_mounting(
+    recording: Recording, topics: _Topics, tree: RecordedTree
+) -> tuple[np.ndarray | None, str]:  # [3, 3]
+    if topics.imu is None:
+        return None, ''
+    first = next(recording.messages(topics.imu), None)
+    if first is None:
+        return None, ''
+    camera_frame, imu_frame = topics.image.frame_id, first[2].header.frame_id
+    T_camera_imu = tree.lookup(camera_frame, imu_frame)
+    if T_camera_imu is None:
+        return None, (
+            f'no gravity: the IMU is in {imu_frame}, the camera is {camera_frame}, and '
+            '/tf_static does not connect them'
+        )
+    return T_camera_imu[:3, :3], f'gravity from {topics.imu.name}'
+
+
 class _BagDecoder:
-    """Messages to frames; keeps the rectification maps."""
+    """Messages to frames; keeps the rectification maps.
 
-    def __init__(self, model: CameraModel | None, rectified: bool, fallback_hfov: float) -> None:
-        self._model, self._rectified, self._fallback = model, rectified, fallback_hfov
-        self._rectifiers: dict[tuple[int, int], Rectifier] = {}
+    Args:
+        models: calibrations by the stamp from which they hold.
+        rectified: see `Rectifier`.
+        fallback_hfov: likewise.
+        topics: what the messages are.
+    """
 
-    def __call__(self, message: Any, depth_message: Any | None) -> Frame:
-        raw = hasattr(message, 'encoding')
-        decode = conversions.image_from_msg if raw else conversions.compressed_from_msg
-        image = decode(message)
-        size = (image.shape[1], image.shape[0])
-        if size not in self._rectifiers:
-            model = self._model or CameraModel(*size)
-            self._rectifiers[size] = Rectifier(model, self._rectified, self._fallback, size)
-        rectifier = self._rectifiers[size]
-        depth = None
-        if depth_message is not None:
-            depth = conversions.depth_from_msg(depth_message)
-            # Depth of another size is of another camera, and not registered to this one.
-            depth = rectifier.rectify_depth(depth) if depth.shape == image.shape[:2] else None
+    def __init__(
+        self,
+        models: Sequence[tuple[int, CameraModel]],
+        rectified: bool,
+        fallback_hfov: float,
+        topics: _Topics,
+    ) -> None:
+        self._models = [entry for entry in models if entry[1].K[0]]
+        self._stamps = [stamp for stamp, _ in self._models]
+        self._rectified, self._fallback, self._topics = rectified, fallback_hfov, topics
+        self._rectifiers: dict[tuple[CameraModel, tuple[int, int]], Rectifier] = {}
+        self._video = PacketDecoder() if topics.image.topic.role == 'video' else None
+        self._grey = GreyRange() if topics.image.content == 'grey16' else None
+
+    def __call__(self, stamp_ns: int, message: Any, depth_message: Any | None) -> Frame | None:
+        image = self._image(message)
+        if image is None:
+            return None
+        rectifier = self._rectifier(stamp_ns, (image.shape[1], image.shape[0]))
         return Frame(
             np.ascontiguousarray(rectifier.rectify(image)),
             rectifier.intrinsics,
-            conversions.stamp_ns_from_msg(message.header),
+            stamp_ns,
             message.header.frame_id,
-            depth=depth,
+            depth=self._depth(depth_message, rectifier, image.shape[:2], stamp_ns),
             unseen=rectifier.unseen,
         )
+
+    def close(self, limit_ns: int) -> None:
+        """Say what the whole recording could not tell before."""
+        depth = self._topics.depth
+        if depth is not None and depth.topic.part.use == 'depth':
+            depth.topic.part.unused('never_near', f'{limit_ns / 1e6:.0f} ms allowed')
+
+    def _image(self, message: Any) -> np.ndarray | None:
+        if self._video is not None:
+            return self._video.decode(message.format, bytes(message.data))
+        if self._grey is not None:
+            return self._grey.scaled(conversions.grey16_from_msg(message))
+        if hasattr(message, 'encoding'):
+            return conversions.image_from_msg(message)
+        return conversions.compressed_from_msg(message)
+
+    def _depth(
+        self, message: Any | None, rectifier: Rectifier, shape: tuple[int, ...], stamp_ns: int
+    ) -> np.ndarray | None:
+        looked = self._topics.depth
+        if message is None or looked is None:
+            return None
+        part = looked.topic.part
+        try:
+            depth = conversions.depth_from_msg(message)
+        except InputError as error:
+            part.skip(error.reason, f'at {stamp_ns / 1e9:.3f} s: {error}')
+            return None
+        if depth.shape != shape:  # of another size it is of another camera
+            part.skip('not_registered', f'{depth.shape[1]}x{depth.shape[0]} at {stamp_ns / 1e9} s')
+            return None
+        part.used_as('registered depth')
+        return rectifier.rectify_depth(depth)
+
+    def _rectifier(self, stamp_ns: int, size: tuple[int, int]) -> Rectifier:
+        """By the calibration in force: the newest that fits the size, else the next one."""
+        newest = bisect_right(self._stamps, stamp_ns + MAX_STAMP_DIFFERENCE_NS) - 1
+        order = [*range(newest, -1, -1), *range(newest + 1, len(self._models))]
+        error: InputError | None = None
+        for i in order:
+            model = self._models[i][1]
+            try:
+                return self._made(model, size)
+            except InputError as caught:
+                error = error or caught
+        if error is not None:
+            raise error
+        return self._made(CameraModel(*size), size)
+
+    def _made(self, model: CameraModel, size: tuple[int, int]) -> Rectifier:
+        key = model, size
+        if key not in self._rectifiers:
+            self._rectifiers[key] = Rectifier(model, self._rectified, self._fallback, size)
+        return self._rectifiers[key]
 
 
 class _RecordedImu:
@@ -304,34 +345,3 @@ class _RecordedImu:
             return self._gravity.up(stamp_ns).turned(self._R_camera_imu)
         except InputError:
             return None
-
-
-class _StaticTree:
-    """Frames connected by `/tf_static`."""
-
-    def __init__(self, links: Sequence[Any]) -> None:
-        self._parents: dict[str, tuple[str, np.ndarray]] = {}
-        for link in links:
-            p, q = link.transform.translation, link.transform.rotation
-            rotation = matrix_from_quat(np.array([q.w, q.x, q.y, q.z]))
-            T_parent_child = transform(rotation, np.array([p.x, p.y, p.z]))
-            parent = link.header.frame_id.lstrip('/')
-            self._parents[link.child_frame_id.lstrip('/')] = (parent, T_parent_child)
-
-    def lookup(self, target: str, source: str) -> np.ndarray | None:
-        """`T_target_source`, or None if nothing connects them."""
-        up_source = self._ancestors(source.lstrip('/'))
-        for frame, T_frame_target in self._ancestors(target.lstrip('/')).items():
-            if frame in up_source:
-                return inverse(T_frame_target) @ up_source[frame]
-        return None
-
-    def _ancestors(self, frame: str) -> dict[str, np.ndarray]:
-        """`T_ancestor_frame` of a frame and all above it."""
-        result = {frame: np.eye(4)}
-        pose = np.eye(4)
-        while frame in self._parents and self._parents[frame][0] not in result:
-            frame, T_parent_frame = self._parents[frame]
-            pose = T_parent_frame @ pose
-            result[frame] = pose
-        return result

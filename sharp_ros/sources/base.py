@@ -8,14 +8,16 @@ from typing import Protocol
 
 import numpy as np
 
-from sharp_ros.camera import Frame
-from sharp_ros.errors import PoseUnavailableError
+from sharp_ros.camera import Frame, Intrinsics
+from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.localization.gravity import level_from_depth, level_from_up
 from sharp_ros.localization.gravity_check import sure_up
 from sharp_ros.se3 import inverse, PoseBuffer
+from sharp_ros.sources.stock import Stock
 
 CAMERA, WORLD = 'camera_optical_frame', 'world'  # frames of sources that do not name theirs
-DEFAULT_HFOV = math.radians(60)  # a phone's main camera, about
+DEFAULT_HFOV = math.radians(60)  # of the longer side of a phone's main camera, about
+LEAST_SIDE, _MOST_ASPECT = 32, 16  # pixels, and long side over short one, of a useful image
 MAX_STAMP_DIFFERENCE_NS = 20_000_000  # of a depth image or an end of the trajectory
 _MAX_POSE_GAP = 0.25  # seconds interpolated over
 _IMU_TILT = math.radians(5)  # of a world that an IMU does not find level
@@ -31,11 +33,13 @@ class Source(Protocol):
         name: what it is, for people.
         rate_hz: nominal frame rate.
         note: what was assumed, for example a field of view; empty when all is known.
+        stock: all that it holds, what becomes of it, and why the rest does not.
     """
 
     name: str
     rate_hz: float
     note: str
+    stock: Stock
 
     def frames(self) -> Iterator[Frame]:
         """Frames in order of time, until the recording ends.
@@ -50,13 +54,41 @@ class Source(Protocol):
         ...
 
 
+def check_meaningful(image: np.ndarray, name: str) -> None:
+    """Refuse an image in which nobody could see anything.
+
+    Raises:
+        InputError: `image_too_small`.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) < LEAST_SIDE or max(height, width) > _MOST_ASPECT * min(height, width):
+        raise InputError(
+            f'{name} is {width}x{height}; too small to mean anything: sides of at least '
+            f'{LEAST_SIDE} pixels are needed, and no more than {_MOST_ASPECT} times as wide as '
+            'high',
+            'image_too_small',
+        )
+
+
+def assumed_intrinsics(hfov: float | None, width: int, height: int) -> Intrinsics:
+    """Of an uncalibrated image.
+
+    The assumed field of view is that of the longer side, since a phone held upright has the same
+    lens; a given one is of the horizontal side, as it says.
+    """
+    if hfov:
+        return Intrinsics.from_hfov(hfov, width, height)
+    longer = max(width, height)
+    return Intrinsics.centred(longer / 2 / math.tan(DEFAULT_HFOV / 2), width, height)
+
+
 def assumed_hfov(hfov: float | None) -> tuple[float, str]:
     """Field of view of an uncalibrated source, and the sentence that owns up to it."""
     if hfov:
         return hfov, f'not calibrated; field of view {math.degrees(hfov):.0f} degrees as given'
     return DEFAULT_HFOV, (
-        f'not calibrated; assumed a field of view of {math.degrees(DEFAULT_HFOV):.0f} degrees, '
-        'distances scale with it; give the right one with --hfov'
+        f'not calibrated; assumed a field of view of {math.degrees(DEFAULT_HFOV):.0f} degrees '
+        'along the longer side, distances scale with it; give the right one with --hfov'
     )
 
 

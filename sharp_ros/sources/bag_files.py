@@ -1,0 +1,136 @@
+"""Opening one file of a bag, whatever it is: MCAP, SQLite or ROS 1, packed or not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager, ExitStack, suppress
+from pathlib import Path
+import shutil
+import sqlite3
+import struct
+import tempfile
+
+from sharp_ros.errors import InputError
+from sharp_ros.sources.chunked import McapStorage, Ros1Storage
+from sharp_ros.sources.storage import Channel, Storage
+
+
+@contextmanager
+def open_storage(path: Path) -> Iterator[Storage]:
+    """Open one file of a bag.
+
+    Raises:
+        InputError: `unreadable_bag` if nothing of it can be read.
+    """
+    with ExitStack() as stack:
+        file, note = path, ''
+        if path.suffix == '.zstd':
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            file, note = _unpacked(path, folder)
+        suffix = file.suffix if file.suffix != '.active' else Path(file.stem).suffix
+        try:
+            kind = _STORAGES[suffix]
+        except KeyError:
+            raise InputError(f'{path} is no file of a bag', 'unreadable_bag') from None
+        try:
+            storage = kind(file) if file == path else kind(file, path)
+        except (OSError, sqlite3.Error, ValueError, struct.error, EOFError) as error:
+            raise InputError(f'{path}: {error}', 'unreadable_bag') from error
+        stack.callback(storage.close)
+        if note and storage.fault is None:
+            storage.fault = ('truncated', note)
+        yield storage
+
+
+def _unpacked(path: Path, folder: Path) -> tuple[Path, str]:
+    """A compressed file as far as it can be decompressed, and what is wrong with it."""
+    from backports import zstd
+
+    target = folder / path.stem
+    with path.open('rb') as packed, target.open('wb') as file:
+        try:
+            with zstd.open(packed, 'rb') as whole:
+                shutil.copyfileobj(whole, file)
+        except (zstd.ZstdError, EOFError) as error:
+            if not file.tell():
+                raise InputError(f'{path}: {error}', 'unreadable_bag') from error
+            return target, f'{path.name} is damaged ({error})'
+    return target, ''
+
+
+class SqliteStorage(Storage):
+    """A `.db3` file of rosbag2; also one that was being written when the power went."""
+
+    def __init__(self, file: Path, path: Path | None = None) -> None:
+        super().__init__(path or file)
+        self._stack = ExitStack()
+        try:
+            journals = [file.with_name(file.name + end) for end in ('-journal', '-wal')]
+            hot = [p for p in journals if p.is_file() and p.stat().st_size]
+            mode = 'mode=ro&immutable=1'
+            if hot:  # SQLite rolls back or forward by these, in a copy, so the bag stays as it is
+                folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+                for original in (file, *hot):
+                    shutil.copyfile(original, folder / original.name)
+                file, mode = folder / file.name, 'mode=rw'
+                self.fault = (
+                    'truncated',
+                    f'{self.path.name} was being written when its recorder ended '
+                    f'({hot[0].name}), so its end may be missing',
+                )
+            uri = f'{file.absolute().as_uri()}?{mode}'
+            connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+            self._database = self._stack.enter_context(closing(connection))
+            self._read_topics()
+            self._entries = self._read_times()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """See `Storage`."""
+        self._stack.close()
+
+    def _read_topics(self) -> None:
+        definitions: dict[str, tuple[str, bytes]] = {}
+        with suppress(sqlite3.Error):  # older bags have none
+            rows = self._database.execute(
+                'SELECT topic_type, encoding, encoded_message_definition FROM message_definitions'
+            )
+            definitions = {name: (form, text.encode()) for name, form, text in rows if text}
+        rows = self._database.execute('SELECT id, name, type, serialization_format FROM topics')
+        for number, topic, msgtype, encoding in rows:
+            form, text = definitions.get(msgtype, ('', b''))
+            self.channels[number] = Channel(
+                self.path, number, topic, msgtype, encoding, form, text
+            )
+
+    def _read_times(self) -> list[tuple[int, int, int]]:
+        """(time, row, channel) of all messages whose row can be found, by time."""
+        entries: list[tuple[int, int, int]] = []
+        try:
+            for row in self._database.execute('SELECT timestamp, id, topic_id FROM messages'):
+                entries.append(row)
+        except sqlite3.Error as error:
+            self.fault = ('truncated', f'{self.path.name}: {error}; "sqlite3 FILE .recover" helps')
+        entries.sort()
+        for time, _, channel in entries:
+            self.times[channel].append(time)
+        return entries
+
+    def messages(self, ids: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
+        """See `Storage`."""
+        wanted = set(ids)
+        for time, row, channel in self._entries:
+            if channel in wanted:
+                try:
+                    query = self._database.execute('SELECT data FROM messages WHERE id=?', (row,))
+                    found = query.fetchone()
+                except sqlite3.Error as error:
+                    self.fault = ('damaged', f'{self.path.name}: {error}')
+                    continue
+                if found is not None:
+                    yield channel, time, found[0]
+
+
+_STORAGES = {'.mcap': McapStorage, '.db3': SqliteStorage, '.bag': Ros1Storage}

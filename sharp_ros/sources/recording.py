@@ -1,0 +1,178 @@
+"""A bag as one stream of decoded messages by topic, however many files and connections it has."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, ExitStack
+from dataclasses import dataclass
+import heapq
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sharp_ros.errors import InputError
+from sharp_ros.sources.bag_files import open_storage
+from sharp_ros.sources.messages import Decoder, Role, role_of
+from sharp_ros.sources.stock import Kind, Part, Stock
+from sharp_ros.sources.storage import bag_files, Channel, natural, Storage
+
+_KINDS: dict[Role | None, Kind] = {
+    'raw': 'image',
+    'compressed': 'image',
+    'video': 'image',
+    'info': 'calibration',
+    'odometry': 'poses',
+    'pose': 'poses',
+    'tf': 'transforms',
+    'imu': 'gravity',
+    None: 'other',
+}
+
+
+@dataclass(frozen=True, eq=False)  # two are never alike, and each is a key
+class Topic:
+    """All connections by which messages of one type were recorded under one name.
+
+    Attributes:
+        name: of the topic.
+        role: what its messages are.
+        msgtype: as recorded.
+        channels: its connections.
+        part: where it is kept account of.
+        times_ns: when its messages were recorded, in order.
+    """
+
+    name: str
+    role: Role | None
+    msgtype: str
+    channels: tuple[Channel, ...]
+    part: Part
+    times_ns: tuple[int, ...]
+
+
+class Recording:
+    """The open files of a bag.
+
+    Attributes:
+        topics: those with messages, by name.
+    """
+
+    def __init__(self, storages: Sequence[Storage], stock: Stock) -> None:
+        self._storages, self._stock = storages, stock
+        self._decoders: dict[Channel, Decoder | InputError] = {}
+        groups: dict[tuple[str, str], list[tuple[Channel, list[int]]]] = defaultdict(list)
+        for storage in storages:
+            for number, channel in storage.channels.items():
+                times = storage.times.get(number, [])
+                groups[channel.topic, channel.msgtype].append((channel, times))
+        known = {part.name: part for part in stock.parts}
+        self.topics: list[Topic] = []
+        for (name, msgtype), members in sorted(groups.items()):
+            times = sorted(t for _, recorded in members for t in recorded)
+            role, label = role_of(msgtype), f'{name} ({msgtype})'
+            part = known.get(label) or stock.add(self._part(label, role, times))
+            channels = tuple(channel for channel, _ in members)
+            if times:
+                topic = Topic(name, role, msgtype, channels, part, tuple(times))
+                self.topics.append(topic)
+
+    def _part(self, label: str, role: Role | None, times: Sequence[int]) -> Part:
+        part = Part(label, _KINDS[role], len(times), clock='log')
+        part.timed(times)
+        if not times:
+            part.unused('empty')
+        elif role is None:
+            part.unused('no_use')
+        return part
+
+    def of(self, *roles: Role) -> list[Topic]:
+        """Topics of some roles, by name."""
+        return [topic for topic in self.topics if topic.role in roles]
+
+    def messages(self, *topics: Topic) -> Iterator[tuple[Topic, int, Any]]:
+        """Topic, time of the recorder in nanoseconds and message, of some topics in order of time.
+
+        What cannot be decoded is counted at its topic and left out.
+        """
+        owners = {channel: topic for topic in topics for channel in topic.channels}
+        streams = [self._stream(storage, owners.keys()) for storage in self._storages]
+        for time, _, channel, data in heapq.merge(*streams):
+            topic = owners[channel]
+            try:
+                yield topic, time, self._decoder(channel)(data)
+            except InputError as error:
+                topic.part.skip(error.reason, f'{channel.file.name} at {time / 1e9:.3f} s')
+
+    def _stream(
+        self, storage: Storage, channels: Collection[Channel]
+    ) -> Iterator[tuple[int, int, Channel, bytes]]:
+        wanted = {n: channel for n, channel in storage.channels.items() if channel in channels}
+        order = self._storages.index(storage)
+        for number, time, data in storage.messages(wanted.keys()) if wanted else ():
+            yield time, order, wanted[number], data
+
+    def _decoder(self, channel: Channel) -> Decoder:
+        if channel not in self._decoders:
+            try:
+                self._decoders[channel] = Decoder(channel)
+            except InputError as error:
+                self._decoders[channel] = error
+        decoder = self._decoders[channel]
+        if isinstance(decoder, InputError):
+            raise decoder
+        return decoder
+
+
+@contextmanager
+def open_recording(path: Path, stock: Stock) -> Iterator[Recording]:
+    """All files of a bag that can be read; the others are accounted for in the stock.
+
+    Raises:
+        InputError: `unreadable_bag` if none can.
+    """
+    with ExitStack() as stack:
+        files, missing = _named_files(path)
+        known = {part.name for part in stock.parts}
+        storages: list[Storage] = []
+        errors: list[str] = []
+        for file in missing:
+            if file.name not in known:
+                stock.add(Part(file.name, 'file')).unused('missing_file', 'of metadata.yaml')
+        for file in files:
+            fault: tuple[str, str] | None = None
+            try:
+                storage = stack.enter_context(open_storage(file))
+                fault = storage.fault
+                storages.append(storage)
+            except InputError as error:
+                fault = ('damaged', str(error))
+                errors.append(str(error))
+            if fault is not None and file.name not in known:
+                stock.add(Part(file.name, 'file', use='as far as it is whole')).skip(*fault)
+        if not storages:
+            raise InputError(
+                f'cannot read bag {path}: {"; ".join(errors) or "it has no files"}; check it with '
+                '"ros2 bag info", or record it again',
+                'unreadable_bag',
+            )
+        yield Recording(storages, stock)
+
+
+def _named_files(path: Path) -> tuple[list[Path], list[Path]]:
+    """Files of a bag, and those that its metadata name but that are not there.
+
+    What metadata do not name, though it lies beside them, belongs to the bag only where they name
+    nothing that is there: they are written last, so after a power cut they are missing or old.
+    """
+    files = bag_files(path)
+    try:
+        metadata = yaml.safe_load((path / 'metadata.yaml').read_text(encoding='utf-8'))
+        about = metadata['rosbag2_bagfile_information']
+        names = [Path(name).name for name in about['relative_file_paths']]
+    except (OSError, yaml.YAMLError, UnicodeError, KeyError, TypeError):
+        return files, []
+    named = [path / name for name in names]
+    there = sorted((file for file in named if file.is_file()), key=natural)
+    return there or files, [file for file in named if not file.is_file()]

@@ -1,0 +1,102 @@
+"""Files of bags, read as far as they are whole: MCAP, SQLite and ROS 1, cut off or complete.
+
+`rosbags` refuses a file that has no index, one channel that it cannot decode, or a folder without
+metadata; a recorder that lost its power leaves all of these. So the containers are walked here,
+record by record, which needs no index; messages are decoded elsewhere (`messages.py`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sharp_ros.errors import InputError
+
+_ZSTD = b'\x28\xb5\x2f\xfd'
+
+
+@dataclass(frozen=True, eq=False)  # two are never alike, and each is a key
+class Channel:
+    """One connection of one file: what a topic was recorded by.
+
+    Attributes:
+        file: that holds it.
+        id: in that file.
+        topic: name.
+        msgtype: as written, such as `sensor_msgs/msg/Image`.
+        encoding: of its messages: `cdr`, `ros1`, `json`, `protobuf`, ...
+        schema_encoding: of its definition: `ros2msg`, `ros1msg`, `protobuf`, ...; empty if none.
+        schema: the definition.
+    """
+
+    file: Path
+    id: int
+    topic: str
+    msgtype: str
+    encoding: str
+    schema_encoding: str = ''
+    schema: bytes = b''
+
+
+class Storage(ABC):
+    """One file of a bag, open for reading.
+
+    Attributes:
+        path: of the file, as its owner knows it.
+        channels: by their id.
+        times: of the messages of each channel, nanoseconds of the recorder's clock.
+        fault: reason and sentence why it was not read to its end; None if it was.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.channels: dict[int, Channel] = {}
+        self.times: dict[int, list[int]] = defaultdict(list)
+        self.fault: tuple[str, str] | None = None
+
+    @abstractmethod
+    def messages(self, ids: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
+        """Channel id, time and bytes of all messages of some channels, in order of time."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+def bag_files(path: Path) -> list[Path]:
+    """Files of a bag: those of a folder with bags, or the file itself; empty if it is no bag."""
+    if path.is_dir():
+        found = (p for p in path.iterdir() if p.is_file() and _is_bag_file(p))
+        return sorted(found, key=natural)
+    return [path] if path.is_file() and _is_bag_file(path) else []
+
+
+def natural(path: Path) -> list[Any]:
+    """Sorts `frame2` before `frame10`."""
+    import re
+
+    parts = re.split(r'(\d+)', path.name.lower())
+    return [(int(p), '') if p.isdecimal() else (-1, p) for p in parts] + [(-1, path.name)]
+
+
+def _is_bag_file(path: Path) -> bool:
+    suffixes = [s.lower() for s in path.suffixes[-2:]]
+    if suffixes[-1:] in (['.zstd'], ['.active']):
+        return suffixes[0] in ('.mcap', '.db3', '.bag')
+    return suffixes[-1:] in (['.mcap'], ['.db3'], ['.bag'])
+
+
+def plain(data: bytes) -> bytes:
+    """A message that its recorder may have compressed (rosbag2's mode `message`)."""
+    if data[:4] != _ZSTD:
+        return data
+    from backports import zstd
+
+    try:
+        return zstd.decompress(data)
+    except zstd.ZstdError as error:
+        raise InputError(f'a compressed message is damaged: {error}', 'damaged') from error

@@ -1,0 +1,172 @@
+"""Videos, from files and from messages, decoded by FFmpeg through PyAV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharp_ros.camera import Frame
+from sharp_ros.errors import InputError
+from sharp_ros.sources.base import assumed_hfov, assumed_intrinsics, CAMERA, check_meaningful
+from sharp_ros.sources.stock import Part, Stock
+
+_CODECS = {'h264': 'h264', 'h265': 'hevc', 'vp9': 'vp9', 'av1': 'av1'}
+_DEFAULT_RATE = 30.0  # frames per second where a file does not say
+_log = logging.getLogger(__name__)
+
+
+class VideoSource:
+    """A video file, by its own presentation times; also an animated GIF.
+
+    Args:
+        path: of the file.
+        hfov: horizontal field of view, radians.
+
+    Attributes:
+        stock: how many frames the file says it has, and how many could be decoded.
+
+    Raises:
+        InputError: `unreadable_video` if it cannot be decoded or shows no pictures.
+    """
+
+    def __init__(self, path: Path, hfov: float | None) -> None:
+        self.name, self._path, self._hfov = str(path), path, hfov
+        self.note = assumed_hfov(hfov)[1]
+        self.stock = Stock(self.name, 'video')
+        self._part = self.stock.add(Part(path.name, 'image', use='camera', clock='list'))
+        first = next(self._decoded(), None)
+        if first is None:
+            raise InputError(self._undecodable(), 'unreadable_video')
+        check_meaningful(first[1], path.name)
+        with self._open() as container:
+            stream = container.streams.video[0]
+            rate = stream.average_rate or stream.guessed_rate or 0
+            self.rate_hz = float(rate) if 0 < rate < 1000 else _DEFAULT_RATE
+            self._part.count = stream.frames
+            if stream.duration and stream.time_base:
+                self._part.span_ns = 0, round(stream.duration * stream.time_base * 10**9)
+            self._part.detail = f'{stream.codec_context.name}, {first[1].shape[1]}x' + str(
+                first[1].shape[0]
+            )
+        self._part.skipped.clear()
+        self._part.examples.clear()
+        self.stock.mark()
+
+    def frames(self) -> Iterator[Frame]:
+        """All frames that can be decoded, turned upright, stamped from the first one on."""
+        self.stock.restart()
+        for stamp_ns, rgb in self._decoded():
+            self.stock.frames += 1
+            height, width = rgb.shape[:2]
+            yield Frame(rgb, assumed_intrinsics(self._hfov, width, height), stamp_ns, CAMERA)
+        missing = self._part.count - self.stock.frames
+        if missing > max(1, 0.02 * self._part.count):  # containers miscount by a frame or two
+            self._part.skip(
+                'truncated',
+                f'{self.stock.frames} of {self._part.count} frames could be decoded',
+            )
+            _log.warning('%s: %s', self.name, self._part.examples[-1])
+
+    def _undecodable(self) -> str:
+        return (
+            f'cannot decode video {self._path}; convert it, for example with '
+            '"ffmpeg -i IN -c:v libx264 -pix_fmt yuv420p OUT.mp4"'
+        )
+
+    def _open(self) -> Any:
+        import av
+
+        try:
+            container = av.open(self.name)
+        except (av.FFmpegError, ValueError) as error:
+            with self._path.open('rb') as file:
+                start = file.read(12)
+            if start[4:8] == b'ftyp':
+                raise InputError(
+                    f'{self._path} has no index (moov), as when a camera loses its power; '
+                    '"untrunc WHOLE.mp4 THIS.mp4" recovers it by a whole file of the same camera',
+                    'unreadable_video',
+                ) from error
+            raise InputError(self._undecodable(), 'unreadable_video') from error
+        if not container.streams.video:
+            kinds = ', '.join(sorted({s.type for s in container.streams})) or 'no stream'
+            container.close()
+            raise InputError(
+                f'{self._path} holds {kinds} but no video; give a file with pictures',
+                'unreadable_video',
+            )
+        return container
+
+    def _decoded(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Nanoseconds since the first frame, and RGB images."""
+        import av
+
+        with self._open() as container:
+            stream = container.streams.video[0]
+            rate = stream.average_rate or stream.guessed_rate or Fraction(30)
+            first: Fraction | None = None
+            last: Fraction | None = None
+            try:
+                for packet in container.demux(stream):
+                    try:
+                        decoded = packet.decode()
+                    except av.FFmpegError as error:
+                        self._part.skip('damaged', f'packet at {packet.pts}: {error}')
+                        continue
+                    for frame in decoded:
+                        time = _time_of(frame)
+                        if time is None or (last is not None and time <= last):
+                            time = Fraction(0) if last is None else last + 1 / rate
+                        first = time if first is None else first
+                        last = time
+                        yield round((time - first) * 10**9), _upright(frame)
+            except av.FFmpegError as error:  # of the container: here it ends
+                self._part.skip('truncated', str(error))
+
+
+def _time_of(frame: Any) -> Fraction | None:
+    return None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
+
+
+def _upright(frame: Any) -> np.ndarray:  # -> [H, W, 3]
+    """As a player shows it: phones store portrait as landscape, with the angle beside it."""
+    quarter_turns = round(getattr(frame, 'rotation', 0) / 90) % 4
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format='rgb24'), quarter_turns))
+
+
+class PacketDecoder:
+    """Images of a video that was recorded packet by packet (Foxglove's CompressedVideo).
+
+    Its packets hold one frame each, in order, and no frame refers to a later one.
+    """
+
+    def __init__(self) -> None:
+        self._context: Any = None
+
+    def decode(self, form: str, data: bytes) -> np.ndarray | None:  # -> [H, W, 3]
+        """The image of a packet; None while the decoder waits for a key frame.
+
+        Raises:
+            InputError: `unknown_encoding`, `damaged`.
+        """
+        import av
+
+        if self._context is None:
+            if form not in _CODECS:
+                raise InputError(
+                    f'video messages of format {form!r}; readable are {", ".join(_CODECS)}',
+                    'unknown_encoding',
+                )
+            self._context = av.CodecContext.create(_CODECS[form], 'r')
+            self._context.flags |= 0x80000  # AV_CODEC_FLAG_LOW_DELAY: a frame for every packet
+            self._context.thread_count = 1  # several hold frames back
+        try:
+            frames = self._context.decode(av.Packet(data))
+        except av.FFmpegError as error:
+            raise InputError(f'a video packet is damaged: {error}', 'damaged') from error
+        return frames[-1].to_ndarray(format='rgb24') if frames else None
