@@ -18,6 +18,10 @@ COMMANDS = {
     'predict': ('sharp_ros.apps.predict', 'depth, preview and Gaussians of photographs'),
     'render': ('sharp_ros.apps.render', 'video or picture of Gaussians from a moving viewpoint'),
     'map': ('sharp_ros.apps.map', 'map on disk, with pictures, from a video, folder or bag'),
+    'inspect': (
+        'sharp_ros.apps.inspect',
+        'what a recording holds, what is used of it, and why the rest is not',
+    ),
     'eval': (
         'sharp_ros.apps.evaluate',
         'accuracy of depth, views, maps and scale against the truth',

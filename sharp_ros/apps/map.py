@@ -8,12 +8,18 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import islice
 import json
-import math
 import os
 from pathlib import Path
 import sys
 from typing import Any, TYPE_CHECKING
 
+from sharp_ros.apps.inspect import (
+    add_source_options,
+    exit_code,
+    open_recording,
+    SOURCE_HELP,
+    stock_table,
+)
 from sharp_ros.apps.interruption import EXIT_INTERRUPTED, interruptible
 from sharp_ros.config import differences, flatten, from_flat, load_yaml, SharpConfig, VIEW_NAMES
 from sharp_ros.errors import ConfigError, InputError
@@ -34,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'source',
         metavar='SOURCE',
-        help='video, folder of images, RGB-D folder in TUM layout, ROS bag, synthetic, or a '
-        'camera (its index or /dev/video*) until Ctrl-C',
+        help=f'{SOURCE_HELP} until Ctrl-C',
     )
     parser.add_argument(
         '-o',
@@ -69,15 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'a pose, else visual (default: %(default)s)',
     )
     parser.add_argument('--max-frames', type=int, metavar='N', help='maximum number of frames')
-    parser.add_argument(
-        '--hfov',
-        type=float,
-        metavar='DEG',
-        help='horizontal field of view of an uncalibrated source, degrees',
-    )
-    parser.add_argument(
-        '--image-topic', metavar='TOPIC', help='image topic of a bag (default: the first)'
-    )
+    add_source_options(parser)
     parser.add_argument('--json', type=Path, metavar='FILE', help='report file')
 
 
@@ -104,13 +101,20 @@ def run(args: argparse.Namespace) -> int:
     from sharp_ros.mapping.map_files import save_map
     from sharp_ros.pictures.drawing import encode_picture
     from sharp_ros.pipeline import Pipeline
-    from sharp_ros.sources import open_source, WebcamSource
+    from sharp_ros.sources import WebcamSource
 
-    hfov = None if args.hfov is None else math.radians(args.hfov)
-    source = open_source(args.source, hfov=hfov, image_topic=args.image_topic)
+    source = open_recording(args)
     console = Console()
     console.print(f'source: {source.name}, {source.note or "calibrated"}', markup=False)
+    if source.stock.parts:
+        console.print(stock_table(source.stock.as_dict()))
     pipeline = Pipeline.from_config(config)
+    if pipeline.info.needs_depth and source.stock.lacks('depth'):
+        raise InputError(
+            f'the model {pipeline.info.name} needs measured depth, and {source.name} has none '
+            'that can be used; choose another --model',
+            'no_depth',
+        )
     kind = 'metric' if pipeline.info.metric else 'relative'
     about = f'model: {pipeline.info.name} ({kind} depth), weights: {pipeline.info.licence}'
     console.print(about, markup=False)
@@ -137,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
     report = {
         'source': source.name,
         'note': source.note,
+        'stock': source.stock.as_dict(),
         'model': pipeline.info.name,
         'licence': pipeline.info.licence,
         'device': pipeline.device,
@@ -152,11 +157,14 @@ def run(args: argparse.Namespace) -> int:
     reasons = (f'{r.level} map: {r.sentence("--set ")}' for r in verdict.reasons)
     for line in (*_warnings(tally, contents), *reasons):
         print(f'warning: {line}', file=sys.stderr)
-    return _exit_code(tally, verdict)
+    return exit_code(source.stock, _exit_code(tally, verdict))
 
 
 def _exit_code(tally: Tally, verdict: Verdict) -> int:
-    """130 if Ctrl-C ended it early, 1 if the source broke off, 3 if the map is bad, else 0."""
+    """130 if Ctrl-C ended it early, 1 if the source broke off, 3 if the map is bad, else 0.
+
+    3 is also that of a recording of which a part was found but not used.
+    """
     if tally.interrupted:
         return EXIT_INTERRUPTED
     if tally.broken:
@@ -257,8 +265,6 @@ def _check(args: argparse.Namespace) -> None:
     output: Path = args.output
     if args.max_frames is not None and args.max_frames < 1:
         raise ConfigError(f'--max-frames must be at least 1, got {args.max_frames}')
-    if args.hfov is not None and not 0 < args.hfov < 180:
-        raise ConfigError(f'--hfov must lie between 0 and 180 degrees, got {args.hfov:g}')
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f'{output} exists and is not an empty folder; choose another --output')
     for path in (output, *([args.json] if args.json else [])):
