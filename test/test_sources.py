@@ -129,10 +129,11 @@ class Bag:
         )
         self.write(topic, message, stamp_ns)
 
-    def info(self, topic, stamp_ns, k=K, distortion=(0.0,) * 5):
+    def info(self, topic, stamp_ns, k=K, distortion=(0.0,) * 5, k_zero=False):
         letters = 'DKRP' if self.ros1 else 'dkrp'
         projection = np.column_stack([k.matrix, np.zeros(3)])
-        values = (np.array(distortion), k.matrix.ravel(), np.eye(3).ravel(), projection.ravel())
+        matrix = 0 * k.matrix if k_zero else k.matrix
+        values = (np.array(distortion), matrix.ravel(), np.eye(3).ravel(), projection.ravel())
         message = self.type('sensor_msgs/msg/CameraInfo')(
             header=self.header(stamp_ns, 'cam'),
             height=k.height,
@@ -152,10 +153,10 @@ class Bag:
         w, x, y, z = map(float, se3.quat_from_matrix(rotation))
         return self.type('geometry_msgs/msg/Quaternion')(x, y, z, w)
 
-    def odometry(self, pose, stamp_ns, child):
+    def odometry(self, pose, stamp_ns, child, topic='/odom', ahead_ns=0):
         zero = self._point('Vector3', (0, 0, 0))
         message = self.type('nav_msgs/msg/Odometry')(
-            header=self.header(stamp_ns, 'odom'),
+            header=self.header(stamp_ns + ahead_ns, 'odom'),
             child_frame_id=child,
             pose=self.type('geometry_msgs/msg/PoseWithCovariance')(
                 self.type('geometry_msgs/msg/Pose')(
@@ -167,7 +168,13 @@ class Bag:
                 self.type('geometry_msgs/msg/Twist')(zero, zero), np.zeros(36)
             ),
         )
-        self.write('/odom', message, stamp_ns)
+        self.write(topic, message, stamp_ns)
+
+    def broken_odometry(self, number, stamp_ns):
+        kind = self.type('geometry_msgs/msg/Quaternion')
+        self._quaternion = lambda rotation: kind(number, number, number, number)
+        self.odometry(np.eye(4), stamp_ns, 'cam')
+        del self._quaternion
 
     def imu(self, rotation, stamp_ns, frame_id='imu'):
         """At rest, without an orientation of its own."""
@@ -183,12 +190,18 @@ class Bag:
         )
         self.write('/imu', message, stamp_ns)
 
-    def static(self, parent, child, pose):
+    def static(self, parent, child, pose, quaternion=None):
+        self.transform('/tf_static', parent, child, pose, 0, quaternion)
+
+    def transform(self, topic, parent, child, pose, stamp_ns, quaternion=None):
+        rotation = self._quaternion(pose[:3, :3])
+        if quaternion is not None:
+            rotation = self.type('geometry_msgs/msg/Quaternion')(*[quaternion] * 4)
         link = self.type('geometry_msgs/msg/TransformStamped')(
-            header=self.header(0, parent),
+            header=self.header(stamp_ns, parent),
             child_frame_id=child,
             transform=self.type('geometry_msgs/msg/Transform')(
-                self._point('Vector3', pose[:3, 3]), self._quaternion(pose[:3, :3])
+                self._point('Vector3', pose[:3, 3]), rotation
             ),
         )
         kind = 'tf2_msgs/msg/TFMessage'
@@ -196,7 +209,7 @@ class Bag:
             text = 'geometry_msgs/TransformStamped[] transforms'
             typesys = importlib.import_module('rosbags.typesys')
             self.store.register(typesys.get_types_from_msg(text, kind))
-        self.write('/tf_static', self.type(kind)([link]), START_NS)
+        self.write(topic, self.type(kind)([link]), stamp_ns or START_NS)
 
 
 def write_drive(bag, T_base_camera=None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager, ExitStack, suppress
+import os
 from pathlib import Path
 import shutil
 import sqlite3
@@ -58,6 +59,16 @@ def _unpacked(path: Path, folder: Path) -> tuple[Path, str]:
     return target, ''
 
 
+def _missing_bytes(file: Path) -> int:
+    """By which a database is shorter than its header says (https://sqlite.org/fileformat.html)."""
+    with file.open('rb') as database:
+        header = database.read(32)
+    if not header.startswith(b'SQLite format 3\0') or len(header) < 32:
+        return 0
+    page, pages = struct.unpack_from('>H', header, 16)[0], struct.unpack_from('>I', header, 28)[0]
+    return max(0, (65536 if page == 1 else page) * pages - file.stat().st_size)
+
+
 class SqliteStorage(Storage):
     """A `.db3` file of rosbag2; also one that was being written when the power went."""
 
@@ -67,17 +78,21 @@ class SqliteStorage(Storage):
         try:
             journals = [file.with_name(file.name + end) for end in ('-journal', '-wal')]
             hot = [p for p in journals if p.is_file() and p.stat().st_size]
+            missing = _missing_bytes(file)
             mode = 'mode=ro&immutable=1'
-            if hot:  # SQLite rolls back or forward by these, in a copy, so the bag stays as it is
+            if hot or missing:  # mended in a copy, so that the bag stays as it is
                 folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
                 for original in (file, *hot):
                     shutil.copyfile(original, folder / original.name)
                 file, mode = folder / file.name, 'mode=rw'
-                self.fault = (
-                    'truncated',
-                    f'{self.path.name} was being written when its recorder ended '
-                    f'({hot[0].name}), so its end may be missing',
+                why = (
+                    f'was being written when its recorder ended ({hot[0].name})'
+                    if hot
+                    else f'ends {missing} bytes too early'
                 )
+                self.fault = ('truncated', f'{self.path.name} {why}, so messages may be missing')
+            if missing and not hot:  # SQLite reads no file that is shorter than it says
+                os.truncate(file, file.stat().st_size + missing)
             uri = f'{file.absolute().as_uri()}?{mode}'
             connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
             self._database = self._stack.enter_context(closing(connection))
@@ -112,10 +127,21 @@ class SqliteStorage(Storage):
             for row in self._database.execute('SELECT timestamp, id, topic_id FROM messages'):
                 entries.append(row)
         except sqlite3.Error as error:
-            self.fault = ('truncated', f'{self.path.name}: {error}; "sqlite3 FILE .recover" helps')
+            reason = f'{self.path.name}: {error}; "sqlite3 FILE .recover" helps'
+            self.fault = self.fault or ('truncated', reason)
+            entries = entries or self._by_row()
         entries.sort()
         for time, _, channel in entries:
             self.times[channel].append(time)
+        return entries
+
+    def _by_row(self) -> list[tuple[int, int, int]]:
+        """The same, row by row, where the index over times is broken."""
+        entries: list[tuple[int, int, int]] = []
+        with suppress(sqlite3.Error):
+            query = 'SELECT timestamp, id, topic_id FROM messages NOT INDEXED ORDER BY id'
+            for row in self._database.execute(query):
+                entries.append(row)
         return entries
 
     def messages(self, ids: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
@@ -127,7 +153,7 @@ class SqliteStorage(Storage):
                     query = self._database.execute('SELECT data FROM messages WHERE id=?', (row,))
                     found = query.fetchone()
                 except sqlite3.Error as error:
-                    self.fault = ('damaged', f'{self.path.name}: {error}')
+                    self.fault = self.fault or ('damaged', f'{self.path.name}: {error}')
                     continue
                 if found is not None:
                     yield channel, time, found[0]

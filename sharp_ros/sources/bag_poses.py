@@ -87,7 +87,9 @@ class BagPoses:
         self.note = ''
         refusals: list[str] = []
         taken = False
-        for series in sorted(gathered.series, key=lambda s: s.topic.role != 'odometry'):
+        for series in sorted(
+            gathered.series, key=lambda s: (s.topic.role != 'odometry', s.topic.name)
+        ):
             if series.topic.role == 'pose' and not taken:
                 taken = self._take_tf(gathered, refusals)
             if taken:
@@ -174,7 +176,7 @@ class BagPoses:
         topic.part.unused('other_clock', f'ahead by {ahead:.3f} s')
         refusals.append(
             f'no poses of {topic.name}: its clock is ahead of that of the images by {ahead:.1f} s;'
-            f' give pose.time_offset={ahead:.3f}, or auto'
+            f' give --pose-offset={ahead:.3f}, or auto'
         )
         return False
 

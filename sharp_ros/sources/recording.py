@@ -134,23 +134,17 @@ def open_recording(path: Path, stock: Stock) -> Iterator[Recording]:
     """
     with ExitStack() as stack:
         files, missing = _named_files(path)
-        known = {part.name for part in stock.parts}
         storages: list[Storage] = []
         errors: list[str] = []
         for file in missing:
-            if file.name not in known:
-                stock.add(Part(file.name, 'file')).unused('missing_file', 'of metadata.yaml')
+            _note_fault(stock, file.name, ('missing_file', 'metadata.yaml names it'))
         for file in files:
-            fault: tuple[str, str] | None = None
             try:
-                storage = stack.enter_context(open_storage(file))
-                fault = storage.fault
-                storages.append(storage)
+                storages.append(stack.enter_context(open_storage(file)))
+                _note_fault(stock, file.name, storages[-1].fault)
             except InputError as error:
-                fault = ('damaged', str(error))
+                _note_fault(stock, file.name, ('damaged', str(error)))
                 errors.append(str(error))
-            if fault is not None and file.name not in known:
-                stock.add(Part(file.name, 'file', use='as far as it is whole')).skip(*fault)
         if not storages:
             raise InputError(
                 f'cannot read bag {path}: {"; ".join(errors) or "it has no files"}; check it with '
@@ -158,6 +152,14 @@ def open_recording(path: Path, stock: Stock) -> Iterator[Recording]:
                 'unreadable_bag',
             )
         yield Recording(storages, stock)
+        for storage in storages:  # what reading the messages has shown
+            _note_fault(stock, storage.path.name, storage.fault)
+
+
+def _note_fault(stock: Stock, file: str, fault: tuple[str, str] | None) -> None:
+    """Account for a file that is not whole, once."""
+    if fault is not None and not any(part.name == file for part in stock.parts):
+        stock.add(Part(file, 'file', use='as far as it is whole')).skip(*fault)
 
 
 def _named_files(path: Path) -> tuple[list[Path], list[Path]]:

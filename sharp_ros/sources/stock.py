@@ -161,6 +161,7 @@ class Stock:
     def restart(self) -> None:
         """Forget what was counted since `mark`, since the frames are read anew."""
         self.frames = 0
+        del self.parts[len(self._taken) :]
         for part, taken in zip(self.parts, self._taken, strict=True):
             part.__dict__.update(copy.deepcopy(taken.__dict__))
 
