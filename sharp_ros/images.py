@@ -16,7 +16,10 @@ from sharp_ros.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+IMAGE_SUFFIXES = (
+    *('.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'),
+    *('.jp2', '.avif', '.heic', '.heif'),
+)
 MAX_IMAGE_PIXELS = 200_000_000  # of a file; as many as SHARP's own tool takes
 MAX_MESSAGE_PIXELS = 64_000_000  # of a compressed message
 DEFAULT_FOCAL_35MM = 30.0  # a phone's main camera, about; SHARP's own tool assumes the same

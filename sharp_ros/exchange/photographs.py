@@ -16,8 +16,9 @@ from sharp_ros.images import IMAGE_SUFFIXES
 if TYPE_CHECKING:
     from sharp_ros.pipeline import Pipeline
 
-# From folders besides what sources of frames know; any file Pillow reads can be named itself.
-_MORE_SUFFIXES = ('.jfif', '.gif', '.ppm', '.pgm', '.jp2', '.avif', '.heic', '.heif')
+# From folders besides images; sources of frames take it for a video. Any file Pillow reads can be
+# named itself.
+_MORE_SUFFIXES = ('.gif',)
 
 
 def photo_pipeline(model: ModelConfig) -> Pipeline:

@@ -352,7 +352,7 @@ def _numbered(what: str, images: list[Path], depths: Iterable[Path | None]) -> L
     """Images in their order, 30 a second, each with the depth image beside it if that exists."""
     part = Part(f'{images[0].parent.name}/' if images else 'images', 'image', len(images))
     part.clock = 'order'
-    found = Listing(what, [(_stamp(i), file) for i, file in enumerate(images)])
+    found = Listing(what, [(_stamp(i), file) for i, file in enumerate(images)], stamped=False)
     part.timed([stamp for stamp, _ in found.images])
     found.parts['image'] = part
     listed = [(i, file) for i, file in enumerate(depths) if file is not None]
@@ -385,12 +385,14 @@ def _add_pose(
     part.count += 1
     try:
         values = np.array([float(v) for v in numbers][:16])
+        if not np.isfinite(values).all():
+            raise ValueError
         matrix = np.eye(4)
         matrix[:3] = values[:12].reshape(3, 4)
         rotation = matrix[:3, :3] / np.cbrt(np.linalg.det(matrix[:3, :3]))
-        if not (np.isfinite(matrix).all() and is_rotation(rotation)):
+        if not is_rotation(rotation):
             raise ValueError
-    except (ValueError, FloatingPointError, np.linalg.LinAlgError):
+    except (ValueError, TypeError):
         part.skip('bad_pose', where)
         return
     matrix[:3, :3] = rotation

@@ -20,11 +20,11 @@ from sharp_ros.errors import InputError
 from sharp_ros.se3 import matrix_from_quat, transform
 from sharp_ros.sources.stock import Part
 
-# Nanoseconds of a unit, and what seconds since 1970 (1973 to 2286) are in it.
-_UNITS = {'s': 10**9, 'ms': 10**6, 'us': 10**3, 'ns': 1}
-_EPOCH = (Decimal(10) ** 8, Decimal(10) ** 10)
+_UNITS = {'s': 10**9, 'ms': 10**6, 'us': 10**3, 'ns': 1}  # nanoseconds of each
+_EPOCH = (9.5e8, 4.2e9)  # seconds since 1970 that are plausible: the years 2000 to 2103
+_LONGEST_STEP = 3600.0  # seconds between images, on average
 _COMMENT = re.compile(r'(^|\s)#.*')
-_LEAST_STEP = 0.005  # seconds between images; steps of whole numbers above are of a smaller unit
+_LEAST_STEP = 0.005  # seconds between images, of stamps that are whole numbers of a small unit
 
 
 @dataclass
@@ -116,26 +116,33 @@ def _is_number(word: str) -> bool:
 
 
 def _unit(stamps: Sequence[Decimal], near: Sequence[int]) -> str:
+    """The unit in which stamps are plausible; seconds where several are."""
     if not stamps:
         return 's'
     ordered = sorted(stamps)
-    middle = ordered[len(ordered) // 2]
-    for unit, factor in _UNITS.items():
-        seconds = middle * factor / 10**9
-        if middle > _EPOCH[1] and _EPOCH[0] <= seconds < _EPOCH[1]:
-            return unit
     if near:
-        for unit, factor in _UNITS.items():
-            if ordered[0] * factor <= max(near) and ordered[-1] * factor >= min(near):
-                return unit
+        best = max(_UNITS, key=lambda unit: _overlap(ordered, _UNITS[unit], near))
+        if _overlap(ordered, _UNITS[best], near) > 0:
+            return best
     steps = [float(b - a) for a, b in pairwise(ordered) if b > a]
-    whole = all(stamp == stamp.to_integral_value() for stamp in stamps)
     step = statistics.median(steps) if steps else 0.0
-    for unit in ('ms', 'us', 'ns'):
-        low = _LEAST_STEP * 1e9 / _UNITS[unit]
-        if whole and low <= step < (low * 1000 if unit != 'ns' else float('inf')):
+    for unit, factor in _UNITS.items():
+        since_1970 = float(ordered[len(ordered) // 2]) * factor / 1e9
+        if _EPOCH[0] <= since_1970 < _EPOCH[1] and step * factor / 1e9 <= _LONGEST_STEP:
             return unit
+    if all(stamp == stamp.to_integral_value() for stamp in stamps):
+        for unit in ('ns', 'us', 'ms'):
+            if step * _UNITS[unit] / 1e9 >= _LEAST_STEP:
+                return unit
     return 's'
+
+
+def _overlap(ordered: Sequence[Decimal], factor: int, near: Sequence[int]) -> float:
+    """Share of the time from the first to the last stamp of two lists, in which both have some."""
+    begin, end = float(ordered[0]) * factor, float(ordered[-1]) * factor
+    first, last = float(min(near)), float(max(near))
+    common, whole = min(end, last) - max(begin, first), max(end, last) - min(begin, first)
+    return common / whole if whole > 0 else float(common >= 0)
 
 
 def read_poses(path: Path, part: Part, near: Sequence[int] = ()) -> list[tuple[int, np.ndarray]]:

@@ -47,6 +47,7 @@ class Listing:
         z_up: whether the layout says that z of its world is up.
         notes: what had to be assumed.
         parts: of the stock, with the keys `image`, `depth`, `poses` and `calibration`.
+        stamped: whether the stamps were recorded, so that poses between two may be taken.
         to_depth: images of another size than their depth are brought to its size.
     """
 
@@ -59,6 +60,7 @@ class Listing:
     z_up: bool = False
     notes: list[str] = field(default_factory=list)
     parts: dict[str, Part] = field(default_factory=dict)
+    stamped: bool = True
     to_depth: bool = False
 
 
@@ -84,6 +86,7 @@ class RgbdSource:
         self._limit_ns = round(association * 1e9)
         self._depth_stamps = [stamp for stamp, _ in listing.depths]
         self._poses = pose_buffer(listing.poses)
+        self._exact = None if listing.stamped else dict(listing.poses)
         self._rectifiers: dict[tuple[CameraModel, tuple[int, int]], Rectifier] = {}
         stamps = [stamp for stamp, _ in listing.images]
         steps = [b - a for a, b in pairwise(stamps)]
@@ -107,7 +110,7 @@ class RgbdSource:
         """How many images have depth, and how many a pose."""
         return {
             'depth': sum(self._nearest(stamp) is not None for stamp in stamps),
-            'poses': sum(pose_at(self._poses, stamp) is not None for stamp in stamps),
+            'poses': sum(self._pose(stamp) is not None for stamp in stamps),
         }
 
     def _account(self, key: str, count: int, images: int) -> None:
@@ -178,8 +181,11 @@ class RgbdSource:
             if unseen is not None:
                 size = (columns, rows)
                 unseen = cv2.resize(unseen.astype(np.uint8), size).astype(bool)
-        pose = pose_at(self._poses, stamp)
+        pose = self._pose(stamp)
         return Frame(image, intrinsics, stamp, CAMERA, pose, WORLD, depth, unseen)
+
+    def _pose(self, stamp: int) -> np.ndarray | None:
+        return self._exact.get(stamp) if self._exact is not None else pose_at(self._poses, stamp)
 
     def _rectifier(self, model: CameraModel, size: tuple[int, int], file: Path) -> Rectifier:
         if (model.width, model.height) != size:
