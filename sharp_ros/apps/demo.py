@@ -8,9 +8,11 @@ import math
 import os
 from pathlib import Path
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
 
+from sharp_ros.apps.inspect import EXIT_INCOMPLETE
 from sharp_ros.errors import SharpError
 from sharp_ros.files import write_atomically
 from sharp_ros.models import model_names
@@ -86,4 +88,6 @@ def run(args: argparse.Namespace) -> int:
         console.print(f'wrote {paths[0]} and {paths[1]}')
         if not report['topics']['depth/image']['count']:
             raise SharpError(f'no depth came back from the node; see {log}')
-    return 0
+    for line in report['stock']['losses']:
+        print(f'warning: not used: {line}', file=sys.stderr)
+    return EXIT_INCOMPLETE if report['stock']['losses'] else 0

@@ -15,6 +15,7 @@ from sharp_ros.apps.evaluation_tables import (
     scale_tables,
     view_tables,
 )
+from sharp_ros.apps.inspect import add_source_options, exit_code, open_recording
 from sharp_ros.config import ModelConfig
 from sharp_ros.errors import ConfigError
 from sharp_ros.files import write_atomically
@@ -22,6 +23,7 @@ from sharp_ros.files import write_atomically
 if TYPE_CHECKING:
     from sharp_ros.camera import Frame
     from sharp_ros.models import ModelInfo
+    from sharp_ros.sources.base import Source
 
 _SEEDS = 20  # hand-held sequences by default
 _Item = TypeVar('_Item')
@@ -33,6 +35,17 @@ class _Measured(NamedTuple):
     numbers: Mapping[str, Any]
     info: ModelInfo
     note: str = ''
+
+
+class _Source(NamedTuple):
+    """What is evaluated: a recording, or the name of what is none."""
+
+    name: str
+    opened: Source | None
+
+    @property
+    def given(self) -> str | Source:
+        return self.name if self.opened is None else self.opened
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +82,7 @@ def add_common_arguments(parser: argparse.ArgumentParser, source_help: str) -> N
 
     parser.add_argument('source', metavar='SOURCE', help=source_help)
     add_model_arguments(parser)
+    add_source_options(parser)
     parser.add_argument('--json', type=Path, metavar='FILE', help='report file')
     parser.add_argument(
         '--max-frames', type=int, metavar='N', help='maximum number of frames with depth'
@@ -141,6 +155,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: for unknown models, devices or numbers of frames.
         InputError: if the source cannot be used or has no depth.
+
+    Returns:
+        3 if a part of a recording was found but not used, else 0.
     """
     from rich.console import Console
 
@@ -151,10 +168,14 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f'--max-frames must be at least 1, got {args.max_frames}')
     device = choose_device(args.device)
     evaluate, tables = _KINDS[args.kind]
-    measured = evaluate(args, device)
+    recorded = args.kind != 'views' and args.source not in ('motorcycle', 'synthetic')
+    # only a floor that is seen shall level it
+    source = _Source(args.source, open_recording(args, level=False) if recorded else None)
+    measured = evaluate(args, device, source)
     report = {
         'source': args.source,
         'note': measured.note,
+        'stock': None if source.opened is None else source.opened.stock.as_dict(),
         'model': measured.info.name,
         'licence': measured.info.licence,
         'metric': measured.info.metric,
@@ -167,21 +188,21 @@ def run(args: argparse.Namespace) -> int:
     Console().print(*tables(report))
     if measured.note:
         print(f'note: {measured.note}')
-    return 0
+    return 0 if source.opened is None else exit_code(source.opened.stock)
 
 
-def _depth(args: argparse.Namespace, device: str) -> _Measured:
+def _depth(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
     from sharp_ros.engine import Engine
     from sharp_ros.evaluation.depth import evaluate_depth
     from sharp_ros.models import load_predictor
 
     predictor, info = load_predictor(args.model, device)
-    frames, note = _open(args.source)
+    frames, note = _frames_of(source)
     engine = Engine(predictor, ModelConfig(name=args.model, device=args.device))
     return _Measured(evaluate_depth(_watched(frames, args.max_frames), engine, info), info, note)
 
 
-def _views(args: argparse.Namespace, device: str) -> _Measured:
+def _views(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
     from sharp_ros.engine import Engine
     from sharp_ros.evaluation.view_pairs import view_pairs
     from sharp_ros.evaluation.views import evaluate_views
@@ -189,16 +210,16 @@ def _views(args: argparse.Namespace, device: str) -> _Measured:
 
     predictor, info = load_predictor(args.model, device)
     engine = Engine(predictor, ModelConfig(name=args.model, device=args.device))
-    pairs = _with_progress(view_pairs(args.source, args.max_frames), 'views')
+    pairs = _with_progress(view_pairs(source.name, args.max_frames), 'views')
     return _Measured(evaluate_views(pairs, engine, Path(info.name).stem, args.pictures), info)
 
 
-def _maps(args: argparse.Namespace, device: str) -> _Measured:
+def _maps(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
     from sharp_ros.evaluation.maps import evaluate_maps
 
     return _Measured(
         *evaluate_maps(
-            args.source,
+            source.given,
             ModelConfig(name=args.model, device=args.device),
             lambda frames: _watched(frames, args.max_frames),
             depth=args.depth,
@@ -210,7 +231,7 @@ def _maps(args: argparse.Namespace, device: str) -> _Measured:
     )
 
 
-def _scale(args: argparse.Namespace, device: str) -> _Measured:
+def _scale(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
     from sharp_ros.evaluation.scale import evaluate_scale
 
     del device  # it loads its network itself, where there is one
@@ -224,7 +245,7 @@ def _scale(args: argparse.Namespace, device: str) -> _Measured:
         raise ConfigError(f'--first-seed must not be negative, got {first}')
     return _Measured(
         *evaluate_scale(
-            args.source,
+            source.given,
             ModelConfig(name=args.model, device=args.device),
             _with_progress,
             seeds=range(first, first + (count or _SEEDS)) if simulated else (),
@@ -239,7 +260,7 @@ def _scale(args: argparse.Namespace, device: str) -> _Measured:
 _KINDS: dict[
     str,
     tuple[
-        Callable[[argparse.Namespace, str], _Measured],
+        Callable[[argparse.Namespace, str, _Source], _Measured],
         Callable[[Mapping[str, Any]], Iterator[Any]],
     ],
 ] = {
@@ -250,15 +271,17 @@ _KINDS: dict[
 }
 
 
-def _open(source: str) -> tuple[Iterable[Frame], str]:
+def _frames_of(source: _Source) -> tuple[Iterable[Frame], str]:
     """Frames of a source, and what it had to assume."""
-    if source == 'motorcycle':
+    if source.opened is not None:
+        return source.opened.frames(), source.opened.note
+    if source.name == 'motorcycle':
         from sharp_ros.evaluation.depth import motorcycle_frames
 
         return motorcycle_frames(), ''
     from sharp_ros.sources import open_source
 
-    opened = open_source(source, level=False)  # only a floor that is seen shall level it
+    opened = open_source(source.name)
     return opened.frames(), opened.note
 
 

@@ -12,11 +12,14 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from sharp_ros.apps.inspect import exit_code
 from sharp_ros.apps.interruption import EXIT_INTERRUPTED, interruptible
 from sharp_ros.training.settings import load_yaml, TrainingConfig
 
 if TYPE_CHECKING:
     from sharp_ros.camera import Frame
+    from sharp_ros.sources.base import Source
+    from sharp_ros.sources.stock import Stock
     from sharp_ros.training.trainer import Run
 
 _LINE_SECONDS = 60.0  # between lines of progress where there is no terminal
@@ -47,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     """Train, resuming what is there, and print the accuracy on held-out images.
 
     Returns:
-        130 if Ctrl-C ended it after the step at hand, else 0.
+        130 if Ctrl-C ended it after the step at hand, 3 if a part of the recording was found but
+        not used, else 0.
 
     Raises:
         ConfigError: if a setting is unknown or wrong, or the run is one on another recording.
@@ -59,12 +63,19 @@ def run(args: argparse.Namespace) -> int:
     if 'data' in given:
         given['data'] = tuple(given['data'])
     config = replace(load_yaml(args.config), **given)
+    stocks: list[Stock] = []
+
+    def opened(recording: Path) -> Iterable[Frame]:
+        source = _open(recording)
+        stocks.append(source.stock)
+        return source.frames()
+
     if args.finetune is not None:
         if args.out is None:  # where the run on rendered images may be
             config = replace(config, out=str(Path(config.out) / 'finetuned'))
         from sharp_ros.training.fine_tuning import fine_tuning_config
 
-        config = fine_tuning_config(config, args.finetune, _frames_of, _say)
+        config = fine_tuning_config(config, args.finetune, opened, _say)
 
     from sharp_ros.training.trainer import train
 
@@ -75,17 +86,17 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     print(json.dumps({name: round(value, 4) for name, value in metrics.items()}))
     print(f'weights, curve and validation pictures are in {config.out}')
-    return 0
+    return max([0, *(exit_code(stock) for stock in stocks)])
 
 
-def _frames_of(recording: Path) -> Iterable[Frame]:
-    """Frames with poses as recorded, after a line about what was assumed of them."""
+def _open(recording: Path) -> Source:
+    """A recording with poses as recorded, after a line about what was assumed of them."""
     from sharp_ros.sources import open_source
 
     source = open_source(str(recording), level=False)
     if source.note:
         _say(f'{recording}: {source.note}')
-    return source.frames()
+    return source
 
 
 def _say(line: str) -> None:

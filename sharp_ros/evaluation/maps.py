@@ -33,7 +33,7 @@ from sharp_ros.pictures.drawing import encode_picture, tile_pictures
 from sharp_ros.pictures.maps import draw_map, draw_trajectory, Trajectory
 from sharp_ros.pipeline import Pipeline
 from sharp_ros.sources import open_source, SyntheticSource
-from sharp_ros.sources.base import LevelWorld
+from sharp_ros.sources.base import LevelWorld, Source
 from sharp_ros.synthetic.disturbance import disturbed
 
 FRAME_SCALE = 0.15  # of disturbed depth, both ways
@@ -231,7 +231,7 @@ def map_config(camera_height: float = 0.0) -> SharpConfig:
 
 
 def evaluate_maps(
-    source: str,
+    source: str | Source,
     model: ModelConfig,
     watched: Callable[[Iterable[Frame]], Iterable[Frame]],
     *,
@@ -244,7 +244,7 @@ def evaluate_maps(
     """Map a recording, or simulated rooms, each once around.
 
     Args:
-        source: of `open_source`.
+        source: of `open_source`, or what that gave.
         model: what predicts the depth, if `depth` says so.
         watched: applied to the frames, to count or to limit them.
         depth: `model`; `true`: that of the source, in every pixel; `disturbed`: see
@@ -281,6 +281,8 @@ def evaluate_maps(
             SyntheticSource(rate_hz=_ROOM_RATE_HZ, seed=seed)
             if rooms
             else open_source(source, level=False)
+            if isinstance(source, str)
+            else source
         )
         true_map: TrueMap = RecordedMap(config.occupancy)
         if isinstance(opened, SyntheticSource):

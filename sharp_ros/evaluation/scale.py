@@ -35,7 +35,7 @@ from sharp_ros.localization.scale_filter import ScaleEstimate
 from sharp_ros.models import load_predictor, ModelInfo
 from sharp_ros.point_cloud import depth_from_gaussians
 from sharp_ros.refinement import MotionRefinement
-from sharp_ros.sources import open_source
+from sharp_ros.sources import open_source, Source
 from sharp_ros.stopwatch import Stopwatch
 
 SETTLED = 2.0  # seconds after which an error is not excused by the start
@@ -261,7 +261,7 @@ class Counted(Protocol):
 
 
 def evaluate_scale(
-    source: str,
+    source: str | Source,
     model: ModelConfig,
     watched: Counted,
     *,
@@ -273,7 +273,8 @@ def evaluate_scale(
     """Judge the scale over hand-held sequences, or over all starts of a recording.
 
     Args:
-        source: `synthetic` for hand-held sequences, else of `open_source`.
+        source: `synthetic` for hand-held sequences, else of `open_source`, or what
+            that gave.
         model: what predicts the depth of a recording.
         watched: applied to what takes time, with its name, to count it.
         seeds: of the hand-held sequences.
@@ -296,7 +297,7 @@ def evaluate_scale(
         info = _SIMULATED
         runs = list(watched(hand_held_runs(seeds, cache), 'sequences'))
     else:
-        opened = open_source(source, level=False)
+        opened = open_source(source, level=False) if isinstance(source, str) else source
         predictor, info = load_predictor(model.name, choose_device(model.device))
         note = opened.note
         frames = watched(islice(opened.frames(), most), 'frames')

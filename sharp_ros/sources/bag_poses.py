@@ -167,7 +167,7 @@ class BagPoses:
         lag = statistics.median(t - s for t, s in zip(times, stamps, strict=True))
         ahead = 0.0 if self._clock.of_recorder else (self._clock.lag_ns - lag) / 1e9
         self._offset_ns = 0
-        if self._wanted == 'auto':
+        if isinstance(self._wanted, str):
             self._offset_ns = round(ahead * 1e9) if abs(ahead) > _SAME_CLOCK else 0
         else:
             self._offset_ns = round(self._wanted * 1e9)

@@ -167,9 +167,9 @@ def _read_replica(path: Path) -> Listing:
         if file.is_file():
             camera = _json(file)
             camera = camera.get('camera', camera)
-            numbers = [float(camera[k]) for k in ('fx', 'fy', 'cx', 'cy')]
+            fx, fy, cx, cy = (float(camera[k]) for k in ('fx', 'fy', 'cx', 'cy'))
             size = int(camera['w']), int(camera['h'])
-            found.cameras[None] = _pinhole(Intrinsics(*numbers, *size))
+            found.cameras[None] = _pinhole(Intrinsics(fx, fy, cx, cy, *size))
             found.depth_scale = float(camera.get('scale', 1000.0))
             break
     else:
@@ -283,8 +283,8 @@ def _read_record3d(path: Path) -> Listing:
     if 'K' in about:
         K = np.reshape(about['K'], (3, 3)).T  # written column by column
         size = int(about['w']), int(about['h'])
-        numbers = (float(K[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2)))
-        found.cameras[None] = _pinhole(Intrinsics(*numbers, *size))
+        fx, fy, cx, cy = (float(K[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2)))
+        found.cameras[None] = _pinhole(Intrinsics(fx, fy, cx, cy, *size))
     found.z_up = True
     return found
 
@@ -314,7 +314,8 @@ def _read_euroc(path: Path) -> Listing:
         parts['calibration'] = Part('cam0/sensor.yaml', 'calibration', 1)
         about = yaml.safe_load(read_text(sensor).replace('%YAML:1.0', ''))
         T_body_camera = np.reshape(about['T_BS']['data'], (4, 4))
-        pinhole = Intrinsics(*map(float, about['intrinsics']), *map(int, about['resolution']))
+        (fx, fy, cx, cy), (width, height) = about['intrinsics'], about['resolution']
+        pinhole = Intrinsics(float(fx), float(fy), float(cx), float(cy), int(width), int(height))
         name = str(about.get('distortion_model', ''))
         model = {'radial-tangential': 'plumb_bob'}.get(name, name)
         found.cameras[None] = _pinhole(

@@ -80,10 +80,11 @@ class VideoSource:
 
     def _open(self) -> Any:
         import av
+        from av.error import FFmpegError
 
         try:
             container = av.open(self.name)
-        except (av.FFmpegError, ValueError) as error:
+        except (FFmpegError, ValueError) as error:
             with self._path.open('rb') as file:
                 start = file.read(12)
             if start[4:8] == b'ftyp':
@@ -104,28 +105,27 @@ class VideoSource:
 
     def _decoded(self) -> Iterator[tuple[int, np.ndarray]]:
         """Nanoseconds since the first frame, and RGB images."""
-        import av
+        from av.error import FFmpegError
 
         with self._open() as container:
             stream = container.streams.video[0]
             rate = stream.average_rate or stream.guessed_rate or Fraction(30)
-            first: Fraction | None = None
-            last: Fraction | None = None
+            first = last = None
             try:
                 for packet in container.demux(stream):
                     try:
                         decoded = packet.decode()
-                    except av.FFmpegError as error:
+                    except FFmpegError as error:
                         self._part.skip('damaged', f'packet at {packet.pts}: {error}')
                         continue
                     for frame in decoded:
                         time = _time_of(frame)
-                        if time is None or (last is not None and time <= last):
-                            time = Fraction(0) if last is None else last + 1 / rate
-                        first = time if first is None else first
-                        last = time
+                        if last is not None and (time is None or time <= last):
+                            time = last + 1 / rate
+                        time = time or Fraction(0)
+                        first, last = time if first is None else first, time
                         yield round((time - first) * 10**9), _upright(frame)
-            except av.FFmpegError as error:  # of the container: here it ends
+            except FFmpegError as error:  # of the container: here it ends
                 self._part.skip('truncated', str(error))
 
 
@@ -155,6 +155,7 @@ class PacketDecoder:
             InputError: `unknown_encoding`, `damaged`.
         """
         import av
+        from av.error import FFmpegError
 
         if self._context is None:
             if form not in _CODECS:
@@ -167,6 +168,6 @@ class PacketDecoder:
             self._context.thread_count = 1  # several hold frames back
         try:
             frames = self._context.decode(av.Packet(data))
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise InputError(f'a video packet is damaged: {error}', 'damaged') from error
         return frames[-1].to_ndarray(format='rgb24') if frames else None
