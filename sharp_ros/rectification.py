@@ -31,7 +31,8 @@ class CameraModel:
         D: distortion coefficients in OpenCV's order.
         R: 3x3 row-major rectifying rotation of a stereo rig; a single camera needs none.
         P: 3x4 row-major projection of the rectified full image.
-        distortion_model: `plumb_bob`, `rational_polynomial`, `equidistant`; empty means none.
+        distortion_model: `plumb_bob`, `rational_polynomial`, `equidistant` (or `fisheye`); empty
+            means none.
         binning_x: columns of the full image merged into one; 0 means 1.
         binning_y: rows of the full image merged into one; 0 means 1.
         roi: (x, y, width, height) read out, in pixels of the full image; all 0 means all of it.
@@ -67,7 +68,11 @@ _COEFFICIENTS = {
     'plumb_bob': _POLYNOMIAL_COEFFICIENTS,
     'rational_polynomial': _POLYNOMIAL_COEFFICIENTS,
     'equidistant': (4,),
+    'fisheye': (4,),
 }
+_FISHEYE = ('equidistant', 'fisheye')  # one formula, two names
+_FOLD_STEPS = 4096  # of the radius, along which a fold is looked for
+_OUTSIDE = -2  # a pixel of no image, whatever is interpolated
 
 
 class Rectifier:
@@ -221,7 +226,10 @@ def _undistortion_maps(
             f'{", ".join(_COEFFICIENTS)}; or rectify upstream and set camera.rectified',
             'bad_camera_info',
         )
-    if len(model.D) not in counts:
+    distortion = model.D
+    if model.distortion_model in _FISHEYE and len(distortion) == 5 and distortion[4] == 0:
+        distortion = distortion[:4]  # of drivers that always write five
+    if len(distortion) not in counts:
         raise InputError(
             f'{model.distortion_model} takes {" or ".join(map(str, counts))} coefficients, '
             f'camera_info has {len(model.D)}; calibrate the camera again',
@@ -233,9 +241,42 @@ def _undistortion_maps(
             'camera again or fix its driver',
             'bad_camera_info',
         )
-    equidistant = model.distortion_model == 'equidistant'
-    initialise = (
-        cv2.fisheye.initUndistortRectifyMap if equidistant else (cv2.initUndistortRectifyMap)
-    )
+    fisheye = model.distortion_model in _FISHEYE
+    initialise = cv2.fisheye.initUndistortRectifyMap if fisheye else cv2.initUndistortRectifyMap
     size = (rectified.width, rectified.height)
-    return initialise(raw.matrix, np.array(model.D), R, rectified.matrix, size, cv2.CV_16SC2)
+    coefficients = np.array(distortion)
+    maps = initialise(raw.matrix, coefficients, R, rectified.matrix, size, cv2.CV_16SC2)
+    beyond = _beyond_fold(coefficients, fisheye, np.linalg.inv(rectified.matrix @ R), size)
+    if beyond is not None:
+        maps[0][beyond], maps[1][beyond] = _OUTSIDE, 0
+    return maps
+
+
+def _beyond_fold(
+    D: np.ndarray, fisheye: bool, to_ray: np.ndarray, size: tuple[int, int]
+) -> np.ndarray | None:  # -> [H, W] bool
+    """Pixels whose rays lie where the distortion has ceased to grow with the angle, or None.
+
+    A fitted polynomial holds only where it was fitted. Farther out it may turn back, or, of a
+    rational one, the denominator may reach 0; there it shows parts of the image once more.
+    The radial part decides, which is far larger than the rest.
+    """
+    u, v = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    rays = np.stack([u, v, np.ones_like(u)], -1) @ to_ray.T
+    radius = np.hypot(rays[..., 0], rays[..., 1]) / rays[..., 2]
+    growing = np.linspace(0, radius.max(), _FOLD_STEPS)
+    if fisheye:
+        angle = np.arctan(growing)
+        distorted = angle * np.polyval([*D[::-1], 1.0], angle**2)
+        positive = np.ones(_FOLD_STEPS, bool)
+    else:
+        k = np.zeros(8)
+        k[: min(len(D), 8)] = D[:8]
+        denominator = np.polyval([k[7], k[6], k[5], 1.0], growing**2)
+        positive = denominator > 0
+        numerator = np.polyval([k[4], k[1], k[0], 1.0], growing**2)
+        distorted = growing * numerator / np.where(positive, denominator, 1.0)
+    folded = ~positive[1:] | (np.diff(distorted) <= 0)
+    if not folded.any():
+        return None
+    return radius > growing[int(np.argmax(folded))]

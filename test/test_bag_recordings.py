@@ -149,6 +149,28 @@ def test_a_camera_info_that_is_never_calibrated_is_a_loss(tmp_path):
     assert 'K[0] is 0' in losses(source)[0]
 
 
+def test_distortion_without_the_name_of_a_model_is_that_of_plumb_bob_and_said(tmp_path):
+    for name in ('plumb_bob', ''):
+        with Bag(tmp_path / f'a{name}') as bag:
+            bag.info('/cam/camera_info', stamp(0), distortion=(-0.2, 0, 0, 0, 0), model=name)
+            bag.image('/cam/image', pattern(0), stamp(0), 'rgb8')
+    named, unnamed = (open_source(str(tmp_path / f'a{name}')) for name in ('plumb_bob', ''))
+    np.testing.assert_array_equal(next(named.frames()).image, next(unnamed.frames()).image)
+    assert (next(named.frames()).image != pattern(0)).any()
+    assert 'names no distortion model; plumb_bob taken' in unnamed.note
+    assert 'distortion' not in named.note
+
+
+def test_an_unknown_model_is_one_error_that_names_it(tmp_path, caplog):
+    with Bag(tmp_path / 'a') as bag:
+        for i in range(5):
+            bag.info('/cam/camera_info', stamp(i), distortion=(0.1,) * 5, model='omni')
+            bag.image('/cam/image', pattern(i), stamp(i), 'rgb8')
+    with pytest.raises(InputError, match="'omni'"):
+        list(open_source(str(tmp_path / 'a')).frames())
+    assert len([r for r in caplog.records if 'omni' in r.getMessage()]) == 1
+
+
 def test_the_odometry_that_fits_is_taken_whatever_its_name(tmp_path):
     with Bag(tmp_path / 'a') as bag:
         write_drive(bag)

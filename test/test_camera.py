@@ -166,6 +166,39 @@ def test_a_lens_that_leaves_no_black_pixels_marks_none() -> None:
     assert Rectifier(CameraModel(640, 480, K=K), False, 0.0, (640, 480)).unseen is None
 
 
+@pytest.mark.parametrize(
+    ('name', 'coefficients', 'fold'),
+    [
+        ('plumb_bob', (-0.5, 0.0, 0.0, 0.0, 0.0), math.sqrt(2 / 3)),  # 1 - 1.5 r^2 = 0
+        ('rational_polynomial', (0.0,) * 5 + (-1.0, 0.0, 0.0), 1.0),  # its pole: 1 - r^2 = 0
+        ('equidistant', (-0.5, 0.0, 0.0, 0.0), math.tan(math.sqrt(2 / 3))),
+    ],
+)
+def test_pixels_beyond_the_fold_of_a_polynomial_are_unseen(
+    name: str, coefficients: tuple[float, ...], fold: float
+) -> None:
+    matrix = (250.0, 0.0, 320.0, 0.0, 250.0, 240.0, 0.0, 0.0, 1.0)
+    model = CameraModel(640, 480, K=matrix, D=coefficients, distortion_model=name)
+    rectifier = Rectifier(model, False, 0.0, (640, 480))
+    v, u = np.mgrid[0:480, 0:640]
+    radius = np.hypot(u - 320, v - 240) / 250
+    assert rectifier.unseen is not None
+    assert rectifier.unseen[radius > fold + 0.01].all()
+    white = rectifier.rectify(np.full((480, 640, 3), 255, np.uint8))
+    assert (white[radius > fold + 0.01] == 0).all()
+    if name != 'rational_polynomial':  # near its pole rays leave the raw image
+        assert not rectifier.unseen[radius < fold - 0.02].any()
+
+
+@pytest.mark.parametrize('name', ['equidistant', 'fisheye'])
+def test_five_coefficients_of_a_fisheye_whose_last_is_0_are_four(name: str) -> None:
+    four = CameraModel(640, 480, K=K, D=EQUIDISTANT, distortion_model='equidistant')
+    five = replace(four, D=(*EQUIDISTANT, 0.0), distortion_model=name)
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    expected = Rectifier(four, False, 0.0, (640, 480)).rectify(image)
+    np.testing.assert_array_equal(Rectifier(five, False, 0.0, (640, 480)).rectify(image), expected)
+
+
 @pytest.mark.parametrize('turned', [0.0, 0.05])
 @pytest.mark.parametrize('shrink', [1, 2])
 def test_black_pixels_of_images_rectified_elsewhere_are_marked(
@@ -259,6 +292,8 @@ def test_impossible_camera_matrix_is_refused(index: int, value: float) -> None:
         ({'D': (0.1, 0.2, 0.3)}, '4 or 5 or 8'),
         ({'distortion_model': 'equidistant'}, '4 coefficients'),
         ({'distortion_model': 'mystery'}, 'supported are plumb_bob'),
+        ({'distortion_model': 'kannala_brandt4'}, "'kannala_brandt4'"),
+        ({'distortion_model': 'omni'}, "'omni'"),
     ],
 )
 def test_unusable_camera_info_is_refused(changes: dict, message: str) -> None:

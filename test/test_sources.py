@@ -129,16 +129,21 @@ class Bag:
         )
         self.write(topic, message, stamp_ns)
 
-    def info(self, topic, stamp_ns, k=K, distortion=(0.0,) * 5, k_zero=False):
+    def info(self, topic, stamp_ns, k=K, distortion=(0.0,) * 5, k_zero=False, model='plumb_bob'):
         letters = 'DKRP' if self.ros1 else 'dkrp'
         projection = np.column_stack([k.matrix, np.zeros(3)])
         matrix = 0 * k.matrix if k_zero else k.matrix
-        values = (np.array(distortion), matrix.ravel(), np.eye(3).ravel(), projection.ravel())
+        values = (
+            np.array(distortion, float),
+            matrix.ravel(),
+            np.eye(3).ravel(),
+            projection.ravel(),
+        )
         message = self.type('sensor_msgs/msg/CameraInfo')(
             header=self.header(stamp_ns, 'cam'),
             height=k.height,
             width=k.width,
-            distortion_model='plumb_bob',
+            distortion_model=model,
             binning_x=0,
             binning_y=0,
             roi=self.type('sensor_msgs/msg/RegionOfInterest')(0, 0, 0, 0, False),

@@ -275,8 +275,21 @@ def stamp_ns_from_msg(header: Any) -> int:
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
 
 
+_BY_LENGTH = ('plumb_bob', 'rational_polynomial')
+
+
+def is_unnamed(info: Any) -> bool:
+    """Whether a `sensor_msgs/CameraInfo` has distortion but does not say of which model."""
+    coefficients = getattr(info, 'd', None)
+    coefficients = info.D if coefficients is None else coefficients
+    return not info.distortion_model and any(coefficients)
+
+
 def camera_model_from_msg(info: Any) -> CameraModel:
     """Read a `sensor_msgs/CameraInfo` of ROS 2 (k, d, r, p) or ROS 1 (K, D, R, P).
+
+    Coefficients without the name of a model are those of OpenCV's polynomial, as drivers mean it
+    that leave the name out; `is_unnamed` tells.
 
     Raises:
         InputError: `bad_camera_info` if a matrix has the wrong number of elements.
@@ -286,15 +299,15 @@ def camera_model_from_msg(info: Any) -> CameraModel:
         values = getattr(info, name, None)
         return tuple(map(float, getattr(info, name.upper()) if values is None else values))
 
-    roi = info.roi
+    roi, D = info.roi, numbers('d')
     return CameraModel(
         width=int(info.width),
         height=int(info.height),
         K=numbers('k'),
-        D=numbers('d'),
+        D=D,
         R=numbers('r'),
         P=numbers('p'),
-        distortion_model=info.distortion_model,
+        distortion_model=_BY_LENGTH[len(D) > 5] if is_unnamed(info) else info.distortion_model,
         binning_x=int(info.binning_x),
         binning_y=int(info.binning_y),
         roi=(int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height)),

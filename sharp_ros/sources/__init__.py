@@ -193,7 +193,8 @@ class ImageSource:
                 image, focal = read_image(path)
                 check_meaningful(image, path.name)
             except InputError as error:
-                _log.warning('image skipped: %s', error)
+                if error.reason not in self._part.skipped:  # the others are counted
+                    _log.warning('image skipped: %s', error)
                 self._part.skip(error.reason, str(error))
                 continue
             height, width = image.shape[:2]

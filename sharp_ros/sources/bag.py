@@ -80,7 +80,7 @@ class BagSource:
             topics = self._choose(recording)
             image = topics.image.topic
             self._clock = Clock.of(topics.image)
-            self._models = _read_models(recording, topics.info)
+            self._models, model_note = _read_models(recording, topics.info)
             tree, gathered = BagPoses.gather(recording)
             self._poses = BagPoses(gathered, tree, topics.image, self._clock, pose_offset)
             self._R_camera_imu, imu_note = _read_mounting(recording, topics, tree)
@@ -99,6 +99,7 @@ class BagSource:
             if self._clock.of_recorder
             else '',
             '' if calibrated else note,
+            model_note,
             self._poses.note,
             imu_note,
         ]
@@ -150,7 +151,8 @@ class BagSource:
                 try:
                     frame = decode(stamp_ns, image, depth)
                 except InputError as error:
-                    _log.warning('%s: image skipped: %s', self.name, error)
+                    if error.reason not in part.skipped:  # the others are counted
+                        _log.warning('%s: image skipped: %s', self.name, error)
                     part.skip(error.reason, f'at {stamp_ns / 1e9:.3f} s: {error}')
                     continue
                 if frame is None:  # of a video, whose decoder waits for more
@@ -162,8 +164,8 @@ class BagSource:
             decode.close(self._limit_ns)
         if not self.stock.frames:
             raise InputError(
-                f'no image of {topics.image.topic.name} in {self.name} could be decoded; see the '
-                'warnings above',
+                f'no image of {topics.image.topic.name} in {self.name} could be decoded or used: '
+                f'{next(iter(part.examples), "its decoder gave none")}',
                 'unreadable_bag',
             )
 
@@ -196,11 +198,14 @@ class BagSource:
             yield join(*images.popleft())
 
 
-def _read_models(recording: Recording, info: Topic | None) -> list[tuple[int, CameraModel]]:
-    """Each calibration from the stamp on from which it held, nanoseconds."""
+def _read_models(
+    recording: Recording, info: Topic | None
+) -> tuple[list[tuple[int, CameraModel]], str]:
+    """Each calibration from the stamp on from which it held, nanoseconds, and what was assumed."""
     models: list[tuple[int, CameraModel]] = []
+    note = ''
     if info is None:
-        return models
+        return models, note
     for _, time, message in recording.messages(info):
         stamp = conversions.stamp_ns_from_msg(message.header) or time
         try:
@@ -210,7 +215,9 @@ def _read_models(recording: Recording, info: Topic | None) -> list[tuple[int, Ca
             continue
         if not models or models[-1][1] != model:
             models.append((stamp, model))
-    return models
+        if conversions.is_unnamed(message):
+            note = f'{info.name} names no distortion model; {model.distortion_model} taken'
+    return models, note
 
 
 def _read_mounting(

@@ -138,7 +138,8 @@ class RgbdSource:
             try:
                 frame = self._frame(stamp, file)
             except InputError as error:
-                _log.warning('frame skipped: %s', error)
+                if error.reason not in self._image_part.skipped:  # the others are counted
+                    _log.warning('frame skipped: %s', error)
                 self._image_part.skip(error.reason, str(error))
                 continue
             self.stock.frames += 1
