@@ -8,8 +8,9 @@ table, which is read and searched as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 import json
 import math
@@ -20,6 +21,7 @@ from textwrap import wrap
 from typing import Any, get_type_hints
 
 from sharp_ros.errors import ConfigError
+from sharp_ros.parameter_text import load_value
 
 
 def option(
@@ -670,7 +672,7 @@ def load_yaml(*paths: str | Path) -> SharpConfig:
             events = yaml.parse(text, Loader=yaml.SafeLoader)
             if any(isinstance(event, yaml.AliasEvent) for event in events):  # may grow without end
                 raise ConfigError(f'{path}: write out what the aliases (*name) stand for')
-            tree = yaml.safe_load(text) or {}
+            tree = load_value(text) or {}
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise ConfigError(f'cannot read {path}: {error}') from error
         if not isinstance(tree, Mapping):
@@ -796,10 +798,19 @@ def _option_of(key: str) -> tuple[Any, ...]:
     hints = _type_hints(holder) if holder else {}
     if name not in hints:
         known = sorted(flatten_keys())
-        raise ConfigError(f'unknown setting {key!r}; known are {", ".join(known)}')
+        near = _similar(key, known)
+        meant = f'did you mean {" or ".join(near)}? ' if near else ''
+        raise ConfigError(f'unknown setting {key!r}; {meant}known are {", ".join(known)}')
     meta = holder.__dataclass_fields__[name].metadata
     kind = 'floats' if str(hints[name]).startswith('tuple') else hints[name].__name__
     return kind, *(meta[name] for name in ('help', 'minimum', 'maximum', 'choices', 'live'))
+
+
+def _similar(key: str, known: Sequence[str]) -> list[str]:
+    """Keys that somebody may have meant: nearly the same, or with the same last word."""
+    near = get_close_matches(key, known, 3, 0.75)
+    last = key.rpartition('.')[2]
+    return near or [name for name in known if name.rpartition('.')[2] == last][:3]
 
 
 def flatten_keys() -> list[str]:
@@ -846,8 +857,6 @@ def _scalar(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str) and value:
-        import yaml
-
-        plain = re.fullmatch(r'[\w ./~-]+', value, re.ASCII) and yaml.safe_load(value) == value
+        plain = re.fullmatch(r'[\w ./~-]+', value, re.ASCII) and load_value(value) == value
         return value if plain else json.dumps(value)  # which YAML reads, too
     return str(value) or "''"

@@ -125,7 +125,7 @@ class Rectifier:
         distortion = () if rectified or not model.distortion_model else model.D
         if not all(map(math.isfinite, (fx, fy, cx, cy, *distortion))) or fx <= 0 or fy <= 0:
             raise InputError(
-                f'camera_info holds impossible numbers: fx={fx}, fy={fy}, cx={cx}, cy={cy}, '
+                f'the calibration holds impossible numbers: fx={fx}, fy={fy}, cx={cx}, cy={cy}, '
                 f'D={distortion}; calibrate the camera again or fix its driver',
                 'bad_camera_info',
             )
@@ -182,7 +182,7 @@ class Rectifier:
         if image.shape[:2] != expected:
             raise InputError(
                 f'image is {image.shape[1]}x{image.shape[0]}, the camera was set up for '
-                f'{expected[1]}x{expected[0]}; publish camera_info of the same size',
+                f'{expected[1]}x{expected[0]}; use the calibration of that size',
                 'size_mismatch',
             )
 
@@ -198,9 +198,9 @@ def _window(model: CameraModel, image_size: tuple[int, int]) -> tuple[int, int, 
     if image_size == (model.width, model.height):
         return 0, 0, 1, 1
     raise InputError(
-        f'image is {image_size[0]}x{image_size[1]}, but camera_info describes '
+        f'image is {image_size[0]}x{image_size[1]}, but its calibration describes '
         f'{model.width}x{model.height} with region {width}x{height} at ({x}, {y}) and binning '
-        f'{bin_x}x{bin_y}; publish the camera_info that belongs to the image',
+        f'{bin_x}x{bin_y}; use the calibration that belongs to the image',
         'size_mismatch',
     )
 
@@ -232,13 +232,13 @@ def _undistortion_maps(
     if len(distortion) not in counts:
         raise InputError(
             f'{model.distortion_model} takes {" or ".join(map(str, counts))} coefficients, '
-            f'camera_info has {len(model.D)}; calibrate the camera again',
+            f'the calibration has {len(model.D)}; calibrate the camera again',
             'bad_camera_info',
         )
     if not np.isfinite(model.D).all() or not is_rotation(R):
         raise InputError(
-            f'camera_info holds impossible numbers: D={model.D}, R={R.tolist()}; calibrate the '
-            'camera again or fix its driver',
+            f'the calibration holds impossible numbers: D={model.D}, R={R.tolist()}; calibrate '
+            'the camera again or fix its driver',
             'bad_camera_info',
         )
     fisheye = model.distortion_model in _FISHEYE

@@ -28,7 +28,7 @@ def matrix_from_quat(quat: np.ndarray) -> np.ndarray:  # [..., 4] -> [..., 3, 3]
     quat = np.asarray(quat, np.float64)
     norm = np.linalg.norm(quat, axis=-1, keepdims=True)
     if not np.all(np.isfinite(norm)) or np.any(norm < 1e-9):
-        raise InputError('quaternion is zero or not finite; publish a unit one', 'bad_pose')
+        raise InputError('quaternion is zero or not finite; give a unit one', 'bad_pose')
     w, x, y, z = np.moveaxis(quat / norm, -1, 0)
     rows = (
         (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),

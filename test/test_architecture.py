@@ -14,7 +14,7 @@ ROOT = PACKAGE.name
 
 # A module imports from lower rows, or, within a folder, from those of its folder.
 ROWS = [
-    ['errors', 'files', 'process', 'rate_limiter', 'stopwatch', 'tensors'],
+    ['errors', 'files', 'parameter_text', 'process', 'rate_limiter', 'stopwatch', 'tensors'],
     ['config', 'se3'],
     ['camera', 'images', 'evaluation.metrics'],
     [

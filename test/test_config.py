@@ -200,3 +200,32 @@ def test_missing_file_is_refused(tmp_path):
 def test_differences_from_the_defaults_are_named():
     assert differences(SharpConfig()) == {}
     assert differences(from_flat({'occupancy.size': 12})) == {'occupancy.size': 12.0}
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'meant'),
+    [
+        ('occupancy.voxle_size', 'occupancy.voxel_size'),
+        ('occupancy.voxelsize', 'occupancy.voxel_size'),
+        ('camera_height', 'scale.camera_height'),
+        ('scales.camera_height', 'scale.camera_height'),
+    ],
+)
+def test_an_unknown_key_names_what_was_meant(wrong, meant):
+    with pytest.raises(ConfigError, match=f'did you mean {meant}'):
+        from_flat({wrong: 1})
+
+
+@pytest.mark.parametrize('text', ['1e1', '1.0e1', '10.0', '10'])
+def test_numbers_in_files_mean_what_they_mean_to_the_node(tmp_path, text):
+    file = tmp_path / 'a.yaml'
+    file.write_text(f'/**:\n  ros__parameters:\n    occupancy:\n      size: {text}\n')
+    assert load_yaml(file).occupancy.size == 10.0
+
+
+@pytest.mark.parametrize('text', ['1_0', '1:30', '2020-01-01'])
+def test_what_the_node_takes_for_text_is_no_number_in_files(tmp_path, text):
+    file = tmp_path / 'a.yaml'
+    file.write_text(f'/**:\n  ros__parameters:\n    occupancy:\n      size: {text}\n')
+    with pytest.raises(ConfigError, match=r'occupancy\.size must be float, got str'):
+        load_yaml(file)

@@ -272,6 +272,8 @@ def test_an_output_in_the_way_is_refused_before_any_work(taken, tmp_path, capsys
     ('flags', 'printed'),
     [
         (['--set', 'occupancy.voxel=0.1'], 'unknown setting'),
+        (['--set', 'occupancy.voxelsize=0.1'], 'did you mean occupancy.voxel_size'),
+        (['--set', 'occupancy.size=1_0'], 'must be float, got str'),
         (['--set', 'occupancy.voxel_size=-1'], 'at least'),
         (['--set', 'occupancy.voxel_size=small'], 'must be float'),
         (['--set', 'occupancy.voxel_size'], 'KEY=VALUE'),

@@ -24,6 +24,7 @@ from sharp_ros.apps.interruption import EXIT_INTERRUPTED, interruptible
 from sharp_ros.config import differences, flatten, from_flat, load_yaml, SharpConfig, VIEW_NAMES
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import write_atomically
+from sharp_ros.parameter_text import load_value
 
 if TYPE_CHECKING:
     from sharp_ros.camera import Frame
@@ -254,7 +255,7 @@ def _configured(args: argparse.Namespace) -> SharpConfig:
         if not equals:
             raise ConfigError(f'--set needs KEY=VALUE, got {text!r}')
         try:
-            values[key] = yaml.safe_load(value)
+            values[key] = load_value(value)
         except yaml.YAMLError as error:
             raise ConfigError(f'--set {text}: the value cannot be read: {error}') from error
     return from_flat(values)

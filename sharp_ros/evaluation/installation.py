@@ -75,7 +75,7 @@ def _packages() -> Iterator[Check]:
         ('PIL', 'reading photographs'),
         ('psutil', 'memory in sharp-ros bench'),
         ('rosbags', 'bags as a source'),
-        ('av', 'videos of sharp-ros render'),
+        ('av', 'videos, as a source and of sharp-ros render'),
         ('skimage', 'sharp-ros eval depth motorcycle'),
     ):
         load = import_openvino if module == 'openvino' else None
