@@ -66,7 +66,7 @@ def test_what_comes_by_pip_is_named_by_the_requirements_with_its_version():
     assert all('==' in line for line in lines)
     names = {line.partition('==')[0].lower() for line in lines}
     optional = {'pillow_heif'}  # its absence is told with the command that installs it
-    wheels = {'skimage': 'scikit-image'}
+    wheels = {'skimage': 'scikit-image', 'backports': 'backports.zstd', 'google': 'protobuf'}
     assert {wheels.get(n, n) for n in BY_PIP - optional} <= names
 
 

@@ -37,15 +37,26 @@ class _Measured(NamedTuple):
     note: str = ''
 
 
-class _Source(NamedTuple):
-    """What is evaluated: a recording, or the name of what is none."""
+class _Source:
+    """What is evaluated, opened when it is wanted: a recording, or the name of what is none."""
 
-    name: str
-    opened: Source | None
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.name: str = args.source
+        self._args, self._opened = args, None
+        self.recorded = args.kind != 'views' and self.name not in ('motorcycle', 'synthetic')
+
+    @property
+    def opened(self) -> Source | None:
+        """The recording; None of what is none."""
+        if self.recorded and self._opened is None:
+            # only a floor that is seen shall level it
+            self._opened = open_recording(self._args, level=False)
+        return self._opened
 
     @property
     def given(self) -> str | Source:
-        return self.name if self.opened is None else self.opened
+        """As evaluations take it."""
+        return self.opened or self.name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -168,9 +179,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f'--max-frames must be at least 1, got {args.max_frames}')
     device = choose_device(args.device)
     evaluate, tables = _KINDS[args.kind]
-    recorded = args.kind != 'views' and args.source not in ('motorcycle', 'synthetic')
-    # only a floor that is seen shall level it
-    source = _Source(args.source, open_recording(args, level=False) if recorded else None)
+    source = _Source(args)
     measured = evaluate(args, device, source)
     report = {
         'source': args.source,
