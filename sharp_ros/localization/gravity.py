@@ -13,6 +13,9 @@ from sharp_ros.se3 import transform
 _COLUMNS = 80  # of blocks of pixels whose depth is averaged, else its noise tilts every normal
 _CONES = (50.0, 25.0, 10.0)  # degrees around the estimate within which normals count, in turn
 _MIN_NORMALS = 50
+# Of a surface that is told to be a floor by the direction that is said to be up: degrees from it,
+# metres below the camera, share of all that is seen, metres about its height.
+_LEVEL, _BELOW, _LEVEL_SHARE, _FLATNESS = 8.0, 0.2, 0.1, 0.06
 _FLOOR_PERCENTILE = 2.0  # heights below this are taken for noise
 
 
@@ -31,14 +34,7 @@ def level_from_depth(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray | 
         `T_level_camera` [4, 4], or None if too few horizontal surfaces are in sight.
     """
     points = block_points(depth, intrinsics, _COLUMNS)
-    across = points[1:-1, 2:] - points[1:-1, :-2]
-    down = points[2:, 1:-1] - points[:-2, 1:-1]
-    normals = np.cross(across, down)  # x right, y down: across x down points away from the camera
-    normals = -normals.reshape(-1, 3)
-    length = np.linalg.norm(normals, axis=1)
-    with np.errstate(invalid='ignore'):
-        usable = np.isfinite(length) & (length > 0)
-    normals = normals[usable] / length[usable, None]
+    normals, _ = _normals(points)
     up = np.array([0.0, -1.0, 0.0])
     for cone in _CONES:
         near = normals[normals @ up > np.cos(np.radians(cone))]
@@ -47,6 +43,26 @@ def level_from_depth(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray | 
         up = np.median(near, 0)  # a mean would be drawn aside by slanted things
         up /= np.linalg.norm(up)
     return _level(points, up)
+
+
+def is_floor_below(depth: np.ndarray, intrinsics: Intrinsics, up: np.ndarray) -> bool:
+    """Whether a level surface is seen below the camera, if `up` [3] in its optical frame is up.
+
+    However the camera is held: a floor seen upside down, from the side or from straight above
+    counts. Where `up` is some other direction, walls seldom lie "below".
+
+    Args:
+        depth: [H, W] z-depth, metres; 0 and non-finite mean no measurement.
+        intrinsics: of that image.
+        up: unit vector.
+    """
+    normals, places = _normals(block_points(depth, intrinsics, _COLUMNS))
+    heights = places @ up
+    level = (normals @ up > np.cos(np.radians(_LEVEL))) & (heights < -_BELOW)
+    if np.count_nonzero(level) < max(_MIN_NORMALS, _LEVEL_SHARE * len(normals)):
+        return False
+    found = heights[level]
+    return bool(np.mean(np.abs(found - np.median(found)) < _FLATNESS) > 0.5)
 
 
 def level_from_up(up: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
@@ -94,6 +110,20 @@ def level_pose(up: np.ndarray, height: float) -> np.ndarray:  # [3] -> [4, 4]
         ahead = np.array([0.0, -1.0, 0.0]) + up[1] * up
     ahead /= np.linalg.norm(ahead)
     return transform(np.stack([ahead, np.cross(up, ahead), up]), np.array([0.0, 0.0, height]))
+
+
+def _normals(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # [h, w, 3] -> 2 x [N, 3]
+    """Unit normals towards the camera, and where they are, of all blocks that have neighbours."""
+    across = points[1:-1, 2:] - points[1:-1, :-2]
+    down = points[2:, 1:-1] - points[:-2, 1:-1]
+    normals = np.cross(across, down)  # x right, y down: across x down points away from the camera
+    normals = -normals.reshape(-1, 3)
+    length = np.linalg.norm(normals, axis=1)
+    with np.errstate(invalid='ignore'):
+        usable = np.isfinite(length) & (length > 0)
+    places = points[1:-1, 1:-1].reshape(-1, 3)
+    usable &= np.isfinite(places).all(1)
+    return normals[usable] / length[usable, None], places[usable]
 
 
 def block_points(

@@ -20,7 +20,7 @@ from sharp_ros.rectification import CameraModel, Rectifier
 from sharp_ros.ros import conversions
 from sharp_ros.sources.bag_poses import BagPoses, Clock
 from sharp_ros.sources.bag_topics import choose_depth, choose_image, choose_info, Looked
-from sharp_ros.sources.base import assumed_hfov, MAX_STAMP_DIFFERENCE_NS, WORLD
+from sharp_ros.sources.base import assumed_hfov, LEVEL_WORLD, MAX_STAMP_DIFFERENCE_NS
 from sharp_ros.sources.grey import GreyRange
 from sharp_ros.sources.recorded_tf import RecordedTree
 from sharp_ros.sources.recording import open_recording, Recording, Topic
@@ -160,7 +160,7 @@ class BagSource:
                 self.stock.frames += 1
                 if imu is not None:
                     frame = replace(frame, up=imu.up(frame.stamp_ns))
-                yield frame.placed(self._poses.at(frame.stamp_ns), WORLD)
+                yield frame.placed(self._poses.at(frame.stamp_ns), LEVEL_WORLD)
             decode.close(self._limit_ns)
         if not self.stock.frames:
             raise InputError(

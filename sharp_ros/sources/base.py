@@ -10,12 +10,13 @@ import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.errors import InputError, PoseUnavailableError
-from sharp_ros.localization.gravity import level_from_depth, level_from_up
+from sharp_ros.localization.gravity import is_floor_below, level_from_depth, level_from_up
 from sharp_ros.localization.gravity_check import sure_up
 from sharp_ros.se3 import inverse, PoseBuffer
 from sharp_ros.sources.stock import Stock
 
 CAMERA, WORLD = 'camera_optical_frame', 'world'  # frames of sources that do not name theirs
+LEVEL_WORLD = 'level_world'  # one whose z is up, by contract or by what its format says
 DEFAULT_HFOV = math.radians(60)  # of the longer side of a phone's main camera, about
 LEAST_SIDE, _MOST_ASPECT = 32, 16  # pixels, and long side over short one, of a useful image
 MAX_STAMP_DIFFERENCE_NS = 20_000_000  # of a depth image or an end of the trajectory
@@ -96,7 +97,9 @@ class LevelWorld:
     """A recording's world turned so that z is up and, if its depth shows a floor, that is at 0.
 
     Recordings whose world is merely some camera would otherwise be cut into height bands along an
-    arbitrary direction. A world whose z axis is up stays as it is. What an IMU says comes first.
+    arbitrary direction. What an IMU says comes first. A world stays as it is whose z is up because
+    its source says so (`LEVEL_WORLD`), because the camera stands upright in it, or because its
+    depth shows a floor there, however the camera is held. Else the image shows where the floor is.
 
     Args:
         guess: whether the first camera is taken to be upright, 1.2 m high, where nothing shows it.
@@ -127,7 +130,12 @@ class LevelWorld:
             else:
                 T_level_camera = level_from_up(up, frame.depth, frame.intrinsics)
             return T_level_camera @ inverse(T_world_camera)
-        if T_world_camera[2, 1] <= -math.cos(_MAX_TILT):  # the image's y is down
+        upright = T_world_camera[2, 1] <= -math.cos(_MAX_TILT)  # the image's y is down
+        if upright or frame.world_frame == LEVEL_WORLD:
+            return np.eye(4)
+        if frame.depth is not None and is_floor_below(
+            frame.depth, frame.intrinsics, T_world_camera[2, :3]
+        ):
             return np.eye(4)
         T_level_camera = _LEVEL_CAMERA if self._guess else None
         if frame.depth is not None:

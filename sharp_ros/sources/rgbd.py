@@ -22,6 +22,7 @@ from sharp_ros.sources.base import (
     assumed_intrinsics,
     CAMERA,
     check_meaningful,
+    LEVEL_WORLD,
     levelled,
     pose_at,
     pose_buffer,
@@ -183,7 +184,8 @@ class RgbdSource:
                 size = (columns, rows)
                 unseen = cv2.resize(unseen.astype(np.uint8), size).astype(bool)
         pose = self._pose(stamp)
-        return Frame(image, intrinsics, stamp, CAMERA, pose, WORLD, depth, unseen)
+        world = LEVEL_WORLD if self._listing.z_up else WORLD
+        return Frame(image, intrinsics, stamp, CAMERA, pose, world, depth, unseen)
 
     def _pose(self, stamp: int) -> np.ndarray | None:
         return self._exact.get(stamp) if self._exact is not None else pose_at(self._poses, stamp)
