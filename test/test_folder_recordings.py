@@ -1,21 +1,22 @@
 """Folders, lists and videos as people bring them: encodings, clocks, layouts, cut files."""
 
+import argparse
 from fractions import Fraction
 import json
-import math
+import struct
 
 import av
 import cv2
 import numpy as np
 from PIL import Image
 import pytest
-from test_sources import depth_of, K, pattern, pose_of, START_NS, write_rgb
+from test_sources import Bag, depth_of, K, pattern, pose_of, START_NS, write_rgb
 
 from sharp_ros import se3
+from sharp_ros.apps.predict import _intrinsics as predicted_intrinsics
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.sources import open_source
-from sharp_ros.sources.base import DEFAULT_HFOV
 
 GRAPHICS = np.diag([1.0, -1, -1, 1])  # optical camera to one with y up, looking along -z
 STEP_NS = 100_000_000
@@ -448,13 +449,20 @@ def test_an_animated_gif_gives_all_its_frames(tmp_path):
     assert stamps == [0, 200_000_000, 400_000_000, 600_000_000]
 
 
-def test_the_assumed_field_of_view_is_that_of_the_longer_side(tmp_path):
-    portrait = cv2.resize(pattern(0), (90, 160))
-    write_rgb(tmp_path / 'photo/a.png', portrait)
-    video = write_video(tmp_path / 'a.mp4', [0.0, 0.1], size=(90, 160))
-    for path in (tmp_path / 'photo', video):
-        intrinsics = next(open_source(str(path)).frames()).intrinsics
-        assert 2 * math.atan(80 / intrinsics.fx) == pytest.approx(DEFAULT_HFOV)
+@pytest.mark.parametrize('size', [(90, 160), (160, 90), (160, 120)])
+def test_the_assumed_focal_length_is_that_of_predict_however_the_camera_is_held(tmp_path, size):
+    write_rgb(tmp_path / 'photo/a.png', cv2.resize(pattern(0), size))
+    video = write_video(tmp_path / 'a.mp4', [0.0, 0.1], size=size)
+    with Bag(tmp_path / 'bag') as bag:
+        bag.image('/image', cv2.resize(pattern(0), size), START_NS, 'rgb8')
+    args = argparse.Namespace(hfov=None, focal_px=None)
+    expected, origin = predicted_intrinsics(size, None, args)
+    assert 'assumed' in origin
+    for path in (tmp_path / 'photo', video, tmp_path / 'bag'):
+        source = open_source(str(path))
+        intrinsics = next(source.frames()).intrinsics
+        np.testing.assert_allclose(intrinsics.matrix, expected.matrix)
+        assert '30 mm' in source.note
 
 
 @pytest.mark.parametrize('size', [(1, 1), (4000, 30)])
@@ -464,3 +472,20 @@ def test_images_too_small_to_mean_anything_are_refused(tmp_path, size):
     with pytest.raises(InputError, match='could be read'):
         list(source.frames())
     assert source.stock.skipped == {'image_too_small': 1}
+
+
+@pytest.mark.parametrize(('a', 'b'), [(0, 1), (0, -1), (-1, 0)])
+def test_a_video_that_was_held_upright_comes_as_players_turn_it(tmp_path, a, b):
+    path = write_video(tmp_path / 'a.mp4', [0.0, 0.1, 0.2])
+    data = bytearray(path.read_bytes())
+    at = data.index(b'tkhd') + 4 + 40  # the matrix of the track (ISO/IEC 14496-12)
+    matrix = [a, b, 0, -b, a, 0, 0, 0]
+    data[at : at + 36] = struct.pack('>8iI', *(v << 16 for v in matrix), 1 << 30)
+    path.write_bytes(data)
+    capture = cv2.VideoCapture(str(path))  # which turns by itself
+    frames = list(open_source(str(path)).frames())
+    assert frames[0].image.shape == ((160, 120, 3) if b else (120, 160, 3))
+    for frame in frames:
+        expected = cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)
+        assert np.abs(frame.image.astype(int) - expected).mean() < 3
+    assert np.abs(frames[0].image[::-1].astype(int) - frames[0].image).mean() > 20

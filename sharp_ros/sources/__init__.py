@@ -25,8 +25,8 @@ from sharp_ros.errors import InputError
 from sharp_ros.images import IMAGE_SUFFIXES, read_image
 from sharp_ros.sources.bag import BagSource
 from sharp_ros.sources.base import (
-    assumed_hfov,
     assumed_intrinsics,
+    assumption,
     CAMERA,
     check_meaningful,
     LEVEL_WORLD,
@@ -176,7 +176,7 @@ class ImageSource:
                 'or one with rgb.txt or a ROS bag',
                 'no_images',
             )
-        self.note = assumed_hfov(hfov)[1] + ('' if hfov else ' (where EXIF has no focal length)')
+        self.note = assumption(hfov) + ('' if hfov else ' (where EXIF has no focal length)')
         self.stock = Stock(self.name, 'images')
         self._part = Part(path.name, 'image', len(self._paths), use='camera', clock='order')
         self.stock.add(self._part).timed([self._stamp(0), self._stamp(len(self._paths) - 1)])
@@ -242,7 +242,7 @@ class WebcamSource:
     def __init__(self, device: str | int, hfov: float | None) -> None:
         self.name = f'camera {device}'
         self._device, self._hfov = device, hfov
-        self.note = assumed_hfov(hfov)[1]
+        self.note = assumption(hfov)
         self.stock = Stock(self.name, 'camera')
         with self._open() as capture:
             rate = capture.get(cv2.CAP_PROP_FPS)

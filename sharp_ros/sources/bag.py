@@ -20,7 +20,12 @@ from sharp_ros.rectification import CameraModel, Rectifier
 from sharp_ros.ros import conversions
 from sharp_ros.sources.bag_poses import BagPoses, Clock
 from sharp_ros.sources.bag_topics import choose_depth, choose_image, choose_info, Looked
-from sharp_ros.sources.base import assumed_hfov, LEVEL_WORLD, MAX_STAMP_DIFFERENCE_NS
+from sharp_ros.sources.base import (
+    assumed_intrinsics,
+    assumption,
+    LEVEL_WORLD,
+    MAX_STAMP_DIFFERENCE_NS,
+)
 from sharp_ros.sources.grey import GreyRange
 from sharp_ros.sources.recorded_tf import RecordedTree
 from sharp_ros.sources.recording import open_recording, Recording, Topic
@@ -89,7 +94,7 @@ class BagSource:
         self.rate_hz = (count - 1) / duration if count > 1 and duration > 0 else 30.0
         basename = image.name.removesuffix('/compressed').rsplit('/', 1)[-1]
         self._rectified = 'rect' in basename
-        self._fallback, note = assumed_hfov(hfov)
+        self._hfov, note = hfov, assumption(hfov)
         calibrated = any(model.K[0] for _, model in self._models)
         grey = topics.image.content == 'grey16'
         notes = [
@@ -145,7 +150,7 @@ class BagSource:
             if topics.imu is not None and self._R_camera_imu is not None:
                 messages = (message for _, _, message in recording.messages(topics.imu))
                 imu = _RecordedImu(messages, self._R_camera_imu)
-            decode = _BagDecoder(self._models, self._rectified, self._fallback, topics)
+            decode = _BagDecoder(self._models, self._rectified, self._hfov, topics)
             part = topics.image.topic.part
             for stamp_ns, image, depth in self._with_depth(recording, topics):
                 try:
@@ -244,7 +249,7 @@ class _BagDecoder:
     Args:
         models: calibrations by the stamp from which they hold.
         rectified: see `Rectifier`.
-        fallback_hfov: likewise.
+        hfov: horizontal field of view where there is no calibration, if given.
         topics: what the messages are.
     """
 
@@ -252,12 +257,12 @@ class _BagDecoder:
         self,
         models: Sequence[tuple[int, CameraModel]],
         rectified: bool,
-        fallback_hfov: float,
+        hfov: float | None,
         topics: _Topics,
     ) -> None:
         self._models = [entry for entry in models if entry[1].K[0]]
         self._stamps = [stamp for stamp, _ in self._models]
-        self._rectified, self._fallback, self._topics = rectified, fallback_hfov, topics
+        self._rectified, self._hfov, self._topics = rectified, hfov, topics
         self._rectifiers: dict[tuple[CameraModel, tuple[int, int]], Rectifier] = {}
         self._video = PacketDecoder() if topics.image.topic.role == 'video' else None
         self._grey = GreyRange() if topics.image.content == 'grey16' else None
@@ -327,7 +332,8 @@ class _BagDecoder:
     def _made(self, model: CameraModel, size: tuple[int, int]) -> Rectifier:
         key = model, size
         if key not in self._rectifiers:
-            self._rectifiers[key] = Rectifier(model, self._rectified, self._fallback, size)
+            fallback = assumed_intrinsics(self._hfov, *size).hfov
+            self._rectifiers[key] = Rectifier(model, self._rectified, fallback, size)
         return self._rectifiers[key]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.errors import InputError, PoseUnavailableError
+from sharp_ros.images import DEFAULT_FOCAL_35MM, focal_from_35mm
 from sharp_ros.localization.gravity import is_floor_below, level_from_depth, level_from_up
 from sharp_ros.localization.gravity_check import sure_up
 from sharp_ros.se3 import inverse, PoseBuffer
@@ -17,7 +18,8 @@ from sharp_ros.sources.stock import Stock
 
 CAMERA, WORLD = 'camera_optical_frame', 'world'  # frames of sources that do not name theirs
 LEVEL_WORLD = 'level_world'  # one whose z is up, by contract or by what its format says
-DEFAULT_HFOV = math.radians(60)  # of the longer side of a phone's main camera, about
+# Of an image of 4:3 by the focal length that `sharp-ros predict` assumes, too: 60 degrees.
+DEFAULT_HFOV = 2 * math.atan(4 / 2 / focal_from_35mm(DEFAULT_FOCAL_35MM, 4, 3))
 LEAST_SIDE, _MOST_ASPECT = 32, 16  # pixels, and long side over short one, of a useful image
 MAX_STAMP_DIFFERENCE_NS = 20_000_000  # of a depth image or an end of the trajectory
 _MAX_POSE_GAP = 0.25  # seconds interpolated over
@@ -72,24 +74,24 @@ def check_meaningful(image: np.ndarray, name: str) -> None:
 
 
 def assumed_intrinsics(hfov: float | None, width: int, height: int) -> Intrinsics:
-    """Of an uncalibrated image.
+    """Of an uncalibrated image: with the field of view that is given, horizontal as it says.
 
-    The assumed field of view is that of the longer side, since a phone held upright has the same
-    lens; a given one is of the horizontal side, as it says.
+    The assumed focal length is compared by the diagonal, since a phone held upright has the same
+    lens.
     """
     if hfov:
         return Intrinsics.from_hfov(hfov, width, height)
-    longer = max(width, height)
-    return Intrinsics.centred(longer / 2 / math.tan(DEFAULT_HFOV / 2), width, height)
+    return Intrinsics.centred(focal_from_35mm(DEFAULT_FOCAL_35MM, width, height), width, height)
 
 
-def assumed_hfov(hfov: float | None) -> tuple[float, str]:
-    """Field of view of an uncalibrated source, and the sentence that owns up to it."""
+def assumption(hfov: float | None) -> str:
+    """The sentence that owns up to what is assumed of an uncalibrated source."""
     if hfov:
-        return hfov, f'not calibrated; field of view {math.degrees(hfov):.0f} degrees as given'
-    return DEFAULT_HFOV, (
-        f'not calibrated; assumed a field of view of {math.degrees(DEFAULT_HFOV):.0f} degrees '
-        'along the longer side, distances scale with it; give the right one with --hfov'
+        return f'not calibrated; field of view {math.degrees(hfov):.0f} degrees as given'
+    return (
+        f'not calibrated; assumed a focal length of {DEFAULT_FOCAL_35MM:.0f} mm on 35 mm film, '
+        f'which is a field of view of {math.degrees(DEFAULT_HFOV):.0f} degrees at 4:3, distances '
+        'scale with it; give the right one with --hfov'
     )
 
 

@@ -95,10 +95,6 @@ class _ChunkedStorage(Storage):
             raise EOFError('cut off')
         return data
 
-    def _skip(self, count: int) -> None:
-        if self._file.seek(count, 1) > self._size:
-            raise EOFError('cut off')
-
     def _complete(self) -> None:
         """Look into the chunks whose index is missing or names channels that are not known."""
         for chunk in self._chunks:

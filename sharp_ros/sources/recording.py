@@ -60,7 +60,7 @@ class Recording:
     """
 
     def __init__(self, storages: Sequence[Storage], stock: Stock) -> None:
-        self._storages, self._stock = storages, stock
+        self._storages = storages
         self._decoders: dict[Channel, Decoder | InputError] = {}
         groups: dict[tuple[str, str], list[tuple[Channel, list[int]]]] = defaultdict(list)
         for storage in storages:

@@ -18,8 +18,8 @@ from sharp_ros.errors import InputError
 from sharp_ros.images import read_image
 from sharp_ros.rectification import CameraModel, Rectifier
 from sharp_ros.sources.base import (
-    assumed_hfov,
     assumed_intrinsics,
+    assumption,
     CAMERA,
     check_meaningful,
     LEVEL_WORLD,
@@ -93,7 +93,7 @@ class RgbdSource:
         steps = [b - a for a, b in pairwise(stamps)]
         step = statistics.median(steps) if steps else 0
         self.rate_hz = 1e9 / step if step > 0 else 30.0
-        assumed = [] if listing.cameras else [assumed_hfov(hfov)[1]]
+        assumed = [] if listing.cameras else [assumption(hfov)]
         self.stock = Stock(self.name, listing.what)
         for part in listing.parts.values():
             self.stock.add(part)

@@ -12,7 +12,7 @@ import numpy as np
 
 from sharp_ros.camera import Frame
 from sharp_ros.errors import InputError
-from sharp_ros.sources.base import assumed_hfov, assumed_intrinsics, CAMERA, check_meaningful
+from sharp_ros.sources.base import assumed_intrinsics, assumption, CAMERA, check_meaningful
 from sharp_ros.sources.stock import Part, Stock
 
 _CODECS = {'h264': 'h264', 'h265': 'hevc', 'vp9': 'vp9', 'av1': 'av1'}
@@ -36,7 +36,7 @@ class VideoSource:
 
     def __init__(self, path: Path, hfov: float | None) -> None:
         self.name, self._path, self._hfov = str(path), path, hfov
-        self.note = assumed_hfov(hfov)[1]
+        self.note = assumption(hfov)
         self.stock = Stock(self.name, 'video')
         self._part = self.stock.add(Part(path.name, 'image', use='camera', clock='list'))
         first = next(self._decoded(), None)
@@ -110,6 +110,8 @@ class VideoSource:
         with self._open() as container:
             stream = container.streams.video[0]
             rate = stream.average_rate or stream.guessed_rate or Fraction(30)
+            stream.thread_type = 'AUTO'
+            convert = _Converter()
             first = last = None
             try:
                 for packet in container.demux(stream):
@@ -124,7 +126,7 @@ class VideoSource:
                             time = last + 1 / rate
                         time = time or Fraction(0)
                         first, last = time if first is None else first, time
-                        yield round((time - first) * 10**9), _upright(frame)
+                        yield round((time - first) * 10**9), convert(frame)
             except FFmpegError as error:  # of the container: here it ends
                 self._part.skip('truncated', str(error))
 
@@ -133,10 +135,19 @@ def _time_of(frame: Any) -> Fraction | None:
     return None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
 
 
-def _upright(frame: Any) -> np.ndarray:  # -> [H, W, 3]
-    """As a player shows it: phones store portrait as landscape, with the angle beside it."""
-    quarter_turns = round(getattr(frame, 'rotation', 0) / 90) % 4
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format='rgb24'), quarter_turns))
+class _Converter:
+    """Frames to RGB, by one scaler: to make it anew costs more than the frame."""
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: Any) -> np.ndarray:  # -> [H, W, 3]
+        """As a player shows it: phones store portrait as landscape, with the angle beside it."""
+        rgb = self._reformatter.reformat(frame, format='rgb24').to_ndarray()
+        quarter_turns = round(getattr(frame, 'rotation', 0) / 90) % 4
+        return np.ascontiguousarray(np.rot90(rgb, quarter_turns)) if quarter_turns else rgb
 
 
 class PacketDecoder:
@@ -147,6 +158,7 @@ class PacketDecoder:
 
     def __init__(self) -> None:
         self._context: Any = None
+        self._convert: _Converter | None = None
 
     def decode(self, form: str, data: bytes) -> np.ndarray | None:  # -> [H, W, 3]
         """The image of a packet; None while the decoder waits for a key frame.
@@ -166,8 +178,10 @@ class PacketDecoder:
             self._context = av.CodecContext.create(_CODECS[form], 'r')
             self._context.flags |= 0x80000  # AV_CODEC_FLAG_LOW_DELAY: a frame for every packet
             self._context.thread_count = 1  # several hold frames back
+            self._convert = _Converter()
         try:
             frames = self._context.decode(av.Packet(data))
         except FFmpegError as error:
             raise InputError(f'a video packet is damaged: {error}', 'damaged') from error
-        return frames[-1].to_ndarray(format='rgb24') if frames else None
+        assert self._convert is not None
+        return self._convert(frames[-1]) if frames else None
