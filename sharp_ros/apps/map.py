@@ -29,6 +29,7 @@ from sharp_ros.parameter_text import load_value
 if TYPE_CHECKING:
     from sharp_ros.camera import Frame
     from sharp_ros.evaluation.mapped_recording import MapContents, Tally
+    from sharp_ros.exchange.result_bag import ResultBag
     from sharp_ros.mapping.verdict import Verdict
 
 EXIT_BAD_MAP = 3  # 2 is that of arguments that argparse refuses
@@ -48,7 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--output',
         type=Path,
         required=True,
-        help='new or empty folder for the map and its pictures',
+        help='new or empty folder for the map and its pictures; or a new file *.mcap, as --to-bag '
+        'alone',
+    )
+    parser.add_argument(
+        '--to-bag',
+        type=Path,
+        metavar='FILE',
+        help='new bag *.mcap of the results: depth, points, odometry, grid and tf, at the stamps '
+        'of the images, to be replayed beside the recording',
     )
     add_model_arguments(parser)
     parser.set_defaults(model=None, device=None)  # so that those of --config count
@@ -87,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
             written; nothing has been done then.
         InputError: if the source cannot be opened or none of its frames could be mapped.
     """
+    if args.output.suffix == '.mcap' and args.to_bag is None:
+        args.output, args.to_bag = None, args.output
     _check(args)
     config = _configured(args)
     from rich.console import Console
@@ -124,21 +135,32 @@ def run(args: argparse.Namespace) -> int:
         return islice(source.frames(), args.max_frames)
 
     again = None if isinstance(source, WebcamSource) else frames
-    with interruptible() as stop, _progress(console, args.max_frames) as show:
-        tally = map_frames(frames(), pipeline, args.poses, show, stop, again)
-    if not tally.placed:
+    with _result_bag(args.to_bag) as bag:
+        with interruptible() as stop, _progress(console, args.max_frames) as progress:
+
+            def show(tally: Tally) -> None:
+                progress(tally)
+                if bag is not None and tally.newest is not None:
+                    bag.add(tally.newest, config.pose.world_frame)
+
+            tally = map_frames(frames(), pipeline, args.poses, show, stop, again)
+        if not tally.placed:
+            if tally.interrupted:
+                raise KeyboardInterrupt
+            raise InputError(_why_nothing(tally), 'nothing_mapped')
         if tally.interrupted:
-            raise KeyboardInterrupt
-        raise InputError(_why_nothing(tally), 'nothing_mapped')
-    if tally.interrupted:
-        console.print('interrupted: writing what there is so far')
-    state, verdict = pipeline.map_state(), pipeline.verdict()
-    files = save_map(args.output, state)
-    contents = MapContents.of(state)
+            console.print('interrupted: writing what there is so far')
+        state, verdict = pipeline.map_state(), pipeline.verdict()
+        contents = MapContents.of(state)
+        if bag is not None:
+            bag.add_grid(contents.grid, state.stamp_ns, config.pose.world_frame)
     measured = map_numbers(tally, contents)
-    for name, picture in draw_pictures(contents, tally, title_of(measured)).items():
-        files.append(args.output / name)
-        write_atomically(files[-1], encode_picture(picture))
+    files = [] if args.to_bag is None else [args.to_bag]
+    if args.output is not None:
+        files += save_map(args.output, state)
+        for name, picture in draw_pictures(contents, tally, title_of(measured)).items():
+            files.append(args.output / name)
+            write_atomically(files[-1], encode_picture(picture))
     report = {
         'source': source.name,
         'note': source.note,
@@ -154,7 +176,8 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.json is not None:
         write_atomically(args.json, json.dumps(report, indent=2) + '\n')
-    console.print(_table(report, args.output))
+    results = next(path for path in (args.output, args.to_bag) if path is not None)
+    console.print(_table(report, results))
     reasons = (f'{r.level} map: {r.sentence("--set ")}' for r in verdict.reasons)
     for line in (*_warnings(tally, contents), *reasons):
         print(f'warning: {line}', file=sys.stderr)
@@ -263,17 +286,31 @@ def _configured(args: argparse.Namespace) -> SharpConfig:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what cannot work before anything slow is done."""
-    output: Path = args.output
+    output: Path | None = args.output
     if args.max_frames is not None and args.max_frames < 1:
         raise ConfigError(f'--max-frames must be at least 1, got {args.max_frames}')
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f'{output} exists and is not an empty folder; choose another --output')
-    for path in (output, *([args.json] if args.json else [])):
+    if args.to_bag is not None and args.to_bag.exists():
+        raise ConfigError(f'{args.to_bag} exists; choose another file')
+    for path in filter(None, (output, args.to_bag, args.json)):
         existing = next(p for p in path.absolute().parents if p.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise ConfigError(f'{existing} is no folder that can be written; choose another one')
     if args.json is not None and not args.json.absolute().parent.is_dir():
         raise ConfigError(f'the folder {args.json.parent} does not exist; make it first')
+
+
+@contextmanager
+def _result_bag(path: Path | None) -> Iterator[ResultBag | None]:
+    """What the results are written to, if anything."""
+    if path is None:
+        yield None
+        return
+    from sharp_ros.exchange.result_bag import ResultBag
+
+    with ResultBag(path) as bag:
+        yield bag
 
 
 @contextmanager
