@@ -295,7 +295,15 @@ class _Kind:
 def _open_layout(path: Path, options: _Options) -> Source:
     read = layout_of(path)
     assert read is not None
-    return RgbdSource(path, read(path), options.hfov, options.level, options.association)
+    try:
+        listing = read(path)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # of what others wrote
+        raise InputError(
+            f'{path} is not laid out as its files say ({type(error).__name__}: {error}); give its '
+            'images alone, or one of the layouts in docs/recordings.md',
+            'bad_layout',
+        ) from error
+    return RgbdSource(path, listing, options.hfov, options.level, options.association)
 
 
 KINDS: tuple[_Kind, ...] = (

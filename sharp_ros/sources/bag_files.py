@@ -130,6 +130,7 @@ class SqliteStorage(Storage):
             reason = f'{self.path.name}: {error}; "sqlite3 FILE .recover" helps'
             self.fault = self.fault or ('truncated', reason)
             entries = entries or self._by_row()
+        entries = [row for row in entries if all(type(value) is int for value in row)]
         entries.sort()
         for time, _, channel in entries:
             self.times[channel].append(time)

@@ -6,7 +6,6 @@ from abc import abstractmethod
 import bz2
 from collections import defaultdict
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 import heapq
 from pathlib import Path
@@ -17,6 +16,8 @@ import numpy as np
 
 from sharp_ros.sources.storage import Channel, Storage
 
+# What a record raises that is cut off, or holds something else than it says.
+_BROKEN = (EOFError, struct.error, ValueError, KeyError, IndexError)
 _MOST_CHUNK = 1 << 32  # bytes of a record; more is said by damaged ones only
 
 
@@ -55,7 +56,7 @@ class _ChunkedStorage(Storage):
             self._begin()
             try:
                 self._walk()
-            except (EOFError, struct.error, ValueError, UnicodeDecodeError) as error:
+            except _BROKEN as error:
                 self.fault = ('truncated', self._cut(str(error)))
                 for chunk in self._chunks[-1:]:
                     chunk.times = None  # of its indices the last ones may be missing
@@ -118,8 +119,11 @@ class _ChunkedStorage(Storage):
         data, error = _decompressed(self._file.read(chunk.size), chunk.compression)
         if error and self.fault is None:
             self.fault = ('damaged', f'{self.path.name}: {error}')
-        with suppress(EOFError, struct.error, UnicodeDecodeError):  # of the last, cut record
+        try:
             yield from self._records(data)
+        except _BROKEN as broken:
+            cut = ('damaged', f'{self.path.name}: a record of a chunk is broken ({broken})')
+            self.fault = self.fault or cut
 
     def messages(self, ids: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
         """See `Storage`."""

@@ -6,7 +6,8 @@ table. What all layouts share, such as reading an image, is in `rgbd.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 import json
 import math
 from pathlib import Path
@@ -143,11 +144,11 @@ def _read_scannet(path: Path) -> Listing:
     )
     found.to_depth = True
     _add_matrices(found, [path / 'pose' / f'{colour.stem}.txt' for colour in colours])
-    matrix = _matrix(path / 'intrinsic' / 'intrinsic_color.txt')
-    if matrix is not None:
-        width, height = _size(colours[0])
-        fx, fy, cx, cy = (float(matrix[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2)))
-        found.cameras[None] = _pinhole(Intrinsics(fx, fy, cx, cy, width, height))
+    file = path / 'intrinsic' / 'intrinsic_color.txt'
+    if file.is_file():
+        with _calibrating(found, file):
+            matrix = np.reshape([float(v) for v in read_text(file).split()], (-1, 4))
+            found.cameras[None] = _from_matrix(matrix, _size(colours[0]))
     return found
 
 
@@ -165,16 +166,15 @@ def _read_replica(path: Path) -> Listing:
         _add_pose(found, part, number, line.split(), f'traj.txt:{number + 1}')
     for file in (path / 'cam_params.json', path.parent / 'cam_params.json'):
         if file.is_file():
-            camera = _json(file)
-            camera = camera.get('camera', camera)
-            fx, fy, cx, cy = (float(camera[k]) for k in ('fx', 'fy', 'cx', 'cy'))
-            size = int(camera['w']), int(camera['h'])
-            found.cameras[None] = _pinhole(Intrinsics(fx, fy, cx, cy, *size))
-            found.depth_scale = float(camera.get('scale', 1000.0))
+            with _calibrating(found, file):
+                camera = _json(file)
+                camera = camera.get('camera', camera)
+                found.cameras[None] = _from_fields(camera, 'w', 'h')
+                found.depth_scale = float(camera['scale'])
             break
-    else:
+    if not found.cameras:
         found.depth_scale = 6553.5
-        found.notes.append('no cam_params.json: depth scale 6553.5 taken, as NICE-SLAM')
+        found.notes.append('no usable cam_params.json: depth scale 6553.5 taken, as NICE-SLAM')
     return found
 
 
@@ -191,30 +191,34 @@ def _read_nerfstudio(path: Path) -> Listing:
     https://docs.nerf.studio/quickstart/data_conventions.html: cameras look along -z, pixels count
     from the corner of the image, depth is in millimetres.
     """
-    about = _json(path / 'transforms.json')
-    frames = sorted(about.get('frames', []), key=lambda f: natural(Path(f['file_path'])))
+    file = path / 'transforms.json'
+    about = _json(file)
+    listed = about.get('frames')
+    named = [
+        f for f in listed or [] if isinstance(f, dict) and isinstance(f.get('file_path'), str)
+    ]
+    frames = sorted(named, key=lambda f: natural(Path(f['file_path'])))
     files = [_image_file(path, frame['file_path']) for frame in frames]
-    depths = [path / f['depth_file_path'] if f.get('depth_file_path') else None for f in frames]
-    found = _numbered('transforms.json', files, depths)
+    depths = [path / str(f['depth_file_path']) if 'depth_file_path' in f else None for f in frames]
+    found = _numbered('transforms.json', files, depths, named=True)
+    for _ in range(len(listed or []) - len(named)):
+        found.parts['image'].skip('bad_line', 'transforms.json: a frame without file_path')
     part = found.parts['poses'] = Part('transforms.json', 'poses')
-    for i, (frame, file) in enumerate(zip(frames, files, strict=True)):
+    for i, (frame, image) in enumerate(zip(frames, files, strict=True)):
         where = f'transforms.json: {frame["file_path"]}'
-        numbers = np.ravel(frame.get('transform_matrix', []))
-        _add_pose(found, part, i, numbers, where, camera=_FROM_GRAPHICS)
-        camera = _nerf_camera({**about, **frame}, file)
-        if camera is not None:
-            found.cameras[file] = camera
+        _add_pose(found, part, i, frame.get('transform_matrix', []), where, camera=_FROM_GRAPHICS)
+        if image.is_file():
+            with _calibrating(found, file):
+                camera = _nerf_camera({**about, **frame}, _size(image))
+                if camera is not None:
+                    found.cameras[image] = camera
     found.z_up = True
     found.notes.append('the world of transforms.json has z up, but maybe another unit than metres')
     return found
 
 
-def _nerf_camera(about: Mapping[str, Any], file: Path) -> CameraModel | None:
-    if not file.is_file():
-        return None
-    width, height = (
-        int(about[k]) if k in about else n for k, n in zip('wh', _size(file), strict=True)
-    )
+def _nerf_camera(about: Mapping[str, Any], size: tuple[int, int]) -> CameraModel | None:
+    width, height = int(about.get('w', size[0])), int(about.get('h', size[1]))
     fx = about.get('fl_x')
     if fx is None and 'camera_angle_x' in about:
         fx = width / 2 / math.tan(float(about['camera_angle_x']) / 2)
@@ -246,12 +250,12 @@ def _read_polycam(path: Path) -> Listing:
         if not where.is_file():
             part.skip('missing_file', where.name)
             continue
-        about = _json(where)
-        rows = [[about.get(f't_{r}{c}', math.nan) for c in range(4)] for r in range(3)]
-        _add_pose(found, part, i, np.ravel(rows), where.name, camera=_FROM_GRAPHICS, y_up=True)
-        fx, fy, cx, cy = (float(about[k]) for k in ('fx', 'fy', 'cx', 'cy'))
-        size = int(about['width']), int(about['height'])
-        found.cameras[file] = _pinhole(Intrinsics(fx, fy, cx, cy, *size))
+        about: Any = {}
+        with _calibrating(found, where):
+            about = _json(where)
+            found.cameras[file] = _from_fields(about, 'width', 'height')
+        rows = [[about.get(f't_{r}{c}') for c in range(4)] for r in range(3)]
+        _add_pose(found, part, i, rows, where.name, camera=_FROM_GRAPHICS, y_up=True)
     found.z_up = True
     return found
 
@@ -262,7 +266,8 @@ def _is_record3d(path: Path) -> bool:
 
 def _read_record3d(path: Path) -> Listing:
     """Record3D's export of RGB-D frames: metadata.json, rgb/, depth/."""
-    about = _json(path / 'metadata.json')
+    file = path / 'metadata.json'
+    about = _json(file)
     files = sorted(_images(path / 'rgb'), key=natural)
     kinds = ('.png', '.tiff', '.exr')
     depths = [
@@ -272,19 +277,15 @@ def _read_record3d(path: Path) -> Listing:
     found = _numbered('Record3D', files, depths)
     found.to_depth = True
     part = found.parts['poses'] = Part('metadata.json', 'poses')
-    for i, pose in enumerate(about.get('poses', [])[: len(files)]):
-        try:
-            numbers = pose_of_words([*pose[4:7], *pose[:4]])[:3].ravel()
-        except (ValueError, InputError):
-            part.skip('bad_pose', f'metadata.json: pose {i}')
-            continue
-        where = f'metadata.json: pose {i}'
-        _add_pose(found, part, i, numbers, where, camera=_FROM_GRAPHICS, y_up=True)
+    for i, pose in enumerate((about.get('poses') or [])[: len(files)]):
+        where, matrix = f'metadata.json: pose {i}', None
+        with suppress(ValueError, TypeError, InputError):
+            matrix = pose_of_words([*pose[4:7], *pose[:4]])
+        _add_pose(found, part, i, matrix, where, camera=_FROM_GRAPHICS, y_up=True)
     if 'K' in about:
-        K = np.reshape(about['K'], (3, 3)).T  # written column by column
-        size = int(about['w']), int(about['h'])
-        fx, fy, cx, cy = (float(K[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2)))
-        found.cameras[None] = _pinhole(Intrinsics(fx, fy, cx, cy, *size))
+        with _calibrating(found, file):
+            K = np.reshape(about['K'], (3, 3)).T  # written column by column
+            found.cameras[None] = _from_matrix(K, (int(about['w']), int(about['h'])))
     found.z_up = True
     return found
 
@@ -311,16 +312,15 @@ def _read_euroc(path: Path) -> Listing:
     T_body_camera = np.eye(4)
     sensor = root / 'cam0' / 'sensor.yaml'
     if sensor.is_file():
-        parts['calibration'] = Part('cam0/sensor.yaml', 'calibration', 1)
-        about = yaml.safe_load(read_text(sensor).replace('%YAML:1.0', ''))
-        T_body_camera = np.reshape(about['T_BS']['data'], (4, 4))
-        (fx, fy, cx, cy), (width, height) = about['intrinsics'], about['resolution']
-        pinhole = Intrinsics(float(fx), float(fy), float(cx), float(cy), int(width), int(height))
-        name = str(about.get('distortion_model', ''))
-        model = {'radial-tangential': 'plumb_bob'}.get(name, name)
-        found.cameras[None] = _pinhole(
-            pinhole, model, tuple(map(float, about['distortion_coefficients']))
-        )
+        with _calibrating(found, sensor):
+            about = yaml.safe_load(read_text(sensor).replace('%YAML:1.0', ''))
+            T_body_camera = _rigid(about['T_BS']['data'])
+            (fx, fy, cx, cy), (width, height) = about['intrinsics'], about['resolution']
+            k = Intrinsics(float(fx), float(fy), float(cx), float(cy), int(width), int(height))
+            name = str(about.get('distortion_model', ''))
+            model = {'radial-tangential': 'plumb_bob'}.get(name, name)
+            distortion = tuple(map(float, about['distortion_coefficients']))
+            found.cameras[None] = _pinhole(k, model, distortion)
     truth = root / 'state_groundtruth_estimate0' / 'data.csv'
     if truth.is_file():
         part = parts['poses'] = Part('state_groundtruth_estimate0/data.csv', 'poses')
@@ -349,8 +349,13 @@ def _images(folder: Path) -> list[Path]:
     return [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def _numbered(what: str, images: list[Path], depths: Iterable[Path | None]) -> Listing:
-    """Images in their order, 30 a second, each with the depth image beside it if that exists."""
+def _numbered(
+    what: str, images: list[Path], depths: Iterable[Path | None], *, named: bool = False
+) -> Listing:
+    """Images in their order, 30 a second, each with the depth image that belongs to it.
+
+    Depth that is not there is missing if it was named, or if some of the others are there.
+    """
     part = Part(f'{images[0].parent.name}/' if images else 'images', 'image', len(images))
     part.clock = 'order'
     found = Listing(what, [(_stamp(i), file) for i, file in enumerate(images)], stamped=False)
@@ -358,10 +363,54 @@ def _numbered(what: str, images: list[Path], depths: Iterable[Path | None]) -> L
     found.parts['image'] = part
     listed = [(i, file) for i, file in enumerate(depths) if file is not None]
     found.depths = [(_stamp(i), file) for i, file in listed if file.is_file()]
-    if found.depths:
+    if found.depths or (named and listed):
         part = found.parts['depth'] = Part('depth', 'depth', len(found.depths), clock='order')
         part.timed([stamp for stamp, _ in found.depths])
+        for _, file in listed:
+            if not file.is_file():
+                part.skip('missing_file', file.name)
     return found
+
+
+@contextmanager
+def _calibrating(found: Listing, file: Path) -> Iterator[None]:
+    """Accounts for a calibration that the block reads from a file, or that is of no use."""
+    part = found.parts.setdefault('calibration', Part(file.name, 'calibration'))
+    part.count += 1
+    try:
+        yield
+    except (
+        *(KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError),
+        *(OSError, yaml.YAMLError, InputError),
+    ) as error:
+        part.skip('bad_camera_info', f'{file.name}: {error}')
+
+
+def _from_fields(about: Mapping[str, Any], width: str, height: str) -> CameraModel:
+    fx, fy, cx, cy = (float(about[k]) for k in ('fx', 'fy', 'cx', 'cy'))
+    return _pinhole(Intrinsics(fx, fy, cx, cy, int(about[width]), int(about[height])))
+
+
+def _from_matrix(K: np.ndarray, size: tuple[int, int]) -> CameraModel:
+    fx, fy, cx, cy = (float(K[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    return _pinhole(Intrinsics(fx, fy, cx, cy, *size))
+
+
+def _rigid(numbers: Any) -> np.ndarray:  # -> [4, 4]
+    """A transform of 12 or 16 numbers, row by row, flat or nested.
+
+    Raises:
+        ValueError, TypeError: if it is none.
+    """
+    values = np.array(numbers, np.float64).ravel()[:12]
+    if not np.isfinite(values).all():
+        raise ValueError('a number is not finite')
+    matrix = np.eye(4)
+    matrix[:3] = values.reshape(3, 4)
+    matrix[:3, :3] /= np.cbrt(np.linalg.det(matrix[:3, :3])) or np.nan
+    if not is_rotation(matrix[:3, :3]):
+        raise ValueError('it does not turn')
+    return matrix
 
 
 def _add_matrices(found: Listing, files: Iterable[Path]) -> None:
@@ -377,7 +426,7 @@ def _add_pose(
     found: Listing,
     part: Part,
     number: int,
-    numbers: Iterable[Any],
+    numbers: Any,
     where: str,
     camera: np.ndarray | None = None,
     y_up: bool = False,
@@ -385,36 +434,23 @@ def _add_pose(
     """Take the pose of image `number`: 12 or 16 numbers of a matrix, row by row."""
     part.count += 1
     try:
-        values = np.array([float(v) for v in numbers][:16])
-        if not np.isfinite(values).all():
-            raise ValueError
-        matrix = np.eye(4)
-        matrix[:3] = values[:12].reshape(3, 4)
-        rotation = matrix[:3, :3] / np.cbrt(np.linalg.det(matrix[:3, :3]))
-        if not is_rotation(rotation):
-            raise ValueError
+        matrix = _rigid(numbers)
     except (ValueError, TypeError):
         part.skip('bad_pose', where)
         return
-    matrix[:3, :3] = rotation
     pose = matrix if camera is None else matrix @ camera
     found.poses.append((_stamp(number), _Z_UP_FROM_Y_UP @ pose if y_up else pose))
 
 
-def _matrix(file: Path) -> np.ndarray | None:
-    if not file.is_file():
-        return None
-    try:
-        return np.array([float(v) for v in read_text(file).split()]).reshape(-1, 4)
-    except ValueError:
-        return None
-
-
 def _json(file: Path) -> Any:
+    """The object that a file holds."""
     try:
-        return json.loads(read_text(file))
-    except json.JSONDecodeError as error:
+        about = json.loads(read_text(file))
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f'{file} is no JSON: {error}', 'bad_json') from error
+    if not isinstance(about, dict):
+        raise InputError(f'{file} holds no object, but {type(about).__name__}', 'bad_json')
+    return about
 
 
 def _size(file: Path) -> tuple[int, int]:
