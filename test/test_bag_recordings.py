@@ -428,7 +428,7 @@ def test_one_bad_quaternion_costs_one_message(tmp_path, bad):
     for name, where in (('/odom', '.200 s'), ('/tf_static', 'cam to unused')):
         part = part_of(source, name)
         assert part.skipped == {'bad_pose': 1}
-        assert where in part.examples[0]
+        assert where in part.example
     assert len(losses(source)) == 2
 
 

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 import re
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
-from test_folder_recordings import N, write_tum
+from test_folder_recordings import N, write_tum, write_video
 from test_sources import Bag, depth_of, pattern, START_NS, write_drive
 
 from sharp_ros.apps.cli import main
@@ -53,7 +55,7 @@ def test_what_is_lost_is_named_with_exit_code_3(tmp_path, capsys):
     report = json.loads(shown.out)
     parts = {part['name']: part for part in report['parts']}
     assert parts['groundtruth.txt']['skipped'] == {'bad_line': 1}
-    assert parts['groundtruth.txt']['examples'] == ['groundtruth.txt:6']
+    assert parts['groundtruth.txt']['examples'] == {'bad_line': ['groundtruth.txt:6']}
     assert parts['rgb.txt']['count'] == N
     assert parts['rgb.txt']['begin_ns'] == START_NS
     assert parts['rgb.txt']['gap_s'] == pytest.approx(0.1)
@@ -127,3 +129,36 @@ def test_other_cameras_and_other_data_are_no_loss_but_shown():
     stock.add(Part('c', 'other', 3)).unused('no_use')
     stock.add(Part('d', 'depth', 3)).unused('not_registered', 'it is in e')
     assert list(stock.losses()) == [f'd: {REASONS["not_registered"].meaning} (it is in e)']
+
+
+LIBRARIES = """
+import sys
+from sharp_ros.sources import open_source
+for path in sys.argv[1:]:
+    list(open_source(path).frames())
+"""
+
+
+def test_libraries_write_nothing_about_damaged_images_and_videos(tmp_path):
+    """Into the terminal of somebody who has read our line about it already."""
+    write_tum(tmp_path / 'tum')
+    for name in ('rgb/1.png', 'depth/2.png'):
+        data = bytearray((tmp_path / 'tum' / name).read_bytes())
+        data[80:100] = bytes(20)
+        (tmp_path / 'tum' / name).write_bytes(data)
+    with Bag(tmp_path / 'bag') as bag:
+        for i, ending in enumerate(('.png', '.jpg', '.png')):
+            data = bytearray(cv2.imencode(ending, pattern(i))[1].tobytes())
+            if i < 2:
+                data[400:420] = bytes(20)
+            bag.compressed('/image', bytes(data), START_NS + i)
+    video = write_video(tmp_path / 'a.avi', np.arange(50) / 25, codec='mpeg4', ticks=25)
+    video.write_bytes(video.read_bytes()[: int(0.6 * video.stat().st_size)])
+    paths = [str(tmp_path / name) for name in ('tum', 'bag', 'a.avi')]
+    command = [sys.executable, '-c', LIBRARIES, *paths]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert ended.stdout == ''
+    ours = ('frame skipped:', 'image skipped:', 'could be decoded')
+    lines = ended.stderr.splitlines()
+    assert len(lines) >= 3
+    assert [line for line in lines if not any(text in line for text in ours)] == []

@@ -170,7 +170,7 @@ class BagSource:
         if not self.stock.frames:
             raise InputError(
                 f'no image of {topics.image.topic.name} in {self.name} could be decoded or used: '
-                f'{next(iter(part.examples), "its decoder gave none")}',
+                f'{part.example or "its decoder gave none"}',
                 'unreadable_bag',
             )
 

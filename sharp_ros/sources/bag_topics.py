@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import copy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -71,7 +72,7 @@ def look_at(recording: Recording, topic: Topic) -> Looked | None:
     first: Any = None
     stamps: list[int] = []
     times: list[int] = []
-    skipped = topic.part.skipped.copy(), list(topic.part.examples)
+    skipped = topic.part.skipped.copy(), copy.deepcopy(topic.part.examples)
     for _, time, message in islice(recording.messages(topic), _PEEKED):
         first = message if first is None else first
         stamps.append(stamp_ns_from_msg(message.header))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 import logging
@@ -15,7 +16,7 @@ import numpy as np
 
 from sharp_ros.camera import Frame
 from sharp_ros.errors import InputError
-from sharp_ros.images import read_image
+from sharp_ros.images import decode_image, read_image
 from sharp_ros.rectification import CameraModel, Rectifier
 from sharp_ros.sources.base import (
     assumed_intrinsics,
@@ -146,10 +147,9 @@ class RgbdSource:
             self.stock.frames += 1
             yield frame
         if not self.stock.frames:
-            example = next(iter(self._image_part.examples), '')
             raise InputError(
                 f'no image that {self._path} lists could be used; its file names are relative to '
-                f'the folder; the first one: {example}',
+                f'the folder; the first one: {self._image_part.example}',
                 'unreadable_image',
             )
 
@@ -202,7 +202,9 @@ class RgbdSource:
         return self._rectifiers[model, size]
 
     def _read_depth(self, file: Path) -> np.ndarray:  # -> [H, W] float32 metres
-        raw = cv2.imread(str(file), cv2.IMREAD_UNCHANGED) if file.is_file() else None
+        raw = None
+        with suppress(OSError, ValueError, InputError):  # said below
+            raw = decode_image(file.read_bytes(), cv2.IMREAD_UNCHANGED)
         if raw is None or raw.ndim != 2 or raw.dtype not in (np.uint16, np.float32):
             found = 'unreadable' if raw is None else f'{raw.dtype} {raw.shape}'
             raise InputError(

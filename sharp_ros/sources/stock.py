@@ -70,7 +70,7 @@ class Part:
         gap: the longest time between two entries, seconds.
         clock: whose its stamps are: `header` of the messages, `log` of the recorder, or `list`.
         skipped: how many of its entries could not be used, by key of `REASONS`.
-        examples: some of those, each with its file, number or stamp.
+        examples: of each of those reasons some, each with its file, number or stamp.
     """
 
     name: str
@@ -83,13 +83,14 @@ class Part:
     gap: float = 0.0
     clock: str = ''
     skipped: Counter[str] = field(default_factory=Counter)
-    examples: list[str] = field(default_factory=list)
+    examples: dict[str, list[str]] = field(default_factory=dict)
 
     def skip(self, reason: str, where: str) -> None:
         """Count an entry that cannot be used, and where it is."""
         self.skipped[reason] += 1
-        if len(self.examples) < _EXAMPLES:
-            self.examples.append(where)
+        told = self.examples.setdefault(reason, [])
+        if len(told) < _EXAMPLES:
+            told.append(where)
 
     def used_as(self, use: str) -> None:
         """Say that it is used, whatever was said before."""
@@ -107,6 +108,11 @@ class Part:
             self.gap = float(np.diff(stamps).max(initial=0)) / 1e9
 
     @property
+    def example(self) -> str:
+        """The first of all examples, or nothing."""
+        return next((told[0] for told in self.examples.values()), '')
+
+    @property
     def loss(self) -> str:
         """What of it was lost that should not be, in words; empty if nothing."""
         if self.kind not in LOST_KINDS:
@@ -115,8 +121,7 @@ class Part:
         said = [f'{REASONS[key].meaning}{self.detail and f" ({self.detail})"}' for key in told]
         for key, count in self.skipped.items():
             if _is_loss(key):
-                shown = f': {"; ".join(self.examples)}' if self.examples else ''
-                said.append(f'{count} skipped, {meaning_of(key)}{shown}')
+                said.append(f'{count} skipped, {meaning_of(key)}: {"; ".join(self.examples[key])}')
         return '; '.join(said)
 
     def as_dict(self) -> dict[str, Any]:
@@ -133,7 +138,7 @@ class Part:
             'gap_s': round(self.gap, 6),
             'clock': self.clock,
             'skipped': dict(self.skipped),
-            'examples': list(self.examples),
+            'examples': {reason: list(told) for reason, told in self.examples.items()},
         }
 
 

@@ -64,13 +64,13 @@ class VideoSource:
             self.stock.frames += 1
             height, width = rgb.shape[:2]
             yield Frame(rgb, assumed_intrinsics(self._hfov, width, height), stamp_ns, CAMERA)
-        missing = self._part.count - self.stock.frames
+        missing = self._part.count - self.stock.frames - self._part.skipped['damaged']
         if missing > max(1, 0.02 * self._part.count):  # containers miscount by a frame or two
             self._part.skip(
                 'truncated',
                 f'{self.stock.frames} of {self._part.count} frames could be decoded',
             )
-            _log.warning('%s: %s', self.name, self._part.examples[-1])
+            _log.warning('%s: %s', self.name, self._part.examples['truncated'][-1])
 
     def _undecodable(self) -> str:
         return (
@@ -118,7 +118,7 @@ class VideoSource:
                     try:
                         decoded = packet.decode()
                     except FFmpegError as error:
-                        self._part.skip('damaged', f'packet at {packet.pts}: {error}')
+                        self._part.skip('damaged', f'packet {packet.pts}: {error.strerror}')
                         continue
                     for frame in decoded:
                         time = _time_of(frame)
