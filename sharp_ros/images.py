@@ -165,6 +165,17 @@ def read_image(path: str | Path) -> tuple[np.ndarray, float | None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
+def frame_count(path: str | Path) -> int:
+    """Frames or pages of an image file, of which `read_image` takes the first; 1 if unreadable."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return int(getattr(image, 'n_frames', 1))
+    except Exception:  # as `read_image` will say
+        return 1
+
+
 def _register_heif() -> bool:
     """Teach Pillow to read HEIC; whether the package for it is installed."""
     try:

@@ -354,3 +354,10 @@ def test_example_runs_and_writes_gaussians(weights, tmp_path, monkeypatch, capsy
     runpy.run_path(str(EXAMPLE), run_name='__main__')
     assert 'median depth' in capsys.readouterr().out
     assert len(load_ply(ply)) > 0
+
+
+def test_of_an_animation_the_first_frame_is_taken_and_that_is_said(weights, tmp_path, capsys):
+    frames = [Image.fromarray(np.full((64, 96, 3), v, np.uint8)) for v in (40, 90, 200)]
+    frames[0].save(tmp_path / 'a.gif', save_all=True, append_images=frames[1:], duration=100)
+    assert predict(weights, tmp_path, tmp_path / 'a.gif') == 0
+    assert 'first of 3 frames' in capsys.readouterr().out

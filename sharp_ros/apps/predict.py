@@ -98,9 +98,11 @@ def _predict_file(
     from sharp_ros.camera import Frame
     from sharp_ros.exchange.prediction_files import save_prediction
     from sharp_ros.frame_result import GAUSSIANS
-    from sharp_ros.images import read_image
+    from sharp_ros.images import frame_count, read_image
 
     image, exif_focal = read_image(path)
+    count = frame_count(path)
+    first = f'first of {count} frames, ' if count > 1 else ''
     size = (image.shape[1], image.shape[0])
     intrinsics, origin = _intrinsics(size, exif_focal, args)
     try:
@@ -113,7 +115,7 @@ def _predict_file(
     if np.isfinite(result.depth).any():
         median = f'median depth {np.nanmedian(result.depth):.2f} m'
     return (
-        f'{path}: {size[0]}x{size[1]}, focal length {intrinsics.fx:.0f} px ({origin}), '
+        f'{path}: {first}{size[0]}x{size[1]}, focal length {intrinsics.fx:.0f} px ({origin}), '
         f'{median} -> {", ".join(file.name for file in written)}'
     )
 
