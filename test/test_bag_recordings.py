@@ -2,6 +2,7 @@
 
 import base64
 from fractions import Fraction
+import importlib
 import json
 import math
 import shutil
@@ -579,6 +580,24 @@ def test_foxglove_recordings_are_read(tmp_path, encoding):
     assert part_of(source, '/other').reason == 'no_use'
 
 
+def test_foxglove_messages_of_ros_2_are_read(tmp_path):
+    typesys = importlib.import_module('rosbags.typesys')
+    store = typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
+    kind = 'foxglove_msgs/msg/CompressedImage'
+    text = 'builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format\n'
+    store.register(typesys.get_types_from_msg(text, kind))
+    file = McapFile('ros2')
+    channel = file.channel('/cam', kind, 'cdr', 'ros2msg', store.generate_msgdef(kind)[0].encode())
+    for i in range(3):
+        time = store.types['builtin_interfaces/msg/Time'](*divmod(stamp(i), 10**9))
+        png = cv2.imencode('.png', pattern(i)[..., ::-1])[1].ravel()
+        message = store.types[kind](time, 'cam', png, 'png')
+        file.add(channel, stamp(i), store.serialize_cdr(message, kind))
+    frames = list(open_source(str(file.write(tmp_path / 'a.mcap'))).frames())
+    assert [frame.stamp_ns for frame in frames] == [stamp(i) for i in range(3)]
+    np.testing.assert_array_equal(frames[2].image, pattern(2))
+
+
 def test_an_image_channel_of_an_unknown_encoding_beside_a_good_one_is_named(tmp_path):
     file = McapFile('')
     good = file.ros2('/image', 'sensor_msgs/msg/Image')
@@ -661,6 +680,28 @@ def test_an_mcap_that_was_cut_gives_what_is_whole_and_names_the_remedy(
     (loss,) = losses(source)
     assert 'mcap recover' in loss
     assert 'ros2 bag reindex' not in loss
+
+
+@pytest.mark.parametrize('compression', ['BZ2', 'LZ4'])
+@pytest.mark.parametrize('share', [1.0, 0.6])
+def test_a_compressed_ros1_bag_is_read_as_far_as_it_is_whole(tmp_path, compression, share):
+    bag = Bag(tmp_path / 'a.bag', 'bag')
+    bag.writer.set_compression(Writer1.CompressionFormat[compression])
+    with bag:
+        for i in range(40):
+            bag.image('/image', noise(i), stamp(i), 'rgb8')
+    data = (tmp_path / 'a.bag').read_bytes()
+    (tmp_path / 'a.bag').write_bytes(data[: int(share * len(data))])
+    source = open_source(str(tmp_path / 'a.bag'))
+    frames = list(source.frames())
+    for i, frame in enumerate(frames):
+        np.testing.assert_array_equal(frame.image, noise(i))
+    if share == 1:
+        assert len(frames) == 40
+        assert losses(source) == []
+    else:
+        assert 0 < len(frames) <= 25
+        assert 'rosbag reindex' in losses(source)[0]
 
 
 def test_a_bag_of_a_recorder_that_was_killed_is_read(tmp_path):

@@ -159,7 +159,10 @@ def _decompressed(data: bytes, compression: str) -> tuple[bytes, str]:
         if compression == 'zstd':
             from backports import zstd
 
-            return zstd.ZstdDecompressor().decompress(data), ''
+            try:
+                return zstd.decompress(data), ''
+            except zstd.ZstdError:  # of a chunk that was cut off, what is there
+                return zstd.ZstdDecompressor().decompress(data), ''
     except ModuleNotFoundError:
         raise
     except Exception as error:  # each library has a type of its own
