@@ -182,6 +182,24 @@ def test_the_odometry_that_fits_is_taken_whatever_its_name(tmp_path):
     assert part_of(source, '/odom').use == 'poses'
 
 
+def test_odometry_that_covers_few_images_gives_way_to_one_that_covers_more(tmp_path):
+    for name in ('both', 'alone'):
+        with Bag(tmp_path / name) as bag:
+            for i in range(10):
+                bag.image('/image', pattern(i), stamp(i), 'rgb8')
+                if name == 'both':
+                    bag.odometry(pose_of(i), stamp(i), 'cam', topic='/wheel')
+                if i < 3:
+                    bag.odometry(pose_of(0), stamp(i), 'cam', topic='/arm')
+    both, alone = open_source(str(tmp_path / 'both')), open_source(str(tmp_path / 'alone'))
+    for i, frame in enumerate(both.frames()):
+        np.testing.assert_allclose(frame.T_world_camera, pose_of(i), atol=1e-9)
+    assert part_of(both, '/wheel').use == 'poses'
+    assert part_of(both, '/arm').reason == 'not_chosen'
+    assert sum(frame.T_world_camera is not None for frame in alone.frames()) == 3
+    assert part_of(alone, '/arm').use == 'poses of 30% of the images'
+
+
 @pytest.mark.parametrize('slash', ['', '/'])
 def test_moving_transforms_alone_give_poses(tmp_path, slash):
     T_base_cam = se3.look_at(np.zeros(3), np.array([1.0, 0.2, 0]), np.array([0, 0, 1.0]))

@@ -18,6 +18,7 @@ from sharp_ros.sources.recorded_tf import RecordedTree
 from sharp_ros.sources.recording import Recording, Topic
 
 _SAME_CLOCK = 0.5  # seconds; what is recorded later than it was measured by more is of another one
+_MOST = 0.5  # share of the images that a candidate covers which is taken at once
 _SAMPLED = 200  # images whose poses are looked for before a candidate is taken
 
 
@@ -86,23 +87,26 @@ class BagPoses:
         self._samples = [time - clock.lag_ns for time in times]
         self.note = ''
         refusals: list[str] = []
+        # What covers few images only is taken if nothing covers more.
+        if not any(self._choose(gathered, share, refusals) for share in (_MOST, 0.0)):
+            self.note = '; '.join(dict.fromkeys(refusals)) or 'no odometry, so no poses'
+        elif not self._world:
+            for topic in gathered.transforms:
+                topic.part.used_as('transforms')
+
+    def _choose(self, gathered: _Gathered, share: float, refusals: list[str]) -> bool:
+        """Take the first candidate that covers more than this share of the images."""
         taken = False
         for series in sorted(
             gathered.series, key=lambda s: (s.topic.role != 'odometry', s.topic.name)
         ):
             if series.topic.role == 'pose' and not taken:
-                taken = self._take_tf(gathered, refusals)
-            if taken:
+                taken = self._take_tf(gathered, share, refusals)
+            if not taken:
+                taken = self._take(series, share, refusals)
+            elif not series.topic.part.reason:
                 series.topic.part.unused('not_chosen', 'other poses are used')
-                continue
-            taken = self._take(series, refusals)
-        if not taken:
-            taken = self._take_tf(gathered, refusals)
-        elif not self._world:
-            for topic in gathered.transforms:
-                topic.part.used_as('transforms')
-        if not taken:
-            self.note = '; '.join(refusals) or 'no odometry, so no poses'
+        return taken or self._take_tf(gathered, share, refusals)
 
     def at(self, stamp_ns: int) -> np.ndarray | None:  # -> [4, 4]
         """`T_world_camera` at the stamp of an image, or None where the recording has a gap."""
@@ -111,7 +115,7 @@ class BagPoses:
             return pose_at(self._buffer, stamp_ns)
         return self._tree.lookup(self._world, self._camera, stamp_ns) if self._world else None
 
-    def _take(self, series: _Series, refusals: list[str]) -> bool:
+    def _take(self, series: _Series, share: float, refusals: list[str]) -> bool:
         part, child = series.topic.part, series.child
         if not series.poses:
             return False
@@ -133,15 +137,16 @@ class BagPoses:
         if not self._same_clock(series.topic, stamps, series.times_ns, refusals):
             return False
         self._buffer = pose_buffer([(stamp, pose @ T_child_camera) for stamp, pose in poses])
-        if not self._covers(series.topic, refusals):
+        covered = self._covers(series.topic, share, refusals)
+        if covered is None:
             self._buffer = None
             return False
-        part.used_as('poses')
+        part.used_as(f'poses{covered}')
         if series.topic.role == 'pose':
             self.note = f'poses of {series.topic.name}, taken for those of the camera'
         return True
 
-    def _take_tf(self, gathered: _Gathered, refusals: list[str]) -> bool:
+    def _take_tf(self, gathered: _Gathered, share: float, refusals: list[str]) -> bool:
         for topic in gathered.transforms:
             if not topic.part.reason:
                 topic.part.used_as('transforms')
@@ -153,8 +158,9 @@ class BagPoses:
             if not self._same_clock(topic, gathered.tf_stamps, gathered.tf_times, refusals):
                 return False
             self._world = world
-            if self._covers(topic, refusals):
-                topic.part.used_as(f'poses in {world}')
+            covered = self._covers(topic, share, refusals)
+            if covered is not None:
+                topic.part.used_as(f'poses in {world}{covered}')
                 self.note = f'poses of tf, {self._camera} in {world}'
                 return True
             self._world = ''
@@ -180,12 +186,14 @@ class BagPoses:
         )
         return False
 
-    def _covers(self, topic: Topic, refusals: list[str]) -> bool:
-        if any(self.at(stamp) is not None for stamp in self._samples):
-            return True
-        topic.part.unused('never_near')
+    def _covers(self, topic: Topic, share: float, refusals: list[str]) -> str | None:
+        """How many images have a pose, in words that may follow; None if too few."""
+        covered = sum(self.at(stamp) is not None for stamp in self._samples) / len(self._samples)
+        if covered > share:
+            return '' if covered == 1 else f' of {covered:.0%} of the images'
+        topic.part.unused('not_chosen' if covered else 'never_near')
         refusals.append(f'no poses of {topic.name}: none is near the stamp of an image')
-        return False
+        return None
 
     @staticmethod
     def gather(recording: Recording) -> tuple[RecordedTree, _Gathered]:
