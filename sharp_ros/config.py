@@ -132,6 +132,11 @@ class PoseConfig:
         'longest gap between odometry poses that is interpolated; tf has no such limit',
         minimum=0.0,
     )
+    time_offset: float = option(
+        0.0,
+        'time by which the clock of tf and odometry is ahead of that of the images; of recordings '
+        'see also --pose-offset',
+    )
     base_to_camera: tuple[float, ...] = option(
         (0.0,) * 7,
         'extrinsics x y z qx qy qz qw of the optical frame in the odometry child frame; all 0: '

@@ -184,6 +184,16 @@ def test_the_limit_of_association_is_named_and_an_option(tmp_path):
     assert_is_whole(open_source(str(tmp_path), level=False, association=0.05))
 
 
+def test_groundtruth_of_another_clock_is_named_and_used_with_its_offset(tmp_path):
+    write_tum(tmp_path, pose_stamp=lambda ns: seconds(ns + 111_700_000_000))
+    source = open_source(str(tmp_path), level=False)
+    assert all(frame.T_world_camera is None for frame in source.frames())
+    assert '+111.700 s' in losses(source)[0]
+    assert_is_whole(open_source(str(tmp_path), level=False, pose_offset=111.7))
+    with pytest.raises(InputError, match='give the offset in seconds'):
+        open_source(str(tmp_path), pose_offset='auto')
+
+
 def test_numbered_images_come_in_natural_order(tmp_path):
     for i in range(12):
         write_rgb(tmp_path / f'frame{i}.png', np.full((40, 50, 3), 10 * i, np.uint8))

@@ -13,6 +13,7 @@ from test_folder_recordings import N, write_tum, write_video
 from test_sources import Bag, depth_of, pattern, START_NS, write_drive
 
 from sharp_ros.apps.cli import main
+from sharp_ros.errors import InputError
 from sharp_ros.sources.stock import Part, REASONS, Stock
 
 DOCS = Path(__file__).parents[1] / 'docs/recordings.md'
@@ -87,6 +88,23 @@ def test_map_and_eval_end_with_3_when_a_part_was_lost(tmp_path, capsys):
         report = json.loads((tmp_path / 'report.json').read_text())
         assert len(report['stock']['losses']) == bool(code)
         assert ('groundtruth.txt' in capsys.readouterr().err) == bool(code)
+
+
+@pytest.mark.parametrize(
+    'flags', [['--pose-offset', '111.7'], ['--set', 'pose.time_offset=111.7']]
+)
+def test_map_takes_the_offset_of_the_poses_from_flag_or_settings(tmp_path, flags, monkeypatch):
+    with Bag(tmp_path / 'a') as bag:
+        write_drive(bag)
+    seen = []
+
+    def opened(*_, **options):
+        seen.append(options['pose_offset'])
+        raise InputError('enough', 'enough')
+
+    monkeypatch.setattr('sharp_ros.sources.open_source', opened)
+    assert main(['map', str(tmp_path / 'a'), '-o', str(tmp_path / 'out'), *flags]) == 1
+    assert seen == [111.7]
 
 
 def test_the_model_sensor_is_refused_before_the_first_frame_of_what_has_no_depth(

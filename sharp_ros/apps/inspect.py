@@ -55,9 +55,8 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--pose-offset',
         metavar='SECONDS',
-        default='0',
         help='seconds by which the clock of the recorded poses is ahead of that of the images; '
-        'auto: as the recorder of a bag saw it (default: %(default)s)',
+        'auto: as the recorder of a bag saw it (default: pose.time_offset of the settings)',
     )
     parser.add_argument(
         '--association',
@@ -68,8 +67,15 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_recording(args: argparse.Namespace, *, level: bool = True) -> Source:
+def open_recording(
+    args: argparse.Namespace, *, level: bool = True, time_offset: float = 0.0
+) -> Source:
     """The source that the flags of `add_source_options` describe.
+
+    Args:
+        args: with those flags.
+        level: see `open_source`.
+        time_offset: for `--pose-offset` where that is not given, seconds.
 
     Raises:
         ConfigError: for values that cannot be.
@@ -81,7 +87,7 @@ def open_recording(args: argparse.Namespace, *, level: bool = True) -> Source:
         raise ConfigError(f'--hfov must lie between 0 and 180 degrees, got {args.hfov:g}')
     if not 0 <= args.association < math.inf:
         raise ConfigError(f'--association must be seconds from 0 on, got {args.association:g}')
-    offset = args.pose_offset
+    offset = time_offset if args.pose_offset is None else args.pose_offset
     if offset != 'auto':
         try:
             offset = float(offset)

@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     from sharp_ros.pipeline import Pipeline
     from sharp_ros.sources import WebcamSource
 
-    source = open_recording(args)
+    source = open_recording(args, time_offset=config.pose.time_offset)
     console = Console()
     console.print(f'source: {source.name}, {source.note or "calibrated"}', markup=False)
     if source.stock.parts:

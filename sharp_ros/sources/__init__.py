@@ -303,6 +303,13 @@ def _open_layout(path: Path, options: _Options) -> Source:
             'images alone, or one of the layouts in docs/recordings.md',
             'bad_layout',
         ) from error
+    if isinstance(options.pose_offset, str):
+        raise InputError(
+            f'{path} has no clock of a recorder to compare with; give the offset in seconds',
+            'no_clock',
+        )
+    ahead = round(options.pose_offset * 1e9)
+    listing.poses = [(stamp - ahead, pose) for stamp, pose in listing.poses]
     return RgbdSource(path, listing, options.hfov, options.level, options.association)
 
 

@@ -182,7 +182,7 @@ class BagPoses:
         topic.part.unused('other_clock', f'ahead by {ahead:.3f} s')
         refusals.append(
             f'no poses of {topic.name}: its clock is ahead of that of the images by {ahead:.1f} s;'
-            f' give --pose-offset={ahead:.3f}, or auto'
+            f' give --pose-offset={ahead:.3f} (pose.time_offset of the node), or auto'
         )
         return False
 

@@ -1,7 +1,8 @@
 """Layouts in which folders with depth and poses come: TUM and its relatives, scanners, phones.
 
 Each function looks whether a folder is of its layout and lists what it holds; `LAYOUTS` is the
-table. What all layouts share, such as reading an image, is in `rgbd.py`.
+table. What all layouts share, such as reading an image, is in `rgbd.py`. One module, since each
+layout is a dozen lines over the same few helpers.
 """
 
 from __future__ import annotations
