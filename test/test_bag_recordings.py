@@ -556,7 +556,10 @@ def foxglove_drive(i):
         ),
         '/pose': (
             'PoseInFrame',
-            {**head, 'pose': {'position': position, 'orientation': dict(x=x, y=y, z=z, w=w)}},
+            {
+                **head,
+                'pose': {'position': position, 'orientation': {'x': x, 'y': y, 'z': z, 'w': w}},
+            },
         ),
         '/cam/depth': (
             'RawImage',

@@ -29,9 +29,9 @@ from sharp_ros.sources.base import (
     assumption,
     CAMERA,
     check_meaningful,
-    LEVEL_WORLD,
     MAX_STAMP_DIFFERENCE_NS,
     Source,
+    WORLD,
 )
 from sharp_ros.sources.layouts import layout_of, LAYOUTS
 from sharp_ros.sources.rgbd import RgbdSource
@@ -140,7 +140,7 @@ class SyntheticSource:
         for t, T_world_camera in self.room.trajectory(self.room.loop_duration, self.rate_hz):
             image, depth = self.room.render(self._intrinsics, T_world_camera)
             yield Frame(
-                image, self._intrinsics, round(t * 1e9), CAMERA, T_world_camera, LEVEL_WORLD, depth
+                image, self._intrinsics, round(t * 1e9), CAMERA, T_world_camera, WORLD, depth
             )
 
 

@@ -53,9 +53,8 @@ class RecordedTree:
             frame = link[0]
             if moving:
                 chain.append(frame)
-        yield from sorted(
-            reversed(chain), key=lambda f: _WORLDS.index(f) if f in _WORLDS else len(_WORLDS)
-        )
+        chain.reverse()  # the outermost first, where none is known by name
+        yield from sorted(chain, key=lambda f: _WORLDS.index(f) if f in _WORLDS else len(_WORLDS))
 
     def stamps(self, world: str, camera: str) -> list[int]:
         """Of the transform between both that was recorded least often, nanoseconds."""
