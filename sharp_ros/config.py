@@ -121,21 +121,15 @@ class PoseConfig:
     )
     time_offset: float = option(
         0.0,
-        'seconds added to the stamp of an image to look up its pose: positive where poses are '
-        'stamped late, as on arrival, which pose.wait has to cover; /diagnostics propose it',
-        minimum=-1.0,
-        maximum=1.0,
+        'seconds added to the stamp of an image to look up its pose: positive where the clock of '
+        'poses is ahead, or they are stamped late, which pose.wait has to cover; /diagnostics '
+        'propose it; of recordings see also --pose-offset',
         live=True,
     )
     max_gap: float = option(
         0.5,
         'longest gap between odometry poses that is interpolated; tf has no such limit',
         minimum=0.0,
-    )
-    time_offset: float = option(
-        0.0,
-        'time by which the clock of tf and odometry is ahead of that of the images; of recordings '
-        'see also --pose-offset',
     )
     base_to_camera: tuple[float, ...] = option(
         (0.0,) * 7,

@@ -52,6 +52,7 @@ from sharp_ros.ros.programs import sharp_node
 sharp_node()
 """
 _SHOW_EVERY = 0.5  # seconds
+_TRUTH_EVERY = 6  # images of a recording whose depth is compared; leaves the cores to the node
 Show = Callable[[Group], object]
 START_TIMEOUT = 240.0  # a first run compiles kernels and reads weights from a cold disk
 
@@ -122,7 +123,9 @@ class Demo:
         """
         monitor, executor, interrupted = self.monitor, self._executor, self._interrupted
         with node_process(model, log) as process:
-            source = open_source(source_name, hfov=hfov, loop=True)  # while the node starts
+            # while the node starts
+            every = 1 if model == 'sensor' else _TRUTH_EVERY
+            source = open_source(source_name, hfov=hfov, loop=True, depth_every=every)
             self._say(f'source: {source.name}, {source.rate_hz:g} Hz. {source.note}')
             if model == 'sensor' and source.stock.lacks('depth'):
                 raise InputError(

@@ -85,7 +85,8 @@ class Monitor:
         self._now = lambda: peer.get_clock().now().nanoseconds
         self._lock = threading.Lock()
         self._sent: OrderedDict[int, Frame] = OrderedDict()
-        self._shown: Frame | None = None  # the frame of the newest depth
+        # the frame of the newest depth, and that: where there is truth, of what was compared
+        self._shown: tuple[Frame, bytes] | None = None
         self._errors: list[dict[str, float]] = []
         self._values: dict[str, dict[str, str]] = {}
         self._levels: dict[str, tuple[int, str]] = {}
@@ -133,8 +134,11 @@ class Monitor:
         self.topics[topic].arrived(data, (self._now() - stamp_ns) / 1e6)
         if topic == 'depth/image':
             frame = self._frame_of(stamp_ns)
-            self._shown = frame or self._shown
-            if frame is not None and frame.depth is not None:
+            if frame is None:
+                return
+            if self._shown is None or self._shown[0].depth is None or frame.depth is not None:
+                self._shown = frame, data
+            if frame.depth is not None:
                 depth = depth_from_msg(deserialize_message(data, Image))
                 pick = np.s_[::_METRIC_STRIDE, ::_METRIC_STRIDE]
                 with suppress(InputError):  # a frame whose truth is empty has no error
@@ -218,15 +222,14 @@ class Monitor:
         """Input, depth, cloud, grid and view in one picture, [H, W, 3] uint8 RGB."""
         pictures: dict[str, np.ndarray] = {}
         if self._shown is not None:
-            pictures['input'] = self._shown.image
-        depth = self._newest('depth/image')
-        if depth is not None:
-            z = depth_from_msg(depth)
+            frame, data = self._shown
+            pictures['input'] = frame.image
+            z = depth_from_msg(deserialize_message(data, Image))
             near, far = depth_range(z)
             pictures[f'depth, {near:.1f} to {far:.1f} m'] = colour_depth(z, near, far)
-            truth = self._shown.depth if self._shown is not None else None
-            if truth is not None:
-                pictures['true depth, same colours'] = colour_depth(truth, near, far)
+            if frame.depth is not None:
+                truth = colour_depth(frame.depth, near, far)
+                pictures['true depth, same colours'] = truth
         cloud = self._newest('points')
         if cloud is not None:
             data = np.frombuffer(bytes(cloud.data), np.float32)

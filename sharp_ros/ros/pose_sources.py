@@ -79,7 +79,6 @@ class TfSource:
     def lookup(self, stamp_ns: int, camera_frame: str) -> tuple[np.ndarray | None, str]:
         """See `PoseSource`; waits up to `pose.wait` for transforms that have not arrived."""
         config = self._config
-        stamp_ns += round(config.time_offset * 1e9)
         world, wait, tolerance = config.world_frame, config.wait, config.tolerance
         return self._transforms.lookup(world, camera_frame, stamp_ns, wait, tolerance), world
 
@@ -126,7 +125,6 @@ class OdometrySource:
 
         There is no waiting for a stream that never began or that broke off.
         """
-        stamp_ns += round(self._config.time_offset * 1e9)
         with self._news:
             self._news.wait_for(lambda: not self._is_due(stamp_ns), self._config.wait)
             world, child = self._frames

@@ -41,21 +41,6 @@ def test_the_pose_is_interpolated_at_the_stamp_of_the_image():
     assert world == 'odom'
 
 
-def test_odometry_of_a_clock_that_is_ahead_is_looked_up_there():
-    source = OdometrySource(PoseConfig(time_offset=111.7))
-    for ms, x in ((111_700, 0.0), (111_800, 1.0)):
-        source.add(odometry(ms, x))
-    T_world_camera, _ = source.lookup(25 * MS, CAMERA)
-    assert T_world_camera[0, 3] == pytest.approx(0.25)
-
-
-def test_transforms_of_a_clock_that_is_ahead_are_looked_up_there():
-    asked = []
-    tree = SimpleNamespace(listen=lambda: None, lookup=lambda *at: asked.append(at))
-    TfSource(PoseConfig(time_offset=-0.5), tree).lookup(600 * MS, CAMERA)
-    assert [at[2] for at in asked] == [100 * MS]
-
-
 def test_an_image_waits_for_the_pose_that_follows_it():
     source = OdometrySource(PoseConfig(wait=2.0))
     source.add(odometry(0, 0.0))
