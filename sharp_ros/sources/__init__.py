@@ -51,6 +51,7 @@ def open_source(
     level: bool = True,
     pose_offset: float | Literal['auto'] = 0.0,
     association: float = MAX_STAMP_DIFFERENCE_NS / 1e9,
+    depth_every: int = 1,
 ) -> Source:
     """Open what `spec` names; the first row of `KINDS` that accepts it is taken.
 
@@ -66,6 +67,8 @@ def open_source(
         pose_offset: seconds by which the clock of recorded poses is ahead of that of the images;
             `auto`, of bags: as the recorder's clock says.
         association: how far the stamp of a depth image may be from that of its image, seconds.
+        depth_every: of folders, depth comes with every so many images only, the first included:
+            decoding it takes twice as long as decoding the image.
 
     Raises:
         InputError: `no_such_source`, `unreadable_video`, `unreadable_image`, `unreadable_bag`,
@@ -77,9 +80,8 @@ def open_source(
         raise InputError(f'field of view must lie between 0 and pi rad, got {hfov}')
     for kind in KINDS:
         if kind.accepts(spec, path):
-            source = kind.open(
-                spec, path, _Options(hfov, image_topic, level, pose_offset, association)
-            )
+            given = (hfov, image_topic, level, pose_offset, association, depth_every)
+            source = kind.open(spec, path, _Options(*given))
             return _Looped(source) if loop else source
     names = '\n'.join(f'  {kind.what}' for kind in KINDS)
     problem = 'is of no known kind' if path.exists() else 'does not exist'
@@ -283,6 +285,7 @@ class _Options:
     level: bool
     pose_offset: float | Literal['auto']
     association: float
+    depth_every: int
 
 
 @dataclass(frozen=True)
@@ -310,7 +313,14 @@ def _open_layout(path: Path, options: _Options) -> Source:
         )
     ahead = round(options.pose_offset * 1e9)
     listing.poses = [(stamp - ahead, pose) for stamp, pose in listing.poses]
-    return RgbdSource(path, listing, options.hfov, options.level, options.association)
+    return RgbdSource(
+        path,
+        listing,
+        options.hfov,
+        level=options.level,
+        association=options.association,
+        depth_every=options.depth_every,
+    )
 
 
 KINDS: tuple[_Kind, ...] = (

@@ -75,17 +75,25 @@ class RgbdSource:
         hfov: horizontal field of view in radians, used without calibration.
         level: see `open_source`.
         association: how far the stamp of a depth image may be from that of its image, seconds.
+        depth_every: see `open_source`.
 
     Attributes:
         stock: what the folder holds, and what becomes of it.
     """
 
     def __init__(
-        self, path: Path, listing: Listing, hfov: float | None, level: bool, association: float
+        self,
+        path: Path,
+        listing: Listing,
+        hfov: float | None,
+        *,
+        level: bool,
+        association: float,
+        depth_every: int = 1,
     ) -> None:
         self.name, self._path, self._listing = str(path), path, listing
         self._hfov, self._level = hfov, level and not listing.z_up
-        self._limit_ns = round(association * 1e9)
+        self._limit_ns, self._depth_every = round(association * 1e9), depth_every
         self._depth_stamps = [stamp for stamp, _ in listing.depths]
         self._poses = pose_buffer(listing.poses)
         self._exact = None if listing.stamped else dict(listing.poses)
@@ -136,9 +144,9 @@ class RgbdSource:
         return levelled(self._recorded()) if self._level else self._recorded()
 
     def _recorded(self) -> Iterator[Frame]:
-        for stamp, file in self._listing.images:
+        for i, (stamp, file) in enumerate(self._listing.images):
             try:
-                frame = self._frame(stamp, file)
+                frame = self._frame(stamp, file, with_depth=i % self._depth_every == 0)
             except InputError as error:
                 if error.reason not in self._image_part.skipped:  # the others are counted
                     _log.warning('frame skipped: %s', error)
@@ -153,11 +161,11 @@ class RgbdSource:
                 'unreadable_image',
             )
 
-    def _frame(self, stamp: int, file: Path) -> Frame:
+    def _frame(self, stamp: int, file: Path, *, with_depth: bool) -> Frame:
         image, _ = read_image(file)
         check_meaningful(image, file.name)
         depth = None
-        nearest = self._nearest(stamp)
+        nearest = self._nearest(stamp) if with_depth else None
         if nearest is not None:
             depth = self._read_depth(self._listing.depths[nearest][1])
         cameras = self._listing.cameras
