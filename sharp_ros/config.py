@@ -317,6 +317,20 @@ class OccupancyConfig:
         minimum=0.0,
         live=True,
     )
+    robot_height: float = option(
+        0.0, 'height, z in the world frame, up to which free cells were seen free; 0: max_height'
+    )
+    unseen_above: float = option(
+        0.95,
+        'height, z in the world frame, above which a free cell may hold space that was never in '
+        'view; below, all was seen free',
+    )
+    drop_offs: str = option(
+        'unknown',
+        'cells in which the floor (z = 0, with min_height above it) is looked through: unknown, '
+        'occupied: the rim occupied, the rest unknown; ignore: no difference',
+        choices=('unknown', 'occupied', 'ignore'),
+    )
     rate_hz: float = option(
         2.0, 'maximum publishing rate of the grid and of map_points', minimum=0.01, live=True
     )

@@ -106,12 +106,15 @@ class SeenFrame:
         begun: as it began.
         localized: its pose and scale; None of a relative model.
         due: names of the views that are to be rendered.
+        shape_std: [m, n] standard deviation of the logarithm of the depth, that of its scale left
+            out; None: not known.
     """
 
     result: FrameResult
     begun: BegunFrame
     localized: Localized | None = None
     due: Sequence[str] = ()
+    shape_std: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -109,14 +109,32 @@ class Mapper:
         self._loaded, self._fit = None, fit
 
     def integrate(
-        self, localized: Localized, depth: np.ndarray, gaussians: Gaussians, clock: Stopwatch
+        self,
+        localized: Localized,
+        depth: np.ndarray,
+        gaussians: Gaussians,
+        clock: Stopwatch,
+        log_std: np.ndarray | None,
     ) -> PoseUnavailableError | InputError | None:
-        """Take a frame into the map if its pose is known; if it is not of this map, say why."""
+        """Take a frame into the map if its pose is known; if it is not of this map, say why.
+
+        Args:
+            localized: frame, pose and scale.
+            depth: [H, W] z-depth in metres; NaN where there is none.
+            gaussians: of the frame, in its optical frame.
+            clock: that tells how long it took.
+            log_std: [m, n] standard deviation of the logarithm of the depth, that of its scale
+                left out; None: not known.
+        """
         frame, error = localized.frame, localized.unmappable
         if frame.T_world_camera is not None and error is None:
             try:
                 self.world.integrate(
-                    frame, depth, visual=localized.visual, scale=localized.depth_scale
+                    frame,
+                    depth,
+                    visual=localized.visual,
+                    scale=localized.depth_scale,
+                    log_std=log_std,
                 )
             except PoseUnavailableError as changed:
                 error = changed

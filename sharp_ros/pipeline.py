@@ -152,7 +152,7 @@ class Pipeline(PipelineState):
             refinement=refined.motion,
             motion=localized.motion,
         )
-        return SeenFrame(result, begun, localized, due)
+        return SeenFrame(result, begun, localized, due, refined.log_std)
 
     def place(self, seen: SeenFrame) -> FrameResult:
         """Run the steps that follow: map and views. Frames are placed before the next is seen.
@@ -173,7 +173,7 @@ class Pipeline(PipelineState):
         self._check_loaded(localized, depth)
         clock.lap('check')
         # The map, where the pose is known, and the snapshot, while one is under way.
-        unmapped = self._mapper.integrate(localized, depth, gaussians, clock)
+        unmapped = self._mapper.integrate(localized, depth, gaussians, clock, seen.shape_std)
         if seen.begun.objection is None:
             self._snapshots.add(frame, depth)
         # What virtual cameras see.

@@ -18,6 +18,7 @@ from sharp_ros.mapping.occupancy import (
     OCCUPIED,
     UNKNOWN,
 )
+from sharp_ros.mapping.occupancy_kernels import MARK
 from sharp_ros.point_cloud import clean_depth
 from sharp_ros.se3 import look_at, transform
 from sharp_ros.synthetic import Room
@@ -131,6 +132,7 @@ class ReferenceMap:
                 hit = length <= config.max_range
                 end = d + 1e-3 * voxel if hit else d * config.max_range / length
                 direction = T_world_camera[:3, :3] @ ray / voxel
+                floor = hit and self._may_be_floor((eye + direction * end)[2], eye[2], scale_std)
                 if hit:
                     hits.add(tuple(np.floor(eye + direction * end).astype(int)))
                 if u % stride_u or v % stride_v:
@@ -142,7 +144,7 @@ class ReferenceMap:
                 for divisor in (8, 4, 2):  # thinned near the camera, see `_mark_passed`
                     if (u // stride_u) % divisor or (v // stride_v) % divisor:
                         start = config.max_range / divisor / np.linalg.norm(ray)
-                sure = (end if hit else d) / (1 + 2 * scale_std)
+                sure = end if floor else (end if hit else d) / (1 + 2 * scale_std)
                 passed.update(self._voxels(eye, direction, start, min(sure, end)))
                 doubted.update(self._voxels(eye, direction, max(start, sure), end))
         inside = {
@@ -155,7 +157,10 @@ class ReferenceMap:
             share = 1 / (1 + spread * away)  # of as many voxels as the spread meets
             value = self.log_odds.get(cell, 0.0)
             if cell in hits:
-                value += config.hit_log_odds * share
+                change = config.hit_log_odds * share
+                if self._may_be_floor(cell[2] + 0.5, eye[2], scale_std):
+                    change = min(change / 4, max(config.occupied_log_odds - value, 0))
+                value += change
             elif cell in passed:
                 value -= config.miss_log_odds
             elif value > 0:
@@ -163,6 +168,10 @@ class ReferenceMap:
             self.log_odds[cell] = float(
                 np.clip(value, -config.clamp_log_odds, config.clamp_log_odds)
             )
+
+    @staticmethod
+    def _may_be_floor(z, eye_z, scale_std):
+        return z < eye_z and z - 2 * scale_std * (eye_z - z) < 0 and scale_std > 0
 
     @staticmethod
     def _voxels(eye, direction, start, end):
@@ -448,7 +457,7 @@ def test_any_camera_height_and_attitude_is_accepted(T, sees):
     grid_map = OccupancyMap(OccupancyConfig(size=8.0))
     see(grid_map, [], [T] * 3, SMALL)
     assert np.any(grid_map.log_odds() < 0) == sees
-    assert not grid_map._marks.any()  # none was left to be applied with a later frame
+    assert not (grid_map._marks & MARK).any()  # none was left to be applied with a later frame
     grid = grid_map.grid()
     assert not np.any((grid.cells == FREE) & solid_cells(grid, []))
 
@@ -469,7 +478,7 @@ def test_rays_parallel_to_a_plane_of_the_grid_change_nothing_out_of_view(yaw):
     out_of_view = (aside > ahead * 0.64 + 0.1) | (np.abs(z - 1.0) > ahead * 0.48 + 0.1)
     assert (before[out_of_view] > 0).sum() > 100
     np.testing.assert_array_equal(grid_map.log_odds()[out_of_view], before[out_of_view])
-    assert not grid_map._marks.any()
+    assert not (grid_map._marks & MARK).any()
 
 
 @pytest.mark.parametrize('bounds', [(-1e-5, 1e-5), (-1e-5, 3.0), (-3.0, 1e-5)])

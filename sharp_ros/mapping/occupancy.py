@@ -31,29 +31,29 @@ from sharp_ros.errors import InputError
 from sharp_ros.mapping.occupancy_kernels import (
     apply_marks,
     DOUBTED,
+    FLOOR_WITHIN,
     FREE,
     FULL_SCALE,
     HIT,
+    mark_ground,
     mark_hits,
     mark_rays,
+    NEWS,
+    NEWS_AT,
+    note_news,
     OCCUPIED,
     PASSED,
     pooled,
     project_columns,
     SPREAD,
+    STEPS_DOWN,
     UNKNOWN,
 )
 from sharp_ros.mapping.stored import bad_map, check_settings, settings_of, stored_array
 from sharp_ros.point_cloud import pixel_noise
 from sharp_ros.se3 import checked_pose
 
-__all__ = ['FREE', 'FREE_SHARE', 'OCCUPIED', 'UNKNOWN', 'OccupancyGrid2D', 'OccupancyMap']
-
-# A column is free when nothing in it is occupied and every voxel in this lower share of the band
-# has been seen free. What a robot runs into stands on the floor, so seeing the air at 1 m over a
-# 0.4 m box proves nothing; and a layer that nothing has seen yet may be a table top. Asking for
-# the whole band instead would leave everything near a level camera unknown.
-FREE_SHARE = 0.5
+__all__ = ['FREE', 'OCCUPIED', 'UNKNOWN', 'OccupancyGrid2D', 'OccupancyMap']
 
 _FARTHEST_CELL = 1 << 40
 _SURFACE_NUDGE = 1e-3  # voxels; see `occupancy_kernels`
@@ -70,6 +70,30 @@ def surely_free(scale_std: float) -> float:
         scale_std: standard deviation of the logarithm of the factor of the depth.
     """
     return 1.0 / (1.0 + 2.0 * scale_std)
+
+
+_EXACT = np.zeros((1, 1), np.float32)
+
+
+def _layers_to(height: float, config: OccupancyConfig, most: int) -> int:
+    """Number of layers from the bottom of the band to a height, at least one."""
+    count = math.ceil((height - config.min_height) / config.voxel_size - 1e-6)
+    return min(max(1, count), most)
+
+
+def _sides_of_view(view: DepthView, rotation: np.ndarray) -> np.ndarray:  # -> [4, 3]
+    """Inward normals of the sides of what a camera sees, one ray of its lattice inside of them."""
+    (height, width), (fx, fy, cx, cy), (su, sv) = view.depth.shape, view.camera, view.strides
+    left, right = (su - cx) / fx, (width - 1 - su - cx) / fx
+    top, bottom = (sv - cy) / fy, (height - 1 - sv - cy) / fy
+    normals = np.array([[1, 0, -left], [-1, 0, right], [0, 1, -top], [0, -1, bottom]])
+    return normals @ rotation.T
+
+
+def _beside(cells: np.ndarray) -> np.ndarray:  # [R, C] bool -> [R, C] bool
+    """Cells with one of these at a side."""
+    padded = np.pad(cells, 1)
+    return padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
 
 
 @dataclass(frozen=True)
@@ -97,30 +121,43 @@ class DepthView:
         camera: [4] fx, fy, cx, cy of it, pixels.
         strides: pixels from one ray to the next, along u and v.
         noise: standard deviation of a pixel as a share of its depth.
+        log_std: [m, n] stated deviation of the logarithm of depth, edge to edge, that of its
+            scale left out.
         T_world_camera: [4, 4].
         base_position: [2] or [3] where the robot stands in the world, or None.
+        front: [H, W] depth of what stands before that, narrower than a ray, or NaN; None: nothing.
     """
 
     depth: np.ndarray
     camera: np.ndarray
     strides: tuple[int, int]
     noise: float
+    log_std: np.ndarray
     T_world_camera: np.ndarray
     base_position: np.ndarray | None = None
+    front: np.ndarray | None = None
 
     def averaged(self) -> DepthView:
         """The same with one pixel per ray, which the others about it are averaged into."""
-        depth, camera = pooled(self.depth, self.camera, *self.strides)
+        depth, front, camera = pooled(self.depth, self.camera, *self.strides)
         noise = self.noise / math.sqrt(self.strides[0] * self.strides[1])
-        return replace(self, depth=depth, camera=camera, strides=(1, 1), noise=noise)
+        return replace(self, depth=depth, camera=camera, strides=(1, 1), noise=noise, front=front)
+
+    def times(self, factor: float) -> DepthView:
+        """The same, all depth multiplied."""
+        front = None if self.front is None else self.front * np.float32(factor)
+        return replace(self, depth=self.depth * np.float32(factor), front=front)
 
     def thinned(self) -> DepthView:
         """A copy with the pixels of the rays alone."""
         stride_u, stride_v = self.strides
         depth = self.depth[::stride_v, ::stride_u].copy()
+        front = None if self.front is None else self.front[::stride_v, ::stride_u].copy()
         camera = self.camera / np.array([stride_u, stride_v, stride_u, stride_v])
         pose = self.T_world_camera.copy()
-        return replace(self, depth=depth, camera=camera, strides=(1, 1), T_world_camera=pose)
+        return replace(
+            self, depth=depth, camera=camera, strides=(1, 1), T_world_camera=pose, front=front
+        )
 
 
 @dataclass(frozen=True)
@@ -136,7 +173,8 @@ class OccupancyMap:
     """Voxel log-odds in a square window that follows the camera, world frame, z up.
 
     The height band is `min_height` upwards in whole voxels; the last one may reach past
-    `max_height`. Three bytes a voxel, all taken at the start: 16 MB with the defaults.
+    `max_height`. Three bytes a voxel and three a column, all taken at the start: 17 MB with the
+    defaults.
 
     Attributes:
         config: settings; the live ones among them may be replaced between two frames.
@@ -157,11 +195,24 @@ class OccupancyMap:
         self._enough = math.ceil(2 * FULL_SCALE / min(self._hit, self._miss))
         self._log_odds = np.zeros(config.shape, np.int16)  # y, x, z
         self._marks = np.zeros(self._log_odds.shape, np.uint8)
+        # Likewise by storage row and column: where the floor is missing, how many layers were in
+        # view, and the projection, which is kept as voxels change.
+        self._ground, self._tops = np.zeros((2, *config.shape[:2]), np.uint8)
+        self._cells = np.full(config.shape[:2], UNKNOWN, np.int8)
+        self._stale = np.ones(self._side, bool)  # rows whose projection is out of date
+        layers = config.shape[2]
+        self._bounds = (
+            self._occupied_at,
+            self._free_at,
+            _layers_to(config.robot_height or config.max_height, config, layers),
+            _layers_to(config.unseen_above, config, layers),
+        )
         self.reset()
 
     def reset(self) -> None:
         """Forget everything; the next frame places the window."""
-        self._log_odds[:], self._marks[:] = 0, 0
+        self._log_odds[:], self._marks[:], self._ground[:], self._tops[:] = 0, 0, 0, 0
+        self._cells[:], self._stale[:] = UNKNOWN, False
         self._corner: np.ndarray | None = None  # world cell (x, y) of the window's low corner
         self._faded_ns = np.zeros(self._side, np.int64)  # by storage row
         self._last_ns: int | None = None
@@ -190,6 +241,7 @@ class OccupancyMap:
             raise bad_map('the window of the occupancy map is nowhere; save the map anew')
         self.reset()
         self._log_odds[:] = log_odds
+        self._stale[:] = True
         self._corner = corner[0].copy() if len(corner) else None
 
     @property
@@ -212,6 +264,7 @@ class OccupancyMap:
         stamp_ns: int = 0,
         base_position: np.ndarray | None = None,
         scale_std: float = 0.0,
+        log_std: np.ndarray | None = None,
     ) -> DepthView:
         """Add one depth image, and follow the camera.
 
@@ -229,6 +282,8 @@ class OccupancyMap:
             scale_std: standard deviation of the logarithm of the factor that all of this depth
                 shares: rays free no more than `surely_free` of their depth. Beyond that they only
                 take back, down to unknown, what earlier frames marked.
+            log_std: [m, n] that of the rest of the error of each pixel, edge to edge in any
+                resolution; it adds to that of the factor. None: exact, but for `range_std`.
 
         Returns:
             What was added, for `add_again`; it may share the memory of `depth`.
@@ -247,7 +302,8 @@ class OccupancyMap:
         depth = np.require(depth, np.float32, ['C', 'W'])
         strides = self._strides(intrinsics)
         noise = pixel_noise(depth, *strides)
-        view = DepthView(depth, intrinsics.parameters, strides, noise, pose, base_position)
+        stated = _EXACT if log_std is None else np.require(log_std, np.float32, ['C', 'W'])
+        view = DepthView(depth, intrinsics.parameters, strides, noise, stated, pose, base_position)
         if noise * self.config.max_range > self.config.voxel_size:
             view = view.averaged()
         self._add(view, scale_std)
@@ -268,7 +324,7 @@ class OccupancyMap:
         weight = float(min(count, self._enough))
         if self.config.decay_time > 0 and self._last_ns is not None:
             weight *= math.exp(-max(self._last_ns - stamp_ns, 0) * 1e-9 / self.config.decay_time)
-        self._add(replace(view, depth=view.depth * np.float32(factor)), scale_std, weight)
+        self._add(view.times(factor), scale_std, weight)
 
     def checkpoint(self, into: Checkpoint | None = None) -> Checkpoint:
         """All cells as they are now, which `go_back` takes back.
@@ -283,6 +339,8 @@ class OccupancyMap:
     def go_back(self, checkpoint: Checkpoint) -> None:
         """Forget what was added since a checkpoint; the window stays where it is."""
         np.copyto(self._log_odds, checkpoint.log_odds)
+        self._marks[:], self._ground[:], self._tops[:] = 0, 0, 0
+        self._stale[:] = True
         if self.config.decay_time > 0 and self._last_ns is not None:
             age = (self._last_ns - checkpoint.faded_ns) * 1e-9
             left = np.exp(-age / self.config.decay_time)[:, None, None]
@@ -308,30 +366,73 @@ class OccupancyMap:
             float(config.max_range),
             _SURFACE_NUDGE * voxel,
             std,
-            surely_free(scale_std),
+            scale_std,
         )
-        marked = (view.depth, view.camera, rotation, eye, limits, columns, rows, self._marks)
-        mark_hits(*marked)
+        window = (columns, rows, self._marks)
+        front = view.depth
+        if view.front is not None:
+            front = np.fmin(view.depth, view.front)
+            mark_hits(view.front, view.camera, rotation, eye, limits, *window)
+        mark_hits(view.depth, view.camera, rotation, eye, limits, *window)
+        marked = (view.camera, rotation, eye, limits, view.log_std, *window, *view.strides)
         if std > 0:
-            mark_rays(*marked, *view.strides, HIT)
-        mark_rays(*marked, *view.strides, PASSED)
-        if scale_std > 0:
-            mark_rays(*marked, *view.strides, DOUBTED)
+            mark_rays(view.depth, *marked, HIT)
+        mark_rays(front, *marked, PASSED)
+        if scale_std > 0 or view.log_std is not _EXACT:
+            mark_rays(front, *marked, DOUBTED)
+        if config.drop_offs != 'ignore' and config.min_height > 0:
+            mark_ground(
+                view.depth,
+                *marked[:5],
+                columns,
+                rows,
+                self._ground,
+                view.strides,
+                (-config.min_height / voxel, STEPS_DOWN / voxel, FLOOR_WITHIN / voxel),
+            )
         x0, x1, y0, y1 = self._view_box(view, rotation, eye, 1.01 + SPREAD * std)
+        inside = (columns[x0:x1], rows[y0:y1])
+        sides, size = _sides_of_view(view, rotation), (view.depth.shape[0], view.depth.shape[1])
+        seen = (
+            eye - np.array([x0, y0, 0]),
+            rotation,
+            view.camera,
+            sides,
+            size,
+            config.max_range / voxel,
+        )
+        count = max(1, round(weight))
+        note_news(
+            self._log_odds,
+            self._marks,
+            *inside,
+            seen,
+            limits,
+            view.log_std,
+            count,
+            self._occupied_at,
+        )
         apply_marks(
             self._log_odds,
             self._marks,
-            columns[x0:x1],
-            rows[y0:y1],
-            eye - np.array([x0, y0, 0]),
-            (round(weight * self._hit), round(weight * self._miss), SPREAD * std),
+            self._ground,
+            self._tops,
+            self._cells,
+            *inside,
+            seen,
+            limits,
+            view.log_std,
+            (round(weight * self._hit), round(weight * self._miss), count),
+            self._bounds,
         )
         if view.base_position is not None and config.footprint_radius > 0:
             self._clear_footprint(np.asarray(view.base_position, np.float64)[:2])
 
     def occupied_points(self) -> np.ndarray:  # -> [N, 3] float32
         """Centres of the occupied voxels in the world frame, metres."""
-        row, column, layer = np.nonzero(self._log_odds >= self._occupied_at)
+        news = self._marks & (NEWS << NEWS_AT)
+        occupied = (self._log_odds >= self._occupied_at) | (news >= 2 << NEWS_AT)
+        row, column, layer = np.nonzero(occupied)
         corner = self._low_corner()
         x = corner[0] + (column - corner[0]) % self._side
         y = corner[1] + (row - corner[1]) % self._side
@@ -385,10 +486,19 @@ class OccupancyMap:
     def grid(self) -> OccupancyGrid2D:
         """The 2-D projection of the window; cheap enough to call at the publishing rate."""
         columns, rows = self._ring()
-        needed = max(1, math.ceil(FREE_SHARE * self._log_odds.shape[2]))
-        cells = project_columns(
-            self._log_odds, columns, rows, self._occupied_at, self._free_at, needed
-        )
+        stale = np.flatnonzero(self._stale)
+        if len(stale):
+            project_columns(
+                self._log_odds, self._marks, self._tops, self._cells, stale, self._bounds
+            )
+            self._stale[:] = False
+        at = np.ix_(rows, columns)
+        cells = self._cells[at]
+        if self.config.drop_offs != 'ignore' and self._ground.any():
+            gaps = (self._ground[at] > 0) & (cells == FREE)
+            cells[gaps] = UNKNOWN
+            if self.config.drop_offs == 'occupied':
+                cells[gaps & _beside(cells == FREE)] = OCCUPIED
         x, y = self.bounds[0][:2]
         return OccupancyGrid2D(cells, self.config.voxel_size, (float(x), float(y)))
 
@@ -425,8 +535,18 @@ class OccupancyMap:
             oldest = np.argsort(-age, kind='stable')[:count]
             due = oldest[age[oldest] >= period / _FADES]
             for row in due:
+                self._remember(row)
                 self._log_odds[row] = self._log_odds[row] * math.exp(-age[row] / period)
             self._faded_ns[due] = stamp_ns
+            self._stale[due] = True
+
+    def _remember(self, row: int) -> None:
+        """Have what was hit in free space fade as the rest: take it into the log-odds of a row."""
+        news = self._marks[row] >> NEWS_AT & NEWS
+        values = self._log_odds[row]
+        values[news == 1] = np.maximum(values[news == 1], 0)
+        values[news > 1] = np.maximum(values[news > 1], self._occupied_at)
+        self._marks[row] = 0
 
     def _clear_footprint(self, base: np.ndarray) -> None:
         """Make what the robot stands on free: all heights, cells whose centre it covers."""
@@ -440,6 +560,10 @@ class OccupancyMap:
         values = self._log_odds[block]
         values[inside] = np.minimum(values[inside], self._free_at)
         self._log_odds[block] = values
+        marks, ground = self._marks[block], self._ground[block]
+        marks[inside], ground[inside] = 0, 0
+        self._marks[block], self._ground[block] = marks, ground
+        self._stale[rows[y]] = True
 
     def _follow(self, position: np.ndarray) -> None:
         """Move the window when the camera is farther than a twentieth of it off its centre."""
@@ -460,10 +584,15 @@ class OccupancyMap:
             count = min(abs(int(moved)), self._side)
             step = 1 if moved > 0 else -1
             entering = (first - (step < 0) + step * np.arange(count)) % self._side
+            for array in (self._log_odds, self._marks, self._ground, self._tops):
+                if axis == 0:
+                    array[:, entering] = 0
+                else:
+                    array[entering] = 0
             if axis == 0:
-                self._log_odds[:, entering] = 0
+                self._cells[:, entering] = UNKNOWN
             else:
-                self._log_odds[entering] = 0
+                self._cells[entering] = UNKNOWN
         self._corner = corner
 
     def _view_box(

@@ -102,6 +102,7 @@ class Revision:
         stamp_ns: int,
         base_position: np.ndarray | None,
         scale: DepthScale,
+        log_std: np.ndarray | None = None,
     ) -> None:
         """`OccupancyMap.integrate`, after what is known by now of earlier frames is set right."""
         if self._is_wrong(stamp_ns, scale):
@@ -111,7 +112,7 @@ class Revision:
         if is_new:
             self._keep_checkpoints()
         view = self._occupancy.integrate(
-            depth, intrinsics, T_world_camera, stamp_ns, base_position, scale.std
+            depth, intrinsics, T_world_camera, stamp_ns, base_position, scale.std, log_std
         )
         if is_new:
             self._told.append(

@@ -72,7 +72,13 @@ class WorldMap:
         return self._fusion.is_due(frame.stamp_ns, frame.T_world_camera)
 
     def integrate(
-        self, frame: Frame, depth: np.ndarray, *, visual: bool, scale: DepthScale | None = None
+        self,
+        frame: Frame,
+        depth: np.ndarray,
+        *,
+        visual: bool,
+        scale: DepthScale | None = None,
+        log_std: np.ndarray | None = None,
     ) -> None:
         """Take what is free and what is occupied from a frame; it may be fused, too, by `fuse`.
 
@@ -81,6 +87,7 @@ class WorldMap:
             depth: [H, W] z-depth in metres; NaN where there is none.
             visual: whether the pose is that of visual odometry.
             scale: how well that of the depth is known; None: exactly, as of measured depth.
+            log_std: as for `OccupancyMap.integrate`, of depth whose scale is given.
 
         Raises:
             PoseUnavailableError: `world_frame_changed` if its pose is not one in that map; then
@@ -94,7 +101,7 @@ class WorldMap:
         if scale is None:
             self._occupancy.integrate(*given)
         else:
-            self._revision.integrate(*given, scale)
+            self._revision.integrate(*given, scale, log_std)
         self._path.add(stamp_ns, pose)
         self.frame, self._visual = frame.world_frame, visual
 
