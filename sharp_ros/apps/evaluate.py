@@ -132,6 +132,19 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--seeds', type=int, metavar='N', help='number of simulated rooms; default: 1'
     )
+    parser.add_argument(
+        '--hazards',
+        action='store_true',
+        help='people, holes in the floor, overhangs and thin things instead, with exact depth but '
+        'for noise; of synthetic only',
+    )
+    parser.add_argument(
+        '--first-seed',
+        type=int,
+        default=0,
+        metavar='N',
+        help='first seed of the hazards; default: 0',
+    )
 
 
 def _add_scale_arguments(parser: argparse.ArgumentParser) -> None:
@@ -224,6 +237,8 @@ def _views(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
 
 
 def _maps(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
+    if args.hazards:
+        return _hazards(args)
     from sharp_ros.evaluation.maps import evaluate_maps
 
     return _Measured(
@@ -238,6 +253,18 @@ def _maps(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
             pictures=args.pictures,
         )
     )
+
+
+def _hazards(args: argparse.Namespace) -> _Measured:
+    from sharp_ros.evaluation.hazards import evaluate_hazards, EXACT
+
+    if args.source != 'synthetic':
+        raise ConfigError(f'--hazards are simulated: give synthetic, not {args.source}')
+    count, first = 1 if args.seeds is None else args.seeds, args.first_seed
+    if count < 1 or first < 0:
+        raise ConfigError(f'--seeds {count} from --first-seed {first}: give at least one, from 0')
+    seeds = range(first, first + count)
+    return _Measured(evaluate_hazards(seeds, lambda runs: _with_progress(runs, 'runs')), EXACT)
 
 
 def _scale(args: argparse.Namespace, device: str, source: _Source) -> _Measured:

@@ -101,6 +101,9 @@ def _number(value: float | None, metric: str) -> str:
 
 def map_tables(report: Mapping[str, Any]) -> Iterator[Any]:
     """What rich prints: all numbers over the runs, and what they mean."""
+    if 'hazards' in report:
+        yield from hazard_tables(report)
+        return
     from rich import box
     from rich.table import Table
 
@@ -124,6 +127,45 @@ def map_tables(report: Mapping[str, Any]) -> Iterator[Any]:
         'rigid motion (scaled: the similarity) that fits best; rpe: over one second. Depth: as '
         'published, after the first second; scale: true over published, spread: std of its '
         f'logarithm. Licence of the weights: {report["licence"]}'
+    )
+
+
+def hazard_tables(report: Mapping[str, Any]) -> Iterator[Any]:
+    """What rich prints: one row per hazard, mean and worst of every number."""
+    from rich import box
+    from rich.table import Table
+
+    runs = sum(row['runs'] for row in report['hazards'].values())
+    table = Table(
+        title=f'{report["source"]}, {runs} runs of hazards: mean / worst',
+        title_justify='left',
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column('')
+    columns = {'shown': True, 'marked_after': False, 'cleared_after': False, 'free_on_solid': True}
+    columns |= {'deep': True, 'behind': False, 'floor': True}
+    for name in columns:
+        table.add_column(name.replace('_', ' '), justify='right')
+    for name, row in report['hazards'].items():
+        cells = []
+        for column, share in columns.items():
+            found = row.get(column)
+            if found is None or (found['mean'] is None and 'after' not in column):
+                cells.append('')
+                continue
+            pair = (found['mean'], found['worst'])
+            cells.append(
+                ' / '.join(
+                    'never' if v is None else f'{v:.0%}' if share else f'{v:.2g}' for v in pair
+                )
+            )
+        table.add_row(name, *cells)
+    yield table
+    yield (
+        'shown: frames in which no more than 5 % of what is measured of it is free; marked, '
+        'cleared after: seconds; free on solid, deep: cells of the hazard that are free, and '
+        'those 10 cm inside of it; behind: free cells behind walls; floor: seen floor that is free'
     )
 
 
