@@ -25,7 +25,7 @@ from sharp_ros.evaluation.hazard_worlds import (
     solid_columns,
     THICK,
 )
-from sharp_ros.mapping.occupancy import FREE, OccupancyGrid2D, OccupancyMap, OCCUPIED, UNKNOWN
+from sharp_ros.mapping.occupancy import FREE, OccupancyGrid2D, OccupancyMap, OCCUPIED
 from sharp_ros.models import ModelInfo
 from sharp_ros.point_cloud import clean_depth
 
@@ -80,8 +80,10 @@ def run_hazard(
     clean = PointCloudConfig()
     shown: list[bool] = []
     marked_at = cleared_at = None
-    floor_seen: np.ndarray | None = None
-    trail: np.ndarray | None = None  # cells that he was measured in and that were free before
+    grid = occupancy.grid()
+    before = grid.cells
+    floor_seen = np.zeros(before.shape, bool)
+    trail = floor_seen.copy()  # cells that he was measured in and that were free before
     kept = None
     for i in range(round(hazard.duration * rate_hz)):
         t = i / rate_hz
@@ -90,10 +92,12 @@ def run_hazard(
         seen = depth * (1 + noise * rng.standard_normal(depth.shape)).astype(np.float32)
         seen = clean_depth(seen, clean)
         occupancy.integrate(seen, CAMERA, T, round(t * 1e9))
-        grid = occupancy.grid()
-        if floor_seen is None or trail is None:
-            floor_seen, trail = np.zeros((2, *grid.cells.shape), bool)
-            before = np.full_like(grid.cells, UNKNOWN)
+        last, grid = grid, occupancy.grid()
+        # The window follows the camera; what enters it was not seen before.
+        shift = np.rint(np.subtract(last.origin, grid.origin)[::-1] / grid.resolution)
+        floor_seen, trail, before = (
+            np.roll(cells, shift.astype(int), (0, 1)) for cells in (floor_seen, trail, before)
+        )
         reach = config.max_range - 0.2  # where noise puts no end out of range
         place = (*grid.origin, grid.resolution, *grid.cells.shape)
         walls = len(hazard.room)
@@ -121,7 +125,6 @@ def run_hazard(
             else:
                 cleared_at = None
         before = grid.cells
-    assert floor_seen is not None
     numbers: dict[str, float | None] = {
         'shown': float(np.mean(shown)) if shown else None,
         'first_shown': float(shown[0]) if shown else None,

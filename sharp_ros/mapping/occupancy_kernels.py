@@ -104,7 +104,7 @@ def _pool(depth: np.ndarray, stride_u: int, stride_v: int) -> tuple[np.ndarray, 
             if middle < np.inf:
                 pooled[i, j] = total / used
             if nearest < middle - margin:
-                front[i, j] = _mean_of_nearest(block, nearest, middle - margin)
+                front[i, j] = _mean_of_nearest(block, float(nearest), float(middle - margin))
     return pooled, front
 
 
@@ -593,7 +593,7 @@ def apply_marks(
                 top = min(max(top, 0), layers, 255)
                 tops[rows[j], columns[i]] = max(tops[rows[j], columns[i]], top)
             top = tops[rows[j], columns[i]]
-            cells[rows[j], columns[i]] = _project(values, touched, bounds, top)
+            cells[rows[j], columns[i]] = _project(values, touched, bounds, int(top))
 
 
 @numba.njit(cache=True, nogil=True, error_model='numpy', inline='always')
@@ -637,5 +637,5 @@ def project_columns(
         row = chosen[n]
         for column in range(log_odds.shape[1]):
             cells[row, column] = _project(
-                log_odds[row, column], marks[row, column], bounds, tops[row, column]
+                log_odds[row, column], marks[row, column], bounds, int(tops[row, column])
             )
