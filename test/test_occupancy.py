@@ -917,3 +917,22 @@ def test_twenty_furnished_rooms_are_mapped_within_the_promised_accuracy():
         print(f'{name}: IoU mean {iou.mean():.3f} min {iou.min():.3f}, {behind} free behind walls')
         assert iou.min() >= promised
         assert behind == 0
+
+
+def test_missing_floor_is_remembered_by_a_saved_map_and_one_that_goes_back():
+    """Before a wall that stands on nothing: what floor hides is not free, whoever asks later."""
+    config = OccupancyConfig(size=8.0)
+    mapped, depth = OccupancyMap(config), np.full((120, 160), 3.0, np.float32)
+    for i in range(3):
+        mapped.integrate(depth, SMALL, pose(0.0, 0.0, 1.0, 0.0, -0.3), stamp_ns=i)
+    cells = mapped.grid().cells
+    plain = OccupancyMap(OccupancyConfig(size=8.0, drop_offs='ignore'))
+    plain.restore({**mapped.state()})
+    assert np.count_nonzero((plain.grid().cells == FREE) & (cells == UNKNOWN)) > 100
+    saved = OccupancyMap(config)
+    saved.restore(mapped.state())
+    np.testing.assert_array_equal(saved.grid().cells, cells)
+    checkpoint = mapped.checkpoint()
+    mapped.integrate(depth, SMALL, pose(0.0, 0.0, 1.0, 1.0, -0.3), stamp_ns=4)
+    mapped.go_back(checkpoint)
+    np.testing.assert_array_equal(mapped.grid().cells, cells)

@@ -14,6 +14,7 @@ from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import (
     GaussianMapConfig,
     ModelConfig,
+    OccupancyConfig,
     PoseConfig,
     ScaleConfig,
     SharpConfig,
@@ -59,6 +60,10 @@ LEVEL_BY_BASE = replace(SharpConfig(), pose=PoseConfig(base_frame='base'))
 def make_pipeline(**changes):
     predictor, info = load_predictor('sensor')
     return Pipeline(Engine(predictor, ModelConfig()), info, replace(LEVEL_BY_BASE, **changes))
+
+
+# of planes that stand on nothing, before which there is no floor
+NO_FLOOR = {'occupancy': OccupancyConfig(drop_offs='ignore')}
 
 
 def all_maps():
@@ -187,7 +192,7 @@ def test_depth_that_fails_for_a_while_keeps_the_maps(depth):
 
 @pytest.mark.parametrize('depth', [15.0, 30.0, 1e9, np.inf])
 def test_depth_beyond_range_clears_up_to_the_range_of_the_map_and_marks_nothing(depth):
-    pipeline = make_pipeline(**all_maps())
+    pipeline = make_pipeline(**all_maps(), **NO_FLOOR)
     for i in range(3):
         result = pipeline.process(frame(depth, SECOND + i * SECOND), WANTED)
         assert np.isnan(result.cloud[..., 2]).all() or depth == 15
@@ -282,7 +287,7 @@ def test_a_standing_camera_with_noise_stands():
 
 
 def test_after_a_jump_cells_go_where_the_pose_says():
-    pipeline = make_pipeline(**all_maps())
+    pipeline = make_pipeline(**all_maps(), **NO_FLOOR)
     for i, y in enumerate((0.0, 0.0, 5.0, 5.0, 0.0, 0.0)):
         result = pipeline.process(frame(2.0, SECOND + i * SECOND, facing(0, y)), WANTED)
         assert result.mapped

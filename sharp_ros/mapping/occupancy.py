@@ -35,6 +35,7 @@ from sharp_ros.mapping.occupancy_kernels import (
     FREE,
     FULL_SCALE,
     HIT,
+    MARK,
     mark_ground,
     mark_hits,
     mark_rays,
@@ -167,6 +168,7 @@ class Checkpoint:
     log_odds: np.ndarray
     corner: np.ndarray | None  # never written into
     faded_ns: np.ndarray
+    columns: np.ndarray
 
 
 class OccupancyMap:
@@ -197,7 +199,8 @@ class OccupancyMap:
         self._marks = np.zeros(self._log_odds.shape, np.uint8)
         # Likewise by storage row and column: where the floor is missing, how many layers were in
         # view, and the projection, which is kept as voxels change.
-        self._ground, self._tops = np.zeros((2, *config.shape[:2]), np.uint8)
+        self._columns = np.zeros((2, *config.shape[:2]), np.uint8)
+        self._ground, self._tops = self._columns
         self._cells = np.full(config.shape[:2], UNKNOWN, np.int8)
         self._stale = np.ones(self._side, bool)  # rows whose projection is out of date
         layers = config.shape[2]
@@ -211,7 +214,7 @@ class OccupancyMap:
 
     def reset(self) -> None:
         """Forget everything; the next frame places the window."""
-        self._log_odds[:], self._marks[:], self._ground[:], self._tops[:] = 0, 0, 0, 0
+        self._log_odds[:], self._marks[:], self._columns[:] = 0, 0, 0
         self._cells[:], self._stale[:] = UNKNOWN, False
         self._corner: np.ndarray | None = None  # world cell (x, y) of the window's low corner
         self._faded_ns = np.zeros(self._side, np.int64)  # by storage row
@@ -223,11 +226,15 @@ class OccupancyMap:
         return {
             **settings_of(self.config, _SETTINGS),
             'log_odds': self._log_odds.copy(),
+            'marks': self._marks.copy(),
+            'columns': self._columns.copy(),
             'corner': corner,
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Replace the map by one that `state` gave; what fades does so from the next frame on.
+
+        Maps of former versions know neither what was hit in free space nor where floor is missing.
 
         Raises:
             InputError: `bad_map` if it is damaged or of other settings; the map is then unchanged.
@@ -235,12 +242,17 @@ class OccupancyMap:
         check_settings(state, 'occupancy', self.config, _SETTINGS)
         log_odds = stored_array(state, 'log_odds', np.int16, self._log_odds.shape)
         corner = stored_array(state, 'corner', np.int64, (None, 2))
+        marks, columns = np.uint8(0), np.uint8(0)
+        if {'marks', 'columns'} & set(state):
+            marks = stored_array(state, 'marks', np.uint8, self._marks.shape)
+            columns = stored_array(state, 'columns', np.uint8, self._columns.shape)
         if max(int(log_odds.max()), -int(log_odds.min())) > FULL_SCALE:
             raise bad_map('log-odds are beyond their bound; save the map anew')
         if len(corner) > 1 or (np.abs(corner) > _FARTHEST_CELL).any():
             raise bad_map('the window of the occupancy map is nowhere; save the map anew')
         self.reset()
-        self._log_odds[:] = log_odds
+        self._log_odds[:], self._columns[:] = log_odds, columns
+        self._marks[:] = marks & np.uint8(~MARK & 0xFF)  # those are of a frame at work
         self._stale[:] = True
         self._corner = corner[0].copy() if len(corner) else None
 
@@ -334,12 +346,12 @@ class OccupancyMap:
         """
         log_odds = np.empty_like(self._log_odds) if into is None else into.log_odds
         np.copyto(log_odds, self._log_odds)
-        return Checkpoint(log_odds, self._corner, self._faded_ns.copy())
+        return Checkpoint(log_odds, self._corner, self._faded_ns.copy(), self._columns.copy())
 
     def go_back(self, checkpoint: Checkpoint) -> None:
         """Forget what was added since a checkpoint; the window stays where it is."""
         np.copyto(self._log_odds, checkpoint.log_odds)
-        self._marks[:], self._ground[:], self._tops[:] = 0, 0, 0
+        self._marks[:], self._columns[:] = 0, checkpoint.columns
         self._stale[:] = True
         if self.config.decay_time > 0 and self._last_ns is not None:
             age = (self._last_ns - checkpoint.faded_ns) * 1e-9
