@@ -16,6 +16,7 @@ _MIN_NORMALS = 50
 # Of a surface that is told to be a floor by the direction that is said to be up: degrees from it,
 # metres below the camera, share of all that is seen, metres about its height.
 _LEVEL, _BELOW, _LEVEL_SHARE, _FLATNESS = 8.0, 0.2, 0.1, 0.06
+_USUAL = 2  # so many times as likely is a camera that is held upright
 _FLOOR_PERCENTILE = 2.0  # heights below this are taken for noise
 
 
@@ -49,7 +50,8 @@ def is_floor_below(depth: np.ndarray, intrinsics: Intrinsics, up: np.ndarray) ->
     """Whether a level surface is seen below the camera, if `up` [3] in its optical frame is up.
 
     However the camera is held: a floor seen upside down, from the side or from straight above
-    counts. Where `up` is some other direction, walls seldom lie "below".
+    counts. Where `up` is some other direction a wall may lie "below"; so a camera that is held
+    upright over a floor at least half as large is believed instead.
 
     Args:
         depth: [H, W] z-depth, metres; 0 and non-finite mean no measurement.
@@ -57,12 +59,25 @@ def is_floor_below(depth: np.ndarray, intrinsics: Intrinsics, up: np.ndarray) ->
         up: unit vector.
     """
     normals, places = _normals(block_points(depth, intrinsics, _COLUMNS))
+    found = _largest_level(normals, places, up)
+    if found < max(_MIN_NORMALS, _LEVEL_SHARE * len(normals)):
+        return False
+    T_level_camera = level_from_depth(depth, intrinsics)
+    upright = None if T_level_camera is None else T_level_camera[2, :3]
+    return upright is None or found > _USUAL * _largest_level(normals, places, upright)
+
+
+def _largest_level(normals: np.ndarray, places: np.ndarray, up: np.ndarray) -> int:
+    """How many blocks of what faces `up` [3] below the camera lie at one height.
+
+    None, if that is not most of them.
+    """
     heights = places @ up
     level = (normals @ up > np.cos(np.radians(_LEVEL))) & (heights < -_BELOW)
-    if np.count_nonzero(level) < max(_MIN_NORMALS, _LEVEL_SHARE * len(normals)):
-        return False
-    found = heights[level]
-    return bool(np.mean(np.abs(found - np.median(found)) < _FLATNESS) > 0.5)
+    if not level.any():
+        return 0
+    flat = np.abs(heights[level] - np.median(heights[level])) < _FLATNESS
+    return int(np.count_nonzero(level)) if flat.mean() > 0.5 else 0
 
 
 def level_from_up(up: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
