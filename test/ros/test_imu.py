@@ -200,8 +200,8 @@ def test_an_imu_over_tf_says_what_is_up_and_frames_are_mapped(make_node, peer, t
     tf2.place(T_BASE_IMU, 'base', 'imu')
     tf2.place(T_BASE_CAMERA, 'base', CAMERA)
     node = start(make_node(imu__enabled=True, pose__source='odometry'))
-    ups, finish = [], node._session.pipeline.finish
-    node._session.pipeline.finish = lambda b: (ups.append(b.frame.up), finish(b))[1]
+    ups, see = [], node._session.pipeline.see
+    node._session.pipeline.see = lambda b: (ups.append(b.frame.up), see(b))[1]
     peer.listen(GRID, '/diagnostics')
     robot = Robot(peer, UPRIGHT, orientation=orientation)
     peer.spin_until(
