@@ -133,7 +133,8 @@ class Pipeline(PipelineState):
         factor, log_std = self._localizer.factor, gaussians.front_log_std
         refined = self._refinement.refine(tracked, depth, log_std, factor, clock)
         # What is metric scale, and where is the floor?
-        localized = self._localizer.observe(tracked, refined.depth, clock, refined.scale)
+        seen = (refined.scale, refined.poses_hold)
+        localized = self._localizer.observe(tracked, refined.depth, clock, *seen)
         frame = localized.frame
         gaussians, depth = localized.to_metres(refined.corrected(gaussians), refined.depth)
         # What of the depth can be believed.

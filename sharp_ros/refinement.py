@@ -37,6 +37,11 @@ class Refined:
         """The scale of the depth, if motion shows it."""
         return None if self.motion is None else self.motion.scale
 
+    @property
+    def poses_hold(self) -> bool:
+        """Whether motion says nothing against the pose."""
+        return self.motion is None or self.motion.poses_hold
+
     def corrected(self, gaussians: Gaussians) -> Gaussians:
         """The Gaussians of the image, as predicted, with the correction of the depth."""
         return gaussians if self.motion is None else gaussians.corrected(self.motion.correction)

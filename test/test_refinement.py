@@ -184,6 +184,26 @@ def test_a_jump_of_the_poses_is_no_baseline(drive):
             assert not result.refinement.correction.any()
 
 
+def test_poses_that_stand_while_images_move_cost_nothing_until_they_move_again(drive):
+    """Steps are too small for one to be implausible; depth carried over would be left behind."""
+    run, plain = pipeline(drive), pipeline(drive, SharpConfig(refinement=RefinementConfig('off')))
+    results, before = [], []
+    for i, frame in enumerate(drive):
+        pose = drive[0 if i < 16 else i].T_world_camera
+        seen = replace(blind(frame), T_world_camera=pose)
+        results.append(run.process(seen, set()))
+        before.append(plain.process(seen, set()))
+    for result, plain_result, frame in zip(results[:16], before, drive, strict=False):
+        worst = shape_error(plain_result.depth, frame.depth) + 0.02
+        assert shape_error(result.depth, frame.depth) < worst
+    stood = results[:16]
+    assert not stood[-1].refinement.poses_hold
+    assert stood[-1].refinement.obstacle == 'poses_disagree'
+    assert error(stood[-1].depth, drive[15].depth) < 0.15  # the scale of the network is right
+    assert results[-1].refinement.poses_hold
+    assert results[-1].refinement.measured.any()
+
+
 def test_gaussians_are_corrected_by_their_place_in_the_image():
     n = 2 * 4 * 6
     rng = np.random.default_rng(0)

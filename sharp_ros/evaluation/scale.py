@@ -71,7 +71,8 @@ class NodeSteps:
         tracked = self._localizer.track(shown.frame, shown.predicted, clock)
         factor = self._localizer.factor
         refined = self._refinement.refine(tracked, shown.predicted, shown.log_std, factor, clock)
-        localized = self._localizer.observe(tracked, refined.depth, clock, refined.scale)
+        seen = (refined.scale, refined.poses_hold)
+        localized = self._localizer.observe(tracked, refined.depth, clock, *seen)
         return localized.scale, refined.depth
 
 

@@ -179,6 +179,7 @@ class Localizer:
         depth: np.ndarray,
         clock: Stopwatch,
         scale_seen: MeasuredScale | None = None,
+        pose_holds: bool = True,
     ) -> Localized:
         """What is metric scale, and where is the floor?
 
@@ -187,12 +188,13 @@ class Localizer:
             depth: [H, W] z-depth of it as for `track`, or better.
             clock: of its steps; the laps are `scale` and `level`.
             scale_seen: scale of that depth as recent images show it.
+            pose_holds: whether these do not contradict the pose; else it teaches no scale.
 
         Raises:
             InputError: if pose or depth cannot be used.
         """
         frame, motion, unmappable = tracked.frame, tracked.motion, tracked.unmappable
-        scale = self._scale(tracked, depth, scale_seen)
+        scale = self._scale(tracked, depth, scale_seen, pose_holds)
         clock.lap('scale')
         if tracked.visual and motion is not None:
             try:
@@ -312,7 +314,7 @@ class Localizer:
     # metric scale ------------------------------------------------------------------------------
 
     def _scale(
-        self, tracked: Tracked, depth: np.ndarray, seen: MeasuredScale | None
+        self, tracked: Tracked, depth: np.ndarray, seen: MeasuredScale | None, pose_holds: bool
     ) -> ScaleEstimate | None:
         """Factor of the depth of a frame, from which that is learnt if it may be."""
         frame = tracked.frame
@@ -322,7 +324,7 @@ class Localizer:
         if not tracked.late:
             if self._filter is not None:
                 self._estimate = self._filter.update(
-                    frame,
+                    frame if pose_holds else frame.placed(None, frame.world_frame),
                     depth,
                     self._tracks(tracked) if self._asks_tracks else seen,
                     pose_is_metric=not (tracked.visual and self._knows_metres(frame)),

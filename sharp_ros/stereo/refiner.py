@@ -54,7 +54,8 @@ _JUMP = 0.5  # share of the depth; what lies farther back is of no use
 _GATE = 3.0  # std at which what is carried over is distrusted
 _DISTRUST = 0.1  # share of its information that is left then
 _CHECKED = 80  # corners by which a step of the poses is checked
-_MISSED_PX = 4.0  # median error of that from which it cannot be true
+_MISSED_PX = 6.0  # median error of that from which it cannot be true
+_WITNESS_NS = 1_000_000_000  # for which one image is the one that others are checked by
 _DOUBT = 0.3  # std that a first such step adds
 _SPREAD_CELLS = 2.0  # of a corner that moves by itself
 _TRIALS = (0.4, -0.4, 0.8, -0.8, 1.2, -1.2, 1.6, -1.6)  # logarithms, see `_searched`
@@ -88,6 +89,7 @@ class Refinement:
         std: [h, w] float32 standard deviation of log depth then, without that of its scale.
         measured: [h, w] bool, cells in which this image was compared with others.
         scale: of the whole, or None where there is nothing to measure it by.
+        poses_hold: whether nothing speaks against the poses; if not, they tell no motion.
         time_offset: of the poses from the images, as far as these turn; None while unknown.
         obstacle: short snake_case key of what prevents a measurement: `nothing_new` shortly after
             the last, `no_baseline`, `no_texture` or `poses_disagree`; empty if nothing does.
@@ -98,6 +100,7 @@ class Refinement:
     measured: np.ndarray
     scale: MeasuredScale | None = None
     obstacle: str = ''
+    poses_hold: bool = True
     time_offset: TimeOffset | None = None
 
     def factors(self, shape: tuple[int, ...]) -> np.ndarray:  # -> [H, W]
@@ -128,7 +131,9 @@ class DepthRefiner:
         self._offset_ns = 0  # when that was estimated
         self._past: _Past | None = None
         self._camera: _Camera | None = None
+        self._witness: _Past | None = None  # by which poses are checked since none was aligned
         self._implausible = 0  # steps of the poses, one after the other
+        self._poses_hold = True
         self._swept_at: np.ndarray | None = None  # position at the last comparison
         self._swept_ns = 0  # and when that was
         self._failures = 0  # comparisons, one after the other, in which the poses disagreed
@@ -215,10 +220,13 @@ class DepthRefiner:
             obstacle == 'nothing_new' and past is not None and past.aligned
         )
         self._past = _Past(stamp_ns, T_world_camera, now, variance, view.known, view.gray, agrees)
+        self._poses_hold |= aligned is not None
+        if not self._poses_hold:
+            obstacle = 'poses_disagree'
         image = Reference(stamp_ns, T_world_camera, view.gray, self._turning)
         self._references.add(image, view.median)
         std = self._std(view, variance)
-        return Refinement(field, std, measured, scale, obstacle, self._offset)
+        return Refinement(field, std, measured, scale, obstacle, self._poses_hold, self._offset)
 
     def _believed_factor(self, stamp_ns: int, factor: float) -> float:
         """Logarithm of the factor that brings predicted depth to the scale of the poses.
@@ -314,10 +322,8 @@ class DepthRefiner:
         if moved > _JUMP * view.median or stamp_ns - past.stamp_ns > _LONG_NS:
             return none, none
         aged = past.variance + np.float32(_DRIFT**2 * (stamp_ns - past.stamp_ns) * 1e-9)
-        # a first implausible step may be a blurred image; a second is wrong odometry
-        plausible = past.aligned or self._is_plausible(past, view, T_camera_past)
-        self._implausible = 0 if plausible else self._implausible + 1
-        if self._implausible > 1:
+        self._check_poses(past, view, stamp_ns, T_world_camera)
+        if not self._poses_hold:
             return none, none
         if self._implausible:
             aged = aged + np.float32(_DOUBT**2)
@@ -332,11 +338,35 @@ class DepthRefiner:
         )
         return correction, information * view.known
 
-    def _is_plausible(self, past: _Past, view: _View, T_camera_past: np.ndarray) -> bool:
-        """Whether corners of the image before are found where pose and depth put them."""
+    def _check_poses(
+        self, past: _Past, view: _View, stamp_ns: int, T_world_camera: np.ndarray
+    ) -> None:
+        """Hold the pose of this image against an earlier one, unless the last agreed with others.
+
+        That stays the same for a while, so that steps which are too small add up. A first
+        implausible step may be a blurred image; a second is wrong odometry, and it is believed
+        again only when images agree with it, for as long or by an alignment.
+        """
+        if past.aligned:
+            self._witness, self._implausible = None, 0
+            return
+        witness = self._witness or past
+        plausible = self._is_plausible(witness, view, T_world_camera)
+        lasted = stamp_ns - witness.stamp_ns > _WITNESS_NS
+        self._implausible = 0 if plausible is not False else self._implausible + 1
+        self._poses_hold = self._implausible < 2 and (self._poses_hold or lasted)
+        renewed = plausible is None or lasted or self._implausible > 1
+        self._witness = None if renewed else witness
+
+    def _is_plausible(self, past: _Past, view: _View, T_world_camera: np.ndarray) -> bool | None:
+        """Whether corners of an image before are found where pose and depth put them.
+
+        None where too few are.
+        """
+        T_camera_past = inverse(T_world_camera) @ past.T_world_camera
         px = corners(past.gray, np.empty((0, 2)), _CHECKED)
         if len(px) < _LEAST_CORNERS // 2:
-            return True  # nothing to see: as the poses say
+            return None
         row, column = view.camera.cell_of(px)
         points = view.camera.image.unprojected(px)
         points = points * np.exp(past.log_depth[row, column].astype(np.float64))[:, None]
@@ -344,13 +374,13 @@ class DepthRefiner:
         ahead = np.isfinite(guess).all(1)
         px, guess = px[ahead].astype(np.float32), guess[ahead]
         if len(px) < _LEAST_CORNERS // 2:
-            return True
+            return None
         place, found = followed(past.gray, view.gray, px, guess)
         unmoved, also = followed(past.gray, view.gray, px, px)
         place = np.where(found[:, None], place, unmoved)
         found |= also
         if np.count_nonzero(found) < _LEAST_CORNERS // 2:
-            return True
+            return None
         missed = np.linalg.norm(place - guess, axis=1)[found]
         return float(np.median(missed)) < _MISSED_PX
 
