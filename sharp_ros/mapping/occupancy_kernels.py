@@ -18,7 +18,7 @@ share are
 Of a byte of `marks` the lower two bits are the mark of this frame: 0, `PASSED`, `HIT` or
 `DOUBTED`; the next two count recent hits in what was free, and three more the frames in a row in
 which rays passed. Threads that mark write the same value, since the upper bits wait until all are
-done.
+done. One module, since all of them read and write these bits.
 """
 
 from __future__ import annotations

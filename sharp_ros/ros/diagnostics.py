@@ -1,4 +1,7 @@
-"""What the node reports of itself once a second (REP-107): rates, ages, drops, poses, stalls."""
+"""What the node reports of itself once a second (REP-107): rates, ages, drops, poses, stalls.
+
+One module: whatever is noted, from any thread, is summed up in the same few lines.
+"""
 
 from __future__ import annotations
 
