@@ -32,7 +32,7 @@ from test_sources import (
 from sharp_ros import se3
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
-from sharp_ros.sources import open_source
+from sharp_ros.sources import chunked, open_source
 
 
 def part_of(source, name):
@@ -701,6 +701,22 @@ def test_an_mcap_that_was_cut_gives_what_is_whole_and_names_the_remedy(
     (loss,) = losses(source)
     assert 'mcap recover' in loss
     assert 'ros2 bag reindex' not in loss
+
+
+@pytest.mark.parametrize('compression', ['lz4', 'zstd'])
+def test_a_chunk_that_unpacks_to_more_than_recorders_write_costs_itself_only(
+    tmp_path, monkeypatch, compression
+):
+    monkeypatch.setattr(chunked, '_MOST_UNPACKED', 100_000)
+    file = McapFile('ros2')
+    channel = file.ros2('/image', 'sensor_msgs/msg/Image')
+    for i in range(4):
+        image = np.zeros((240, 320, 3), np.uint8) if i == 2 else noise(i)
+        file.add_ros2(channel, stamp(i), ros2_image(i, image))
+    path = file.write(tmp_path / 'a.mcap', compression, per_chunk=1, index=False)
+    source = open_source(str(path))
+    assert [frame.stamp_ns for frame in source.frames()] == [stamp(i) for i in (0, 1, 3)]
+    assert 'a chunk holds more than' in losses(source)[0]
 
 
 @pytest.mark.parametrize('compression', ['BZ2', 'LZ4'])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 import bz2
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 import heapq
 from pathlib import Path
 import struct
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from sharp_ros.sources.storage import Channel, Storage
 # What a record raises that is cut off, or holds something else than it says.
 _BROKEN = (EOFError, struct.error, ValueError, KeyError, IndexError)
 _MOST_CHUNK = 1 << 32  # bytes of a record; more is said by damaged ones only
+_MOST_UNPACKED = 1 << 30  # bytes of a chunk; recorders begin another one after some megabytes
 
 
 @dataclass
@@ -147,27 +148,37 @@ class _ChunkedStorage(Storage):
 
 def _decompressed(data: bytes, compression: str) -> tuple[bytes, str]:
     """As far as it goes, and why it went no further."""
+    if compression in ('', 'none'):
+        return data, ''
+    if compression not in _DECOMPRESSORS:
+        return b'', f'a chunk is compressed by {compression!r}, which is unknown'
+    decompressor = _DECOMPRESSORS[compression]()
     try:
-        if compression in ('', 'none'):
-            return data, ''
-        if compression == 'bz2':
-            return bz2.BZ2Decompressor().decompress(data), ''
-        if compression == 'lz4':
-            import lz4.frame
-
-            return lz4.frame.LZ4FrameDecompressor().decompress(data), ''
-        if compression == 'zstd':
-            from backports import zstd
-
-            try:
-                return zstd.decompress(data), ''
-            except zstd.ZstdError:  # of a chunk that was cut off, what is there
-                return zstd.ZstdDecompressor().decompress(data), ''
-    except ModuleNotFoundError:
-        raise
+        found = decompressor.decompress(data, _MOST_UNPACKED)
     except Exception as error:  # each library has a type of its own
         return b'', f'a chunk cannot be decompressed ({error})'
-    return b'', f'a chunk is compressed by {compression!r}, which is unknown'
+    if len(found) == _MOST_UNPACKED:
+        return b'', f'a chunk holds more than {_MOST_UNPACKED >> 20} MB'
+    return found, ''
+
+
+def _lz4() -> Any:
+    import lz4.frame
+
+    return lz4.frame.LZ4FrameDecompressor()
+
+
+def _zstd() -> Any:
+    from backports import zstd
+
+    return zstd.ZstdDecompressor()
+
+
+_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    'bz2': bz2.BZ2Decompressor,
+    'lz4': _lz4,
+    'zstd': _zstd,
+}
 
 
 class McapStorage(_ChunkedStorage):
