@@ -198,6 +198,20 @@ def test_an_image_without_any_depth_or_texture_is_no_error(drive):
     assert np.isfinite(none.correction).all()
 
 
+def test_poses_once_found_wrong_are_not_believed_again_by_an_image_that_shows_nothing(drive):
+    """At one image a second, of poses that stand still while the camera moves."""
+    refiner, held = DepthRefiner(), []
+    for n, i in enumerate((10, 14, 18, None, 18, 18)):
+        gray, prior, _, _ = drive[18 if i is None else i]
+        gray = np.full_like(gray, 120) if i is None else gray
+        stamp_ns = n * 1_100_000_000
+        found = refiner.refine(gray, INTRINSICS, stamp_ns, drive[0][3], prior, STATED)
+        held.append(found.poses_hold)
+    assert held[:3] == [True, True, False]  # the second step that no standing camera makes
+    assert held[3] is False
+    assert held[5] is True  # it stands now, and was looked at for as long as that takes
+
+
 def test_another_camera_and_a_step_back_in_time_begin_anew(drive):
     refiner = DepthRefiner()
 

@@ -352,7 +352,7 @@ class DepthRefiner:
             return
         witness = self._witness or past
         plausible = self._is_plausible(witness, view, T_world_camera)
-        lasted = stamp_ns - witness.stamp_ns > _WITNESS_NS
+        lasted = plausible is True and stamp_ns - witness.stamp_ns > _WITNESS_NS
         self._implausible = 0 if plausible is not False else self._implausible + 1
         self._poses_hold = self._implausible < 2 and (self._poses_hold or lasted)
         renewed = plausible is None or lasted or self._implausible > 1
