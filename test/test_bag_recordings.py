@@ -1,10 +1,12 @@
 """Bags as people bring them: several of everything, broken parts, cut files, foreign schemas."""
 
 import base64
+import errno
 from fractions import Fraction
 import importlib
 import json
 import math
+import os
 import shutil
 import sqlite3
 import struct
@@ -790,6 +792,20 @@ def test_a_database_that_was_cut_gives_what_is_whole(tmp_path):
     assert 25 <= len(frames) < 40
     np.testing.assert_array_equal(frames[20].image, noise(20))
     assert 'bytes too early' in losses(source)[0]
+
+
+def test_a_packed_bag_for_which_there_is_no_room_is_refused_with_the_folder(tmp_path, monkeypatch):
+    write_long(tmp_path / 'a', 'db3')
+    (file,) = (tmp_path / 'a').glob('*.db3')
+    path = tmp_path / f'{file.name}.zstd'
+    path.write_bytes(zstd.compress(file.read_bytes()))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, 'copyfileobj', full)
+    with pytest.raises(InputError, match=r'No space left on device.*TMPDIR'):
+        list(open_source(str(path)).frames())
 
 
 @pytest.mark.parametrize('share', [1.0, 0.7])

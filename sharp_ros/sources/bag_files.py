@@ -52,6 +52,12 @@ def _unpacked(path: Path, folder: Path) -> tuple[Path, str]:
         try:
             with zstd.open(packed, 'rb') as whole:
                 shutil.copyfileobj(whole, file)
+        except OSError as error:
+            raise InputError(
+                f'{path} cannot be unpacked into {folder} ({error}); free space there, or set '
+                'TMPDIR to a folder that has it',
+                'unreadable_bag',
+            ) from error
         except (zstd.ZstdError, EOFError) as error:
             if not file.tell():
                 raise InputError(f'{path}: {error}', 'unreadable_bag') from error
