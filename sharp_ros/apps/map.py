@@ -121,12 +121,8 @@ def run(args: argparse.Namespace) -> int:
     if source.stock.parts:
         console.print(stock_table(source.stock.as_dict()))
     pipeline = Pipeline.from_config(config)
-    if pipeline.info.needs_depth and source.stock.lacks('depth'):
-        raise InputError(
-            f'the model {pipeline.info.name} needs measured depth, and {source.name} has none '
-            'that can be used; choose another --model',
-            'no_depth',
-        )
+    if pipeline.info.needs_depth:
+        source.stock.require_depth(pipeline.info.name)
     kind = 'metric' if pipeline.info.metric else 'relative'
     about = f'model: {pipeline.info.name} ({kind} depth), weights: {pipeline.info.licence}'
     console.print(about, markup=False)

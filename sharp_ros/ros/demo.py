@@ -29,7 +29,7 @@ from rich.console import Group
 from sensor_msgs.msg import CameraInfo, Image
 
 from sharp_ros.camera import Frame
-from sharp_ros.errors import InputError, SharpError
+from sharp_ros.errors import SharpError
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
     depth_to_msg,
@@ -127,12 +127,8 @@ class Demo:
             every = 1 if model == 'sensor' else _TRUTH_EVERY
             source = open_source(source_name, hfov=hfov, loop=True, depth_every=every)
             self._say(f'source: {source.name}, {source.rate_hz:g} Hz. {source.note}')
-            if model == 'sensor' and source.stock.lacks('depth'):
-                raise InputError(
-                    f'the model sensor needs measured depth, and {source.name} has none that can '
-                    'be used; choose another --model',
-                    'no_depth',
-                )
+            if model == 'sensor':
+                source.stock.require_depth(model)
             self._say('starting the node; its first start on a machine compiles kernels')
             manager = manager_of(process, self._peer, executor, interrupted, self._say)
             manager.start()

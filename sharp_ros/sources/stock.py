@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from sharp_ros.errors import InputError
+
 Kind = Literal['file', 'image', 'depth', 'calibration', 'poses', 'transforms', 'gravity', 'other']
 
 
@@ -178,6 +180,19 @@ class Stock:
     def lacks(self, kind: Kind) -> bool:
         """Whether it is known that nothing of this kind can be used."""
         return bool(self.parts) and not any(p.use for p in self.parts if p.kind == kind)
+
+    def require_depth(self, model: str) -> None:
+        """Refuse to begin where a model is to be given depth that is not there.
+
+        Raises:
+            InputError: `no_depth`.
+        """
+        if self.lacks('depth'):
+            raise InputError(
+                f'the model {model} needs measured depth, and {self.source} has none that can be '
+                'used; choose another --model',
+                'no_depth',
+            )
 
     @property
     def skipped(self) -> Counter[str]:
