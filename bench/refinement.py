@@ -9,7 +9,8 @@ which share of the pixels lies within one and two stated standard deviations. `-
 that are wrong, own odometry, images whose exposure jumps, and, of rooms, images of a rolling
 shutter; no case should be worse than without, scaled, by more than 0.002.
 `--picture` shows, of four images of the first source: the image, the true depth, the depth before
-and after, and the error before and after (red: too far).
+and after, and the error before and after (red: too far). That in docs/images is of room:21:
+recorded images are not ours to publish.
 Parameters of `sharp_ros/stereo` were chosen on kinect_room_dev, tum_fr3_cabinet and the drives of
 rooms 3 and 5.
 """
