@@ -52,7 +52,7 @@ from sharp_ros.ros.session import Running, Session
 from sharp_ros.ros.transforms import Transforms
 from sharp_ros.stopwatch import Stopwatch
 from sharp_ros.viewpoints import viewpoints
-from sharp_ros.worker import nothing, Wait, Worker
+from sharp_ros.worker import later, nothing, Wait, Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -405,8 +405,8 @@ class SharpNode(LifecycleNode):
             frame = session.lookup.complete(frame, wanted, maps=maps)
         clock.lap('pose')
         begun = pipeline.begin(frame, wanted)
-        if begun.pending.wait is not None:
-            yield begun.pending.wait
+        if begun.pending.overlaps:
+            yield begun.pending.wait or later
         seen = pipeline.see(begun)
         clock.lap('process')
         if self._worker is not worker:  # it hung, and the node has gone on without it

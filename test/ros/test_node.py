@@ -21,7 +21,7 @@ import torch
 
 from sharp_ros import self_check
 from sharp_ros.camera import Intrinsics
-from sharp_ros.engine import Engine
+from sharp_ros.engine import Engine, Pending
 from sharp_ros.models import load_predictor
 from sharp_ros.pipeline import Pipeline
 from sharp_ros.ros.conversions import (
@@ -87,6 +87,44 @@ def test_depth_does_not_wait_for_the_map(make_node, peer, monkeypatch):
     assert not peer.received['/sharp/occupancy_grid']
     mapping.set()
     peer.spin_until(lambda: peer.received['/sharp/occupancy_grid'], each=peer.send)
+
+
+@pytest.mark.parametrize('with_wait', [True, False])
+def test_a_frame_is_in_the_map_before_the_next_is_seen(make_node, peer, monkeypatch, with_wait):
+    """Also where the network works beside the map: what is seen may start the maps over."""
+    log, submit = [], Engine.submit
+
+    def overlapping(self, *args):
+        pending = submit(self, *args)
+        return Pending(pending._finish, (lambda: None) if with_wait else None, overlaps=True)
+
+    def logged(name, step, stamp_of):
+        def run(self, argument, *rest):
+            log.append((name, stamp_of(argument)))
+            return step(self, argument, *rest)
+
+        return run
+
+    for name, stamp_of in {
+        'begin': lambda frame: frame.stamp_ns,
+        'see': lambda begun: begun.frame.stamp_ns,
+        'place': lambda seen: seen.result.frame.stamp_ns,
+    }.items():
+        monkeypatch.setattr(Pipeline, name, logged(name, getattr(Pipeline, name), stamp_of))
+    monkeypatch.setattr(Engine, 'submit', overlapping)
+    peer.listen('/sharp/depth/image', '/sharp/occupancy_grid')
+    node = start(make_node(WallOracle(nap=0.03)))
+    log.clear()
+    peer.spin_until(lambda: counts(node).processed > 12, each=peer.send, period=0.01)
+    node.trigger_deactivate()
+    stamps = [stamp for name, stamp in log if name == 'place']
+    steps = [entry for entry in log if entry[0] != 'begin']
+    assert steps == [(name, stamp) for stamp in stamps for name in ('see', 'place')]
+    # the network had the next frame before this one was in the map
+    early = [
+        log.index(('begin', b)) < log.index(('place', a)) for a, b in itertools.pairwise(stamps)
+    ]
+    assert sum(early) > len(early) / 2
 
 
 def test_the_wall_becomes_occupied_two_metres_ahead_and_free_before_it(make_node, peer):
