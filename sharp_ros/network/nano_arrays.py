@@ -177,45 +177,47 @@ def gaussians_of_prediction(
     layers, (rows, columns) = 2, small.shape[:2]
     n = rows * columns
     with np.errstate(over='ignore'):  # numbers that overflow are no sky
-        depth = np.exp(prediction[:layers])
+        z = np.exp(prediction[:layers])
     free = prediction[NONE] > SURELY
-    valid = np.isfinite(depth) & (depth > 0) & ~(prediction[NONE] > 0)
-    z = np.where(valid, depth, np.float32(1))
-    behind = z[1] > z[0] * np.float32(SECOND_LAYER_RATIO)
-    opacities = np.stack([np.full_like(z[0], VISIBLE), np.where(behind, HIDDEN, 0.0)])
-    opacities = np.where(valid, opacities, 0).astype(np.float32).reshape(-1)
-    rays = intrinsics.rays().astype(np.float32, copy=False)
-    means = np.empty((layers, rows, columns, 3), np.float32)
-    for axis in range(2):  # both at once would be a loop of two numbers in each of many
-        np.multiply(rays[..., axis], z, out=means[..., axis])
-    means[..., 2] = z
+    valid = (z > 0) & (z < np.inf) & ~(prediction[NONE] > 0)
+    z[~valid] = 1
+    hidden = np.where(z[1] > z[0] * np.float32(SECOND_LAYER_RATIO), np.float32(HIDDEN), 0)
+    opacities = np.where(valid, (np.full_like(hidden, VISIBLE), hidden), np.float32(0))
+    x, y = (axis.astype(np.float32) for axis in intrinsics.axes())
     # pixels may be anisotropic after a resize; the geometric mean keeps the footprint's area
-    widths = (z * np.float32(STD_CELLS / (intrinsics.fx * intrinsics.fy) ** 0.5)).reshape(-1, 1)
-    colors = np.empty((layers, n, 3), np.float32)
-    colors[:] = _linear_of_bytes()[small].reshape(n, 3)
+    widths = z * np.float32(STD_CELLS / (intrinsics.fx * intrinsics.fy) ** 0.5)
+    colors = np.empty((layers, rows, columns, 3), np.float32)
+    cv2.LUT(small, _linear_of_bytes(), colors[0])
     if len(prediction) >= CHANNELS:
-        widths *= np.exp(WIDTH_STEP * np.tanh(prediction[WIDTHS])).reshape(-1, 1)
+        widths *= np.exp(WIDTH_STEP * np.tanh(prediction[WIDTHS]))
         # what is quite invisible stays so; the rest keeps its place in the depth
         with np.errstate(divide='ignore', over='ignore'):  # the logit of 0 is -inf, and comes back
-            corrected = _logit(opacities) + prediction[OPACITIES].reshape(-1)
+            corrected = _logit(opacities) + prediction[OPACITIES]
             opacities = 1 / (1 + np.exp(-corrected))
-        planes = np.ascontiguousarray(small.reshape(n, 3).T)  # one after the other, as predicted
-        encoded = planes / np.float32(255) + prediction[HIDDEN_COLOR].reshape(3, n)
-        colors[1] = _linear_from_srgb(encoded).T
+        planes = np.stack(cv2.split(small)) * np.float32(1 / 255)
+        cv2.merge(_linear_from_srgb(planes + prediction[HIDDEN_COLOR]), colors[1])
+    else:
+        colors[1] = colors[0]
     quats = np.zeros((layers * n, 4), np.float32)
     quats[:, 0] = 1
     # a Laplace distribution of scale b has standard deviation sqrt(2) b
     std = np.exp(prediction[LOG_SCALE].reshape(-1)) * np.float32(2**0.5)
     arrays = GaussianArrays(
-        means=means.reshape(-1, 3),
+        means=_joined(x * z, y[:, None] * z, z),
         quats=quats,
-        scales=np.repeat(widths, 3, axis=1),
-        opacities=opacities,
+        scales=_joined(widths, widths, widths),
+        opacities=opacities.reshape(-1),
         colors=colors.reshape(-1, 3),
         log_depth_std=np.tile(std, layers),
         empty=np.tile(free.reshape(-1), layers),
     )
     return Gaussians.of_arrays(arrays, (layers, rows, columns))
+
+
+def _joined(*planes: np.ndarray) -> np.ndarray:  # 3 x [L, h, w] -> [N, 3]
+    """Numbers of each Gaussian together; numpy would copy them one by one."""
+    columns = planes[0].shape[-1]
+    return cv2.merge([plane.reshape(-1, columns) for plane in planes]).reshape(-1, 3)
 
 
 def _logit(p: np.ndarray) -> np.ndarray:
@@ -224,8 +226,11 @@ def _logit(p: np.ndarray) -> np.ndarray:
 
 def _linear_from_srgb(encoded: np.ndarray) -> np.ndarray:
     """IEC 61966-2-1, see `gaussians.linear_from_srgb`; float32."""
-    x = encoded.clip(0, 1)
-    return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4).astype(np.float32)
+    encoded = encoded.clip(0, 1)
+    linear = encoded + np.float32(0.055)
+    linear *= np.float32(1 / 1.055)
+    linear **= np.float32(2.4)
+    return np.where(encoded <= np.float32(0.04045), encoded * np.float32(1 / 12.92), linear)
 
 
 @cache
