@@ -1,13 +1,16 @@
 """What motion makes of predicted depth, with poses that are given, found, or wrong.
 
-    python bench/refinement.py SOURCE... [--every 3] [--faults] [--picture FILE] [--json FILE]
+    python bench/refinement.py SOURCE... [--every 3] [--faults] [--network-rate 0] [--picture FILE]
+        [--json FILE]
 
 A source is a folder in TUM layout with poses, or `room:SEED`, a drive through a simulated room.
 Each line is the mean over all images: AbsRel as it is and scaled by the median, of the network
 alone, of its depth times the scale that the pipeline finds, and of that corrected by motion; then
 which share of the pixels lies within one and two stated standard deviations. `--faults` adds poses
 that are wrong, own odometry, images whose exposure jumps, and, of rooms, images of a rolling
-shutter; no case should be worse than without, scaled, by more than 0.002.
+shutter; no case should be worse than without, scaled, by more than 0.002. `--network-rate` is
+`refinement.network_rate_hz`: below the rate of the images, the network's depth is carried in
+between, and stands in the first column.
 `--picture` shows, of four images of the first source: the image, the true depth, the depth before
 and after, and the error before and after (red: too far). That in docs/images is of room:21:
 recorded images are not ours to publish.
@@ -32,7 +35,12 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
 from sharp_ros.camera import Frame, Intrinsics  # noqa: E402
-from sharp_ros.config import ModelConfig, PointCloudConfig, SharpConfig  # noqa: E402
+from sharp_ros.config import (  # noqa: E402
+    ModelConfig,
+    PointCloudConfig,
+    RefinementConfig,
+    SharpConfig,
+)
 from sharp_ros.engine import Engine  # noqa: E402
 from sharp_ros.evaluation.metrics import depth_metrics, MIN_TRUTH  # noqa: E402
 from sharp_ros.files import write_atomically  # noqa: E402
@@ -121,10 +129,12 @@ FAULTS: dict[str, Callable[[Poses], Poses]] = {
 
 
 def run(
-    engine: Engine, info: ModelInfo, frames: list[Frame], poses: Poses | None
+    engine: Engine, info: ModelInfo, frames: list[Frame], poses: Poses | None, rate_hz: float
 ) -> Iterator[FrameResult]:
     """Results of the pipeline, without a pose by visual odometry."""
-    pipeline = Pipeline(engine, info, SharpConfig(point_cloud=AS_PREDICTED, views={}))
+    refinement = RefinementConfig(network_rate_hz=rate_hz)
+    config = SharpConfig(point_cloud=AS_PREDICTED, views={}, refinement=refinement)
+    pipeline = Pipeline(engine, info, config)
     pipeline.take_any_image()
     for i, frame in enumerate(frames):
         blind = replace(frame, depth=None, unseen=None, world_frame='world')
@@ -197,6 +207,7 @@ def main() -> None:
     parser.add_argument('sources', nargs='+')
     parser.add_argument('--every', type=int, default=1, help='of recordings, every so many images')
     parser.add_argument('--faults', action='store_true')
+    parser.add_argument('--network-rate', type=float, default=RefinementConfig().network_rate_hz)
     parser.add_argument('--picture', type=Path)
     parser.add_argument('--json', type=Path)
     options = parser.parse_args()
@@ -216,7 +227,7 @@ def main() -> None:
         found = report['sources'][Path(source).name] = {'frames': len(frames)}
         print(f'{Path(source).name}, {len(frames)} images')
         for name, (shown, poses) in cases.items():
-            results = list(run(engine, info, shown, poses))
+            results = list(run(engine, info, shown, poses, options.network_rate))
             found[name] = row = judged(shown, iter(results))
             steps = ('network', 'scaled', 'refined')
             numbers = '  '.join(f'{row[s]:.3f} / {row[s + "_median_scaled"]:.3f}' for s in steps)

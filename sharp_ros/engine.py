@@ -132,18 +132,13 @@ class Pending:
     Attributes:
         wait: returns once the device is free for the next frame; None where it only begins to
             work when the result is asked for, or does so on the cores of the caller.
-        overlaps: whether the network works before the result is asked for.
     """
 
     def __init__(
-        self,
-        finish: Callable[[bool], Gaussians],
-        wait: Callable[[], None] | None = None,
-        *,
-        overlaps: bool = False,
+        self, finish: Callable[[bool], Gaussians], wait: Callable[[], None] | None = None
     ) -> None:
         self._finish = finish
-        self.wait, self.overlaps = wait, overlaps
+        self.wait = wait
 
     def result(self, *, covariances: bool = True) -> Gaussians:
         """Wait for the Gaussians; to be called once.
@@ -386,7 +381,12 @@ class Engine:
             }
             return gaussians
 
-        return Pending(finish, queue.waiting(flight), overlaps=queue.overlaps)
+        return Pending(finish, queue.waiting(flight))
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the network works between `submit` and `Pending.result`."""
+        return self._queue is not None and self._queue.overlaps
 
     def _called(
         self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None

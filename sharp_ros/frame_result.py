@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -18,8 +18,8 @@ from sharp_ros.localization.scale_filter import ScaleEstimate
 from sharp_ros.mapping.map_fit import MapFit
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.mapping.verdict import Verdict
-from sharp_ros.point_cloud import depth_from_gaussians
-from sharp_ros.stereo import Refinement
+from sharp_ros.point_cloud import resize_depth, surface_depth
+from sharp_ros.stereo import PredictedDepth, Refinement
 from sharp_ros.stopwatch import Stopwatch
 from sharp_ros.views import View
 
@@ -38,7 +38,7 @@ class FrameResult:
     Attributes:
         frame: what went in, rectified.
         gaussians: in the optical frame of the camera, metres; points only where neither they nor
-            a view were asked for.
+            a view were asked for; None where depth was carried over from the image before.
         depth: [H, W] float32 z-depth of the visible surface, metres; NaN where there is none, and
             everywhere if the model is a relative one.
         log_std: [m, n] float32 standard deviation of the logarithm of `depth`, that of its scale
@@ -69,7 +69,7 @@ class FrameResult:
     """
 
     frame: Frame
-    gaussians: Gaussians
+    gaussians: Gaussians | None
     depth: np.ndarray
     log_std: np.ndarray | None = None
     cloud: np.ndarray | None = None
@@ -119,26 +119,38 @@ class SeenFrame:
 
 @dataclass(frozen=True)
 class BegunFrame:
-    """A frame whose network runs or is about to.
+    """A frame whose network runs or is about to, or need not run.
 
     Attributes:
         frame: what went in.
         wanted: outputs somebody listens to.
-        pending: its Gaussians to be.
+        pending: its Gaussians to be, or its depth where motion tells that.
         clock: of its steps, running.
         objection: why nothing may be learnt from it, see `ContentCheck` and `contradiction`.
     """
 
     frame: Frame
     wanted: frozenset[str]
-    pending: Pending
+    pending: Pending | PredictedDepth
     clock: Stopwatch
     objection: InputError | None = None
 
+    @property
+    def asks_network(self) -> bool:
+        """Whether its depth comes from the network, with Gaussians."""
+        return isinstance(self.pending, Pending)
+
+    @property
+    def wait(self) -> Callable[[], None] | None:
+        """See `Pending.wait`."""
+        return self.pending.wait if isinstance(self.pending, Pending) else None
+
     def predicted(
         self, covariances: bool, *, measured: bool
-    ) -> tuple[Gaussians, np.ndarray]:  # and [H, W]
+    ) -> tuple[Gaussians | None, PredictedDepth]:
         """Gaussians and depth of the visible surface, in the unit of the network; waits for both.
+
+        There are no Gaussians where motion tells the depth.
 
         Args:
             covariances: whether anybody needs the shape of the Gaussians.
@@ -148,13 +160,18 @@ class BegunFrame:
         Raises:
             EngineError: if the network cannot be run.
         """
-        frame, gaussians = self.frame, self.pending.result(covariances=covariances)
+        frame, pending = self.frame, self.pending
+        if isinstance(pending, PredictedDepth):
+            return None, pending
+        gaussians = pending.result(covariances=covariances)
         if frame.unseen is not None and not measured:
             gaussians = gaussians.hidden(frame.unseen)
         self.clock.lap('network')
+        log_std = gaussians.front_log_std
         if measured and frame.depth is not None:
-            return gaussians, frame.depth
-        depth = depth_from_gaussians(gaussians, frame.intrinsics.width, frame.intrinsics.height)
+            return gaussians, PredictedDepth(frame.depth, log_std)
+        cells = surface_depth(gaussians)
+        depth = resize_depth(cells, frame.intrinsics.width, frame.intrinsics.height)
         if frame.unseen is not None:
             depth = np.where(frame.unseen, np.float32(np.nan), depth)
-        return gaussians, depth
+        return gaussians, PredictedDepth(depth, log_std, cells)

@@ -112,7 +112,7 @@ class Mapper:
         self,
         localized: Localized,
         depth: np.ndarray,
-        gaussians: Gaussians,
+        gaussians: Gaussians | None,
         clock: Stopwatch,
         log_std: np.ndarray | None,
     ) -> PoseUnavailableError | InputError | None:
@@ -121,7 +121,7 @@ class Mapper:
         Args:
             localized: frame, pose and scale.
             depth: [H, W] z-depth in metres; NaN where there is none.
-            gaussians: of the frame, in its optical frame.
+            gaussians: of the frame, in its optical frame; without them it is not fused.
             clock: that tells how long it took.
             log_std: [m, n] standard deviation of the logarithm of the depth, that of its scale
                 left out; None: not known.
@@ -139,7 +139,7 @@ class Mapper:
             except PoseUnavailableError as changed:
                 error = changed
         clock.lap('map')
-        if frame.T_world_camera is not None and error is None:
+        if frame.T_world_camera is not None and error is None and gaussians is not None:
             self.world.fuse(frame, depth, gaussians)
         clock.lap('fuse')
         self._note_course(localized, error)

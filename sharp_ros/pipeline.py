@@ -90,6 +90,11 @@ class Pipeline(PipelineState):
         # Does the image show anything, and does its pose agree with gravity?
         objection = self._objection(frame)
         clock.lap('content')
+        # Do recent images say as much of this one as the network would?
+        carried = None if objection else self._refinement.carried(frame)
+        clock.lap('carry')
+        if carried is not None:
+            return BegunFrame(frame, frozenset(wanted), carried, clock)
         # What is known of gravity and height makes the scale of the network better.
         floor = self._localizer.floor(frame)
         pending = self.engine.submit(frame.image, frame.intrinsics, frame.depth, floor)
@@ -124,17 +129,17 @@ class Pipeline(PipelineState):
         # What is known is of no use after a jump in time, or for another camera.
         self._start_over_if_needed(frame)
         # What the network, or the depth sensor, says. Few need the covariances of the network.
-        due = self._views.take_due(frame.stamp_ns, wanted)
+        due = self._views.take_due(frame.stamp_ns, wanted) if begun.asks_network else ()
         covariances = bool(due) or self._needs_covariances(frame, wanted)
-        gaussians, depth = begun.predicted(covariances, measured=self.info.needs_depth)
+        gaussians, predicted = begun.predicted(covariances, measured=self.info.needs_depth)
         # Where is the camera? An image that shows nothing does not say.
-        tracked = self._localizer.track(frame, depth, clock, begun.objection)
+        tracked = self._localizer.track(frame, predicted.depth, clock, begun.objection)
         # What recent images say about the depth of this one.
-        factor, log_std = self._localizer.factor, gaussians.front_log_std
-        refined = self._refinement.refine(tracked, depth, log_std, factor, clock)
+        refined = self._refinement.refine(tracked, predicted, self._localizer.factor, clock)
         # What is metric scale, and where is the floor?
         seen = (refined.scale, refined.poses_hold)
         localized = self._localizer.observe(tracked, refined.depth, clock, *seen)
+        self._refinement.remember(localized, refined, predicted)
         frame = localized.frame
         gaussians, depth = localized.to_metres(refined.corrected(gaussians), refined.depth)
         # What of the depth can be believed.
@@ -179,8 +184,10 @@ class Pipeline(PipelineState):
             self._snapshots.add(frame, depth)
         # What virtual cameras see.
         mapped = frame.T_world_camera is not None and unmapped is None
-        scene = Seen(frame, gaussians, mapped)
-        views, unplaced = self._views.render(seen.due, scene, self._mapper.world, wanted)
+        views, unplaced = {}, {}
+        if gaussians is not None:
+            scene = Seen(frame, gaussians, mapped)
+            views, unplaced = self._views.render(seen.due, scene, self._mapper.world, wanted)
         clock.lap('views')
         # What the map looks like now.
         map_outputs = self._mapper.outputs(localized, depth, wanted, mapped=mapped)
@@ -191,7 +198,7 @@ class Pipeline(PipelineState):
             unplaced=unplaced,
             mapped=mapped,
             unmapped=unmapped,
-            timings_ms=self._timings(clock),
+            timings_ms=self._timings(seen.begun),
             **map_outputs,
         )
 
@@ -238,6 +245,6 @@ class Pipeline(PipelineState):
         if self._mapper.world is not before:
             self._views.reset()
 
-    def _timings(self, clock: Stopwatch) -> dict[str, float]:
-        stages = {f'network.{name}': ms for name, ms in self.engine.timings_ms.items()}
-        return {**clock.laps, **stages}
+    def _timings(self, begun: BegunFrame) -> dict[str, float]:
+        stages = self.engine.timings_ms if begun.asks_network else {}
+        return {**begun.clock.laps, **{f'network.{name}': ms for name, ms in stages.items()}}

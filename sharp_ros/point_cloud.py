@@ -57,20 +57,25 @@ def depth_from_gaussians(gaussians: Gaussians, width: int, height: int) -> np.nd
     Raises:
         InputError: if the image order was lost or the size is not positive.
     """
+    if width < 1 or height < 1:
+        raise InputError(f'depth image of {width}x{height} pixels asked', 'bad_size')
+    return resize_depth(surface_depth(gaussians), width, height)
+
+
+def surface_depth(gaussians: Gaussians) -> np.ndarray:  # -> [rows, columns]
+    """Depth of the visible surface in the cells of the network, see `depth_from_gaussians`."""
     if gaussians.grid is None:
         raise InputError(
             'Gaussians without image order have no depth image; pass the prediction itself, '
             'before select()',
             'no_image_grid',
         )
-    if width < 1 or height < 1:
-        raise InputError(f'depth image of {width}x{height} pixels asked', 'bad_size')
     arrays = gaussians.layer(0).arrays
     # an invisible Gaussian holds the place of a cell without depth
     z = np.where(arrays.opacities > 0, arrays.means[:, 2], np.float32(np.nan))
     if arrays.empty is not None:
         z[arrays.empty] = np.inf
-    return resize_depth(z.reshape(gaussians.grid[1:]), width, height)
+    return z.reshape(gaussians.grid[1:])
 
 
 def resize_depth(depth: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -81,9 +86,13 @@ def resize_depth(depth: np.ndarray, width: int, height: int) -> np.ndarray:
         inverse = np.where(usable, np.float32(1) / depth, np.float32(np.nan))
     if depth.shape == (height, width):
         return np.where(usable, depth, np.float32(np.nan))
-    return resize_kernel(
-        inverse, *_taps(depth.shape[0], height), *_taps(depth.shape[1], width), _RATIO
-    )
+    return resize_inverse_depth(inverse, width, height)
+
+
+def resize_inverse_depth(inverse: np.ndarray, width: int, height: int) -> np.ndarray:
+    """As `resize_depth`, of [H, W] float32 inverse depth; NaN: none, 0: nothing in range."""
+    rows, columns = inverse.shape
+    return resize_kernel(inverse, *_taps(rows, height), *_taps(columns, width), _RATIO)
 
 
 def drop_flying_pixels(depth: np.ndarray, edge_ratio: float) -> np.ndarray:

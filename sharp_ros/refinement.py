@@ -7,11 +7,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import RefinementConfig
 from sharp_ros.gaussians import Gaussians
-from sharp_ros.localization.localized import Tracked
-from sharp_ros.stereo import DepthRefiner, MeasuredScale, Refinement
+from sharp_ros.localization.localized import Localized, Tracked
+from sharp_ros.stereo import (
+    DepthCarrier,
+    DepthRefiner,
+    MeasuredScale,
+    PredictedDepth,
+    Refinement,
+)
 from sharp_ros.stopwatch import Stopwatch
 
 _UNSTATED_STD = 0.25  # of log depth of a network that states none, as networks err
@@ -42,9 +48,11 @@ class Refined:
         """Whether motion says nothing against the pose."""
         return self.motion is None or self.motion.poses_hold
 
-    def corrected(self, gaussians: Gaussians) -> Gaussians:
+    def corrected(self, gaussians: Gaussians | None) -> Gaussians | None:
         """The Gaussians of the image, as predicted, with the correction of the depth."""
-        return gaussians if self.motion is None else gaussians.corrected(self.motion.correction)
+        if gaussians is None or self.motion is None:
+            return gaussians
+        return gaussians.corrected(self.motion.correction)
 
 
 class MotionRefinement:
@@ -57,7 +65,7 @@ class MotionRefinement:
 
     def __init__(self, config: RefinementConfig, *, predicts: bool) -> None:
         self._predicts = predicts
-        self._refiner = DepthRefiner()
+        self._refiner, self._carrier = DepthRefiner(), DepthCarrier()
         self._world = 0  # of the poses
         self.reconfigure(config)
 
@@ -69,18 +77,41 @@ class MotionRefinement:
     def reset(self) -> None:
         """Forget what was seen."""
         self._refiner.reset()
+        self._carrier.reset()
 
     def reconfigure(self, config: RefinementConfig) -> None:
         """Go on with other settings."""
         self._enabled = self._predicts and config.enabled != 'off'
+        self._network_rate_hz = config.network_rate_hz
         if not self._enabled:
             self.reset()
+
+    def carried(self, frame: Frame) -> PredictedDepth | None:
+        """Depth that makes the network of a frame needless; None where it is to run."""
+        return self._carrier.carried(frame, self._network_rate_hz) if self._enabled else None
+
+    def remember(self, localized: Localized, refined: Refined, predicted: PredictedDepth) -> None:
+        """Take what a network said of a frame, if it did, for those that follow.
+
+        Nothing is carried over poses of visual odometry, which builds on what networks say.
+
+        Args:
+            localized: the frame.
+            refined: what motion made of its depth.
+            predicted: its depth, of the network or carried.
+        """
+        scale, asked = localized.scale, self._enabled and self._network_rate_hz > 0
+        if not asked or predicted.cells is None or scale is None:
+            return
+        if localized.visual or refined.motion is None or not refined.poses_hold:
+            self._carrier.reset()
+        else:
+            self._carrier.remember(localized.frame, predicted, scale.value)
 
     def refine(
         self,
         tracked: Tracked,
-        depth: np.ndarray,
-        log_std: np.ndarray | None,
+        predicted: PredictedDepth,
         factor: float,
         clock: Stopwatch,
     ) -> Refined:
@@ -88,13 +119,11 @@ class MotionRefinement:
 
         Args:
             tracked: the frame, with its pose if that is known.
-            depth: [H, W] as predicted.
-            log_std: [m, n] standard deviation of its logarithm as the network states it, edge to
-                edge at any resolution; None if it states none.
+            predicted: its depth.
             factor: that makes metres of it, as far as known.
             clock: of the steps; the lap is `refinement`.
         """
-        frame = tracked.frame
+        frame, depth, log_std = tracked.frame, predicted.depth, predicted.log_std
         usable = tracked.learns and not tracked.late and frame.T_world_camera is not None
         if not (self._enabled and usable):
             clock.lap('refinement')

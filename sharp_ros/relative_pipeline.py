@@ -44,13 +44,14 @@ class RelativePipeline(Pipeline):
             EngineError: if the network cannot be run.
         """
         frame, size = begun.frame, begun.frame.intrinsics
-        gaussians, relative_depth = begun.predicted(covariances=False, measured=False)
+        gaussians, predicted = begun.predicted(covariances=False, measured=False)
+        assert gaussians is not None  # motion needs metres
         result = FrameResult(
             frame=frame,
             gaussians=replace(gaussians, quats=None, scales=None),
             depth=np.full((size.height, size.width), np.nan, np.float32),
             timings_ms=begun.clock.laps,
-            relative_depth=relative_depth,
+            relative_depth=predicted.depth,
         )
         return SeenFrame(result, begun)
 

@@ -21,6 +21,7 @@ STAGES = {
     *(
         'occupancy',
         'visual_odometry',
+        'carried_depth',
         'refinement',
         'fuse_keyframe',
         'fuse_surface_keyframe',

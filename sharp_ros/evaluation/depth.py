@@ -87,15 +87,16 @@ def evaluate_depth(
             continue
         if not latencies:
             engine.warm_up(k)
-        result = scaled = None
+        result = scaled = predicted = None
         if pipeline is not None and frame.T_world_camera is not None:
             result = pipeline.process(_without_truth(frame), set())
             assert result.scale is not None
             scaled = result.depth
             if result.refinement is not None:
                 scaled = scaled / result.refinement.factors(scaled.shape)
-            predicted = scaled / np.float32(result.scale.value)
-        else:
+            if result.gaussians is not None:
+                predicted = scaled / np.float32(result.scale.value)
+        if predicted is None:  # the node would not have asked the network
             gaussians = engine.predict(frame.image, k, frame.depth, covariances=False)
             predicted = depth_from_gaussians(gaussians, k.width, k.height)
         latencies.append(engine.last_ms)

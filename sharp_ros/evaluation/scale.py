@@ -15,6 +15,7 @@ import math
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import cv2
 import numpy as np
 
 from sharp_ros.camera import Frame
@@ -36,6 +37,7 @@ from sharp_ros.models import load_predictor, ModelInfo
 from sharp_ros.point_cloud import depth_from_gaussians
 from sharp_ros.refinement import MotionRefinement
 from sharp_ros.sources import open_source, Source
+from sharp_ros.stereo import PredictedDepth
 from sharp_ros.stopwatch import Stopwatch
 
 SETTLED = 2.0  # seconds after which an error is not excused by the start
@@ -68,12 +70,24 @@ class NodeSteps:
 
     def find(self, shown: Shown, clock: Stopwatch) -> tuple[ScaleEstimate | None, np.ndarray]:
         """See `FindsScale.find`."""
-        tracked = self._localizer.track(shown.frame, shown.predicted, clock)
-        factor = self._localizer.factor
-        refined = self._refinement.refine(tracked, shown.predicted, shown.log_std, factor, clock)
+        carried = self._refinement.carried(shown.frame)
+        clock.lap('carry')
+        predicted = carried or PredictedDepth(shown.predicted, shown.log_std, _cells_of(shown))
+        tracked = self._localizer.track(shown.frame, predicted.depth, clock)
+        refined = self._refinement.refine(tracked, predicted, self._localizer.factor, clock)
         seen = (refined.scale, refined.poses_hold)
         localized = self._localizer.observe(tracked, refined.depth, clock, *seen)
+        self._refinement.remember(localized, refined, predicted)
         return localized.scale, refined.depth
+
+
+def _cells_of(shown: Shown) -> np.ndarray | None:  # -> [h, w]
+    """Depth in the cells of the network, about, of which only the images are kept."""
+    if shown.log_std is None:
+        return None
+    with np.errstate(divide='ignore', invalid='ignore'):
+        inverse = np.where(shown.predicted > 0, 1 / shown.predicted, np.float32(np.nan))
+        return 1 / cv2.resize(inverse, shown.log_std.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,18 @@ from sharp_ros.mapping.occupancy import OccupancyMap
 from sharp_ros.mapping.surface_map import SurfaceMap
 from sharp_ros.network.composer import gaussians_from_depth
 from sharp_ros.pipeline import Pipeline
-from sharp_ros.point_cloud import clean_depth, depth_from_gaussians, organised_cloud
+from sharp_ros.point_cloud import (
+    clean_depth,
+    depth_from_gaussians,
+    organised_cloud,
+    surface_depth,
+)
 from sharp_ros.rasterizer import rasterize
 from sharp_ros.rectification import CameraModel, Rectifier
 from sharp_ros.ros.conversions import cloud_to_msg, image_from_msg
 from sharp_ros.se3 import inverse, look_at
 from sharp_ros.sources.base import CAMERA, WORLD
-from sharp_ros.stereo import DepthRefiner
+from sharp_ros.stereo import DepthCarrier, DepthRefiner, PredictedDepth
 from sharp_ros.views import VIEW
 
 WIDTH, HEIGHT = 640, 480
@@ -152,11 +157,15 @@ def stages(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Stage]:
     ]
     source, stamps = cycle(drive), count(step=_FRAME_INTERVAL_NS)
     sample = pipeline.process(replace(first, stamp_ns=next(stamps)), _all_outputs(config))
+    seen = sample.gaussians
+    assert seen is not None  # of the first frame
     occupancy = OccupancyMap(config.occupancy)
     fused = GaussianMap(config.gaussian_map)
     surface = SurfaceMap(config.surface_map)
     odometry = VisualOdometry(config.odometry)
-    refiner = DepthRefiner()
+    refiner, carrier = DepthRefiner(), DepthCarrier()
+    carrier.remember(first, PredictedDepth(sample.depth, None, surface_depth(seen)), 1.0)
+    following = replace(first, stamp_ns=first.stamp_ns + 1)
 
     def decode(encoding: str) -> Callable[[], Any]:
         msg = _image_msg(first.image, encoding)
@@ -166,7 +175,7 @@ def stages(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Stage]:
         return pipeline.engine.predict(first.image, k, first.depth)
 
     def make_depth() -> Any:
-        raw = depth_from_gaussians(sample.gaussians, k.width, k.height)
+        raw = depth_from_gaussians(seen, k.width, k.height)
         return clean_depth(raw, config.point_cloud)
 
     def make_cloud() -> Any:
@@ -180,7 +189,7 @@ def stages(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Stage]:
 
     def fuse() -> Any:
         _, _, T_world_camera = next(source)
-        fused.integrate(sample.gaussians, sample.depth, k, T_world_camera)
+        fused.integrate(seen, sample.depth, k, T_world_camera)
 
     def fuse_surface() -> Any:
         _, _, T_world_camera = next(source)
@@ -195,6 +204,9 @@ def stages(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Stage]:
         gray, std = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.full((2, 2), 0.2, np.float32)
         motion = refiner.refine(gray, k, next(stamps), T_world_camera, depth, std)
         return motion.applied(depth)
+
+    def carry() -> Any:
+        return carrier.carried(following, 1.0)
 
     def process() -> Any:
         frame, _, _ = next(source)
@@ -213,13 +225,14 @@ def stages(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Stage]:
     timed['fuse_keyframe'] = Stage(fuse, 40.0 if promised else None)
     timed['fuse_surface_keyframe'] = Stage(fuse_surface, 40.0 if promised else None)
     T_view_camera = inverse(next(iter(sample.views.values())).placement.T_parent_view)
-    scenes = (('', sample.gaussians, _VIEW_TARGET), ('_1.18M', _many(sample), _MANY_TARGET))
+    scenes = (('', seen, _VIEW_TARGET), ('_1.18M', _many(sample), _MANY_TARGET))
     for name, gaussians, target in scenes:
         for size in ((320, 240), (WIDTH, HEIGHT)):
             view = partial(rasterize, gaussians, k.resized(*size), T_view_camera)
             timed[f'view_{size[0]}x{size[1]}{name}'] = Stage(
                 view, target if promised and size[0] == WIDTH else None
             )
+    timed['carried_depth'] = Stage(carry, 4.0 if promised else None)
     timed['refinement'] = Stage(refine, 20.0 if promised else None)
     timed['whole_frame'] = Stage(process, 125.0 if promised else None)  # 8 Hz
     return timed

@@ -13,6 +13,7 @@ import numpy as np
 
 from sharp_ros.errors import ConfigError
 from sharp_ros.files import write_atomically
+from sharp_ros.gaussians import Gaussians
 from sharp_ros.pictures.depth import depth_range, draw_preview
 from sharp_ros.pictures.drawing import encode_picture
 
@@ -82,7 +83,7 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
             ready = [Path(folder, path.name) for path in results]
             for path, data in zip(ready, contents, strict=False):
                 write_atomically(path, data)
-            save_ply(ready[-1], result.gaussians, k)
+            save_ply(ready[-1], _gaussians(result), k)
             for path, target in zip(ready, results, strict=True):
                 path.replace(target)
     except OSError as error:
@@ -95,10 +96,16 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
 
 def log_depth_std(result: FrameResult) -> np.ndarray | None:  # -> [H, W]
     """Standard deviation of the logarithm of the depth at image resolution, or None."""
-    spread, k = result.gaussians.front_log_std, result.frame.intrinsics
+    spread, k = _gaussians(result).front_log_std, result.frame.intrinsics
     if spread is None:
         return None
     return cv2.resize(spread, (k.width, k.height), interpolation=cv2.INTER_LINEAR)
+
+
+def _gaussians(result: FrameResult) -> Gaussians:
+    """Those of a photograph, of which none was carried over from another."""
+    assert result.gaussians is not None
+    return result.gaussians
 
 
 def millimetres(depth: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W] uint16

@@ -73,12 +73,14 @@ class Localized:
         return DepthScale(std, math.log(scale.bias), bias_std)
 
     def to_metres(
-        self, gaussians: Gaussians, depth: np.ndarray
-    ) -> tuple[Gaussians, np.ndarray]:  # [H, W] -> [H, W]
-        """Gaussians and depth of the frame, as predicted, in metres."""
+        self, gaussians: Gaussians | None, depth: np.ndarray
+    ) -> tuple[Gaussians | None, np.ndarray]:  # [H, W] -> [H, W]
+        """Gaussians, if there are some, and depth of the frame, as predicted, in metres."""
         if self.scale is None:
             return gaussians, depth
-        return gaussians.scaled(self.scale.value), depth * np.float32(self.scale.value)
+        if gaussians is not None:
+            gaussians = gaussians.scaled(self.scale.value)
+        return gaussians, depth * np.float32(self.scale.value)
 
     def log_std(self, without_scale: np.ndarray | None) -> np.ndarray | None:  # [m, n] -> [m, n]
         """Standard deviation of the log depth in metres, from that of its shape."""

@@ -195,7 +195,7 @@ def gaussians_of_prediction(
             corrected = _logit(opacities) + prediction[OPACITIES]
             opacities = 1 / (1 + np.exp(-corrected))
         planes = np.stack(cv2.split(small)) * np.float32(1 / 255)
-        cv2.merge(_linear_from_srgb(planes + prediction[HIDDEN_COLOR]), colors[1])
+        cv2.merge([*_linear_from_srgb(planes + prediction[HIDDEN_COLOR])], colors[1])
     else:
         colors[1] = colors[0]
     quats = np.zeros((layers * n, 4), np.float32)

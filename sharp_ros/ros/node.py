@@ -405,8 +405,7 @@ class SharpNode(LifecycleNode):
             frame = session.lookup.complete(frame, wanted, maps=maps)
         clock.lap('pose')
         begun = pipeline.begin(frame, wanted)
-        if begun.pending.overlaps:
-            yield begun.pending.wait or later
+        yield begun.wait or later
         seen = pipeline.see(begun)
         clock.lap('process')
         if self._worker is not worker:  # it hung, and the node has gone on without it
@@ -415,7 +414,7 @@ class SharpNode(LifecycleNode):
         self._health.note_seen(seen.result)
         session.outputs.publish_seen(seen.result, broadcast=session.config.pose.publish_tf)
         clock.lap('publish')
-        if begun.pending.overlaps:
+        if pipeline.engine.overlaps:
             yield nothing
             clock.lap('next')
         result = pipeline.place(seen)

@@ -128,8 +128,10 @@ class Outputs:
             self.send(DEPTH_STD, lambda: _std_to_msg(result))
         if result.cloud is not None:
             self.send(POINTS, partial(cloud_to_msg, result.cloud, stamp_ns, frame_id))
-        if result.gaussians.has_shapes:  # a subscriber may have come after they were made
-            self.send(GAUSSIANS, partial(gaussians_to_msg, result.gaussians, stamp_ns, frame_id))
+        gaussians = result.gaussians
+        # a subscriber may have come after they were made
+        if gaussians is not None and gaussians.has_shapes:
+            self.send(GAUSSIANS, partial(gaussians_to_msg, gaussians, stamp_ns, frame_id))
         scale = result.scale
         if scale is not None:
             self.send(

@@ -96,7 +96,7 @@ def test_a_frame_is_in_the_map_before_the_next_is_seen(make_node, peer, monkeypa
 
     def overlapping(self, *args):
         pending = submit(self, *args)
-        return Pending(pending._finish, (lambda: None) if with_wait else None, overlaps=True)
+        return Pending(pending._finish, (lambda: None) if with_wait else None)
 
     def logged(name, step, stamp_of):
         def run(self, argument, *rest):
@@ -112,6 +112,7 @@ def test_a_frame_is_in_the_map_before_the_next_is_seen(make_node, peer, monkeypa
     }.items():
         monkeypatch.setattr(Pipeline, name, logged(name, getattr(Pipeline, name), stamp_of))
     monkeypatch.setattr(Engine, 'submit', overlapping)
+    monkeypatch.setattr(Engine, 'overlaps', True)
     peer.listen('/sharp/depth/image', '/sharp/occupancy_grid')
     node = start(make_node(WallOracle(nap=0.03)))
     log.clear()
