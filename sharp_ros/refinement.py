@@ -70,9 +70,10 @@ class MotionRefinement:
         self.reconfigure(config)
 
     def warm_up(self, intrinsics: Intrinsics) -> None:
-        """See `DepthRefiner.warm_up`."""
+        """Run every step once on a pattern, then forget it; kernels are compiled here."""
         if self._enabled:
             self._refiner.warm_up(intrinsics)
+            self._carrier.warm_up(intrinsics)
 
     def reset(self) -> None:
         """Forget what was seen."""

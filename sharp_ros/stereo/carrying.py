@@ -7,15 +7,16 @@ fraction of asking the network again. What else may have changed shows in the im
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from sharp_ros.camera import Frame, SAME_SURFACE_RATIO
+from sharp_ros.camera import Frame, Intrinsics, SAME_SURFACE_RATIO
 from sharp_ros.point_cloud import resize_inverse_depth
 from sharp_ros.se3 import inverse
 from sharp_ros.stereo.carrying_kernels import carry
+from sharp_ros.warm_up import warm_up_frame
 
 _PERIOD = 0.9  # of that of the network, so that stamps which jitter do not add an image
 _TOLERANCE = 10  # grey levels, beyond those of the neighbours
@@ -62,6 +63,15 @@ class DepthCarrier:
     def reset(self) -> None:
         """Have the network see the next image."""
         self._source = None
+
+    def warm_up(self, intrinsics: Intrinsics) -> None:
+        """Carry a plane once, then forget it; the kernel is compiled here."""
+        frame = warm_up_frame(intrinsics)
+        size = (intrinsics.height, intrinsics.width)
+        plane = np.ones(size, np.float32)
+        self.remember(frame, PredictedDepth(plane, None, plane[::4, ::4].copy()), 1.0)
+        self.carried(replace(frame, stamp_ns=frame.stamp_ns + 1), 1.0)
+        self.reset()
 
     def remember(self, frame: Frame, predicted: PredictedDepth, factor: float) -> None:
         """Take an image that a network saw.
