@@ -164,7 +164,7 @@ class Worker(Generic[Item]):
                 calls, self._calls = self._calls, []
                 stopping = self._stopping
             for function, future in calls:
-                _answer(function, future, stopping)
+                _answer(function, future, stopping or self._stopping)
             begun = self._begin()
             while begun is not None:
                 begun = self._finish(*begun)

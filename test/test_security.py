@@ -9,10 +9,14 @@ import io
 import os
 from pathlib import Path
 import pickle
+import signal
 import stat
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
+import psutil
 import pytest
 from test_map_files import SMALL, small_state
 import torch
@@ -179,6 +183,23 @@ def test_saving_runs_nothing_that_lies_in_the_working_directory(tmp_path, monkey
     with suppress(InputError):  # there is no map
         map_files._surface_by_another_process(tmp_path)
     assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_the_process_that_extracts_a_surface_ends_with_the_one_that_began_it(number):
+    child = 'import os, time; from sharp_ros.mapping.map_files import _end_with as end; '
+    child += 'end(os.getppid()); print(os.getpid(), flush=True); time.sleep(60)'
+    parent = f'import subprocess, sys; subprocess.run([sys.executable, "-c", {child!r}])'
+    with subprocess.Popen([sys.executable, '-c', parent], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        extractor = psutil.Process(int(process.stdout.readline()))
+        process.send_signal(number)
+    extractor.wait(10)
+
+
+def test_a_surface_for_a_process_that_has_ended_is_not_extracted():
+    with pytest.raises(SystemExit, match='has ended'):
+        map_files._end_with(os.getpid())  # it is not that of its parent
 
 
 @pytest.mark.parametrize(('umask', 'forbidden'), [(0o022, 0o022), (0o077, 0o077)])

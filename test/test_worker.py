@@ -244,3 +244,21 @@ def test_threads_end():
     workers = [Worker(lambda item: None, ignore) for _ in range(20)]
     assert all(worker.stop() for worker in workers)
     assert threading.active_count() == before
+
+
+def test_calls_that_wait_behind_the_one_at_work_are_not_begun_after_stop():
+    worker, done, gate = Worker(ignore, ignore), [], threading.Event()
+    entered = threading.Event()
+
+    def first():
+        entered.set()
+        assert gate.wait(5)
+
+    with worker._condition:  # so that the thread takes all of them at once
+        futures = [worker.post(first), worker.post(lambda: done.append(1))]
+    assert entered.wait(5)
+    assert not worker.stop(0.0)
+    gate.set()
+    with pytest.raises(SharpError, match='stopped'):
+        futures[1].result(5)
+    assert not done

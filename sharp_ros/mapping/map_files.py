@@ -18,8 +18,9 @@ format, writing and reading, stand side by side.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+import ctypes
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 import fcntl
@@ -29,6 +30,7 @@ import math
 import os
 from pathlib import Path
 import shutil
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -66,7 +68,9 @@ _THRESHOLDS = {'occupied_thresh': 0.65, 'free_thresh': 0.1}
 _MARGIN = 5  # cells around what is known
 
 _FORMAT = 1  # of state.npz
+_PR_SET_PDEATHSIG = 1  # of Linux
 _PARTS = ('occupancy', 'gaussians', 'surface', 'odometry')
+_LOOK_UP = 0.1  # seconds between two looks at whether a save was given up
 _LARGEST_TEXT = 1 << 20  # bytes of a text file that is read
 _LARGEST_STATE = 4 << 30  # bytes of state.npz, unpacked; beyond all sensible bounds of the maps
 
@@ -104,36 +108,51 @@ class MapState:
     verdict: Verdict | None = None
 
 
-def save_map(folder: Path, state: MapState) -> list[Path]:
+def save_map(
+    folder: Path, state: MapState, given_up: Callable[[], bool] = lambda: False
+) -> list[Path]:
     """Write a map into a folder, which must not exist or be empty; all of it or nothing.
 
     Extracts surface and mesh, which takes seconds: not for the thread that maps.
+
+    Args:
+        folder: parents are made.
+        state: of the map.
+        given_up: asked from time to time whether to leave off.
 
     Returns:
         The files.
 
     Raises:
-        InputError: `cannot_save` if the folder holds something or cannot be written.
+        InputError: `cannot_save` if the folder holds something or cannot be written, or if it was
+            given up.
     """
     folder = Path(folder).expanduser().absolute()
     with _saving(folder):
         if folder.is_dir() and any(folder.iterdir()):
             raise InputError(f'{folder} is not empty; name a new folder', 'cannot_save')
         with new_folder(folder) as partial:
-            _write(partial, state)
+            _write(partial, state, given_up)
         return sorted(folder.iterdir())
 
 
-def save_new_map(directory: Path, state: MapState) -> Path:
+def save_new_map(
+    directory: Path, state: MapState, given_up: Callable[[], bool] = lambda: False
+) -> Path:
     """Write a map into a new folder named by the time, UTC, and let `latest` point there.
 
     Processes that save to the same directory wait for each other.
+
+    Args:
+        directory: parents are made.
+        state: of the map.
+        given_up: as for `save_map`.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: `cannot_save` if it cannot be written; `latest` is then as it was.
+        InputError: `cannot_save` as `save_map`; `latest` is then as it was.
     """
     directory = Path(directory).expanduser().absolute()
     latest = directory / LATEST
@@ -150,7 +169,7 @@ def save_new_map(directory: Path, state: MapState) -> Path:
             while folder.exists():
                 number += 1
                 folder = directory / f'{name}_{number}'
-            save_map(folder, state)
+            save_map(folder, state, given_up)
             replace_symlink(latest, folder.name)
     return folder
 
@@ -224,7 +243,7 @@ def _saving(place: Path) -> Iterator[None]:
         ) from error
 
 
-def _write(folder: Path, state: MapState) -> None:
+def _write(folder: Path, state: MapState, given_up: Callable[[], bool]) -> None:
     config = state.config
     occupancy = OccupancyMap(config.occupancy)
     occupancy.restore(state.occupancy)
@@ -242,7 +261,7 @@ def _write(folder: Path, state: MapState) -> None:
         arrays |= {f'{part}/{name}': array for name, array in (stored or {}).items()}
     _write_arrays(folder / 'state.npz', arrays)
     if state.surface is not None:
-        sizes |= _surface_by_another_process(folder)
+        sizes |= _surface_by_another_process(folder, given_up)
     length = np.linalg.norm(np.diff(state.path[:, :3, 3], axis=0), axis=1).sum()
     about = {
         'software': f'sharp_ros {__version__}',
@@ -294,18 +313,29 @@ def _write_grid(folder: Path, grid: OccupancyGrid2D, verdict: Verdict | None) ->
     _write_text(folder / 'map.yaml', yaml.safe_dump(about, sort_keys=False))
 
 
-def _surface_by_another_process(folder: Path) -> dict[str, int]:
+def _surface_by_another_process(
+    folder: Path, given_up: Callable[[], bool] = lambda: False
+) -> dict[str, int]:
     """Cloud and mesh from the files written so far; their sizes.
 
     Open3D holds the lock of the interpreter while it extracts them, for a second and more, in
-    which this process would not see an image.
+    which this process would not see an image, nor the wish that it end.
     """
-    command = [sys.executable, '-m', __name__, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd='/')
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or [f'exit code {done.returncode}']
+    command = [sys.executable, '-m', __name__, str(folder), str(os.getpid())]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd='/') as process:
+        while True:
+            try:
+                said, errors = process.communicate(timeout=_LOOK_UP)
+                break
+            except subprocess.TimeoutExpired:
+                if given_up():
+                    process.kill()
+                    raise InputError('the map is not saved: given up', 'cannot_save') from None
+    if process.returncode:
+        last = errors.strip().splitlines()[-1:] or [f'exit code {process.returncode}']
         raise InputError(f'the surface of the map cannot be saved: {last[0]}', 'cannot_save')
-    return json.loads(done.stdout)
+    return json.loads(said)
 
 
 def _write_surface(folder: Path) -> dict[str, int]:
@@ -437,6 +467,15 @@ def _read_about(path: Path) -> dict[str, Any]:
     return about
 
 
+def _end_with(parent: int) -> None:
+    """End this process when the one that began it does, however that ends (Linux)."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it had ended before
+        sys.exit('the process that saves the map has ended')
+
+
 if __name__ == '__main__':
+    _end_with(int(sys.argv[2]))
     os.nice(10)  # the map may be saved while a robot drives
     print(json.dumps(_write_surface(Path(sys.argv[1]))))

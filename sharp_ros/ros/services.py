@@ -1,31 +1,53 @@
 """Services of the node: reset, save and load the map, a snapshot, on and off. Standard types only.
 
-What they do takes a while and must not hold up images: it runs on a thread of its own, one request
-after the other, and only copies of the map are made between two frames.
+What they do takes a while and must hold up neither images nor each other: each service has a
+thread of its own (`requests.py`), and only copies of the map are made between two frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 import threading
 import time
 from typing import Any
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 import rclpy.task
 from std_srvs.srv import SetBool, Trigger
 
-from sharp_ros.errors import PoseUnavailableError, SharpError
-from sharp_ros.mapping.map_files import load_map, map_folder, save_new_map
+from sharp_ros.errors import InputError, PoseUnavailableError, SharpError
+from sharp_ros.mapping.map_files import load_map, map_folder, MapState, save_new_map
 from sharp_ros.mapping.map_fit import MapFit
+from sharp_ros.pipeline import Pipeline
+from sharp_ros.ros.requests import Action, Lane
 from sharp_ros.ros.session import Running
-from sharp_ros.worker import Worker
 
 LOAD_PATIENCE = 10.0  # seconds within which a loaded map should have been checked
+SAVE_INTERVAL = 1.0  # seconds between two maps: callers in a loop must not fill the disk
 LAST_PATIENCE = 1.0  # seconds that a request or frame in progress has left when the node ends
+
+
+class Save:
+    """A map that was asked for; it holds a copy from when its turn comes, or the map goes."""
+
+    def __init__(self, action: Callable[[Save], str]) -> None:
+        self._action = action
+        self.state: MapState | None = None
+
+    def __call__(self) -> str:
+        """See `requests.Action`."""
+        return self._action(self)
+
+    def copy(self, pipeline: Pipeline) -> MapState:
+        """The map as it is to be saved; between two frames."""
+        if self.state is None:
+            self.state = pipeline.map_state()
+        return self.state
 
 
 class Services:
@@ -47,22 +69,25 @@ class Services:
     ) -> None:
         self._node, self._running = node, running
         self._set_enabled, self._timings = set_enabled, timings
-        self._thread: Worker[None] = Worker(lambda _: None, lambda *_: None, 'sharp_services')
+        self._ending = threading.Event()
         self._snapshot_ready, self._map_checked = threading.Event(), threading.Event()
         self._loaded: MapFit | PoseUnavailableError | None = None  # what was found
-        self._next_save = 0.0  # a caller in a loop must not fill the disk
-        # Not the group of the images: they would have to wait for the answers.
-        group = MutuallyExclusiveCallbackGroup()
-        triggers: dict[str, Callable[[], str]] = {
+        self._next_save = 0.0
+        # all are taken in at once, so that a service that is busy can say so
+        group = ReentrantCallbackGroup()
+        triggers: dict[str, Callable[..., str]] = {
             'reset': self._reset,
             'save_map': self._save_map,
             'load_map': self._load_map,
             'snapshot': self._snapshot,
         }
+        self._lanes: dict[str, Lane] = {}
         for name, action in triggers.items():
-            node.create_service(
-                Trigger, f'~/{name}', self._answering(action), callback_group=group
+            service = node.create_service(
+                Trigger, f'~/{name}', self._answering(name, action), callback_group=group
             )
+            has_client = partial(_has_client, node, service.srv_name)
+            self._lanes[name] = Lane(name, has_client, node.get_logger().info)
         # one stops work, one says why it is slow: they do not wait for what others asked for
         node.create_service(SetBool, '~/set_enabled', self._on_set_enabled)
         node.create_service(Trigger, '~/timings', self._on_timings)
@@ -72,9 +97,12 @@ class Services:
 
         A map that is being saved is else left unfinished, which harms none that was saved before.
         """
+        self._ending.set()
         self._snapshot_ready.set()
         self._map_checked.set()
-        self._thread.stop(LAST_PATIENCE)
+        end = time.monotonic() + LAST_PATIENCE
+        for lane in self._lanes.values():
+            lane.stop(max(0.0, end - time.monotonic()))
 
     def map_was_checked(self, loaded: MapFit | PoseUnavailableError) -> None:
         """Note what became of a map that was loaded."""
@@ -85,60 +113,86 @@ class Services:
         """Note that no more frames are needed for the snapshot."""
         self._snapshot_ready.set()
 
-    def _answering(self, action: Callable[[], str]) -> Callable[[Any, Any], Any]:
+    def _answering(self, name: str, action: Callable[..., str]) -> Callable[[Any, Any], Any]:
         """A service callback that answers with the message an action returns, or its error."""
 
-        async def callback(request: Any, response: Any) -> Any:
-            answer = await self._in_background(action)
+        async def callback(_: Any, response: Any) -> Any:
+            request = Save(action) if name == 'save_map' else action
+            answer = await self._in_turn(self._lanes[name], request)
             assert answer is not None  # it is set, see `done`
             response.success, response.message = answer
             return response
 
         return callback
 
-    def _in_background(self, action: Callable[[], str]) -> rclpy.task.Future[tuple[bool, str]]:
-        def run() -> tuple[bool, str]:
-            try:
-                return True, action()
-            except (SharpError, TimeoutError, OSError) as error:
-                return False, str(error)
-            except Exception as error:  # an answer is owed whatever happens
-                return False, f'internal error, please report it: {type(error).__name__}: {error}'
-
+    def _in_turn(self, lane: Lane, action: Action) -> rclpy.task.Future[tuple[bool, str]]:
         executor = self._node.executor
         assert executor is not None  # the request came through it
         answer = rclpy.task.Future(executor=executor)
 
-        def done(future: Future[tuple[bool, str]]) -> None:
-            stopped = (False, 'the node is shutting down')
-            answer.set_result(stopped if future.exception() else future.result())
+        def done(future: Future[str]) -> None:
+            answer.set_result(self._answer(future))
             executor.wake()  # it sleeps until an image or a timer otherwise
 
-        self._thread.post(run).add_done_callback(done)
+        try:
+            lane.ask(action).add_done_callback(done)
+        except SharpError as error:
+            answer.set_result((False, str(error)))
         return answer
+
+    def _answer(self, future: Future[str]) -> tuple[bool, str]:
+        error = future.exception()
+        if error is None:
+            return True, future.result()
+        if self._ending.is_set():
+            return False, 'the node is shutting down'
+        if isinstance(error, (SharpError, TimeoutError, OSError)):
+            return False, str(error)
+        # an answer is owed whatever happens
+        return False, f'internal error, please report it: {type(error).__name__}: {error}'
 
     def _reset(self) -> str:
         running = self._running()
         session = running.session
 
         def reset() -> None:
+            self._keep_what_is_to_be_saved(session.pipeline)
             session.pipeline.reset()
             session.publish_map()
+            self.map_was_checked(
+                PoseUnavailableError(
+                    'the map was reset before it was known whether the loaded one fits',
+                    'map_reset',
+                )
+            )
 
         running.call(reset)
         running.health.verdict(None)
         return 'the map is empty'
 
-    def _save_map(self) -> str:
+    def _save_map(self, save: Save) -> str:
         running = self._running()
         session = running.session
-        if time.monotonic() < self._next_save:
-            raise SharpError('the last map was saved less than a second ago; ask again later')
+        self._ending.wait(max(0.0, self._next_save - time.monotonic()))
         directory = Path(session.config.output.directory).expanduser()
-        folder = save_new_map(directory, running.call(session.pipeline.map_state))
-        self._next_save = time.monotonic() + 1.0
+        state = running.call(lambda: save.copy(session.pipeline))
+        folder = save_new_map(directory, state, given_up=self._ending.is_set)
+        self._next_save = time.monotonic() + SAVE_INTERVAL
         self._node.get_logger().info(f'map saved in {folder}')
         return str(folder)
+
+    def _keep_what_is_to_be_saved(self, pipeline: Pipeline) -> None:
+        """Copy the map, which goes, for those who asked for it before; between two frames."""
+        waiting = [
+            request
+            for request in self._lanes['save_map'].requests()
+            if isinstance(request, Save) and request.state is None
+        ]
+        if waiting:
+            with suppress(InputError):  # it is empty
+                state = waiting[0].copy(pipeline)
+                for save in waiting[1:]:
+                    save.state = state
 
     def _load_map(self) -> str:
         running = self._running()
@@ -149,6 +203,7 @@ class Services:
         state = load_map(folder)
 
         def restore() -> bool:
+            self._keep_what_is_to_be_saved(session.pipeline)
             session.pipeline.restore(state)
             self._loaded = None
             self._map_checked.clear()  # between two frames, of which the last one may have set
@@ -210,3 +265,9 @@ class Services:
         response.success = True
         response.message = 'enabled' if request.data else 'disabled: images are ignored'
         return response
+
+
+def _has_client(node: Node, service: str) -> bool:
+    """Whether a service has a client; where rclpy cannot tell, as on humble, it may have."""
+    count = getattr(node, 'count_clients', None)
+    return count is None or count(service) > 0

@@ -7,6 +7,7 @@ Ctrl-C did nothing wrong.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 import re
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from node_process import (
     PROGRAM,
     START,
 )
+import psutil
 import pytest
 from std_srvs.srv import Trigger
 
@@ -75,8 +77,8 @@ def allowed():
 def start(peer, tmp_path):
     started = []
 
-    def start(**kwargs):
-        parameters = {'output.directory': tmp_path / 'maps'}
+    def start(parameters=(), **kwargs):
+        parameters = {'output.directory': tmp_path / 'maps', **dict(parameters)}
         started.append(NodeProcess(peer, tmp_path / 'node.log', parameters, **kwargs))
         return started[-1]
 
@@ -171,6 +173,31 @@ def test_signal_while_a_map_is_saved_on_a_slow_disk(
     node.wait_for(lambda: any(maps.glob('.map_*.partial')))
     try:
         ends_well(node, SIGNALS[name])
+    finally:
+        peer.node.destroy_client(client)
+        maps_are_whole(maps)
+
+
+@pytest.mark.parametrize('name', SIGNALS)
+def test_signal_while_the_surface_of_a_map_is_extracted(
+    start, peer, ends_well, tmp_path, long_form, name
+):
+    """By another process, which ends with the node; the map of before stands."""
+    if not long_form and name == 'SIGINT':
+        pytest.skip('part of the long form, make soak')
+    node = start({'surface_map.enabled': True})
+    run(node, peer)
+    client = peer.node.create_client(Trigger, '/sharp/save_map')
+    node.wait_for(client.service_is_ready)
+    maps, extractor = tmp_path / 'maps', psutil.Process(node.process.pid).children
+    try:
+        first = client.call_async(Trigger.Request())
+        node.wait_for(first.done)
+        assert first.result().success, first.result().message
+        client.call_async(Trigger.Request())
+        node.wait_for(extractor)
+        ends_well(node, SIGNALS[name])
+        assert (maps / 'latest').resolve() == Path(first.result().message)
     finally:
         peer.node.destroy_client(client)
         maps_are_whole(maps)

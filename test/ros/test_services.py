@@ -190,9 +190,9 @@ def test_map_is_saved_while_images_go_on(make_node, peer, call, tmp_path, monkey
     mapping_node(make_node, peer, tmp_path)
     seen, save = threading.Event(), services.save_new_map
 
-    def slowly(directory, state):
+    def slowly(*args, **kwargs):
         assert seen.wait(10)  # until an image that came after the request is done
-        return save(directory, state)
+        return save(*args, **kwargs)
 
     monkeypatch.setattr(services, 'save_new_map', slowly)
     before = peer.now()
