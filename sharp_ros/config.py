@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 import json
 import math
 import os
@@ -629,8 +629,7 @@ def frozen_changes(old: SharpConfig, new: SharpConfig) -> list[str]:
     before, after = flatten(old), flatten(new)
     changed = {key for key, value in after.items() if before.get(key) != value}
     changed |= before.keys() - after.keys()
-    live = {entry.key for entry in options(new) if entry.live}
-    return sorted(changed - live)
+    return sorted(key for key in changed if key not in after or not _option_of(key)[-1])
 
 
 def from_flat(values: Mapping[str, Any]) -> SharpConfig:
@@ -808,6 +807,7 @@ _VIEW_NAMES_OPTION = (
 _type_hints = cache(get_type_hints)  # which takes a thousand times longer than all the rest
 
 
+@lru_cache(1000)  # views may have any name
 def _option_of(key: str) -> tuple[Any, ...]:
     """(type, help, minimum, maximum, choices, live) of a dotted key."""
     if key == VIEW_NAMES:

@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from sharp_ros.evaluation.speed import HEIGHT, WIDTH
     from sharp_ros.ros.bench_conversions import cloud_comparison, decode_comparison
     from sharp_ros.ros.bench_layer import measure_layer
+    from sharp_ros.ros.bench_parameters import measure_parameters
     from sharp_ros.ros.bench_start import measure_start
 
     runs = 5 if args.quick else 50
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
         'latency': latency,
         'decode': decode_comparison(runs),
         'cloud': cloud_comparison(runs),
+        'parameters': measure_parameters(*((100, 1) if args.quick else (5000, 3))),
         'start': measure_start(args.model, args.quick),
         'input': f'{WIDTH}x{HEIGHT} bgr8',
         'transport': os.environ[TRANSPORTS],
@@ -67,6 +69,12 @@ def _print(report: Mapping[str, Any]) -> None:
     for topic, times in report['latency'].items():
         lost = f', {times["lost"]} of {times["sent"]} lost' if times['lost'] else ''
         table.add_row(f'arrival of {topic}{lost}', f'{times["median_ms"]:.2f} ms')
+    many = report['parameters']
+    table.add_row(
+        f'longest without an image, {many["changes"]} parameters in one request',
+        f'{many["node_silence_ms"]:.0f} ms',
+    )
+    table.add_row('  by rclpy alone', f'{many["rclpy_silence_ms"]:.0f} ms')
     target = f'{start["target_s"]:g} s'
     table.add_row(
         f'start to first depth, {start["model"]}',

@@ -236,11 +236,8 @@ def own_context() -> Iterator[Context]:
         rclpy.try_shutdown(context=context)
 
 
-def measure_layer(seconds: float, at_least: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The cost of the node per frame, and the latency of its messages.
-
-    Every message counts: grids are published with each frame, more often than by default.
-    """
+def pipeline_of_oracle() -> Callable[[SharpConfig], Pipeline]:
+    """What builds a pipeline that sees a wall, and as many Gaussians as nano predicts."""
     columns, rows = _GRID_SIZE
     gaussians = gaussians_from_depth(
         torch.full((1, rows, columns), 2.0),
@@ -252,6 +249,15 @@ def measure_layer(seconds: float, at_least: int) -> tuple[dict[str, Any], dict[s
     def make_pipeline(config: SharpConfig) -> Pipeline:
         return Pipeline(Engine(_Oracle(gaussians), config.model), info, config)
 
+    return make_pipeline
+
+
+def measure_layer(seconds: float, at_least: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The cost of the node per frame, and the latency of its messages.
+
+    Every message counts: grids are published with each frame, more often than by default.
+    """
+    make_pipeline = pipeline_of_oracle()
     parameters = {'pose.source': 'odometry', 'occupancy.rate_hz': 100.0}
     with ExitStack() as stack:
         context = stack.enter_context(own_context())

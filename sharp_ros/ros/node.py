@@ -43,7 +43,13 @@ from sharp_ros.ros.frame_lookup import FrameLookup
 from sharp_ros.ros.graph import SubscriptionEventCallbacks, why_silent
 from sharp_ros.ros.imu_source import ImuSource
 from sharp_ros.ros.outputs import Outputs
-from sharp_ros.ros.parameters import declare_parameters, is_ours, parameter_changes, read_config
+from sharp_ros.ros.parameters import (
+    declare_parameters,
+    is_ours,
+    parameter_changes,
+    read_config,
+    serve_parameters,
+)
 from sharp_ros.ros.polling import PolledGroup, waiting_messages
 from sharp_ros.ros.pose_sources import make_pose_source
 from sharp_ros.ros.range_source import RangeSource
@@ -91,6 +97,8 @@ class SharpNode(LifecycleNode):
         self._health = Health(log=self._throttled)
         self._label = 'unconfigured'
         self._enabled = True
+        self._accepted = SharpConfig()  # settings that the next frame will have
+        self._is_to_apply = False  # whether the worker has yet to go on with those
         self._map_frame = ''  # of the last session's map, which viewers may still show
         self._transforms = Transforms(self)
         declare_parameters(self)
@@ -98,6 +106,7 @@ class SharpNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self.create_timer(1.0, self.publish_diagnostics)
         self._requests = Services(self, self.running, self.set_enabled, self.timings)
+        serve_parameters(self)
         answer_patiently(self)
 
     # lifecycle ---------------------------------------------------------------------------------
@@ -162,6 +171,7 @@ class SharpNode(LifecycleNode):
         result = super().on_activate(state)  # enables the publishers
         self._worker = Worker(self._process, self._on_error, name='sharp_worker')
         session.last_stamp_ns = session.request = None
+        self._is_to_apply = False
         try:
             self._create_subscribers(session)
         except Exception as error:  # the middleware refuses, for example another type
@@ -533,11 +543,20 @@ class SharpNode(LifecycleNode):
             raise ConfigError(
                 f'{", ".join(frozen)}: read at configure; deactivate and clean up the node first'
             )
-        viewpoints(config.views)  # raises before the change is accepted
-        if self._label in ('active', 'disabled') and self._worker is not None:
-            self._worker.post(partial(session.reconfigure, config))
-        else:
+        if config.views != session.config.views:
+            viewpoints(config.views)  # raises before the change is accepted
+        if self._label not in ('active', 'disabled') or self._worker is None:
             session.reconfigure(config)
+            return
+        self._accepted = config
+        if not self._is_to_apply:  # of many changes in a row only the last one counts
+            self._is_to_apply = True
+            self._worker.post(self._apply_accepted)
+
+    def _apply_accepted(self) -> None:
+        """On the worker thread: go on with the settings that were accepted last."""
+        self._is_to_apply = False  # first, so that what is accepted meanwhile has a call, too
+        self._configured().reconfigure(self._accepted)
 
 
 def main(ending: Ending, args: list[str] | None = None) -> int:

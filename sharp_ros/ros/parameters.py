@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.exceptions import InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -20,6 +28,7 @@ from sharp_ros.config import (
 )
 from sharp_ros.errors import ConfigError
 
+PARAMETERS_IN_A_ROW = 8  # take some milliseconds, a few times as long as looking for other work
 # Parameters that rclpy or a launch file adds to any node.
 _QOS = 'qos_overrides.'
 _FOREIGN = ('use_sim_time', _QOS, 'start_type_description_service')
@@ -90,6 +99,59 @@ def parameter_changes(node: Node, given: list[Parameter[Any]]) -> tuple[list[Par
         else:
             unknown.append(name)
     return changes, _unknown(unknown) if unknown else ''
+
+
+def serve_parameters(node: Node) -> None:
+    """Have a request to set parameters neither keep images out nor end the node.
+
+    rclpy sets parameters one after the other, with an event and all callbacks for each, in one go:
+    a request of some thousands leaves no time to receive an image in. Here all other callbacks
+    have their turn after every few. A value of a kind that rclpy does not know raises there.
+    """
+
+    def set_together(*messages: Any) -> SetParametersResult:
+        try:
+            parameters = [Parameter.from_parameter_msg(msg) for msg in messages]
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=f'bad parameter: {error}')
+        return node.set_parameters_atomically(parameters)
+
+    async def set_one_by_one(
+        request: SetParameters.Request, response: SetParameters.Response
+    ) -> SetParameters.Response:
+        results: list[SetParametersResult] = []
+        for number, msg in enumerate(request.parameters, 1):
+            results.append(set_together(msg))
+            if number % PARAMETERS_IN_A_ROW == 0:
+                await _Others(node)
+        response.results = results
+        return response
+
+    def set_atomically(
+        request: SetParametersAtomically.Request, response: SetParametersAtomically.Response
+    ) -> SetParametersAtomically.Response:
+        response.result = set_together(*request.parameters)
+        return response
+
+    services = {service.srv_name.rpartition('/')[2]: service for service in node.services}
+    services['set_parameters_atomically'].callback = set_atomically
+    service = services['set_parameters']
+    service.callback = set_one_by_one
+    service.callback_group = MutuallyExclusiveCallbackGroup()  # else others wait for its end
+    service.callback_group.add_entity(service)
+
+
+class _Others:
+    """Awaited by a callback until the executor has been through all that is ready."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def __await__(self) -> Generator[None, None, None]:
+        executor = self._node.executor
+        assert executor is not None  # it runs the callback
+        executor.wake()  # it waits for something else to happen
+        yield
 
 
 def _unknown(names: list[str]) -> str:

@@ -39,6 +39,10 @@ def test_quick_report_has_layer_latency_comparisons_and_start(tmp_path, capsys):
     assert 'cv_bridge' in report['decode']
     assert report['cloud']['points'] == 307_200
     assert report['cloud']['create_cloud']['ours_ms'] > 0
+    many = report['parameters']
+    assert many['changes'] == 100
+    for way in ('node', 'rclpy'):
+        assert 0 < many[f'{way}_silence_ms'] <= many[f'{way}_answer_ms']
     start = report['start']
     (first,) = start['runs']
     assert 0 < first['configured_s'] < first['active_s'] < first['depth_s'] == start['median_s']

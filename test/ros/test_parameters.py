@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy')
 
+from rcl_interfaces.msg import Parameter as ParameterMsg
+from rcl_interfaces.msg import ParameterValue
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.exceptions import ParameterNotDeclaredException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -14,6 +19,7 @@ from ros_helpers import start, WALL
 
 from sharp_ros.config import flatten, options
 from sharp_ros.ros.conversions import depth_from_msg, stamp_ns_from_msg
+from sharp_ros.ros.parameters import PARAMETERS_IN_A_ROW
 
 pytestmark = pytest.mark.ros
 
@@ -225,3 +231,93 @@ def test_a_parameter_that_does_not_exist_is_refused_by_name_and_nothing_is_set(m
     assert not result.successful
     assert result.reason == 'unknown parameter(s) occupancy.sise; config/sharp.yaml lists all'
     assert node.get_parameter('occupancy.size').value != 12.0
+
+
+# --- many at once ------------------------------------------------------------------------------
+
+MANY = 200
+
+
+def many_changes():
+    """Messages of parameters, each of which changes something."""
+    values = [1.0 + i % 7 for i in range(MANY)]
+    return [Parameter('occupancy.rate_hz', value=v).to_parameter_msg() for v in values]
+
+
+def ask_to_set(peer, *requests):
+    client = peer.node.create_client(SetParameters, '/sharp/set_parameters')
+    assert client.wait_for_service(5.0)
+    answers = [client.call_async(SetParameters.Request(parameters=r)) for r in requests]
+    return client, answers
+
+
+@pytest.mark.parametrize('size', [1, MANY], ids=['of one each', 'in one request'])
+def test_many_parameters_let_images_in_between(make_node, peer, monkeypatch, size):
+    node = start(make_node())
+    happened = []
+    arrived, reconfigure = node._health.image_arrived, node._on_parameters
+
+    def image_arrived(*args):
+        happened.append('image')
+        return arrived(*args)
+
+    def changed(changes):
+        happened.append(changes[0].value)
+        return reconfigure(changes)
+
+    monkeypatch.setattr(node._health, 'image_arrived', image_arrived)
+    node.remove_on_set_parameters_callback(node._on_parameters)
+    node.add_on_set_parameters_callback(changed)
+    messages = many_changes()
+    requests = [messages[i : i + size] for i in range(0, MANY, size)]
+    # an image is ready whenever the executor looks for one
+    timer = peer.node.create_timer(0.0, peer.send)
+    client, answers = ask_to_set(peer, *requests)
+    peer.spin_until(lambda: all(a.done() for a in answers), timeout=60.0)
+    peer.node.destroy_timer(timer)
+    results = [result for a in answers for result in a.result().results]
+    assert [r.successful for r in results] == [True] * MANY
+    order = [h for h in happened if h != 'image']
+    assert order == [m.value.double_value for m in messages]
+    between = ''.join('i' if h == 'image' else 'p' for h in happened).strip('i')
+    # an image may come a little later
+    assert max(map(len, between.split('i'))) <= 3 * PARAMETERS_IN_A_ROW, between
+    peer.node.destroy_client(client)
+
+
+def test_of_many_changes_during_a_frame_the_last_one_is_applied_once(make_node, peer, monkeypatch):
+    node = start(make_node())
+    applied, gate = [], threading.Event()
+    reconfigure = node._session.reconfigure
+    monkeypatch.setattr(
+        node._session, 'reconfigure', lambda c: (applied.append(c), reconfigure(c))
+    )
+    node._worker.post(lambda: gate.wait(10))  # a frame is at work
+    client, (answer,) = ask_to_set(peer, many_changes())
+    try:
+        peer.spin_until(answer.done, timeout=60.0)
+        assert all(result.successful for result in answer.result().results)
+        assert not applied
+    finally:
+        gate.set()
+        peer.node.destroy_client(client)
+    node._worker.call(lambda: None)
+    (config,) = applied
+    assert config.occupancy.rate_hz == 1.0 + (MANY - 1) % 7
+
+
+@pytest.mark.parametrize('kind', [SetParameters, SetParametersAtomically])
+def test_a_value_of_an_unknown_kind_is_refused_and_the_node_lives(make_node, peer, kind):
+    node = start(make_node())
+    name = 'set_parameters' + ('' if kind is SetParameters else '_atomically')
+    client = peer.node.create_client(kind, f'/sharp/{name}')
+    assert client.wait_for_service(5.0)
+    odd = ParameterMsg(name='occupancy.rate_hz', value=ParameterValue(type=77))
+    answer = client.call_async(kind.Request(parameters=[odd]))
+    peer.spin_until(answer.done)
+    response = answer.result()
+    result = response.results[0] if kind is SetParameters else response.result
+    assert not result.successful
+    assert '77' in result.reason
+    assert not change(node, occupancy__rate_hz=3.0)
+    peer.node.destroy_client(client)
