@@ -177,7 +177,12 @@ class Outputs:
         stamp_ns: int,
         world_frame: str,
     ) -> None:
-        """Publish the parts of the map that are given, in the world frame."""
+        """Publish the parts of the map that are given, in the world frame.
+
+        A stamp of 0 means the latest to tf, and that there is no map to those who ask for its age:
+        where no image gives one, the map is of now.
+        """
+        stamp_ns = stamp_ns or self._node.get_clock().now().nanoseconds or 1  # of simulated time
         if grid is not None:
             self.map_frame = world_frame
             header = (stamp_ns, world_frame)

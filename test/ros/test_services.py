@@ -11,15 +11,21 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy')
 
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from ros_helpers import CAMERA, POSE, start, WALL
+from ros_helpers import CAMERA, IMAGE, POSE, start, WALL
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import SetBool, Trigger
 
 from sharp_ros.localization.scale_anchors import floor_below
 from sharp_ros.ros import answers, services, transforms
-from sharp_ros.ros.conversions import pose_from_odometry, stamp_ns_from_msg
+from sharp_ros.ros.conversions import (
+    image_to_msg,
+    odometry_to_msg,
+    pose_from_odometry,
+    stamp_ns_from_msg,
+)
 from sharp_ros.se3 import inverse, transform
 
 pytestmark = pytest.mark.ros
@@ -82,6 +88,34 @@ def test_reset_after_another_configure_empties_the_map_that_viewers_still_show(
     assert call('reset', send=lambda: None).success
     peer.spin_until(lambda: np.all(cells(peer) == -1))
     assert peer.received[GRID][-1].header.frame_id == 'odom'
+
+
+@pytest.mark.parametrize('simulated', [False, True], ids=['clock', 'simulated time stands at 0'])
+def test_a_map_that_no_image_dates_is_not_of_time_0(make_node, peer, call, tmp_path, simulated):
+    node = mapping_node(make_node, peer, tmp_path)
+    node.trigger_deactivate()
+    peer.spin(0.2)
+    peer.received.clear()
+    node.set_parameters([Parameter('use_sim_time', value=simulated)])
+    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    before = peer.now()
+    assert call('reset', send=lambda: None).success
+    peer.spin_until(lambda: peer.received[GRID] and np.all(cells(peer) == -1))
+    stamp = stamps(peer, GRID)[-1]
+    assert stamp == 1 if simulated else before <= stamp <= peer.now()
+
+
+def test_a_map_of_images_that_have_no_stamp_has_one(make_node, peer, tmp_path):
+    peer.listen(GRID)
+    start(make_node(output__directory=str(tmp_path), pose__source='odometry'))
+    before = peer.now()
+
+    def send():
+        peer.odometry.publish(odometry_to_msg(POSE, 0, 'odom', CAMERA))
+        peer.send(pose=None, image=image_to_msg(IMAGE, 0, CAMERA))
+
+    peer.spin_until(lambda: peer.received[GRID], each=send)
+    assert stamps(peer, GRID)[-1] >= before
 
 
 def listen_to_map_points(peer):
