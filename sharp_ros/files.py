@@ -4,14 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import errno
 import hashlib
 import os
 from pathlib import Path
 import shutil
+import stat
 from typing import BinaryIO
 
 # Of the user: weights whose licence does not let us ship them, and results of self-checks.
 CACHE_FOLDER = Path('~/.cache/sharp_ros')
+
+
+_KINDS = (
+    (stat.S_ISFIFO, 'a named pipe'),
+    (stat.S_ISSOCK, 'a socket'),
+    (stat.S_ISCHR, 'a device'),
+    (stat.S_ISBLK, 'a device'),
+)
+
+
+def regular_file(path: str | os.PathLike[str]) -> Path:
+    """The path itself, if nothing but its contents is to be had from opening it; links count.
+
+    Opening a named pipe waits until somebody writes to it, reading a device may never end, and
+    both may be anybody's in a folder of others. Folders pass: opening them says what they are.
+
+    Raises:
+        OSError: that names the kind, or as of a file that is missing.
+    """
+    mode = os.stat(path).st_mode
+    for is_kind, name in _KINDS:
+        if is_kind(mode):
+            raise OSError(errno.EINVAL, f'{name} instead of a file', os.fspath(path))
+    return Path(path)
 
 
 @contextmanager

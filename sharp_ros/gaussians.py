@@ -20,7 +20,7 @@ import numpy as np
 from sharp_ros import se3
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
-from sharp_ros.files import replacing
+from sharp_ros.files import regular_file, replacing
 from sharp_ros.tensors import array_of, give_tensors, is_tensor, tensor_of
 
 if TYPE_CHECKING:
@@ -554,7 +554,7 @@ def _read_ply(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         return InputError(f'{path} is not a readable PLY file: {what}', 'bad_ply')
 
     try:
-        with Path(path).open('rb') as file:
+        with regular_file(path).open('rb') as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:  # a ValueError says that the file is empty
         raise bad(str(error)) from error

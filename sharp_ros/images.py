@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from sharp_ros.errors import InputError
+from sharp_ros.files import regular_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -148,7 +149,7 @@ def read_image(path: str | Path) -> tuple[np.ndarray, float | None]:
         Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS // 2  # Pillow refuses twice as many
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            with Image.open(path) as image:
+            with Image.open(regular_file(path)) as image:
                 image.load()
                 film_mm = _turn_upright(image)
                 focal = film_mm and focal_from_35mm(film_mm, *image.size)
@@ -170,7 +171,7 @@ def frame_count(path: str | Path) -> int:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(regular_file(path)) as image:
             return int(getattr(image, 'n_frames', 1))
     except Exception:  # as `read_image` will say
         return 1

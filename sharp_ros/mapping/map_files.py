@@ -43,7 +43,7 @@ import yaml
 from sharp_ros import __version__
 from sharp_ros.config import GaussianMapConfig, load_yaml, SharpConfig, to_yaml
 from sharp_ros.errors import ConfigError, InputError
-from sharp_ros.files import new_folder, replace_symlink
+from sharp_ros.files import new_folder, regular_file, replace_symlink
 from sharp_ros.gaussians import save_ply
 from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.occupancy import (
@@ -401,7 +401,7 @@ def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read-only arrays of numbers; sizes are checked before anything is unpacked."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(regular_file(path)) as archive:
             members = archive.infolist()
             if sum(member.file_size for member in members) > _LARGEST_STATE:
                 raise bad_map(f'{path} would take more than {_LARGEST_STATE >> 30} GiB of memory')
@@ -433,7 +433,7 @@ def _array(data: bytes) -> np.ndarray:
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open('rb') as file:
+        with regular_file(path).open('rb') as file:
             data = file.read(_LARGEST_TEXT + 1)
         if len(data) > _LARGEST_TEXT:
             raise bad_map(f'{path} is too long for what it should hold')

@@ -22,6 +22,7 @@ import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.errors import InputError
+from sharp_ros.files import regular_file
 from sharp_ros.images import IMAGE_SUFFIXES, read_image
 from sharp_ros.sources.bag import BagSource
 from sharp_ros.sources.base import (
@@ -84,7 +85,13 @@ def open_source(
             source = kind.open(spec, path, _Options(*given))
             return _Looped(source) if loop else source
     names = '\n'.join(f'  {kind.what}' for kind in KINDS)
-    problem = 'is of no known kind' if path.exists() else 'does not exist'
+    problem = 'does not exist'
+    if path.exists():
+        problem = 'is of no known kind'
+        try:
+            regular_file(path)
+        except OSError as error:
+            problem = f'is {error.strerror}'
     raise InputError(f'source {spec!r} {problem}; give one of\n{names}', 'no_such_source')
 
 
@@ -300,7 +307,7 @@ def _open_layout(path: Path, options: _Options) -> Source:
     assert read is not None
     try:
         listing = read(path)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # of what others wrote
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:  # others wrote it
         raise InputError(
             f'{path} is not laid out as its files say ({type(error).__name__}: {error}); give its '
             'images alone, or one of the layouts in docs/recordings.md',

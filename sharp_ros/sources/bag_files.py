@@ -12,6 +12,7 @@ import struct
 import tempfile
 
 from sharp_ros.errors import InputError
+from sharp_ros.files import regular_file
 from sharp_ros.sources.chunked import McapStorage, Ros1Storage
 from sharp_ros.sources.storage import Channel, Storage
 
@@ -48,7 +49,7 @@ def _unpacked(path: Path, folder: Path) -> tuple[Path, str]:
     from backports import zstd
 
     target = folder / path.stem
-    with path.open('rb') as packed, target.open('wb') as file:
+    with regular_file(path).open('rb') as packed, target.open('wb') as file:
         try:
             with zstd.open(packed, 'rb') as whole:
                 shutil.copyfileobj(whole, file)
@@ -67,7 +68,7 @@ def _unpacked(path: Path, folder: Path) -> tuple[Path, str]:
 
 def _missing_bytes(file: Path) -> int:
     """By which a database is shorter than its header says (https://sqlite.org/fileformat.html)."""
-    with file.open('rb') as database:
+    with regular_file(file).open('rb') as database:
         header = database.read(32)
     if not header.startswith(b'SQLite format 3\0') or len(header) < 32:
         return 0

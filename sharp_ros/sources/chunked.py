@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from sharp_ros.files import regular_file
 from sharp_ros.sources.storage import Channel, Storage
 
 # What a record raises that is cut off, or holds something else than it says.
@@ -50,7 +51,7 @@ class _ChunkedStorage(Storage):
 
     def __init__(self, file: Path, path: Path | None = None) -> None:
         super().__init__(path or file)
-        self._file: BinaryIO = file.open('rb')
+        self._file: BinaryIO = regular_file(file).open('rb')
         self._size = file.stat().st_size
         self._chunks: list[_Chunk] = []
         try:

@@ -19,6 +19,7 @@ import yaml
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
+from sharp_ros.files import regular_file
 from sharp_ros.images import IMAGE_SUFFIXES
 from sharp_ros.rectification import CameraModel
 from sharp_ros.se3 import is_rotation
@@ -457,7 +458,7 @@ def _json(file: Path) -> Any:
 def _size(file: Path) -> tuple[int, int]:
     from PIL import Image
 
-    with Image.open(file) as image:
+    with Image.open(regular_file(file)) as image:
         return image.size
 
 

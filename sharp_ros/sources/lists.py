@@ -17,6 +17,7 @@ import statistics
 import numpy as np
 
 from sharp_ros.errors import InputError
+from sharp_ros.files import regular_file
 from sharp_ros.se3 import matrix_from_quat, transform
 from sharp_ros.sources.stock import Part
 
@@ -47,7 +48,7 @@ class StampedList:
 
 def read_text(path: Path) -> str:
     """A text file as UTF-8, UTF-16 with a byte order mark, or else Latin-1, which fits always."""
-    data = path.read_bytes()
+    data = regular_file(path).read_bytes()
     if data.startswith((b'\xff\xfe', b'\xfe\xff')):
         return data.decode('utf-16', 'replace')
     try:

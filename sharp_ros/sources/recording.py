@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from sharp_ros.errors import InputError
+from sharp_ros.files import regular_file
 from sharp_ros.sources.bag_files import open_storage
 from sharp_ros.sources.messages import Decoder, Role, role_of
 from sharp_ros.sources.stock import Kind, Part, Stock
@@ -170,7 +171,7 @@ def _named_files(path: Path) -> tuple[list[Path], list[Path]]:
     """
     files = bag_files(path)
     try:
-        metadata = yaml.safe_load((path / 'metadata.yaml').read_text(encoding='utf-8'))
+        metadata = yaml.safe_load(regular_file(path / 'metadata.yaml').read_text(encoding='utf-8'))
         about = metadata['rosbag2_bagfile_information']
         names = [Path(name).name for name in about['relative_file_paths']]
     except (OSError, yaml.YAMLError, UnicodeError, KeyError, TypeError):

@@ -16,6 +16,7 @@ import numpy as np
 
 from sharp_ros.camera import Frame
 from sharp_ros.errors import InputError
+from sharp_ros.files import regular_file
 from sharp_ros.images import decode_image, read_image
 from sharp_ros.rectification import CameraModel, Rectifier
 from sharp_ros.sources.base import (
@@ -212,7 +213,7 @@ class RgbdSource:
     def _read_depth(self, file: Path) -> np.ndarray:  # -> [H, W] float32 metres
         raw = None
         with suppress(OSError, ValueError, InputError):  # said below
-            raw = decode_image(file.read_bytes(), cv2.IMREAD_UNCHANGED)
+            raw = decode_image(regular_file(file).read_bytes(), cv2.IMREAD_UNCHANGED)
         if raw is None or raw.ndim != 2 or raw.dtype not in (np.uint16, np.float32):
             found = 'unreadable' if raw is None else f'{raw.dtype} {raw.shape}'
             raise InputError(
