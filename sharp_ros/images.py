@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = (
     *('.jp2', '.avif', '.heic', '.heif'),
 )
 MAX_IMAGE_PIXELS = 200_000_000  # of a file; as many as SHARP's own tool takes
-MAX_MESSAGE_PIXELS = 64_000_000  # of a compressed message
+MAX_MESSAGE_PIXELS = 64_000_000  # of a message, compressed or not
 DEFAULT_FOCAL_35MM = 30.0  # a phone's main camera, about; SHARP's own tool assumes the same
 _EXIF_IFD, _EXIF_FOCAL, _EXIF_FOCAL_35MM = 0x8769, 0x920A, 0xA405
 _HEIF_BRANDS = (b'hei', b'hev', b'mif', b'msf')
@@ -81,10 +81,23 @@ def _check_size(data: bytes) -> None:
         pixels = MAX_MESSAGE_PIXELS + 1
     except Exception:  # Pillow raises many types for files it does not know
         return
+    check_pixels(pixels, 'compressed image')
+
+
+def check_pixels(pixels: int, what: str) -> None:
+    """Refuse the image of a message that is too large.
+
+    Args:
+        pixels: that it has, or says that it has.
+        what: it is.
+
+    Raises:
+        InputError: `image_too_large`.
+    """
     if pixels > MAX_MESSAGE_PIXELS:
         raise InputError(
-            f'compressed image has more than {MAX_MESSAGE_PIXELS / 1e6:.0f} million pixels; '
-            'send smaller ones',
+            f'{what} has more than {MAX_MESSAGE_PIXELS / 1e6:.0f} million pixels; send smaller '
+            'ones',
             'image_too_large',
         )
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import sqlite3
 import struct
+from types import SimpleNamespace
 
 import av
 from backports import zstd
@@ -31,10 +32,11 @@ from test_sources import (
     write_drive,
 )
 
-from sharp_ros import se3
+from sharp_ros import images, se3
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
-from sharp_ros.sources import chunked, open_source
+from sharp_ros.ros.conversions import depth_from_msg, image_from_msg
+from sharp_ros.sources import chunked, open_source, storage
 
 
 def part_of(source, name):
@@ -719,6 +721,62 @@ def test_a_chunk_that_unpacks_to_more_than_recorders_write_costs_itself_only(
     source = open_source(str(path))
     assert [frame.stamp_ns for frame in source.frames()] == [stamp(i) for i in (0, 1, 3)]
     assert 'a chunk holds more than' in losses(source)[0]
+
+
+def test_a_message_that_unpacks_to_more_than_an_image_may_have_is_refused_by_name(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(storage, 'LARGEST_UNPACKED', 100_000)
+    file = McapFile('ros2')
+    channel = file.ros2('/image', 'sensor_msgs/msg/Image')
+    image = ros2_image(0, np.zeros((240, 320, 3), np.uint8))
+    file.add(channel, stamp(0), zstd.compress(STORE.serialize_cdr(image, image.__msgtype__)))
+    path = file.write(tmp_path / 'a.mcap')
+    with pytest.raises(InputError, match=r'/image.*message holds more than 0 MB; record smaller'):
+        open_source(str(path))
+
+
+def test_a_compressed_message_that_is_cut_off_is_damaged():
+    data = zstd.compress(bytes(range(256)) * 40)
+    assert storage.plain(data) == bytes(range(256)) * 40
+    with pytest.raises(InputError, match='cut off'):
+        storage.plain(data[:-1])
+
+
+def test_a_raw_image_has_no_more_pixels_than_a_compressed_one(tmp_path, monkeypatch):
+    """Whatever a message claims, and however much comes with it; of a bag it costs itself only."""
+    monkeypatch.setattr(images, 'MAX_MESSAGE_PIXELS', 160 * 120)
+    file = McapFile('ros2')
+    channel = file.ros2('/image', 'sensor_msgs/msg/Image')
+    sizes = [(120, 160), (121, 160), (120, 160)]
+    for i, size in enumerate(sizes):
+        image = np.random.default_rng(i).integers(0, 255, (*size, 3), np.uint8)
+        file.add_ros2(channel, stamp(i), ros2_image(i, image))
+    source = open_source(str(file.write(tmp_path / 'a.mcap')))
+    assert [frame.stamp_ns for frame in source.frames()] == [stamp(0), stamp(2)]
+    assert 'rgb8 image of 160x121 has more than' in losses(source)[0]
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'row', 'rows'),
+    [
+        ('rgb8', 60, 10),
+        ('bgra16', 160, 10),
+        ('mono8', 20, 10),
+        ('nv12', 20, 15),
+        ('32FC1', 80, 10),
+    ],
+)
+def test_a_live_image_has_no_more_pixels_than_a_compressed_one(monkeypatch, encoding, row, rows):
+    image = SimpleNamespace(
+        width=20, height=10, step=row, encoding=encoding, is_bigendian=0, data=bytes(row * rows)
+    )
+    read = depth_from_msg if encoding == '32FC1' else image_from_msg
+    assert read(image).shape[:2] == (10, 20)
+    monkeypatch.setattr(images, 'MAX_MESSAGE_PIXELS', 199)
+    with pytest.raises(InputError, match=f'{encoding} image of 20x10.*send smaller') as caught:
+        read(image)
+    assert caught.value.reason == 'image_too_large'
 
 
 @pytest.mark.parametrize('compression', ['BZ2', 'LZ4'])

@@ -22,7 +22,7 @@ from sharp_ros import se3
 from sharp_ros.camera import Intrinsics, RangeReading
 from sharp_ros.depth_codecs import decode_compressed_depth
 from sharp_ros.errors import InputError
-from sharp_ros.images import decode_image
+from sharp_ros.images import check_pixels, decode_image
 from sharp_ros.localization.imu_gravity import ImuSample
 from sharp_ros.rectification import CameraModel
 
@@ -99,7 +99,7 @@ def image_from_msg(msg: Any) -> np.ndarray:  # -> [H, W, 3]
         uint8 RGB; a view into the message where that is possible, so treat it as read-only.
 
     Raises:
-        InputError: `bad_image_size`, `bad_data_length` or `unknown_encoding`.
+        InputError: `bad_image_size`, `image_too_large`, `bad_data_length` or `unknown_encoding`.
     """
     encoding = msg.encoding
     planar = _PLANAR.get(encoding)
@@ -149,7 +149,7 @@ def grey16_from_msg(msg: Any) -> np.ndarray:  # -> [H, W]
     """The values of an image of 16-bit grey, raw or as PNG, of whatever range.
 
     Raises:
-        InputError: `bad_image_size`, `bad_data_length` or `bad_compressed`.
+        InputError: `bad_image_size`, `image_too_large`, `bad_data_length` or `bad_compressed`.
     """
     if hasattr(msg, 'encoding'):
         return _pixels(msg, 'u', 2, 1)
@@ -167,7 +167,7 @@ def depth_from_msg(msg: Any) -> np.ndarray:  # -> [H, W]
         where that is possible, so treat it as read-only.
 
     Raises:
-        InputError: `bad_image_size`, `bad_data_length` or `unknown_encoding`.
+        InputError: `bad_image_size`, `image_too_large`, `bad_data_length` or `unknown_encoding`.
     """
     if not hasattr(msg, 'encoding'):
         return decode_compressed_depth(msg.data, msg.format)
@@ -194,7 +194,13 @@ def _rows(msg: Any, row_bytes: int, rows: int) -> np.ndarray:  # -> [rows, row_b
             f'{data.size} bytes; expected {rows} rows of a step of at least {row_bytes}',
             'bad_data_length',
         )
+    _check_pixels(msg)
     return data.reshape(rows, msg.step)[:, :row_bytes]
+
+
+def _check_pixels(msg: Any) -> None:
+    """Refuse what a compressed image may not be either."""
+    check_pixels(msg.width * msg.height, f'{msg.encoding} image of {msg.width}x{msg.height}')
 
 
 def _pixels(msg: Any, kind: str, item_size: int, channels: int) -> np.ndarray:
@@ -257,6 +263,7 @@ def _cv_bridge() -> Any:
 def _image_by_cv_bridge(msg: Any) -> np.ndarray:
     bridge, cause = _cv_bridge(), None
     if bridge is not None:
+        _check_pixels(msg)
         try:
             return np.ascontiguousarray(bridge.imgmsg_to_cv2(msg, 'rgb8'))
         except Exception as error:  # CvBridgeError, TypeError, cv2.error: all mean it cannot

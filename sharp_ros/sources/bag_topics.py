@@ -136,9 +136,12 @@ def choose_image(
     if not candidates:
         present = ', '.join(f'{t.name} ({t.msgtype})' for t in recording.topics) or 'no messages'
         what = wanted or 'sensor_msgs/Image or CompressedImage'
+        unread = [topic.part.example for topic in recording.of('raw', 'compressed', 'video')]
+        causes = dict.fromkeys((*unread, *recording.faults()))
+        why = ''.join(f'; {cause}' for cause in causes if cause)
         raise InputError(
-            f'bag {path} has no image topic {what}; it holds {present}; name an image topic or '
-            'record one',
+            f'bag {path} has no image topic {what}; it holds {present}{why}; name an image topic '
+            'or record one',
             'no_image_topic',
         )
     most = max(len(c.topic.times_ns) for c in candidates)

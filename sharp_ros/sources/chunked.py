@@ -15,12 +15,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from sharp_ros.files import regular_file
-from sharp_ros.sources.storage import Channel, Storage
+from sharp_ros.sources.storage import Channel, LARGEST_UNPACKED, Storage
 
 # What a record raises that is cut off, or holds something else than it says.
 _BROKEN = (EOFError, struct.error, ValueError, KeyError, IndexError)
 _MOST_CHUNK = 1 << 32  # bytes of a record; more is said by damaged ones only
-_MOST_UNPACKED = 1 << 30  # bytes of a chunk; recorders begin another one after some megabytes
+_MOST_UNPACKED = LARGEST_UNPACKED  # of a chunk; recorders begin another one after some megabytes
 
 
 @dataclass
@@ -159,7 +159,8 @@ def _decompressed(data: bytes, compression: str) -> tuple[bytes, str]:
     except Exception as error:  # each library has a type of its own
         return b'', f'a chunk cannot be decompressed ({error})'
     if len(found) == _MOST_UNPACKED:
-        return b'', f'a chunk holds more than {_MOST_UNPACKED >> 20} MB'
+        most = f'{_MOST_UNPACKED >> 20} MB'
+        return b'', f'a chunk holds more than {most}; record smaller images, or smaller chunks'
     return found, ''
 
 

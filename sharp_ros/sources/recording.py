@@ -88,6 +88,10 @@ class Recording:
             part.unused('no_use')
         return part
 
+    def faults(self) -> list[str]:
+        """Why files were not read to their end."""
+        return [storage.fault[1] for storage in self._storages if storage.fault is not None]
+
     def of(self, *roles: Role) -> list[Topic]:
         """Topics of some roles, by name."""
         return [topic for topic in self.topics if topic.role in roles]
@@ -104,7 +108,10 @@ class Recording:
             try:
                 yield topic, time, self._decoder(channel)(data)
             except InputError as error:
-                topic.part.skip(error.reason, f'{channel.file.name} at {time / 1e9:.3f} s')
+                where = f'{channel.file.name} at {time / 1e9:.3f} s'
+                if error.reason == 'image_too_large':
+                    where += f': {error}'
+                topic.part.skip(error.reason, where)
 
     def _stream(
         self, storage: Storage, channels: Collection[Channel]

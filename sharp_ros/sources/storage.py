@@ -16,6 +16,7 @@ from typing import Any
 
 from sharp_ros.errors import InputError
 
+LARGEST_UNPACKED = 1 << 28  # bytes of a chunk or message; MAX_MESSAGE_PIXELS of four bytes fit in
 _ZSTD = b'\x28\xb5\x2f\xfd'
 
 
@@ -91,12 +92,26 @@ def _is_bag_file(path: Path) -> bool:
 
 
 def plain(data: bytes) -> bytes:
-    """A message that its recorder may have compressed (rosbag2's mode `message`)."""
+    """A message that its recorder may have compressed (rosbag2's mode `message`).
+
+    Raises:
+        InputError: `damaged`, or `image_too_large` if it would be far larger unpacked.
+    """
     if data[:4] != _ZSTD:
         return data
     from backports import zstd
 
+    unpacking = zstd.ZstdDecompressor()
     try:
-        return zstd.decompress(data)
+        unpacked = unpacking.decompress(data, LARGEST_UNPACKED)
     except zstd.ZstdError as error:
         raise InputError(f'a compressed message is damaged: {error}', 'damaged') from error
+    if len(unpacked) == LARGEST_UNPACKED:
+        raise InputError(
+            f'a compressed message holds more than {LARGEST_UNPACKED >> 20} MB; record smaller '
+            'images',
+            'image_too_large',
+        )
+    if not unpacking.eof:
+        raise InputError('a compressed message is damaged: it is cut off', 'damaged')
+    return unpacked
