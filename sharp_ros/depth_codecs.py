@@ -17,6 +17,7 @@ from sharp_ros.errors import InputError
 from sharp_ros.images import decode_image, MAX_MESSAGE_PIXELS
 
 _HEADER = struct.Struct('<iff')
+_INVERSE_DEPTH, _LEVELS = 0, 65535  # in the header; the largest value, 0 being no depth
 _PNG = b'\x89PNG'
 
 
@@ -53,6 +54,31 @@ def decode_compressed_depth(data: bytes, form: str) -> np.ndarray:  # -> [H, W]
     depth = np.zeros(values.shape, np.float32)
     np.divide(np.float32(a), values - np.float32(b), out=depth, where=values > 0)
     return depth
+
+
+def encode_compressed_depth(depth: np.ndarray) -> bytes:  # [H, W]
+    """Depth as the content of a compressed image of the format `32FC1; compressedDepth png`.
+
+    The steps of inverse depth are spread over the depths that the image holds, so its error is at
+    most `(1 / nearest - 1 / farthest) / 131068`: of the depth 0.04 % at 5 m and 0.15 % at 20 m, if
+    the nearest is 0.1 m away.
+
+    Args:
+        depth: float32, metres. What is not positive and finite becomes 0, no measurement: the
+            format knows neither REP-117's infinities nor NaN.
+    """
+    known = (depth > 0) & (depth < np.inf)
+    values, a, b = np.zeros(depth.shape, np.uint16), 0.0, 0.0
+    if known.any():
+        near, far = float(depth[known].min()), float(depth[known].max())
+        far = max(far, 2 * near)  # else `b` cancels most of `a / depth` for those who read it
+        a = (_LEVELS - 1) / (1 / near - 1 / far)
+        b = 1 - a / far
+        with np.errstate(divide='ignore', invalid='ignore'):
+            steps = np.float32(a) / depth + np.float32(b + 0.5)
+        values[known] = np.clip(steps[known], 1, _LEVELS)
+    _, png = cv2.imencode('.png', values, (cv2.IMWRITE_PNG_COMPRESSION, 1))
+    return _HEADER.pack(_INVERSE_DEPTH, a, b) + png.tobytes()
 
 
 def _png(body: bytes) -> np.ndarray:

@@ -24,6 +24,7 @@ IMAGE_SUFFIXES = (
 )
 MAX_IMAGE_PIXELS = 200_000_000  # of a file; as many as SHARP's own tool takes
 MAX_MESSAGE_PIXELS = 64_000_000  # of a message, compressed or not
+_JPEG_QUALITY = 80
 DEFAULT_FOCAL_35MM = 30.0  # a phone's main camera, about; SHARP's own tool assumes the same
 _EXIF_IFD, _EXIF_FOCAL, _EXIF_FOCAL_35MM = 0x8769, 0x920A, 0xA405
 _HEIF_BRANDS = (b'hei', b'hev', b'mif', b'msf')
@@ -66,6 +67,13 @@ def decode_image(data: bytes | memoryview, flags: int = cv2.IMREAD_COLOR) -> np.
             'bad_compressed',
         )
     return image
+
+
+def encode_jpeg(rgb: np.ndarray) -> bytes:  # [H, W, 3]
+    """A JPEG of uint8 RGB, small enough to be sent by radio."""
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    _, jpeg = cv2.imencode('.jpg', bgr, (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))
+    return jpeg.tobytes()
 
 
 def _check_size(data: bytes) -> None:

@@ -20,9 +20,9 @@ import numpy as np
 
 from sharp_ros import se3
 from sharp_ros.camera import Intrinsics, RangeReading
-from sharp_ros.depth_codecs import decode_compressed_depth
+from sharp_ros.depth_codecs import decode_compressed_depth, encode_compressed_depth
 from sharp_ros.errors import InputError
-from sharp_ros.images import check_pixels, decode_image
+from sharp_ros.images import check_pixels, decode_image, encode_jpeg
 from sharp_ros.localization.imu_gravity import ImuSample
 from sharp_ros.rectification import CameraModel
 
@@ -44,7 +44,7 @@ try:
         Vector3Stamped,
     )
     from nav_msgs.msg import OccupancyGrid, Odometry
-    from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+    from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
     from std_msgs.msg import Header
 except ModuleNotFoundError:  # reading the messages of a bag needs no ROS, building does
     if TYPE_CHECKING:  # all are there where types are checked
@@ -527,6 +527,21 @@ def depth_to_msg(depth: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
     return _image_msg(depth, '32FC1', stamp_ns, frame_id)
 
 
+def jpeg_to_msg(rgb: np.ndarray, stamp_ns: int, frame_id: str) -> CompressedImage:
+    """[H, W, 3] uint8 RGB as a JPEG, which image_transport reads as `compressed`."""
+    data = encode_jpeg(rgb)
+    return _compressed_msg(data, 'rgb8; jpeg compressed bgr8', stamp_ns, frame_id)
+
+
+def compressed_depth_to_msg(depth: np.ndarray, stamp_ns: int, frame_id: str) -> CompressedImage:
+    """[H, W] float32 depth, which image_transport reads as `compressedDepth`.
+
+    See `encode_compressed_depth`: what is NaN or infinite becomes NaN there.
+    """
+    data = encode_compressed_depth(depth)
+    return _compressed_msg(data, '32FC1; compressedDepth png', stamp_ns, frame_id)
+
+
 def camera_info_to_msg(intrinsics: Intrinsics, stamp_ns: int, frame_id: str) -> CameraInfo:
     """Camera info of a pinhole image without distortion: R = I, P = [K | 0]."""
     k = intrinsics.matrix
@@ -769,6 +784,12 @@ def _image_msg(image: np.ndarray, encoding: str, stamp_ns: int, frame_id: str) -
         step=image.nbytes // height,
     )
     _fill(msg, image)
+    return msg
+
+
+def _compressed_msg(data: bytes, form: str, stamp_ns: int, frame_id: str) -> CompressedImage:
+    msg = CompressedImage(header=header_to_msg(stamp_ns, frame_id), format=form)
+    msg.data.frombytes(data)
     return msg
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from sharp_ros.camera import Frame
 from sharp_ros.config import SharpConfig
@@ -23,10 +23,12 @@ from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
     cloud_to_msg,
+    compressed_depth_to_msg,
     depth_to_msg,
     gaussians_to_msg,
     grid_to_msg,
     image_to_msg,
+    jpeg_to_msg,
     odometry_to_msg,
     points_to_msg,
     scale_to_msg,
@@ -41,6 +43,8 @@ from sharp_ros.views import VIEW, View, VIEW_DEPTH
 IMAGE, SCALE, ODOMETRY, SNAPSHOT = 'image_rect', 'scale', 'odometry', 'snapshot/points'
 DEPTH, RELATIVE = 'depth', 'relative_depth'  # each with an image and its camera_info
 DEPTH_STD = 'depth/log_std'
+# below the topic of an image, as image_transport names them
+JPEG, COMPRESSED_DEPTH = '/compressed', '/compressedDepth'
 _KEPT = (OCCUPANCY, MAP_POINTS)  # for late subscribers, so sent without any subscriber, too
 _STREAM = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 _MAP = QoSProfile(
@@ -102,6 +106,7 @@ class Outputs:
     def wanted(self) -> set[str]:
         """Outputs of a frame with a subscriber now, named as in `frame_result`."""
         topics = {t for t, p in self.publishers.items() if p.get_subscription_count()}
+        topics = {t.removesuffix(JPEG).removesuffix(COMPRESSED_DEPTH) for t in topics}
         views = {topic.rpartition('/')[0] for topic in topics if topic.startswith(VIEW)}
         return (topics | views) - {SNAPSHOT}
 
@@ -114,10 +119,10 @@ class Outputs:
         """
         frame = result.frame
         stamp_ns, frame_id = frame.stamp_ns, frame.frame_id
-        self.send(IMAGE, partial(image_to_msg, frame.image, stamp_ns, frame_id))
+        self._send_image(IMAGE, frame.image, stamp_ns, frame_id)
         relative = result.relative_depth
         topic, depth = (DEPTH, result.depth) if relative is None else (RELATIVE, relative)
-        self.send(f'{topic}/image', partial(depth_to_msg, depth, stamp_ns, frame_id))
+        self._send_depth(f'{topic}/image', depth, stamp_ns, frame_id)
         self.send(
             f'{topic}/camera_info',
             partial(camera_info_to_msg, frame.intrinsics, stamp_ns, frame_id),
@@ -209,16 +214,25 @@ class Outputs:
                     fixed=placement.fixed,
                 )
             topic, header = VIEW + name, (stamp_ns, frame_id)
-            self.send(f'{topic}/image', partial(image_to_msg, view.image, *header))
+            self._send_image(f'{topic}/image', view.image, *header)
             self.send(
                 f'{topic}/camera_info', partial(camera_info_to_msg, view.intrinsics, *header)
             )
             if view.depth is not None:
-                self.send(topic + VIEW_DEPTH, partial(depth_to_msg, view.depth, *header))
+                self._send_depth(topic + VIEW_DEPTH, view.depth, *header)
 
     def publish_snapshot(self, cloud: SnapshotCloud) -> None:
         """Publish a snapshot, also for late subscribers."""
         self.publishers[SNAPSHOT].publish(snapshot_to_msg(cloud))
+
+    def _send_image(self, topic: str, image: np.ndarray, stamp_ns: int, frame_id: str) -> None:
+        self.send(topic, partial(image_to_msg, image, stamp_ns, frame_id))
+        self.send(topic + JPEG, partial(jpeg_to_msg, image, stamp_ns, frame_id))
+
+    def _send_depth(self, topic: str, depth: np.ndarray, stamp_ns: int, frame_id: str) -> None:
+        self.send(topic, partial(depth_to_msg, depth, stamp_ns, frame_id))
+        packed = partial(compressed_depth_to_msg, depth, stamp_ns, frame_id)
+        self.send(topic + COMPRESSED_DEPTH, packed)
 
     def send(self, topic: str, make: Callable[[], Any]) -> None:
         """Build and publish a message, if there is a subscriber or may be one later."""
@@ -240,7 +254,9 @@ def _topics(config: SharpConfig, *, metric: bool) -> dict[str, tuple[type, QoSPr
     topics: dict[str, tuple[type, QoSProfile]] = {
         f'{depth}/image': (Image, _STREAM),
         f'{depth}/camera_info': (CameraInfo, _STREAM),
+        f'{depth}/image{COMPRESSED_DEPTH}': (CompressedImage, _STREAM),
         IMAGE: (Image, _STREAM),
+        IMAGE + JPEG: (CompressedImage, _STREAM),
     }
     if not metric:  # all others are made of metres
         return topics
@@ -258,5 +274,7 @@ def _topics(config: SharpConfig, *, metric: bool) -> dict[str, tuple[type, QoSPr
     for name in config.views:
         topics[f'{VIEW}{name}/image'] = (Image, _STREAM)
         topics[f'{VIEW}{name}/camera_info'] = (CameraInfo, _STREAM)
+        topics[f'{VIEW}{name}/image{JPEG}'] = (CompressedImage, _STREAM)
         topics[f'{VIEW}{name}{VIEW_DEPTH}'] = (Image, _STREAM)
+        topics[f'{VIEW}{name}{VIEW_DEPTH}{COMPRESSED_DEPTH}'] = (CompressedImage, _STREAM)
     return topics
