@@ -72,6 +72,10 @@ class FrameLookup:
         except PoseUnavailableError as error:
             self._health.not_mapped(error.reason, str(error), log=maps)
         needed = {f for n, f in self._pipeline.view_frames.items() if VIEW + n in wanted}
+        odometry = self._poses.odometry
+        mounting = None if odometry is None else odometry.mounting
+        if mounting is not None:  # by the parameter, so it need not be in tf
+            frame = replace(frame, transforms=dict([mounting]))
         frame = self._looked_up(frame, self._on_robot, 'Mapping', end)
         frame = self._with_range(self._with_up(frame, end), end)
         return self._looked_up(frame, needed - self._on_robot, 'Views', end)
@@ -102,7 +106,7 @@ class FrameLookup:
 
     def _looked_up(self, frame: Frame, names: set[str], component: str, end: float) -> Frame:
         found = dict(frame.transforms)
-        for name in names - {'', CAMERA, WORLD, frame.frame_id, frame.world_frame}:
+        for name in names - found.keys() - {'', CAMERA, WORLD, frame.frame_id, frame.world_frame}:
             try:
                 wait = max(0.0, end - time.monotonic())
                 found[name] = self._transforms.lookup(

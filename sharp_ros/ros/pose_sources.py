@@ -12,7 +12,7 @@ from sharp_ros.config import PoseConfig
 from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.ros.conversions import pose_from_odometry
 from sharp_ros.ros.transforms import tf_is_installed, Transforms, TWO_PARENTS
-from sharp_ros.se3 import matrix_from_quat, PoseBuffer, transform
+from sharp_ros.se3 import inverse, matrix_from_quat, PoseBuffer, transform
 
 _PATIENCE = 3.0  # seconds of images without any pose until visual odometry takes over
 _STEP = 0.5  # seconds of them that one image may stand for: time may jump, and cameras pause
@@ -104,6 +104,14 @@ class OdometrySource:
         if np.any(offset[3:]):
             rotation = matrix_from_quat(offset[[6, 3, 4, 5]])
             self._T_base_camera = transform(rotation, offset[:3])
+
+    @property
+    def mounting(self) -> tuple[str, np.ndarray] | None:
+        """The frame that odometry places, and `T_camera_frame` [4, 4], if parameters say it."""
+        child = self._frames[1]
+        if self._T_base_camera is None or not child:
+            return None
+        return child, inverse(self._T_base_camera)
 
     def add(self, msg: object) -> bool:
         """Take in one `nav_msgs/Odometry`; False when time went back and history was dropped.
