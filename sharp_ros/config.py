@@ -352,6 +352,35 @@ class OccupancyConfig:
 
 
 @dataclass(frozen=True)
+class ScanConfig:
+    """Laser scan of the depth of one image."""
+
+    min_angle: float = option(
+        -1.57, 'bearing of the first beam', minimum=-3.15, maximum=3.15, live=True
+    )
+    max_angle: float = option(
+        1.57,
+        'bearing of the last beam, counter-clockwise from ahead; beams out of view are NaN',
+        minimum=-3.15,
+        maximum=3.15,
+        live=True,
+    )
+    angle_increment: float = option(
+        0.01, 'angle between beams', minimum=0.001, maximum=0.2, live=True
+    )
+    min_range: float = option(0.0, 'shortest range; 0: occupancy.min_range', minimum=0.0)
+    max_range: float = option(0.0, 'longest range; 0: occupancy.max_range', minimum=0.0)
+    min_height: float = option(
+        0.0,
+        'bottom of the obstacle height band above the floor; 0: occupancy.min_height',
+    )
+    max_height: float = option(
+        0.0,
+        'top of the obstacle height band above the floor; 0: occupancy.max_height',
+    )
+
+
+@dataclass(frozen=True)
 class KeyframeConfig:
     """Selection of fusion keyframes."""
 
@@ -509,6 +538,7 @@ class SharpConfig:
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
     point_cloud: PointCloudConfig = field(default_factory=PointCloudConfig)
     occupancy: OccupancyConfig = field(default_factory=OccupancyConfig)
+    scan: ScanConfig = field(default_factory=ScanConfig)
     keyframe: KeyframeConfig = field(default_factory=KeyframeConfig)
     gaussian_map: GaussianMapConfig = field(default_factory=GaussianMapConfig)
     surface_map: SurfaceMapConfig = field(default_factory=SurfaceMapConfig)
@@ -537,6 +567,17 @@ class SharpConfig:
                 f'occupancy.max_range ({occupancy.max_range:g}) must not exceed '
                 f'point_cloud.max_range ({self.point_cloud.max_range:g}), beyond which depth '
                 'counts as out of range: the map would clear through walls; raise the latter'
+            )
+        for what, (low, high) in {'range': self.scan_range, 'height': self.scan_band}.items():
+            if low >= high:
+                raise ConfigError(
+                    f'scan.min_{what} ({low:g}) must lie below scan.max_{what} ({high:g}), each '
+                    f'that of occupancy where it is 0; lower the one or raise the other'
+                )
+        if self.scan_range[1] > self.point_cloud.max_range:
+            raise ConfigError(
+                f'scan.max_range ({self.scan.max_range:g}) must not exceed point_cloud.max_range '
+                f'({self.point_cloud.max_range:g}), beyond which nothing is seen; raise the latter'
             )
         cells = math.prod(occupancy.shape)
         if cells > MAX_VOXELS:
@@ -574,8 +615,22 @@ class SharpConfig:
             if view.source == 'map' and not self.gaussian_map.enabled:
                 raise ConfigError(f'views.{name}: source map needs gaussian_map.enabled: true')
 
+    @property
+    def scan_range(self) -> tuple[float, float]:
+        """Shortest and longest range of a scan, metres."""
+        scan, occupancy = self.scan, self.occupancy
+        low = max(scan.min_range or occupancy.min_range, _NEAREST)
+        return low, scan.max_range or occupancy.max_range
+
+    @property
+    def scan_band(self) -> tuple[float, float]:
+        """Heights over the floor between which a scan has obstacles, metres."""
+        scan, occupancy = self.scan, self.occupancy
+        return scan.min_height or occupancy.min_height, scan.max_height or occupancy.max_height
+
 
 MAX_VOXELS = 100_000_000  # of the occupancy window; some 300 MB
+_NEAREST = 0.05  # metres, of a scan
 LARGEST = 1e6  # of a float whose range says nothing else; seconds stay nanoseconds of 64 bits
 _COLUMNS = 99  # of a line of `config/sharp.yaml`
 _GLUE = '\N{NO-BREAK SPACE}'  # stands for a space at which no line is broken
@@ -792,6 +847,7 @@ _STAGES: dict[str, Any] = {
     name: hint for name, hint in get_type_hints(SharpConfig).items() if is_dataclass(hint)
 }
 _ORDERED = (
+    ('scan.min_angle', 'scan.max_angle'),
     ('occupancy.min_height', 'occupancy.max_height'),
     ('occupancy.min_range', 'occupancy.max_range'),
     ('point_cloud.min_range', 'point_cloud.max_range'),

@@ -15,6 +15,7 @@ from sharp_ros.gaussians import Gaussians
 from sharp_ros.localization.localized import Localized
 from sharp_ros.localization.odometry import Motion
 from sharp_ros.localization.scale_filter import ScaleEstimate
+from sharp_ros.localization.scanner import PlacedScan
 from sharp_ros.mapping.map_fit import MapFit
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.mapping.verdict import Verdict
@@ -29,6 +30,7 @@ GAUSSIANS = 'gaussians'
 OCCUPANCY = 'occupancy_grid'
 MAP_POINTS = 'map_points'
 CLEARING = 'clearing_points'
+SCAN = 'scan'
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ class FrameResult:
             failed, how it fits, or why it cannot be used.
         timings_ms: duration of each step; those of the engine, `network.*`, are part of `network`,
             which also holds what was done for the next frame meanwhile.
+        scan: of the depth, in a level frame.
+        unscanned: why there is none although it was asked for: `floor_unknown`, `no_base_frame`,
+            or as of `unmapped`.
         relative_depth: [H, W] float32 of a relative model, see `RelativePipeline`.
     """
 
@@ -87,6 +92,8 @@ class FrameResult:
     restarted: bool = False
     loaded: MapFit | PoseUnavailableError | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    scan: PlacedScan | None = None
+    unscanned: PoseUnavailableError | InputError | None = None
     relative_depth: np.ndarray | None = None
 
     def log_std_image(self) -> np.ndarray | None:  # -> [H, W]

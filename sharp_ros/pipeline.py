@@ -11,7 +11,7 @@ import numpy as np
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import SharpConfig
 from sharp_ros.engine import choose_device
-from sharp_ros.errors import InputError
+from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.frame_result import (
     BegunFrame,
     CLEARING,
@@ -20,10 +20,12 @@ from sharp_ros.frame_result import (
     MAP_POINTS,
     OCCUPANCY,
     POINTS,
+    SCAN,
     SeenFrame,
 )
 from sharp_ros.loading import load_engine
 from sharp_ros.localization.localized import Localized
+from sharp_ros.localization.scanner import PlacedScan, scan_of_frame
 from sharp_ros.pipeline_state import PipelineState
 from sharp_ros.point_cloud import certain_depth, clean_depth, organised_cloud
 from sharp_ros.se3 import checked_pose
@@ -55,7 +57,7 @@ class Pipeline(PipelineState):
         views = (VIEW + name for name in self.config.views)
         self.begin_snapshot()
         frame = warm_up_frame(intrinsics)
-        self.process(frame, {POINTS, GAUSSIANS, OCCUPANCY, MAP_POINTS, CLEARING, *views})
+        self.process(frame, {POINTS, GAUSSIANS, OCCUPANCY, MAP_POINTS, CLEARING, SCAN, *views})
         with suppress(InputError):  # a network may see nothing in it
             self.take_snapshot().cloud()
         self._refinement.warm_up(intrinsics)
@@ -76,8 +78,8 @@ class Pipeline(PipelineState):
         Args:
             frame: with pose if it shall be integrated into the map.
             wanted: outputs with subscribers: `points`, `gaussians`, `occupancy_grid`,
-                `map_points`, `clearing_points`, `view/<name>`, `view/<name>/depth`. The depth of
-                the image is always there, since the rest is made from it.
+                `map_points`, `clearing_points`, `scan`, `view/<name>`, `view/<name>/depth`. The
+                depth of the image is always there, since the rest is made from it.
 
         Raises:
             InputError: `bad_pose` if the pose is not finite or not rigid; one of `ContentCheck` if
@@ -148,12 +150,17 @@ class Pipeline(PipelineState):
         log_std = localized.log_std(refined.log_std)
         cloud = self._cloud(frame, depth, log_std) if POINTS in wanted else None
         clock.lap('points')
+        # What a laser scanner would see of it.
+        scan, unscanned = self._scan(begun, localized, depth, log_std)
+        clock.lap('scan')
         result = FrameResult(
             frame=frame,
             gaussians=gaussians,
             depth=depth,
             log_std=log_std,
             cloud=cloud,
+            scan=scan,
+            unscanned=unscanned,
             scale=localized.scale,
             refinement=refined.motion,
             motion=localized.motion,
@@ -237,6 +244,23 @@ class Pipeline(PipelineState):
         """Points of a frame, but for those that are too uncertain."""
         depth = certain_depth(depth, log_std, self.config.point_cloud.max_std)
         return organised_cloud(depth, frame.image, frame.intrinsics)
+
+    def _scan(
+        self,
+        begun: BegunFrame,
+        localized: Localized,
+        depth: np.ndarray,
+        log_std: np.ndarray | None,
+    ) -> tuple[PlacedScan | None, PoseUnavailableError | InputError | None]:
+        """The scan of a frame, or why there is none; neither if nobody asked for it."""
+        if SCAN not in begun.wanted:
+            return None, None
+        floor = self._localizer.floor(localized.frame)
+        try:
+            scan = scan_of_frame(localized, depth, log_std, floor, self.config, begun.objection)
+        except (PoseUnavailableError, InputError) as error:
+            return None, error
+        return scan, None
 
     def _check_loaded(self, localized: Localized, depth: np.ndarray) -> None:
         """See `Mapper.check_loaded`; of a map that is taken all views are due."""

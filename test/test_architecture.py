@@ -19,13 +19,13 @@ ROWS = [
     ['camera', 'images', 'evaluation.metrics'],
     [
         *('gaussians', 'image_content', 'viewpoints', 'point_cloud_kernels', 'rectification'),
-        *('warm_up', 'depth_codecs'),
+        *('warm_up', 'depth_codecs', 'scan_kernels'),
     ],
     [
         *('point_cloud', 'synthetic', 'rasterizer', 'network', 'procedural', 'trajectory'),
         *('inference_queue', 'self_check', 'execution_choice'),
     ],
-    ['localization.gravity', 'tracks'],
+    ['localization.gravity', 'tracks', 'scan'],
     ['mapping', 'models', 'engine', 'snapshot', 'stereo'],
     ['localization', 'loading', 'downloads', 'views'],
     ['frame_result', 'refinement'],

@@ -17,8 +17,16 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 
 STAGES = {
     *('decode_rectify_rgb8', 'decode_rectify_bgr8', 'decode_rectify_bayer_rggb8'),
-    *('decode_rectify_yuv422_yuy2', 'decode_rectify_nv12', 'network', 'depth', 'cloud_message'),
     *(
+        'decode_rectify_yuv422_yuy2',
+        'decode_rectify_nv12',
+        'network',
+        'depth',
+        'cloud_message',
+        'scan',
+    ),
+    *(
+        'scan',
         'occupancy',
         'visual_odometry',
         'carried_depth',

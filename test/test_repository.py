@@ -44,7 +44,7 @@ def test_rviz_shows_every_cloud_grid_and_image_with_fitting_qos():
     topics = {d['Topic']['Value']: d['Topic'] for d in rviz['Displays'] if 'Topic' in d}
     views = [f'/sharp/view/{name}/image' for name in SharpConfig().views]
     expected = ['occupancy_grid', 'points', 'gaussians', 'depth/image', 'odometry']
-    expected += ['map_points', 'clearing_points', 'snapshot/points', 'image_rect']
+    expected += ['map_points', 'clearing_points', 'snapshot/points', 'image_rect', 'scan']
     assert set(topics) == {*(f'/sharp/{t}' for t in expected), *views}
     for topic in ('occupancy_grid', 'map_points', 'snapshot/points'):
         assert topics[f'/sharp/{topic}']['Durability Policy'] == 'Transient Local'

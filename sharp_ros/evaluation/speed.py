@@ -17,7 +17,7 @@ import torch
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import SharpConfig
 from sharp_ros.evaluation.circumstances import rss_mb
-from sharp_ros.frame_result import FrameResult, GAUSSIANS, OCCUPANCY, POINTS
+from sharp_ros.frame_result import FrameResult, GAUSSIANS, OCCUPANCY, POINTS, SCAN
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.localization.odometry import VisualOdometry
 from sharp_ros.mapping.gaussian_map import GaussianMap
@@ -34,6 +34,7 @@ from sharp_ros.point_cloud import (
 from sharp_ros.rasterizer import rasterize
 from sharp_ros.rectification import CameraModel, Rectifier
 from sharp_ros.ros.conversions import cloud_to_msg, image_from_msg
+from sharp_ros.scan import scan_from_depth
 from sharp_ros.se3 import inverse, look_at
 from sharp_ros.sources.base import CAMERA, WORLD
 from sharp_ros.stereo import DepthCarrier, DepthRefiner, PredictedDepth
@@ -181,6 +182,12 @@ def stages(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Stage]:
     def make_cloud() -> Any:
         return cloud_to_msg(organised_cloud(sample.depth, first.image, k), 0, 'camera')
 
+    def make_scan() -> Any:
+        _, _, T_world_camera = next(source)
+        below = T_world_camera.copy()
+        below[:2, 3] = 0.0  # a scan begins at its camera
+        return scan_from_depth(sample.depth, k, below, config, sample.log_std)
+
     def map_frame() -> Any:
         # the depth of one frame along all poses: the window has to follow, as when driving
         _, _, T_world_camera = next(source)
@@ -220,6 +227,7 @@ def stages(pipeline: Pipeline, frames: Sequence[Frame]) -> dict[str, Stage]:
     timed['network'] = Stage(predict, 60.0 if promised else None)
     timed['depth'] = Stage(make_depth)
     timed['cloud_message'] = Stage(make_cloud, 8.0)
+    timed['scan'] = Stage(make_scan, 2.0)
     timed['occupancy'] = Stage(map_frame, 10.0 if promised else None)
     timed['visual_odometry'] = Stage(track, 25.0 if promised else None)
     timed['fuse_keyframe'] = Stage(fuse, 40.0 if promised else None)
@@ -266,7 +274,7 @@ def _image_msg(rgb: np.ndarray, encoding: str) -> SimpleNamespace:
 
 
 def _all_outputs(config: SharpConfig) -> set[str]:
-    return {GAUSSIANS, OCCUPANCY, POINTS, *(VIEW + name for name in config.views)}
+    return {GAUSSIANS, OCCUPANCY, POINTS, SCAN, *(VIEW + name for name in config.views)}
 
 
 def plain_frames() -> Iterator[Frame]:

@@ -28,6 +28,7 @@ from sharp_ros.rectification import CameraModel
 
 if TYPE_CHECKING:
     from sharp_ros.gaussians import Gaussians
+    from sharp_ros.scan import Scan
     from sharp_ros.snapshot import SnapshotCloud
 
 try:
@@ -44,7 +45,14 @@ try:
         Vector3Stamped,
     )
     from nav_msgs.msg import OccupancyGrid, Odometry
-    from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
+    from sensor_msgs.msg import (
+        CameraInfo,
+        CompressedImage,
+        Image,
+        LaserScan,
+        PointCloud2,
+        PointField,
+    )
     from std_msgs.msg import Header
 except ModuleNotFoundError:  # reading the messages of a bag needs no ROS, building does
     if TYPE_CHECKING:  # all are there where types are checked
@@ -703,6 +711,30 @@ def odometry_to_msg(
     msg.pose.pose = _pose(T_world_camera)
     if covariance is not None:
         msg.pose.covariance = covariance.astype(np.float64).ravel()
+    return msg
+
+
+def scan_to_msg(scan: Scan, stamp_ns: int, frame_id: str, scan_time: float) -> LaserScan:
+    """A scan all of whose beams were measured at once, with their deviations as intensities.
+
+    Args:
+        scan: in the x-y plane of the frame.
+        stamp_ns: of the image.
+        frame_id: with z up.
+        scan_time: since the scan before, seconds; 0: not known.
+    """
+    msg = LaserScan(
+        header=header_to_msg(stamp_ns, frame_id),
+        angle_min=float(scan.min_angle),
+        angle_max=float(scan.max_angle),
+        angle_increment=float(scan.increment),
+        time_increment=0.0,
+        scan_time=float(scan_time),
+        range_min=float(scan.min_range),
+        range_max=float(scan.max_range),
+    )
+    for values, numbers in ((scan.ranges, msg.ranges), (scan.stds, msg.intensities)):
+        numbers.frombytes(values.astype(np.float32, copy=False).tobytes())
     return msg
 
 

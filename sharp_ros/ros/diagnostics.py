@@ -138,7 +138,7 @@ class Health:
                 self._timings_ms.setdefault(name, deque(maxlen=_WINDOW)).append(value)
 
     def note_seen(self, result: FrameResult) -> None:
-        """Note scale and odometry of a frame."""
+        """Note scale and odometry of a frame, and why it has no scan."""
         scale, motion = result.scale, result.motion
         if scale is not None:
             self.scale(scale.value, scale.log_variance)
@@ -155,6 +155,9 @@ class Health:
             self.refinement(result.refinement)
             if motion is None:  # own odometry takes its poses from the very images
                 self.time_offset(result.refinement.time_offset)
+        if result.unscanned is not None:
+            reason = result.unscanned.reason
+            self.report('Mapping', f'no_scan.{reason}', f'no scan: {result.unscanned}')
         if motion is not None:
             self.odometry(motion)
             if motion.T_odom_camera is None:

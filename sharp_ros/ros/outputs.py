@@ -13,12 +13,21 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, LaserScan, PointCloud2
 
 from sharp_ros.camera import Frame
 from sharp_ros.config import SharpConfig
-from sharp_ros.frame_result import CLEARING, FrameResult, GAUSSIANS, MAP_POINTS, OCCUPANCY, POINTS
+from sharp_ros.frame_result import (
+    CLEARING,
+    FrameResult,
+    GAUSSIANS,
+    MAP_POINTS,
+    OCCUPANCY,
+    POINTS,
+    SCAN,
+)
 from sharp_ros.localization.odometry import Motion
+from sharp_ros.localization.scanner import PlacedScan
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
@@ -32,6 +41,7 @@ from sharp_ros.ros.conversions import (
     odometry_to_msg,
     points_to_msg,
     scale_to_msg,
+    scan_to_msg,
     snapshot_to_msg,
 )
 from sharp_ros.ros.diagnostics import Health
@@ -45,6 +55,8 @@ DEPTH, RELATIVE = 'depth', 'relative_depth'  # each with an image and its camera
 DEPTH_STD = 'depth/log_std'
 # below the topic of an image, as image_transport names them
 JPEG, COMPRESSED_DEPTH = '/compressed', '/compressedDepth'
+_SCAN_FRAME = 'scan_frame'
+_LONGEST_SCAN_TIME = 10.0  # seconds; a longer gap is none between two scans
 _KEPT = (OCCUPANCY, MAP_POINTS)  # for late subscribers, so sent without any subscriber, too
 _STREAM = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 _MAP = QoSProfile(
@@ -84,6 +96,7 @@ class Outputs:
         self.map_frame = map_frame
         # several nodes, each in its namespace, share one tf
         self._prefix = '_'.join([*node.get_namespace().strip('/').split('/'), '']).lstrip('_')
+        self._scan_ns: int | None = None  # stamp of the newest scan
         self.publishers: dict[str, Any] = {}
         try:
             for topic, (kind, qos) in _topics(config, metric=metric).items():
@@ -137,6 +150,8 @@ class Outputs:
         # a subscriber may have come after they were made
         if gaussians is not None and gaussians.has_shapes:
             self.send(GAUSSIANS, partial(gaussians_to_msg, gaussians, stamp_ns, frame_id))
+        if result.scan is not None:
+            self._publish_scan(result.scan, stamp_ns, frame_id)
         scale = result.scale
         if scale is not None:
             self.send(
@@ -174,6 +189,19 @@ class Outputs:
                 f'{child} is not broadcast: another node does so, in {owner}; turn off one '
                 'of the two (pose.publish_tf)',
             )
+
+    def _publish_scan(self, placed: PlacedScan, stamp_ns: int, camera_frame: str) -> None:
+        """A scan, and where its frame is if that is one of ours."""
+        frame_id = placed.base_frame
+        if placed.T_camera_scan is not None:
+            frame_id = self._prefix + _SCAN_FRAME
+            self._transforms.broadcast(
+                placed.T_camera_scan, stamp_ns, camera_frame, frame_id, fixed=False
+            )
+        since = 0.0 if self._scan_ns is None else (stamp_ns - self._scan_ns) / 1e9
+        self._scan_ns = stamp_ns
+        scan_time = since if 0 < since <= _LONGEST_SCAN_TIME else 0.0
+        self.send(SCAN, partial(scan_to_msg, placed.scan, stamp_ns, frame_id, scan_time))
 
     def publish_map(
         self,
@@ -267,6 +295,7 @@ def _topics(config: SharpConfig, *, metric: bool) -> dict[str, tuple[type, QoSPr
         OCCUPANCY: (OccupancyGrid, _MAP),
         MAP_POINTS: (PointCloud2, _MAP),
         CLEARING: (PointCloud2, _STREAM),
+        SCAN: (LaserScan, _STREAM),
         ODOMETRY: (Odometry, _STREAM),
         SCALE: (Vector3Stamped, _STREAM),
         SNAPSHOT: (PointCloud2, _MAP),

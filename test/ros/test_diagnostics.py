@@ -174,7 +174,7 @@ def test_time_in_which_a_frame_is_at_work_heals_no_problem(monkeypatch):
 
 
 def result_with(**given):
-    names = ('scale', 'refinement', 'motion', 'unmapped', 'verdict', 'loaded')
+    names = ('scale', 'refinement', 'motion', 'unmapped', 'verdict', 'loaded', 'unscanned')
     return SimpleNamespace(**{**dict.fromkeys(names), 'views': {}, 'unplaced': {}, **given})
 
 
