@@ -16,7 +16,7 @@ ROOT = PACKAGE.name
 ROWS = [
     ['errors', 'files', 'parameter_text', 'process', 'rate_limiter', 'stopwatch', 'tensors'],
     ['config', 'se3'],
-    ['camera', 'images', 'evaluation.metrics'],
+    ['camera', 'camera_mount', 'images', 'evaluation.metrics'],
     [
         *('gaussians', 'image_content', 'viewpoints', 'point_cloud_kernels', 'rectification'),
         *('warm_up', 'depth_codecs', 'scan_kernels'),

@@ -31,6 +31,7 @@ COMMANDS = {
     'export': ('sharp_ros.apps.export', 'a network as ONNX, for other programs and for speed'),
     'train': ('sharp_ros.apps.train', 'training of nano on rendered rooms or on your recordings'),
     'fetch': ('sharp_ros.apps.fetch', 'download of weights that are not shipped'),
+    'mount': ('sharp_ros.apps.mount', 'camera mounting as parameter, tf command and URDF'),
     'params': ('sharp_ros.apps.params', 'every parameter of the node with its meaning'),
     'doctor': ('sharp_ros.apps.doctor', 'diagnosis of this machine, with remedies'),
 }
