@@ -40,6 +40,7 @@ ARGUMENTS = {
     **TOPICS,
     **SENSORS,
     'model': ('', 'nano, sensor, sharp or the path of weights; empty: as in the parameter files'),
+    'mask': ('', 'image or polygons of what shows the robot itself; empty: camera.mask'),
     'config': (str(SHARE / 'config' / 'sharp.yaml'), 'parameter file'),
     'overrides': ('', 'parameter file whose settings override those of config'),
     'namespace': ('', 'namespace of the node, one per camera'),
@@ -76,7 +77,11 @@ def start(context):
     place = place_of(given)
     if given['bag'] and not flag(given, 'autostart'):
         raise ValueError('bag: it is played once the node is active, which needs autostart:=true')
-    model = {'model.name': ParameterValue(given['model'], value_type=str)}
+    texts = {
+        key: ParameterValue(given[name], value_type=str)
+        for name, key in (('model', 'model.name'), ('mask', 'camera.mask'))
+        if given[name]
+    }
     sensors = [name for name in SENSORS if given[name]]
     enabled = {f'{name}.enabled': True for name in sensors}
     prefix = process_prefix(context)
@@ -90,7 +95,7 @@ def start(context):
         prefix=prefix,
         parameters=[
             *files,
-            {'use_sim_time': simulated, **(model if given['model'] else {}), **enabled},
+            {'use_sim_time': simulated, **texts, **enabled},
         ],
         remappings=[(topic, given[topic]) for topic in (*TOPICS, *sensors)],
         on_exit=required(place),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 import math
+from typing import Protocol
 
 import numpy as np
 
@@ -250,6 +251,19 @@ class RangeReading:
         )
 
 
+class Delivered(Protocol):
+    """What made a rectified image of the one that the camera delivered."""
+
+    @property
+    def intrinsics(self) -> Intrinsics:
+        """Of the rectified image, whose size is that of the delivered one."""
+        ...
+
+    def rectify_depth(self, depth: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W]
+        """Values over the pixels delivered, float32, over those rectified; 0 where none came."""
+        ...
+
+
 @dataclass(frozen=True)
 class Frame:
     """One rectified camera image with all that is known about it at its stamp.
@@ -264,10 +278,12 @@ class Frame:
         depth: [H, W] float32 registered z-depth in metres when a sensor supplies it; 0 and
             non-finite mean no measurement.
         unseen: [H, W] bool, pixels that no ray of the camera reached, as rectification leaves
-            them: there nothing is known, whatever a network says. None: all were reached.
+            them, or that show the robot itself: there nothing is known, whatever a network says.
+            None: all were reached.
         transforms: `T_camera_x` [4, 4] of other frames x at the stamp, as far as wanted and known.
         up: against gravity in the optical frame at the stamp, where an IMU says so.
         range_reading: of a range finder at the stamp, in the optical frame.
+        rectifier: what made the image of the one delivered; None: they are the same.
     """
 
     image: np.ndarray
@@ -281,6 +297,7 @@ class Frame:
     transforms: Mapping[str, np.ndarray] = field(default_factory=dict)
     up: MeasuredUp | None = None
     range_reading: RangeReading | None = None
+    rectifier: Delivered | None = None
 
     def __post_init__(self) -> None:
         size = (self.intrinsics.height, self.intrinsics.width)

@@ -97,6 +97,19 @@ class CameraConfig:
         'largest stamp difference between an image and its registered depth (model sensor)',
         minimum=0.0,
     )
+    mask: str = option(
+        '',
+        'pixels of the image as delivered that show the robot itself, and are not looked at: path '
+        'of an 8-bit image, 0 where the robot is, or polygons "x,y x,y x,y; x,y ..."; empty: none',
+        live=True,
+    )
+    robot_box: tuple[float, ...] = option(
+        (0.0,) * 6,
+        'box x_min y_min z_min x_max y_max z_max around the robot, in the base of '
+        'pose.base_to_camera, else in pose.base_frame; what depth shows inside is the robot '
+        'itself; all 0: none',
+        live=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -603,6 +616,7 @@ class SharpConfig:
         for key in ('pose.base_to_camera', 'imu.base_to_imu'):
             if len(flat[key]) != 7:
                 raise ConfigError(f'{key} needs 7 numbers: x y z qx qy qz qw')
+        self._check_box()
         for name, view in self.views.items():
             if not name.isidentifier() or name != name.lower():
                 raise ConfigError(f'view name {name!r} must be lower_snake_case')
@@ -627,6 +641,25 @@ class SharpConfig:
         """Heights over the floor between which a scan has obstacles, metres."""
         scan, occupancy = self.scan, self.occupancy
         return scan.min_height or occupancy.min_height, scan.max_height or occupancy.max_height
+
+    def _check_box(self) -> None:
+        box, pose = self.camera.robot_box, self.pose
+        if len(box) != 6:
+            raise ConfigError(
+                'camera.robot_box needs 6 numbers: x_min y_min z_min x_max y_max z_max'
+            )
+        if not any(box):
+            return
+        if any(low >= high for low, high in zip(box[:3], box[3:], strict=True)):
+            raise ConfigError(
+                f'camera.robot_box {" ".join(f"{v:g}" for v in box)} is empty; the first three '
+                'numbers must lie below the last three'
+            )
+        if not pose.base_frame and not any(pose.base_to_camera[3:]):
+            raise ConfigError(
+                'camera.robot_box needs the frame that it is in: set pose.base_frame, which tf '
+                'connects with the camera, or pose.base_to_camera'
+            )
 
 
 MAX_VOXELS = 100_000_000  # of the occupancy window; some 300 MB

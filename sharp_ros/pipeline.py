@@ -23,12 +23,14 @@ from sharp_ros.frame_result import (
     SCAN,
     SeenFrame,
 )
+from sharp_ros.gaussians import Gaussians
 from sharp_ros.loading import load_engine
 from sharp_ros.localization.localized import Localized
 from sharp_ros.localization.scanner import PlacedScan, scan_of_frame
 from sharp_ros.pipeline_state import PipelineState
 from sharp_ros.point_cloud import certain_depth, clean_depth, organised_cloud
 from sharp_ros.se3 import checked_pose
+from sharp_ros.stereo import PredictedDepth
 from sharp_ros.stopwatch import Stopwatch
 from sharp_ros.views import Seen, VIEW
 from sharp_ros.warm_up import warm_up_frame
@@ -57,7 +59,8 @@ class Pipeline(PipelineState):
         views = (VIEW + name for name in self.config.views)
         self.begin_snapshot()
         frame = warm_up_frame(intrinsics)
-        self.process(frame, {POINTS, GAUSSIANS, OCCUPANCY, MAP_POINTS, CLEARING, SCAN, *views})
+        with self._bodiless():
+            self.process(frame, {POINTS, GAUSSIANS, OCCUPANCY, MAP_POINTS, CLEARING, SCAN, *views})
         with suppress(InputError):  # a network may see nothing in it
             self.take_snapshot().cloud()
         self._refinement.warm_up(intrinsics)
@@ -82,13 +85,16 @@ class Pipeline(PipelineState):
                 depth of the image is always there, since the rest is made from it.
 
         Raises:
-            InputError: `bad_pose` if the pose is not finite or not rigid; one of `ContentCheck` if
-                the image shows nothing, or nothing new.
+            InputError: `bad_pose` if the pose is not finite or not rigid; `bad_mask` if the mask
+                of the robot is none of this image; one of `ContentCheck` if the image shows
+                nothing, or nothing new.
             EngineError: if the network cannot be run.
         """
         clock = Stopwatch()
         if frame.T_world_camera is not None:
             checked_pose(frame.T_world_camera)  # nothing shall be learnt from such a frame
+        # What of the image is the robot itself is not looked at.
+        frame, self._newest = self._body.hidden(frame), frame
         # Does the image show anything, and does its pose agree with gravity?
         objection = self._objection(frame)
         clock.lap('content')
@@ -109,6 +115,7 @@ class Pipeline(PipelineState):
         except InputError as error:
             self._mapper.pass_over(frame.stamp_ns, error.reason)
             raise
+        objection = objection or self._body.objection(frame)
         return objection or self._localizer.gravity_objection(frame)
 
     def finish(self, begun: BegunFrame) -> FrameResult:
@@ -134,6 +141,7 @@ class Pipeline(PipelineState):
         due = self._views.take_due(frame.stamp_ns, wanted) if begun.asks_network else ()
         covariances = bool(due) or self._needs_covariances(frame, wanted)
         gaussians, predicted = begun.predicted(covariances, measured=self.info.needs_depth)
+        frame, gaussians, predicted = self._without_body(frame, gaussians, predicted)
         # Where is the camera? An image that shows nothing does not say.
         tracked = self._localizer.track(frame, predicted.depth, clock, begun.objection)
         # What recent images say about the depth of this one.
@@ -237,6 +245,19 @@ class Pipeline(PipelineState):
         """Whether anybody but the views that are due needs the shape of the Gaussians."""
         asked = GAUSSIANS in wanted or bool(self._views.on_request(wanted))
         return asked or self._mapper.world.may_fuse(frame)
+
+    def _without_body(
+        self, frame: Frame, gaussians: Gaussians | None, predicted: PredictedDepth
+    ) -> tuple[Frame, Gaussians | None, PredictedDepth]:
+        """A frame and its depth without what stands in the box around the robot."""
+        factor = np.float32(1.0 if self.info.needs_depth else self._localizer.factor)
+        inside = self._body.in_box(frame, predicted.depth * factor)
+        if inside is None:
+            return frame, gaussians, predicted
+        unseen = inside if frame.unseen is None else inside | frame.unseen
+        if gaussians is not None:
+            gaussians = gaussians.hidden(inside)
+        return replace(frame, unseen=unseen), gaussians, predicted.hidden(inside)
 
     def _cloud(
         self, frame: Frame, depth: np.ndarray, log_std: np.ndarray | None

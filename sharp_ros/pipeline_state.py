@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 import logging
 
 import numpy as np
@@ -21,7 +22,9 @@ from sharp_ros.mapping.world_map import WorldMap
 from sharp_ros.models import ModelInfo
 from sharp_ros.rasterizer import backend
 from sharp_ros.refinement import MotionRefinement
+from sharp_ros.robot_body import RobotBody, settings_of
 from sharp_ros.snapshot import Snapshot, Snapshots
+from sharp_ros.viewpoints import viewpoints
 from sharp_ros.views import View, VirtualCameras
 
 _log = logging.getLogger(__name__)
@@ -35,12 +38,17 @@ class PipelineState:
         info: what the engine runs, in metres; see `relative_pipeline` for other models.
         config: all settings.
         device: where the engine runs, for reports.
+
+    Raises:
+        ConfigError: if the mask of the robot cannot be used.
     """
 
     def __init__(
         self, engine: Engine, info: ModelInfo, config: SharpConfig, device: str = 'cpu'
     ) -> None:
         self.engine, self.info, self.config, self.device = engine, info, config, device
+        self._body = self._next_body = RobotBody(config)
+        self._newest: Frame | None = None  # as it came
         self._check: ContentCheck | None = ContentCheck(measured=info.needs_depth)
         self._localizer = Localizer(config, estimates_scale=not info.needs_depth)
         self._refinement = MotionRefinement(config.refinement, predicts=not info.needs_depth)
@@ -65,12 +73,44 @@ class PipelineState:
         self._refinement.reset()
         self._views.reset()
 
+    @property
+    def masked_share(self) -> float | None:
+        """What `camera.mask` hides of the newest image, 0 to 1; None before it, or without one."""
+        return self._body.share
+
+    @contextmanager
+    def _bodiless(self) -> Iterator[None]:
+        """For an image that is none of the camera, and may be of another size."""
+        body, self._body = self._body, RobotBody(SharpConfig())
+        try:
+            yield
+        finally:
+            self._body = body
+
+    def check(self, config: SharpConfig) -> None:
+        """Refuse settings that `reconfigure` could not go on with; any thread may.
+
+        Raises:
+            ConfigError: if a virtual camera looks nowhere, or the mask of the robot cannot be
+                used.
+            InputError: `bad_mask` if that does not fit the newest image.
+        """
+        viewpoints(config.views)
+        if settings_of(config) == self._next_body.settings:
+            return
+        body, newest = RobotBody(config), self._newest
+        if newest is not None:
+            body.hidden(newest)
+        self._next_body = body
+
     def reconfigure(self, config: SharpConfig) -> None:
         """Go on with other settings, which differ in live ones only (`config.frozen_changes`).
 
         Raises:
-            ConfigError: if a virtual camera looks nowhere; then nothing has changed.
+            ConfigError: as of `check`; then nothing has changed.
         """
+        self.check(config)
+        self._body = self._next_body
         self._views.reconfigure(config.views)
         self._localizer.reconfigure(config)
         self._refinement.reconfigure(config.refinement)

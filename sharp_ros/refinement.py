@@ -143,6 +143,7 @@ class MotionRefinement:
             depth,
             log_std,
             factor,
+            frame.unseen,
         )
         refined = Refined(motion.applied(depth), motion.std, motion)
         clock.lap('refinement')

@@ -34,7 +34,8 @@ class RelativePipeline(Pipeline):
 
     def warm_up(self, intrinsics: Intrinsics) -> None:
         """Run the network once on a pattern."""
-        self.process(warm_up_frame(intrinsics), ())
+        with self._bodiless():
+            self.process(warm_up_frame(intrinsics), ())
         self.reset()
 
     def see(self, begun: BegunFrame) -> SeenFrame:

@@ -86,6 +86,15 @@ def followed(
     return found, ok & returned & inside & (np.linalg.norm(back - px, axis=1) < _RETURN_PX)
 
 
+def shown(unseen: np.ndarray | None, px: np.ndarray) -> np.ndarray:  # [H, W], [N, 2] -> [N] bool
+    """Whether places of an image show something; all do where no pixel is unseen."""
+    if unseen is None:
+        return np.ones(len(px), bool)
+    x, y = np.rint(px).astype(int).T
+    high, wide = unseen.shape
+    return ~unseen[np.clip(y, 0, high - 1), np.clip(x, 0, wide - 1)]
+
+
 def _flow(
     source: np.ndarray,
     target: np.ndarray,

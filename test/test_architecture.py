@@ -19,7 +19,7 @@ ROWS = [
     ['camera', 'camera_mount', 'images', 'evaluation.metrics'],
     [
         *('gaussians', 'image_content', 'viewpoints', 'point_cloud_kernels', 'rectification'),
-        *('warm_up', 'depth_codecs', 'scan_kernels'),
+        *('warm_up', 'depth_codecs', 'robot_body', 'scan_kernels'),
     ],
     [
         *('point_cloud', 'synthetic', 'rasterizer', 'network', 'procedural', 'trajectory'),

@@ -314,6 +314,15 @@ def test_a_model_is_passed_as_text_and_only_if_given(launch):
     assert 'model.name' not in node_of(launch(model='')).parameters
 
 
+def test_a_mask_is_passed_as_text_and_only_if_given(launch):
+    polygon = '0,100 160,100 160,120'
+    assert node_of(launch(mask=polygon)).parameters['camera.mask'] == polygon
+    assert 'camera.mask' not in node_of(launch(mask='')).parameters
+    two = launch('multi_camera.launch.py', mask='/etc/{camera}.png')
+    masks = {node.parameters['camera.mask'] for node in started(two, 'sharp_node')}
+    assert masks == {'/etc/front.png', '/etc/rear.png'}
+
+
 def test_overrides_come_after_the_configuration(launch, share):
     mapping = str(share / 'config' / 'mapping.yaml')
     base = node_of(launch()).files

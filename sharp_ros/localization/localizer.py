@@ -284,7 +284,12 @@ class Localizer:
         if not self._world_is_set:
             start = self.level.start(frame, depth, T_camera_base)
         motion = self._odometry.register_frame(
-            frame.image, depth, frame.intrinsics, frame.stamp_ns, start.T_level_camera
+            frame.image,
+            depth,
+            frame.intrinsics,
+            frame.stamp_ns,
+            start.T_level_camera,
+            frame.unseen,
         )
         return start, motion
 

@@ -38,6 +38,7 @@ from sharp_ros.tracks import (
     Descriptors,
     followed,
     rescaled,
+    shown,
     shrunk,
     to_gray,
     Tracks,
@@ -95,6 +96,7 @@ class _Image:
         intrinsics: of that; keyframes of the same camera share them.
         depth: [H, W] metres, as given.
         given: intrinsics of the image as given.
+        unseen: [H, W] bool, pixels as given in which no feature may lie; None: none.
     """
 
     stamp_ns: int
@@ -102,6 +104,7 @@ class _Image:
     intrinsics: Intrinsics
     depth: np.ndarray
     given: Intrinsics
+    unseen: np.ndarray | None = None
 
     def points(self, px: np.ndarray, rho: np.ndarray) -> np.ndarray:  # [N, 2], [N] -> [N, 3]
         """Features in the optical frame, metres."""
@@ -116,6 +119,10 @@ class _Image:
     def as_given(self, px: np.ndarray) -> np.ndarray:  # [N, 2] -> [N, 2]
         """Pixels of the image as given."""
         return rescaled(px, self.intrinsics, self.given)
+
+    def shows(self, px: np.ndarray) -> np.ndarray:  # [N, 2] -> [N] bool
+        """Whether places of the image show anything but what is to be overlooked."""
+        return shown(self.unseen, self.as_given(px))
 
     def depth_at(self, px: np.ndarray, **reach: int) -> tuple[np.ndarray, np.ndarray]:
         """Depth of features [N] and its spread, see `depth_at`."""
@@ -223,6 +230,7 @@ class VisualOdometry:
         intrinsics: Intrinsics,
         stamp_ns: int,
         T_level_camera: np.ndarray | None = None,
+        unseen: np.ndarray | None = None,
     ) -> Motion:
         """Pose of the camera at an image.
 
@@ -237,6 +245,7 @@ class VisualOdometry:
             stamp_ns: acquisition time, nanoseconds.
             T_level_camera: [4, 4] in a level frame, of which the first one becomes odom; None:
                 a guess, by the depth of the first image.
+            unseen: [H, W] bool, pixels in which no feature may lie; None: none.
 
         Raises:
             InputError: `size_mismatch` if image, depth and intrinsics do not fit together.
@@ -253,7 +262,7 @@ class VisualOdometry:
             return self._motion
         self._stamp_ns, self._camera = stamp_ns, intrinsics
         small = shrunk(intrinsics)
-        at_hand = _Image(stamp_ns, to_gray(image, small), small, depth, intrinsics)
+        at_hand = _Image(stamp_ns, to_gray(image, small), small, depth, intrinsics, unseen)
         self._motion = self._advance(at_hand, T_level_camera)
         return self._motion
 
@@ -349,6 +358,7 @@ class VisualOdometry:
         expected, q = image.project(guess, key.px, key.rho)
         start = np.where(q[:, 2:] > 0, expected, key.px).astype(np.float32)
         px, found = followed(key.gray, image.gray, key.px, start)
+        found &= image.shows(px)
         index, enough = np.flatnonzero(found), self._config.min_inliers
         if len(index) < enough:
             return None
@@ -414,7 +424,7 @@ class VisualOdometry:
             log_scale = float(np.median(np.log(given[known] * rho[known])))
         new = corners(image.gray, px, self._config.features)
         new_depth, spread = image.depth_at(new)
-        usable = spread < _MAX_SPREAD
+        usable = (spread < _MAX_SPREAD) & image.shows(new)
         new_rho = np.exp(log_scale) / new_depth[usable]
         new_variance = new_rho**2 * (self._config.depth_sigma**2 + spread[usable] ** 2)
         px = np.concatenate([px, new[usable]]).astype(np.float32)
@@ -423,7 +433,7 @@ class VisualOdometry:
         covariance = covariance + np.diag([0.0] * 6 + [_SCALE_DRIFT**2])
         orb_px, descriptors = self._descriptors.of(image.gray)
         orb_depth, spread = image.depth_at(orb_px)
-        known = spread < _MAX_SPREAD
+        known = (spread < _MAX_SPREAD) & image.shows(orb_px)
         self._keyframe = key = Keyframe(
             stamp_ns=image.stamp_ns,
             gray=image.gray,
@@ -448,6 +458,8 @@ class VisualOdometry:
         Binary descriptors give a rough pose, which optical flow from the keyframe must confirm.
         """
         px, descriptors = self._descriptors.of(image.gray)
+        shows = image.shows(px)
+        px, descriptors = px[shows], descriptors[shows]
         for _ in range(min(_KEYFRAMES_A_FRAME, len(self._stored))):
             self._search_from = (self._search_from - 1) % len(self._stored)
             key = self._stored[self._search_from]

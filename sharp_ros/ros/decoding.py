@@ -71,6 +71,7 @@ class FrameDecoder:
             frame_id=header.frame_id,
             depth=depth,
             unseen=rectifier.unseen,
+            rectifier=rectifier,
         )
 
     def _rectifier_for(self, info: Any | None, size: tuple[int, int]) -> Rectifier:

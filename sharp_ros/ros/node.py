@@ -57,7 +57,6 @@ from sharp_ros.ros.services import LAST_PATIENCE, Services
 from sharp_ros.ros.session import Running, Session
 from sharp_ros.ros.transforms import Transforms
 from sharp_ros.stopwatch import Stopwatch
-from sharp_ros.viewpoints import viewpoints
 from sharp_ros.worker import later, nothing, Wait, Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -543,8 +542,7 @@ class SharpNode(LifecycleNode):
             raise ConfigError(
                 f'{", ".join(frozen)}: read at configure; deactivate and clean up the node first'
             )
-        if config.views != session.config.views:
-            viewpoints(config.views)  # raises before the change is accepted
+        session.pipeline.check(config)  # raises before the change is accepted
         if self._label not in ('active', 'disabled') or self._worker is None:
             session.reconfigure(config)
             return

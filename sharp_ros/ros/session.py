@@ -86,6 +86,8 @@ class Session:
             'rasterizer': self.rasterizer,
             **engine.memory_mb(),
         }
+        if pipeline.masked_share is not None:
+            facts['masked_share'] = f'{pipeline.masked_share:.3f}'
         if engine.check_error is not None:
             facts['self_check'] = f'{engine.check_error:.3g}'
         return facts

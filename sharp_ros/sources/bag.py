@@ -279,6 +279,7 @@ class _BagDecoder:
             message.header.frame_id,
             depth=self._depth(depth_message, rectifier, image.shape[:2], stamp_ns),
             unseen=rectifier.unseen,
+            rectifier=rectifier,
         )
 
     def close(self, limit_ns: int) -> None:

@@ -172,7 +172,7 @@ class RgbdSource:
         cameras = self._listing.cameras
         model = cameras.get(file, cameras.get(None))
         height, width = image.shape[:2]
-        unseen = None
+        unseen, rectifier = None, None
         if model is None:
             intrinsics = assumed_intrinsics(self._hfov, width, height)
         else:
@@ -194,7 +194,17 @@ class RgbdSource:
                 unseen = cv2.resize(unseen.astype(np.uint8), size).astype(bool)
         pose = self._pose(stamp)
         world = LEVEL_WORLD if self._listing.z_up else WORLD
-        return Frame(image, intrinsics, stamp, CAMERA, pose, world, depth, unseen)
+        return Frame(
+            image,
+            intrinsics,
+            stamp,
+            CAMERA,
+            pose,
+            world,
+            depth,
+            unseen,
+            rectifier=rectifier,
+        )
 
     def _pose(self, stamp: int) -> np.ndarray | None:
         return self._exact.get(stamp) if self._exact is not None else pose_at(self._poses, stamp)

@@ -18,7 +18,7 @@ import numpy as np
 from sharp_ros.camera import Intrinsics, project
 from sharp_ros.se3 import apply, transform
 from sharp_ros.stereo.alignment_kernels import normal_equations
-from sharp_ros.tracks import followed
+from sharp_ros.tracks import followed, shown
 
 _PIXEL_STD = 0.5  # of a tracked corner
 _POINT_STD = 0.2  # of predicted log depth, point by point
@@ -69,6 +69,7 @@ def align(
     px: np.ndarray,
     depth: np.ndarray,
     intrinsics: Intrinsics,
+    unseen: Sequence[np.ndarray | None] = (),
 ) -> Aligned | None:
     """Correct relative poses by what images show.
 
@@ -79,6 +80,7 @@ def align(
         px: [N, 2] corners of the image at hand.
         depth: [N] of those, metres, as well as it is known.
         intrinsics: of all images.
+        unseen: [H, W] bool of the others, pixels in which no corner is looked for; None: none.
 
     Returns:
         None if no image agrees with its pose, or too few corners are found.
@@ -86,6 +88,8 @@ def align(
     rays, log_depth = intrinsics.unprojected(px), np.log(depth)
     shapes = error_shapes(px, log_depth - np.median(log_depth), intrinsics)
     seen, found = _tracked(gray, others, T_others, px, rays * depth[:, None], intrinsics)
+    for n, mask in enumerate(unseen):
+        found[n] &= shown(mask, seen[n])
     kept = np.flatnonzero(found.sum(1) >= _LEAST_TRACKS)
     if not len(kept):
         return None

@@ -40,6 +40,15 @@ class PredictedDepth:
     log_std: np.ndarray | None
     cells: np.ndarray | None = None
 
+    def hidden(self, mask: np.ndarray) -> PredictedDepth:  # [H, W] bool
+        """The same with no depth where the mask is."""
+        none, cells = np.float32(np.nan), self.cells
+        if cells is not None:
+            size = cells.shape[::-1]
+            small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
+            cells = np.where(small, none, cells)
+        return replace(self, depth=np.where(mask, none, self.depth), cells=cells)
+
 
 @dataclass(frozen=True)
 class _Source:

@@ -28,7 +28,7 @@ from sharp_ros.stereo.propagation_kernels import propagate
 from sharp_ros.stereo.references import Reference, References
 from sharp_ros.stereo.sweep_kernels import census, posterior, sweep
 from sharp_ros.stereo.time_offset import TimeOffset, TimeOffsetEstimator
-from sharp_ros.tracks import corners, followed
+from sharp_ros.tracks import corners, followed, shown
 
 _WIDTH = 320  # pixels of the longer side of the image that is compared
 CELL = 4  # pixels of that
@@ -165,6 +165,7 @@ class DepthRefiner:
         depth: np.ndarray,
         log_std: np.ndarray,
         factor: float = 1.0,
+        unseen: np.ndarray | None = None,
     ) -> Refinement:
         """Correct the depth of the newest image.
 
@@ -178,6 +179,7 @@ class DepthRefiner:
             depth: [H, W] z-depth as predicted; 0 and non-finite: none.
             log_std: [m, n] standard deviation of its logarithm, edge to edge in any resolution.
             factor: that makes metres of it, as far as others know.
+            unseen: [H, W] bool, pixels that are not to be compared; None: all are.
         """
         past = self._past
         turned_back = past is not None and stamp_ns < past.stamp_ns
@@ -185,7 +187,7 @@ class DepthRefiner:
             self.reset()
             self._camera = _Camera(intrinsics)
         log_factor = self._believed_factor(stamp_ns, factor)
-        view = _View(gray, depth, log_std, log_factor, self._camera)
+        view = _View(gray, depth, log_std, log_factor, self._camera, unseen)
         self._turning = self._offsets.turning(stamp_ns, T_world_camera)
         carried, information = self._carried_over(view, stamp_ns, T_world_camera)
         base = fused_field(carried, information, view.log_depth, carried)
@@ -219,11 +221,11 @@ class DepthRefiner:
         agrees = aligned is not None or (
             obstacle == 'nothing_new' and past is not None and past.aligned
         )
-        self._past = _Past(stamp_ns, T_world_camera, now, variance, view.known, view.gray, agrees)
+        self._past = _Past(stamp_ns, T_world_camera, now, variance, view, agrees)
         self._poses_hold |= aligned is not None
         if not self._poses_hold:
             obstacle = 'poses_disagree'
-        image = Reference(stamp_ns, T_world_camera, view.gray, self._turning)
+        image = Reference(stamp_ns, T_world_camera, view.gray, self._turning, view.unseen)
         self._references.add(image, view.median)
         std = self._std(view, variance)
         return Refinement(field, std, measured, scale, obstacle, self._poses_hold, self._offset)
@@ -330,7 +332,7 @@ class DepthRefiner:
         correction, information = propagate(
             past.log_depth,
             aged,
-            past.known,
+            past.view.known,
             T_camera_past,
             view.camera.cells.parameters,
             view.log_depth,
@@ -364,7 +366,8 @@ class DepthRefiner:
         None where too few are.
         """
         T_camera_past = inverse(T_world_camera) @ past.T_world_camera
-        px = corners(past.gray, np.empty((0, 2)), _CHECKED)
+        px = corners(past.view.gray, np.empty((0, 2)), _CHECKED)
+        px = px[shown(past.view.unseen, px)]
         if len(px) < _LEAST_CORNERS // 2:
             return None
         row, column = view.camera.cell_of(px)
@@ -375,10 +378,10 @@ class DepthRefiner:
         px, guess = px[ahead].astype(np.float32), guess[ahead]
         if len(px) < _LEAST_CORNERS // 2:
             return None
-        place, found = followed(past.gray, view.gray, px, guess)
-        unmoved, also = followed(past.gray, view.gray, px, px)
+        place, found = followed(past.view.gray, view.gray, px, guess)
+        unmoved, also = followed(past.view.gray, view.gray, px, px)
         place = np.where(found[:, None], place, unmoved)
-        found |= also
+        found = (found | also) & shown(view.unseen, place)
         if np.count_nonzero(found) < _LEAST_CORNERS // 2:
             return None
         missed = np.linalg.norm(place - guess, axis=1)[found]
@@ -428,6 +431,7 @@ class DepthRefiner:
             px,
             depth,
             view.camera.image,
+            [reference.unseen for reference in references],
         )
         if aligned is None:
             return 'poses_disagree'
@@ -476,8 +480,7 @@ class _Past:
     T_world_camera: np.ndarray
     log_depth: np.ndarray  # [h, w]
     variance: np.ndarray  # [h, w]
-    known: np.ndarray  # [h, w] bool, whether there was depth to correct
-    gray: np.ndarray
+    view: _View
     aligned: bool  # whether its pose agreed with those of others: then the next one will, too
 
 
@@ -508,10 +511,15 @@ class _View:
         log_std: np.ndarray,
         log_factor: float,
         camera: _Camera,
+        unseen: np.ndarray | None = None,
     ) -> None:
         self.camera, self.log_factor = camera, log_factor
         size = (camera.image.width, camera.image.height)
         self.gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+        self.unseen = unseen  # [H, W] bool of the image, what is not compared
+        if unseen is not None:
+            white = unseen.astype(np.uint8) * 255
+            self.unseen = cv2.resize(white, size, interpolation=cv2.INTER_AREA) > 0
         size = (camera.samples.width, camera.samples.height)
         samples = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
         samples = samples * np.float32(math.exp(log_factor))
@@ -536,7 +544,8 @@ class _View:
     @cached_property
     def corners(self) -> np.ndarray:  # -> [N, 2]
         """Places of the image by which it is aligned with others."""
-        return corners(self.gray, np.empty((0, 2)), _CORNERS)
+        px = corners(self.gray, np.empty((0, 2)), _CORNERS)
+        return px[shown(self.unseen, px)]
 
     def depth_at(self, px: np.ndarray) -> np.ndarray:  # [N, 2] -> [N]
         """Depth of places of the image, metres."""

@@ -19,6 +19,7 @@ from ros_helpers import start, WALL
 
 from sharp_ros.config import flatten, options
 from sharp_ros.ros.conversions import depth_from_msg, stamp_ns_from_msg
+from sharp_ros.ros.diagnostics import WARN
 from sharp_ros.ros.parameters import PARAMETERS_IN_A_ROW
 
 pytestmark = pytest.mark.ros
@@ -141,13 +142,19 @@ def test_virtual_camera_moves_and_grows_while_running(make_node, peer):
 def test_every_live_setting_changes_in_a_running_node_without_harm(make_node, peer):
     """A storm: each to its bound or a little off, one after the other, frames all the while."""
     peer.listen(DEPTH, GRID, VIEW)
-    node = start(make_node())
+    no_other = {  # of whose values few are valid
+        'camera.mask': '0,0 9,0 9,9',
+        'camera.robot_box': [0.0, 0.0, 0.0, 0.01, 0.01, 0.01],
+    }
+    node = start(make_node(pose__base_to_camera=[0.0] * 6 + [1.0]))
     peer.spin_until(lambda: peer.received[DEPTH], each=peer.send)
     for entry in options(node._session.config):
         if not entry.live:
             continue
         value = entry.default
-        if entry.type in ('int', 'float'):
+        if entry.key in no_other:
+            new = no_other[entry.key]
+        elif entry.type in ('int', 'float'):
             new = (
                 value + 1 if entry.maximum is None or value + 1 <= entry.maximum else entry.minimum
             )
@@ -173,6 +180,49 @@ def test_every_live_setting_changes_in_a_running_node_without_harm(make_node, pe
 def flat_value(node, key):
     value = flatten(node._session.config)[key]
     return list(value) if isinstance(value, tuple) else value
+
+
+def test_the_mask_of_the_robot_changes_between_two_frames_or_is_refused_with_its_reason(
+    make_node, peer, tmp_path
+):
+    def masked():
+        return np.isnan(depth_from_msg(peer.received[DEPTH][-1])).mean(1) == 1  # rows
+
+    peer.listen(DEPTH, '/diagnostics')
+    node = start(make_node())
+    peer.spin_until(lambda: peer.received[DEPTH], each=peer.send)
+    assert not masked().any()
+    assert not change(node, camera__mask='0,90 160,90 160,120 0,120')
+    peer.spin_until(lambda: masked()[91:].all(), each=peer.send)
+    assert not masked()[:90].any()
+    missing = str(tmp_path / 'none.png')
+    for text, why in ((missing, missing), ('0,700 90,700 90,719', 'outside of the 160x120 image')):
+        assert why in change(node, camera__mask=text)
+    peer.diagnose(node)
+    assert peer.status('Inference')[2]['masked_share'] == '0.250'
+    assert not change(node, camera__mask='')
+    peer.spin_until(lambda: not masked().any(), each=peer.send)
+    assert not node._worker.counts().reasons.get('bad_mask')
+
+
+def test_a_mask_that_is_no_image_is_refused_by_name_at_configure(make_node, tmp_path):
+    node = make_node(camera__mask=str(tmp_path / 'none.png'))
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    node.set_parameters([Parameter('camera.mask', value='')])
+    assert node.trigger_configure() == SUCCESS
+
+
+def test_a_mask_that_does_not_fit_costs_frames_that_are_counted_and_says_why(make_node, peer):
+    peer.listen(DEPTH, '/diagnostics')
+    node = start(make_node(camera__mask='0,700 1280,700 1280,719'))
+    peer.spin_until(lambda: node._worker.counts().reasons.get('bad_mask'), each=peer.send)
+    peer.diagnose(node)
+    level, message, _ = peer.status('Input')
+    assert level == WARN
+    assert 'camera.mask: the point 0,700 lies outside of the 160x120 image' in message
+    assert not peer.received[DEPTH]
+    assert not change(node, camera__mask='')
+    peer.spin_until(lambda: peer.received[DEPTH], each=peer.send)
 
 
 # a dump, as `ros2 param dump` writes it ----------------------------------------------------------
