@@ -91,6 +91,30 @@ def run_map(monkeypatch, tmp_path):
     return run
 
 
+def test_a_mask_counts_and_a_bad_one_is_named(drive, run_map, tmp_path, capsys):
+    """The right half of every image is taken for the robot."""
+
+    def mapped(mask, folder):
+        given = ('--set', f'camera.mask={mask}') if mask else ()
+        code, report, _ = run_map(drive, *given, '-o', tmp_path / folder)
+        return code, report, ''.join(capsys.readouterr())
+
+    mask = np.full((120, 160), 255, np.uint8)
+    mask[:, 80:] = 0
+    cv2.imwrite(str(tmp_path / 'mask.png'), mask)
+    code, whole, _ = mapped('', 'whole')
+    assert code == 0
+    code, half, _ = mapped(tmp_path / 'mask.png', 'half')
+    assert code == 0
+    assert half['voxels'] < 0.8 * whole['voxels']
+    code, _, said = mapped('/nowhere/mask.png', 'none')
+    assert code == 1
+    assert 'camera.mask: cannot read /nowhere/mask.png' in said
+    code, _, said = mapped('0,400 640,400 640,480 0,480', 'none')
+    assert code == 1
+    assert 'lies outside of the 160x120 image' in said.replace('\n', ' ')
+
+
 def without_poses(frames):
     return [replace(frame, T_world_camera=None) for frame in frames]
 

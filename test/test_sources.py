@@ -217,6 +217,9 @@ class Bag:
         self.write(topic, self.type(kind)([link]), stamp_ns or START_NS)
 
 
+LENS_IN_BASE = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # looks ahead
+
+
 def write_drive(bag, T_base_camera=None):
     for i in range(4):
         stamp = START_NS + i * STEP_NS
@@ -257,6 +260,23 @@ def test_gravity_of_a_bag_is_that_of_its_imu_where_tf_connects_it(tmp_path, kind
     alone = open_source(str(paths[1]))
     assert '/tf_static does not connect' in alone.note
     assert all(frame.up is None for frame in alone.frames())
+
+
+def test_frames_that_are_fixed_to_the_camera_come_with_its_images(tmp_path):
+    T_base_cam = se3.transform(LENS_IN_BASE, np.array([0.2, 0.0, 0.3]))
+    T_foot_base = se3.transform(np.eye(3), np.array([0.0, 0.0, 0.1]))
+    with Bag(tmp_path / 'bag', 'mcap') as bag:
+        write_drive(bag, T_base_cam)
+        bag.static('/base', 'cam', T_base_cam)
+        bag.static('foot', 'base', T_foot_base)
+        for i in range(4):  # moves, so it is nowhere on the robot
+            T = se3.transform(np.eye(3), np.array([0.1 * i, 0.0, 0.0]))
+            bag.transform('/tf', 'foot', 'arm', T, START_NS + i * STEP_NS)
+    for frame in open_source(str(tmp_path / 'bag')).frames():
+        assert set(frame.transforms) == {'cam', 'base', 'foot'}
+        np.testing.assert_allclose(frame.transforms['base'], se3.inverse(T_base_cam), atol=1e-9)
+        expected = se3.inverse(T_foot_base @ T_base_cam)
+        np.testing.assert_allclose(frame.transforms['foot'], expected, atol=1e-9)
 
 
 def assert_is_drive(frames):

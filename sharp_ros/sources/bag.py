@@ -88,6 +88,7 @@ class BagSource:
             self._models, model_note = _read_models(recording, topics.info)
             tree, gathered = BagPoses.gather(recording)
             self._poses = BagPoses(gathered, tree, topics.image, self._clock, pose_offset)
+            self._mounted = tree.mounted(topics.image.frame_id)
             self._R_camera_imu, imu_note = _read_mounting(recording, topics, tree)
         duration = (image.times_ns[-1] - image.times_ns[0]) / 1e9
         count = len(image.times_ns)
@@ -165,6 +166,7 @@ class BagSource:
                 self.stock.frames += 1
                 if imu is not None:
                     frame = replace(frame, up=imu.up(frame.stamp_ns))
+                frame = replace(frame, transforms=self._mounted)
                 yield frame.placed(self._poses.at(frame.stamp_ns), LEVEL_WORLD)
             decode.close(self._limit_ns)
         if not self.stock.frames:

@@ -42,6 +42,15 @@ class RecordedTree:
                 return inverse(T_frame_target) @ up_source[frame]
         return None
 
+    def mounted(self, camera: str) -> dict[str, np.ndarray]:
+        """`T_camera_x` [4, 4] of all frames x that are fixed to a camera, the camera included."""
+        self._links()  # a transform sent once is fixed, too
+        names = {camera.lstrip('/')}
+        for child, (parent, _) in self._fixed.items():
+            names |= {child, parent}
+        found = {name: self.lookup(camera, name) for name in sorted(names)}
+        return {name: T for name, T in found.items() if T is not None}
+
     def worlds(self, camera: str) -> Iterator[str]:
         """Frames above a camera between which and it something moves, the best first."""
         chain, frame, moving = [], camera.lstrip('/'), False
