@@ -329,6 +329,11 @@ def camera_model_from_msg(info: Any) -> CameraModel:
     )
 
 
+def frame_id_from_msg(msg: Any) -> str:
+    """Frame of a message, without the leading slash of ROS 1, which tf2 refuses."""
+    return msg.header.frame_id.lstrip('/')
+
+
 def pose_from_odometry(msg: Any) -> tuple[int, str, str, np.ndarray]:
     """Read a `nav_msgs/Odometry`.
 
@@ -339,7 +344,8 @@ def pose_from_odometry(msg: Any) -> tuple[int, str, str, np.ndarray]:
         InputError: `bad_pose` if a number is not finite or the quaternion is zero.
     """
     T_world_child = _matrix(msg.pose.pose.position, msg.pose.pose.orientation, 'odometry')
-    return stamp_ns_from_msg(msg.header), msg.header.frame_id, msg.child_frame_id, T_world_child
+    child = msg.child_frame_id.lstrip('/')
+    return stamp_ns_from_msg(msg.header), frame_id_from_msg(msg), child, T_world_child
 
 
 def imu_from_msg(msg: Any) -> ImuSample:
@@ -347,7 +353,7 @@ def imu_from_msg(msg: Any) -> ImuSample:
     q, w, a = msg.orientation, msg.angular_velocity, msg.linear_acceleration
     xx, xy, _, _, yy = map(float, msg.orientation_covariance[:5])
     return _imu_sample(
-        (stamp_ns_from_msg(msg.header), msg.header.frame_id),
+        (stamp_ns_from_msg(msg.header), frame_id_from_msg(msg)),
         (q.x, q.y, q.z, q.w, xx, xy, yy),
         (w.x, w.y, w.z, msg.angular_velocity_covariance[0]),
         (a.x, a.y, a.z, msg.linear_acceleration_covariance[0]),
@@ -365,7 +371,7 @@ def imu_from_cdr(data: bytes) -> ImuSample:
     order, body = '><'[data[1]], memoryview(data)[4:]
     try:
         sec, nanosec, length = struct.unpack_from(f'{order}iII', body)
-        frame_id = bytes(body[12 : 12 + length]).rstrip(b'\0').decode()
+        frame_id = bytes(body[12 : 12 + length]).rstrip(b'\0').decode().lstrip('/')
         numbers = struct.unpack_from(f'{order}37d', body, (12 + length + 7) // 8 * 8)
     except (struct.error, UnicodeDecodeError) as error:
         raise InputError(f'a message of the IMU is damaged: {error}', 'bad_imu') from error
@@ -456,7 +462,7 @@ def _range_sample(
             'its driver',
             'bad_range',
         )
-    stamp_ns, frame_id = stamp_ns_from_msg(header), header.frame_id
+    stamp_ns, frame_id = stamp_ns_from_msg(header), header.frame_id.lstrip('/')
     if not (0 < distance < math.inf and low <= distance <= high and low < high):
         return stamp_ns, frame_id, None
     std = math.sqrt(variance) if 0 < variance < math.inf else 0.0
@@ -473,7 +479,7 @@ def pose_from_msg(msg: Any) -> tuple[str, np.ndarray]:
     """
     if not msg.header.frame_id:
         raise InputError('the pose names no frame; fill header.frame_id', 'bad_pose')
-    return msg.header.frame_id, _matrix(msg.pose.position, msg.pose.orientation, 'pose')
+    return frame_id_from_msg(msg), _matrix(msg.pose.position, msg.pose.orientation, 'pose')
 
 
 def matrix_from_pose(msg: Any) -> np.ndarray:  # -> [4, 4]

@@ -16,6 +16,7 @@ from sharp_ros.ros.conversions import (
     camera_model_from_msg,
     compressed_from_msg,
     depth_from_msg,
+    frame_id_from_msg,
     image_from_msg,
     stamp_ns_from_msg,
 )
@@ -63,12 +64,11 @@ class FrameDecoder:
             remedy = 'use the registered depth topic of the driver'
             check_registered(depth, image.shape[:2], remedy=remedy)
             depth = rectifier.rectify_depth(depth)
-        header = raw.image.header
         return Frame(
             image=np.ascontiguousarray(rectifier.rectify(image)),
             intrinsics=rectifier.intrinsics,
-            stamp_ns=stamp_ns_from_msg(header),
-            frame_id=header.frame_id,
+            stamp_ns=stamp_ns_from_msg(raw.image.header),
+            frame_id=frame_id_from_msg(raw.image),
             depth=depth,
             unseen=rectifier.unseen,
             rectifier=rectifier,

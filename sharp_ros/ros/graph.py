@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from rclpy.node import Node
-from rclpy.qos import qos_check_compatible, QoSCompatibility
+from rclpy.qos import (
+    DurabilityPolicy,
+    qos_check_compatible,
+    QoSCompatibility,
+    ReliabilityPolicy,
+)
 from rclpy.subscription import Subscription
 
 try:
@@ -11,8 +16,34 @@ try:
 except ImportError:  # humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
-__all__ = ['SubscriptionEventCallbacks', 'why_silent']
+__all__ = ['SubscriptionEventCallbacks', 'latched_by', 'publishers_of', 'why_silent']
 _COMPRESSED = 'sensor_msgs/msg/CompressedImage'
+
+
+def publishers_of(node: Node, topic: str) -> str:
+    """`, published by /a, /b`, of a topic; empty where the graph knows none.
+
+    Args:
+        node: that asks.
+        topic: resolved name.
+    """
+    found = node.get_publishers_info_by_topic(topic)
+    names = {f'{p.node_namespace.rstrip("/")}/{p.node_name}' for p in found}
+    return f', published by {", ".join(sorted(names))}' if names else ''
+
+
+def latched_by(node: Node, topic: str) -> bool:
+    """Whether somebody keeps the newest message of a topic for subscribers that come later.
+
+    Args:
+        node: that asks.
+        topic: resolved name.
+    """
+    return any(
+        p.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+        and p.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+        for p in node.get_publishers_info_by_topic(topic)
+    )
 
 
 def why_silent(node: Node, subscription: Subscription) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import copy
+from dataclasses import replace
 from functools import partial
 import time
 import traceback
@@ -17,11 +18,12 @@ from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import SetParametersResult
 import rclpy
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
@@ -40,12 +42,19 @@ from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
 from sharp_ros.ros.diagnostics import Health, NORMAL_DROPS, THROTTLE, ThrottledLog
 from sharp_ros.ros.ending import Ending
 from sharp_ros.ros.frame_lookup import FrameLookup
-from sharp_ros.ros.graph import SubscriptionEventCallbacks, why_silent
+from sharp_ros.ros.graph import (
+    latched_by,
+    publishers_of,
+    SubscriptionEventCallbacks,
+    why_silent,
+)
 from sharp_ros.ros.imu_source import ImuSource
 from sharp_ros.ros.outputs import Outputs
 from sharp_ros.ros.parameters import (
     declare_parameters,
+    INPUT_POLICIES,
     is_ours,
+    overrides_without_effect,
     parameter_changes,
     read_config,
     serve_parameters,
@@ -56,11 +65,15 @@ from sharp_ros.ros.range_source import RangeSource
 from sharp_ros.ros.services import LAST_PATIENCE, Services
 from sharp_ros.ros.session import Running, Session
 from sharp_ros.ros.transforms import Transforms
+from sharp_ros.ros.wiring import CameraWiring
 from sharp_ros.stopwatch import Stopwatch
 from sharp_ros.worker import later, nothing, Wait, Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+_LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 _REQUEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 # Odometry is small and needed without gaps, but its publishers may be of either reliability.
 _ODOMETRY = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -148,6 +161,12 @@ class SharpNode(LifecycleNode):
             ),
             rasterizer=rasterizer,
             config=config,
+            wiring=CameraWiring(
+                health,
+                partial(publishers_of, self),
+                self.resolve_topic_name('image'),
+                self.resolve_topic_name('camera_info'),
+            ),
         )
         self._health = health
         kind = 'metric' if info.metric else 'relative'
@@ -169,7 +188,8 @@ class SharpNode(LifecycleNode):
             return FAILURE
         result = super().on_activate(state)  # enables the publishers
         self._worker = Worker(self._process, self._on_error, name='sharp_worker')
-        session.last_stamp_ns = session.request = None
+        session.last_stamp_ns = session.request = session.uncalibrated = None
+        session.wiring.forget_camera()
         self._is_to_apply = False
         try:
             self._create_subscribers(session)
@@ -281,8 +301,8 @@ class SharpNode(LifecycleNode):
         for kind, topic, callback, qos in topics:
             polled = callback == self._on_imu
             incompatible = partial(self._on_incompatible_qos, topic)
-            self._subscribers.append(
-                self.create_subscription(
+            try:
+                subscriber = self.create_subscription(
                     kind,
                     topic,
                     callback,
@@ -290,13 +310,46 @@ class SharpNode(LifecycleNode):
                     callback_group=PolledGroup() if polled else None,
                     raw=polled,
                     event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
-                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                    qos_overriding_options=QoSOverridingOptions(INPUT_POLICIES),
                 )
+            except (RuntimeError, TypeError, ParameterException) as error:  # of rclpy
+                name = self.resolve_topic_name(topic)
+                raise ConfigError(f'qos_overrides.{name}.subscription: {_text(error)}') from error
+            self._subscribers.append(subscriber)
+        for name in overrides_without_effect(self):
+            self._health.report(
+                'Input',
+                'qos_override_without_effect',
+                f'{name} has no effect: the node has no such topic, or no such policy of it; '
+                'write qos_overrides.<topic as resolved>.subscription.<policy>, of '
+                + ', '.join(kind.name.lower() for kind in INPUT_POLICIES),
             )
-
+        self._listen_to_latched_info()
         if session.imu is not None:
             (subscriber,) = (s for s in self._subscribers if s.msg_type is Imu)
             session.imu.poll = partial(self._poll_imu, subscriber)
+
+    def _listen_to_latched_info(self) -> None:
+        """Ask for calibrations that were sent before, which a subscription for all cannot.
+
+        Only where somebody keeps them and none has come, since it would be incompatible with
+        those who do not, who would warn of it.
+        """
+        session, latched = self._configured(), self.resolve_topic_name('camera_info')
+        if session.wiring.is_calibrated or not latched_by(self, latched):
+            return
+        taken = [s.topic_name for s in self._subscribers]
+        if taken.count(latched) > 1:
+            return
+        self._subscribers.append(
+            self.create_subscription(
+                CameraInfo,
+                'camera_info',
+                self._on_info,
+                copy(_LATCHED),
+                event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
+            )
+        )
 
     # input: executor thread --------------------------------------------------------------------
 
@@ -310,18 +363,40 @@ class SharpNode(LifecycleNode):
         if not running.enabled:
             worker.reject('disabled')
             return
+        refused = session.wiring.refuses(msg)
+        if refused:
+            worker.reject(refused)
+            return
         if session.last_stamp_ns is not None and stamp_ns < session.last_stamp_ns:
             self._transforms.time_went_back(session.last_stamp_ns - stamp_ns)
             self._health.report(
                 'Input',
                 'stamp_went_back',
-                'image stamps jumped back (looping bag?); beyond 1 s the maps are reset',
+                f'image stamps jumped back (looping bag?{self._rivals()}); beyond 1 s the maps '
+                'are reset',
             )
         session.last_stamp_ns = stamp_ns
         if session.pipeline.info.needs_depth:
             self._submit_pair(*session.pairs.add_image(msg))
         else:
-            worker.submit(RawFrame(msg, session.info))
+            self._submit(RawFrame(msg, session.wiring.info_of(msg)))
+
+    def _rivals(self) -> str:
+        """Who publishes images, if several do."""
+        topic = self.resolve_topic_name('image')
+        several = self.count_publishers(topic) > 1
+        return ' or two cameras' + publishers_of(self, topic) if several else ''
+
+    def _submit(self, raw: RawFrame) -> None:
+        """Hand a frame to the worker; one before any calibration waits for that to come."""
+        session, worker = self._configured(), self.running().worker
+        before, session.uncalibrated = session.uncalibrated, None
+        if raw.info is not None or session.config.camera.fallback_hfov:
+            worker.submit(raw)
+            return
+        if before is not None:
+            worker.submit(before)  # where it will be missed
+        session.uncalibrated = raw
 
     def _on_depth(self, msg: Any) -> None:
         self._submit_pair(*self._configured().pairs.add_depth(msg))
@@ -337,10 +412,17 @@ class SharpNode(LifecycleNode):
                 'camera.depth_tolerance',
             )
         if pair is not None:
-            running.worker.submit(RawFrame(pair[0], running.session.info, pair[1]))
+            image, depth = pair
+            self._submit(RawFrame(image, running.session.wiring.info_of(image), depth))
 
     def _on_info(self, msg: CameraInfo) -> None:
-        self._configured().info = msg
+        session = self._configured()
+        session.wiring.add_info(msg)
+        waiting = session.uncalibrated
+        if waiting is not None:
+            info = session.wiring.info_of(waiting.image)
+            if info is not None:
+                self._submit(replace(waiting, info=info))
 
     def _on_odometry(self, msg: Odometry) -> None:
         odometry = self._configured().poses.odometry
@@ -501,6 +583,8 @@ class SharpNode(LifecycleNode):
     def publish_diagnostics(self) -> None:
         """Publish the state of every component (REP-107)."""
         facts = self._session.facts() if self._session is not None else {}
+        if self._subscribers:
+            self._listen_to_latched_info()
         counts = self._worker.counts() if self._worker is not None else None
         silence, reason = self._health.silence(), ''
         if self._subscribers and (silence is None or silence > 1.0):

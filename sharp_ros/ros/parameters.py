@@ -16,6 +16,7 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.exceptions import InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSPolicyKind
 
 from sharp_ros.config import (
     describe,
@@ -32,6 +33,15 @@ PARAMETERS_IN_A_ROW = 8  # take some milliseconds, a few times as long as lookin
 # Parameters that rclpy or a launch file adds to any node.
 _QOS = 'qos_overrides.'
 _FOREIGN = ('use_sim_time', _QOS, 'start_type_description_service')
+
+
+# What can be overridden of an input.
+INPUT_POLICIES = (
+    QoSPolicyKind.HISTORY,
+    QoSPolicyKind.DEPTH,
+    QoSPolicyKind.RELIABILITY,
+    QoSPolicyKind.DURABILITY,
+)
 
 
 def declare_parameters(node: Node) -> None:
@@ -152,6 +162,12 @@ class _Others:
         assert executor is not None  # it runs the callback
         executor.wake()  # it waits for something else to happen
         yield
+
+
+def overrides_without_effect(node: Node) -> list[str]:
+    """Overrides of QoS that were given, and that no topic made so far has taken."""
+    given = getattr(node, '_parameter_overrides', {})
+    return sorted(n for n in given if n.startswith(_QOS) and not node.has_parameter(n))
 
 
 def _unknown(names: list[str]) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from geometry_msgs.msg import PoseStamped
-from sensor_msgs.msg import CameraInfo
 
 from sharp_ros.config import SharpConfig
 from sharp_ros.pipeline import Pipeline
@@ -18,6 +17,7 @@ from sharp_ros.ros.imu_source import ImuSource
 from sharp_ros.ros.outputs import Outputs
 from sharp_ros.ros.pose_sources import PoseSource
 from sharp_ros.ros.range_source import RangeSource
+from sharp_ros.ros.wiring import CameraWiring
 from sharp_ros.worker import Worker
 
 Result = TypeVar('Result')
@@ -38,7 +38,8 @@ class Session:
         outputs: the publishers.
         rasterizer: what renders the views, for reports.
         config: in effect; replaced as a whole, between two frames.
-        info: newest calibration of the camera.
+        wiring: tells the camera from others on its topics, and knows its calibration.
+        uncalibrated: newest image, and depth, that came before any calibration.
         last_stamp_ns: of the newest image since activation; None before it.
         request: pose of the newest view request that is not served yet.
     """
@@ -53,7 +54,8 @@ class Session:
     outputs: Outputs
     rasterizer: str
     config: SharpConfig
-    info: CameraInfo | None = None
+    wiring: CameraWiring
+    uncalibrated: RawFrame | None = None
     last_stamp_ns: int | None = None
     request: PoseStamped | None = None
 

@@ -278,7 +278,7 @@ class _BagDecoder:
             np.ascontiguousarray(rectifier.rectify(image)),
             rectifier.intrinsics,
             stamp_ns,
-            message.header.frame_id,
+            conversions.frame_id_from_msg(message),
             depth=self._depth(depth_message, rectifier, image.shape[:2], stamp_ns),
             unseen=rectifier.unseen,
             rectifier=rectifier,

@@ -85,7 +85,7 @@ def look_at(recording: Recording, topic: Topic) -> Looked | None:
     return Looked(
         topic,
         _content(topic, first),
-        first.header.frame_id,
+        first.header.frame_id.lstrip('/'),
         size,
         tuple(stamps),
         tuple(times),
@@ -191,7 +191,7 @@ def _infos(recording: Recording, looked: Looked, images: Sequence[Looked]) -> li
         for topic in infos
         if (entry := first[topic.name]) is not None
         and looked.frame_id
-        and entry[2].header.frame_id == looked.frame_id
+        and entry[2].header.frame_id.lstrip('/') == looked.frame_id
     ]
     return same or (infos if len(infos) == 1 else [])
 

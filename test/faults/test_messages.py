@@ -235,7 +235,8 @@ def odd_infos(draw):
     return SimpleNamespace(**values, **{name: getattr(good, name) for name in fields})
 
 
-WIRE_REASONS = {'replaced', 'bad_pose', *BAD_IMAGE, *BAD_INFO, *SHOWS_NOTHING}
+OTHER = {'other_camera'}  # whose frame_id is another
+WIRE_REASONS = {'replaced', 'bad_pose', *OTHER, *BAD_IMAGE, *BAD_INFO, *SHOWS_NOTHING}
 IMAGES = spoiled(good_image, spoil_header, spoil_size, spoil_data, spoil_encoding, fitting)
 DEPTHS = spoiled(good_depth, spoil_header, spoil_size, spoil_data, spoil_encoding, fitting)
 COMPRESSED = st.one_of(
@@ -389,7 +390,7 @@ def test_no_image_is_lost_track_of_and_none_ends_the_node(bench, for_each):
     def law(msg):
         bench.node._on_odometry(good_odometry())
         fate = bench.fate(lambda: bench.node._on_image(msg))
-        assert bench.is_due(fate, {'', *BAD_IMAGE})
+        assert bench.is_due(fate, {'', *BAD_IMAGE, *OTHER})
         if not fate:
             assert bench.result.depth.shape == (msg.height, msg.width) == (24, 32)
             assert bench.result.frame.stamp_ns == stamp_ns_from_msg(msg.header)
@@ -406,7 +407,7 @@ def test_no_compressed_image_is_lost_track_of_and_none_ends_the_node(bench, for_
 
     def law(msg):
         fate = bench.fate(lambda: bench.node._on_image(msg))
-        assert bench.is_due(fate, {'', 'bad_compressed', 'size_mismatch'})
+        assert bench.is_due(fate, {'', 'bad_compressed', 'size_mismatch', *OTHER})
         return fate
 
     fates = for_each('compressed', COMPRESSED, law)

@@ -186,14 +186,14 @@ def test_the_mask_of_the_robot_changes_between_two_frames_or_is_refused_with_its
     make_node, peer, tmp_path
 ):
     def masked():
-        return np.isnan(depth_from_msg(peer.received[DEPTH][-1])).mean(1) == 1  # rows
+        return np.isnan(depth_from_msg(peer.received[DEPTH][-1])).all(1)  # rows
 
     peer.listen(DEPTH, '/diagnostics')
     node = start(make_node())
     peer.spin_until(lambda: peer.received[DEPTH], each=peer.send)
     assert not masked().any()
     assert not change(node, camera__mask='0,90 160,90 160,120 0,120')
-    peer.spin_until(lambda: masked()[91:].all(), each=peer.send)
+    peer.spin_until(lambda: all(masked()[91:]), each=peer.send)
     assert not masked()[:90].any()
     missing = str(tmp_path / 'none.png')
     for text, why in ((missing, missing), ('0,700 90,700 90,719', 'outside of the 160x120 image')):
@@ -201,7 +201,7 @@ def test_the_mask_of_the_robot_changes_between_two_frames_or_is_refused_with_its
     peer.diagnose(node)
     assert peer.status('Inference')[2]['masked_share'] == '0.250'
     assert not change(node, camera__mask='')
-    peer.spin_until(lambda: not masked().any(), each=peer.send)
+    peer.spin_until(lambda: not any(masked()), each=peer.send)
     assert not node._worker.counts().reasons.get('bad_mask')
 
 
