@@ -22,6 +22,7 @@ FOR_EACH = {  # arguments of sharp.launch.py
     'range': ('', 'sensor_msgs/Range topics, for the scale; empty: none'),
     'overrides': ('', 'parameter files that override the shipped one, e.g. /etc/{camera}.yaml'),
     'model': ('', 'nano, sensor, sharp or the path of weights; empty: as in the parameter files'),
+    'output': ('~/.ros/sharp_ros/{camera}', 'folders of saved maps'),
     'mask': ('', 'image or polygons of the robot itself in view, e.g. /etc/{camera}.png'),
     'autostart': (
         'true',

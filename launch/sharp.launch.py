@@ -43,6 +43,7 @@ ARGUMENTS = {
     'mask': ('', 'image or polygons of what shows the robot itself; empty: camera.mask'),
     'config': (str(SHARE / 'config' / 'sharp.yaml'), 'parameter file'),
     'overrides': ('', 'parameter file whose settings override those of config'),
+    'output': ('', 'folder of saved maps; empty, or as overrides say: output.directory'),
     'namespace': ('', 'namespace of the node, one per camera'),
     'name': ('sharp', 'node name'),
     'autostart': (
@@ -73,10 +74,14 @@ def start(context):
     """
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     simulated = flag(given, 'use_sim_time', bool(given['bag']))
-    files = [existing(given, name) for name in ('config', 'overrides') if given[name]]
+    config, overrides = (
+        [existing(given, name)] if given[name] else [] for name in ('config', 'overrides')
+    )
     place = place_of(given)
     if given['bag'] and not flag(given, 'autostart'):
         raise ValueError('bag: it is played once the node is active, which needs autostart:=true')
+    # before the overrides, since it is but a default for several nodes
+    output = [{'output.directory': ParameterValue(given['output'], value_type=str)}]
     texts = {
         key: ParameterValue(given[name], value_type=str)
         for name, key in (('model', 'model.name'), ('mask', 'camera.mask'))
@@ -94,7 +99,9 @@ def start(context):
         output='screen',
         prefix=prefix,
         parameters=[
-            *files,
+            *config,
+            *(output if given['output'] else []),
+            *overrides,
             {'use_sim_time': simulated, **texts, **enabled},
         ],
         remappings=[(topic, given[topic]) for topic in (*TOPICS, *sensors)],

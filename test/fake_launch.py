@@ -314,6 +314,9 @@ class Node(ExecuteProcess):
         started.namespace = text(context, given.namespace or '')
         started.remappings = {text(context, k): text(context, v) for k, v in given.remappings}
         started.files = [text(context, p) for p in given.parameters if not isinstance(p, Mapping)]
+        started.order = [  # the later count
+            set(p) if isinstance(p, Mapping) else text(context, p) for p in given.parameters
+        ]
         started.parameters = {
             k: v.evaluate(context) if isinstance(v, ParameterValue) else v
             for p in given.parameters

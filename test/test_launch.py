@@ -314,6 +314,17 @@ def test_a_model_is_passed_as_text_and_only_if_given(launch):
     assert 'model.name' not in node_of(launch(model='')).parameters
 
 
+def test_maps_of_several_cameras_are_saved_apart_unless_overrides_say_where(launch, tmp_path):
+    assert 'output.directory' not in node_of(launch()).parameters
+    for camera in ('front', 'rear'):
+        (tmp_path / f'{camera}.yaml').touch()
+    two = launch('multi_camera.launch.py', overrides=f'{tmp_path}/{{camera}}.yaml')
+    for node in started(two, 'sharp_node'):
+        assert node.parameters['output.directory'] == f'~/.ros/sharp_ros/{node.namespace}'
+        assert node.order.index({'output.directory'}) == 1  # after the shipped file
+        assert node.order[2] == f'{tmp_path}/{node.namespace}.yaml'
+
+
 def test_a_mask_is_passed_as_text_and_only_if_given(launch):
     polygon = '0,100 160,100 160,120'
     assert node_of(launch(mask=polygon)).parameters['camera.mask'] == polygon
