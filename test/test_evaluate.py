@@ -65,6 +65,29 @@ def engine(predictor):
 # --- metrics -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('posed', [False, True])
+def test_the_robot_itself_does_not_count_behind_a_mask(posed):
+    """Predicted is the scene, without the robot that the truth has in the lower part."""
+    behind = scene()
+    truth = behind.copy()
+    truth[36:] = 0.2
+    (frame,) = frames(truth)
+    if posed:
+        frame = replace(frame, T_world_camera=np.eye(4), world_frame='world')
+    info = ModelInfo('oracle', 'for tests', 'Apache-2.0', metric=True)
+    knowing = knowing_predictor()
+
+    def predict(image, intrinsics, depth=None):
+        return knowing(image, intrinsics, behind)
+
+    found = [
+        evaluate_depth([frame], engine(predict), info, mask)['abs_rel']
+        for mask in ('', '0,36 63,36 63,47 0,47')
+    ]
+    assert found[0] > 0.5
+    assert found[1] < 0.01
+
+
 def test_metrics_agree_with_hand_computed_values():
     truth, prediction = np.full((20, 20), 2.0), np.full((20, 20), 2.0)
     prediction[:5] = 3.0  # a quarter of the pixels is 1 m too far, ratio 1.5

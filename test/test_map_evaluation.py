@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import islice
 import json
 import math
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -109,6 +110,31 @@ def test_floor_plan_turns_with_the_frame_of_the_map(source, plan):
     turned = RoomMap(source.room, BAND).grid(square(), T_map_world)
     # row along +y, column along +x: a quarter turn from x to y is one of the array backwards
     assert np.mean(np.rot90(plan.cells, -1) == turned.cells) > 0.9995
+
+
+def test_the_robot_itself_is_neither_mapped_nor_true_behind_a_mask(frames, monkeypatch):
+    given, frames_of_the_room = [], frames
+
+    def recorded(frames, pipeline, true_map, *, visual):
+        given.extend((frame, pipeline.process(frame, ()).depth) for frame in frames)
+        pipeline.reset()
+        return evaluate_map(iter(frames_of_the_room), pipeline, true_map, visual=visual)
+
+    monkeypatch.setattr(module, 'evaluate_map', recorded)
+    recording = SimpleNamespace(name='room', note='', frames=lambda: iter(frames[:2]))
+    module.evaluate_maps(
+        recording,
+        ModelConfig(),
+        lambda frames: frames,
+        depth='true',
+        visual=False,
+        mask='80,0 160,0 160,120 80,120',
+    )
+    assert len(given) == 2
+    for frame, depth in given:
+        assert np.isnan(frame.depth[:, 80:]).all()  # which is the truth
+        assert np.isnan(depth[:, 80:]).all()
+        assert np.isfinite(depth[:, :80]).all()
 
 
 def test_cells_count_where_true_depth_sees_them(frames, plan):

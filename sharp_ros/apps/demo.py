@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--hfov', type=float, help='horizontal field of view of an uncalibrated source, deg'
     )
     parser.add_argument(
+        '--mask',
+        default='',
+        help='image file or polygons of what shows the robot itself, as camera.mask',
+    )
+    parser.add_argument(
         '--output', type=Path, default=Path('out/demo'), help='folder for the results'
     )
 
@@ -78,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     interactive = console.is_terminal and not os.environ.get('CI')
     with demo(interrupted, console.print, show if interactive else None) as running:
         try:
-            report = running.run(args.source, args.model, args.duration, hfov, log)
+            report = running.run(args.source, args.model, args.duration, hfov, log, args.mask)
         finally:
             live.stop()
         paths = args.output / 'report.json', args.output / 'overview.png'

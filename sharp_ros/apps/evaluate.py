@@ -66,12 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(
         depth, 'motorcycle, synthetic, an RGB-D folder in TUM layout, or a bag with true depth'
     )
+    add_mask_argument(depth)
     views = kinds.add_parser('views', help=_VIEWS_HELP, description=_VIEWS_HELP)
     add_common_arguments(views, 'motorcycle or synthetic')
     add_picture_argument(views, 'views')
     maps = kinds.add_parser('maps', help=_MAPS_HELP, description=_MAPS_HELP)
     add_common_arguments(maps, 'synthetic, or a recording with depth and poses')
     add_picture_argument(maps, 'maps')
+    add_mask_argument(maps)
     add_map_arguments(maps)
     scale = kinds.add_parser('scale', help=_SCALE_HELP, description=_SCALE_HELP)
     add_common_arguments(scale, 'synthetic, or a recording with depth and poses')
@@ -97,6 +99,16 @@ def add_common_arguments(parser: argparse.ArgumentParser, source_help: str) -> N
     parser.add_argument('--json', type=Path, metavar='FILE', help='report file')
     parser.add_argument(
         '--max-frames', type=int, metavar='N', help='maximum number of frames with depth'
+    )
+
+
+def add_mask_argument(parser: argparse.ArgumentParser) -> None:
+    """The flag that leaves out the robot itself."""
+    parser.add_argument(
+        '--mask',
+        default='',
+        help='image file or polygons of what shows the robot itself, as camera.mask; neither '
+        'predicted nor true depth counts there',
     )
 
 
@@ -221,7 +233,9 @@ def _depth(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
     predictor, info = load_predictor(args.model, device)
     frames, note = _frames_of(source)
     engine = Engine(predictor, ModelConfig(name=args.model, device=args.device))
-    return _Measured(evaluate_depth(_watched(frames, args.max_frames), engine, info), info, note)
+    return _Measured(
+        evaluate_depth(_watched(frames, args.max_frames), engine, info, args.mask), info, note
+    )
 
 
 def _views(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
@@ -249,6 +263,7 @@ def _maps(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
             depth=args.depth,
             visual=args.poses == 'visual',
             camera_height=args.camera_height,
+            mask=args.mask,
             seeds=args.seeds,
             pictures=args.pictures,
         )

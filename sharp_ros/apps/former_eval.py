@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, 'motorcycle, synthetic, an RGB-D folder in TUM layout, or a bag with true depth'
     )
     evaluate.add_picture_argument(parser, 'views or maps')
+    evaluate.add_mask_argument(parser)
     evaluate.add_map_arguments(parser)
     parser.add_argument('--views', action='store_true', help='as eval views')
     parser.add_argument('--map', action='store_true', help='as eval maps')

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from sharp_ros.camera import FloorGeometry, Frame, Intrinsics, MIN_HEIGHT
-from sharp_ros.config import PointCloudConfig, SharpConfig
+from sharp_ros.config import CameraConfig, PointCloudConfig, SharpConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import CheckpointError, InputError
 from sharp_ros.evaluation.metrics import (
@@ -31,6 +31,7 @@ from sharp_ros.localization.scale_anchors import height_scale
 from sharp_ros.models import ModelInfo
 from sharp_ros.pipeline import Pipeline
 from sharp_ros.point_cloud import depth_from_gaussians
+from sharp_ros.robot_body import RobotBody
 from sharp_ros.sources.base import CAMERA, LevelWorld
 
 TRAINING_MEAN = Path(__file__).parents[1] / 'weights' / 'training_mean_depth.npz'
@@ -40,7 +41,7 @@ _PATIENCE = 30  # frames without any depth after which a source is taken to have
 
 
 def evaluate_depth(
-    frames: Iterable[Frame], engine: Engine, info: ModelInfo | None = None
+    frames: Iterable[Frame], engine: Engine, info: ModelInfo | None = None, mask: str = ''
 ) -> dict[str, Any]:
     """Run a model over frames with true depth, and the baselines next to it.
 
@@ -51,6 +52,7 @@ def evaluate_depth(
             that the pipeline finds (`published` of the result), and that corrected by motion as
             the node publishes it (`refined`). Frames without true depth teach both, too. Not for
             sensor models.
+        mask: of the robot itself, as `camera.mask`; nothing there is predicted or true.
 
     Returns:
         `frames`, `frames_without_truth`, the means of the metrics, `coverage`, `scale_median`,
@@ -63,20 +65,23 @@ def evaluate_depth(
         standard deviations from the truth at most.
 
     Raises:
-        InputError: `no_truth` if no frame could be compared.
+        InputError: `no_truth` if no frame could be compared; `bad_mask`.
+        ConfigError: if the mask cannot be read.
     """
+    config = SharpConfig(point_cloud=_AS_PREDICTED, camera=CameraConfig(mask=mask), views={})
+    body = RobotBody(config)
     model, published, refined, informed, constant, mean, floor = (_Tally() for _ in range(7))
     within: list[tuple[float, float]] = []  # shares of the pixels of a frame
     scales: list[tuple[float, float, float]] = []  # true, published, its stated deviation
     level = LevelWorld(guess=False)
     pipeline = None
     if info is not None and not info.needs_depth:
-        pipeline = Pipeline(engine, info, SharpConfig(point_cloud=_AS_PREDICTED, views={}))
+        pipeline = Pipeline(engine, info, config)
         pipeline.take_any_image()  # every frame counts
     mean_log_depth, median_depth = load_training_mean()
     latencies: list[float] = []
     without_truth = 0
-    for frame in frames:
+    for frame in map(body.hidden, frames):
         k = frame.intrinsics
         if frame.depth is None:
             without_truth += 1

@@ -18,7 +18,13 @@ import numpy as np
 
 from sharp_ros import se3
 from sharp_ros.camera import Frame, Intrinsics
-from sharp_ros.config import ModelConfig, OccupancyConfig, ScaleConfig, SharpConfig
+from sharp_ros.config import (
+    CameraConfig,
+    ModelConfig,
+    OccupancyConfig,
+    ScaleConfig,
+    SharpConfig,
+)
 from sharp_ros.engine import choose_device, Engine
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.evaluation.floor_plans import RecordedMap, RoomMap, TrueMap, Visibility
@@ -32,6 +38,7 @@ from sharp_ros.network.predictor import SensorPredictor
 from sharp_ros.pictures.drawing import encode_picture, tile_pictures
 from sharp_ros.pictures.maps import draw_map, draw_trajectory, Trajectory
 from sharp_ros.pipeline import Pipeline
+from sharp_ros.robot_body import RobotBody
 from sharp_ros.sources import open_source, SyntheticSource
 from sharp_ros.sources.base import LevelWorld, Source
 from sharp_ros.synthetic.disturbance import disturbed
@@ -217,13 +224,15 @@ def _laid_on(T_map_camera: np.ndarray, T_world_camera: np.ndarray) -> np.ndarray
     return se3.transform(rotation, np.array([*shift[:2], 0.0]))
 
 
-def map_config(camera_height: float = 0.0) -> SharpConfig:
+def map_config(camera_height: float = 0.0, mask: str = '') -> SharpConfig:
     """The defaults, but a grid after every frame.
 
     Args:
         camera_height: over the floor, metres; 0: unknown to the pipeline.
+        mask: of the robot itself, as `camera.mask`.
     """
     return SharpConfig(
+        camera=CameraConfig(mask=mask),
         occupancy=OccupancyConfig(rate_hz=1e3),
         scale=ScaleConfig(camera_height=camera_height),
         views={},
@@ -238,6 +247,7 @@ def evaluate_maps(
     depth: str = 'model',
     visual: bool = True,
     camera_height: float = 0.0,
+    mask: str = '',
     seeds: int | None = None,
     pictures: Path | None = None,
 ) -> tuple[dict[str, Any], ModelInfo, str]:
@@ -251,6 +261,7 @@ def evaluate_maps(
             `DisturbedPredictor`.
         visual: see `evaluate_map`.
         camera_height: see `map_config`.
+        mask: of the robot itself, likewise; what is true there does not count either.
         seeds: how many rooms, seeds 0, 1, ...; by default one. For `synthetic` only.
         pictures: folder to save one picture per run to, or None.
 
@@ -270,7 +281,8 @@ def evaluate_maps(
         )
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
-    config, note = map_config(camera_height), ''
+    config, note = map_config(camera_height, mask), ''
+    body = RobotBody(config)
     predictor, info = None, _DISTURBED
     if depth != 'disturbed':
         name = 'sensor' if depth == 'true' else model.name
@@ -287,7 +299,7 @@ def evaluate_maps(
         true_map: TrueMap = RecordedMap(config.occupancy)
         if isinstance(opened, SyntheticSource):
             true_map = RoomMap(opened.room, config.occupancy)
-        frames = watched(opened.frames())
+        frames = map(body.hidden, watched(opened.frames()))
         chosen = predictor
         if chosen is None:
             chosen = DisturbedPredictor(seed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+import json
 import math
 from pathlib import Path
 import signal
@@ -104,7 +105,13 @@ class Demo:
         self.monitor = Monitor(peer)
 
     def run(
-        self, source_name: str, model: str, duration: float, hfov: float | None, log: Path
+        self,
+        source_name: str,
+        model: str,
+        duration: float,
+        hfov: float | None,
+        log: Path,
+        mask: str = '',
     ) -> dict[str, Any]:
         """Start the node, stream to it and end it.
 
@@ -114,6 +121,7 @@ class Demo:
             duration: of the stream, seconds; 0: until interrupted.
             hfov: horizontal field of view of an uncalibrated source, radians.
             log: file for the output of the node.
+            mask: for `camera.mask` of the node.
 
         Returns:
             What was run, with the counts, ages and errors of `Monitor.report`.
@@ -122,7 +130,7 @@ class Demo:
             SharpError: if the node fails.
         """
         monitor, executor, interrupted = self.monitor, self._executor, self._interrupted
-        with node_process(model, log) as process:
+        with node_process(model, log, mask) as process:
             # while the node starts
             every = 1 if model == 'sensor' else _TRUTH_EVERY
             source = open_source(source_name, hfov=hfov, loop=True, depth_every=every)
@@ -165,14 +173,14 @@ class Demo:
 
 
 @contextmanager
-def node_process(model: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def node_process(model: str, log: Path, mask: str = '') -> Iterator[subprocess.Popen[bytes]]:
     """The node as a process of its own, with this environment; ended when the block ends."""
     topics = ('image', 'camera_info', 'odometry', 'depth')
     remappings = [part for t in topics for part in ('-r', f'{t}:={CAMERA}/{t}')]
     command = [sys.executable, '-c', _NODE_PROGRAM, '--ros-args', *remappings]
     with log.open('wb') as output:
         process = subprocess.Popen(
-            [*command, '-p', f'model.name:={model}'],
+            [*command, '-p', f'model.name:={model}', '-p', f'camera.mask:={json.dumps(mask)}'],
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C meant for the demo must not end the node first

@@ -61,6 +61,15 @@ def demo_until(text, output, *arguments):
 
 
 @pytest.mark.slow
+def test_a_mask_of_the_demo_reaches_the_node(tmp_path):
+    polygon = '0,300 640,300 640,480 0,480'  # of 640x480
+    done = run_demo(tmp_path, '--model', 'sensor', '--duration', '3', '--mask', polygon)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / 'report.json').read_text())
+    assert report['depth']['coverage'] == pytest.approx(300 / 480, abs=0.01)
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_an_endless_demo_with_every_topic_true_depth_and_a_picture(tmp_path):
     with demo_until('every topic came back', tmp_path, '--duration', '0') as process:
         process.send_signal(signal.SIGINT)
