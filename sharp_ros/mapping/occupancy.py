@@ -34,7 +34,7 @@ from sharp_ros.mapping.occupancy_kernels import (
     FLOOR_WITHIN,
     FREE,
     FULL_SCALE,
-    HIT,
+    GROUND_REACH,
     MARK,
     mark_ground,
     mark_hits,
@@ -382,13 +382,13 @@ class OccupancyMap:
         )
         window = (columns, rows, self._marks)
         front = view.depth
+        placed = (view.camera, rotation, eye, limits)
         if view.front is not None:
             front = np.fmin(view.depth, view.front)
-            mark_hits(view.front, view.camera, rotation, eye, limits, *window)
-        mark_hits(view.depth, view.camera, rotation, eye, limits, *window)
-        marked = (view.camera, rotation, eye, limits, view.log_std, *window, *view.strides)
-        if std > 0:
-            mark_rays(view.depth, *marked, HIT)
+            mark_hits(view.front, *placed, *window, (0, 0))
+        spread = view.strides if std > 0 else (0, 0)
+        farthest = mark_hits(view.depth, *placed, *window, spread)
+        marked = (*placed, view.log_std, *window, view.strides)
         mark_rays(front, *marked, PASSED)
         if scale_std > 0 or view.log_std is not _EXACT:
             mark_rays(front, *marked, DOUBTED)
@@ -402,7 +402,8 @@ class OccupancyMap:
                 view.strides,
                 (-config.min_height / voxel, STEPS_DOWN / voxel, FLOOR_WITHIN / voxel),
             )
-        x0, x1, y0, y1 = self._view_box(view, rotation, eye, 1.01 + SPREAD * std)
+        reach = min(farthest, config.max_range) * (1.01 + SPREAD * std)
+        x0, x1, y0, y1 = self._view_box(view, rotation, eye, reach)
         inside = (columns[x0:x1], rows[y0:y1])
         sides, size = _sides_of_view(view, rotation), (view.depth.shape[0], view.depth.shape[1])
         seen = (
@@ -504,10 +505,10 @@ class OccupancyMap:
                 self._log_odds, self._marks, self._tops, self._cells, stale, self._bounds
             )
             self._stale[:] = False
-        at = np.ix_(rows, columns)
-        cells = self._cells[at]
+        turn = (-int(rows[0]), -int(columns[0]))
+        cells = np.roll(self._cells, turn, (0, 1))
         if self.config.drop_offs != 'ignore' and self._ground.any():
-            gaps = (self._ground[at] > 0) & (cells == FREE)
+            gaps = (np.roll(self._ground, turn, (0, 1)) > 0) & (cells == FREE)
             cells[gaps] = UNKNOWN
             if self.config.drop_offs == 'occupied':
                 cells[gaps & _beside(cells == FREE)] = OCCUPIED
@@ -608,13 +609,16 @@ class OccupancyMap:
         self._corner = corner
 
     def _view_box(
-        self, view: DepthView, rotation: np.ndarray, eye: np.ndarray, stretch: float
+        self, view: DepthView, rotation: np.ndarray, eye: np.ndarray, reach: float
     ) -> tuple[int, int, int, int]:
-        """Window columns x0:x1, rows y0:y1 that the view to `stretch` times `max_range` meets."""
-        (height, width), (fx, fy, cx, cy) = view.depth.shape, view.camera
-        u, v = (np.array([0, width - 1]) - cx) / fx, (np.array([0, height - 1]) - cy) / fy
-        corners = np.array([[x, y, 1] for x in u for y in v]) * (self.config.max_range * stretch)
-        reach = np.vstack([corners @ rotation.T + eye, eye])[:, :2]
-        low = np.clip(np.floor(reach.min(0)).astype(int) - 1, 0, self._side)
-        high = np.clip(np.floor(reach.max(0)).astype(int) + 2, 0, self._side)
-        return int(low[0]), int(high[0]), int(low[1]), int(high[1])
+        """Window columns x0:x1, rows y0:y1 that a view down to a depth meets, and its floor."""
+        (height, width), (fx, fy, cx, cy) = view.depth.shape, view.camera.tolist()
+        box = []
+        for (to_u, to_v, ahead), at in zip(rotation.tolist(), eye.tolist(), strict=False):
+            sides = (-cx / fx * to_u, (width - 1 - cx) / fx * to_u)
+            heights = (-cy / fy * to_v, (height - 1 - cy) / fy * to_v)
+            low = min(0.0, reach * (min(sides) + min(heights) + ahead))
+            high = max(0.0, reach * (max(sides) + max(heights) + ahead))
+            for end in (at + low - GROUND_REACH - 1, at + high + GROUND_REACH + 2):
+                box.append(min(max(math.floor(end), 0), self._side))
+        return box[0], box[1], box[2], box[3]

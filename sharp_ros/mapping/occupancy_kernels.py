@@ -12,7 +12,8 @@ share are
                 the logarithm of the factor that all depth shares
     stated      [m, n] float32 standard deviation of the logarithm of depth that the network
                 states, the factor left out, edge to edge
-    columns     [side] int64 storage index of every window column; `rows` likewise
+    columns     [side] int64 storage index of every window column, which count on and start over at
+                the end of the storage; `rows` likewise
     marks       [side, side, layers] uint8 by storage row, column and layer, see below
 
 Of a byte of `marks` the lower two bits are the mark of this frame: 0, `PASSED`, `HIT` or
@@ -43,6 +44,7 @@ _LEAST_NEAR = 3  # pixels of a block that make a surface before its main one
 _PROVEN = 4  # frames in a row in which rays pass, after which there is nothing, whatever was
 _COMPANY = 3  # voxels of a column that were hit again in what was free; one may be noise
 _MOST_STEPS = 40  # voxels that are looked at behind a hit
+GROUND_REACH = 8.0  # voxels, along its ray, from a place on the floor to the last it stands for
 FLOOR_WITHIN = 0.06  # metres from the floor that a measurement of it may be, if it is exact
 
 
@@ -154,7 +156,74 @@ def may_be_floor(z: float, eye_z: float, unsure: float) -> bool:
     return unsure > 0.0 and z - unsure * (eye_z - z) < 0.0 < eye_z - z
 
 
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
+@numba.njit(cache=True, forceinline=True, nogil=True, error_model='numpy')
+def _walk(
+    cells: np.ndarray,
+    of_column: np.ndarray,
+    of_row: np.ndarray,
+    eye: np.ndarray,
+    ray: tuple[float, float, float],
+    part: tuple[float, float],
+    layers: int,
+    mark: int,
+) -> None:
+    """Mark the voxels of a part of a ray, of which those inside the window.
+
+    `cells` are all marks in a row, `of_column` and `of_row` [side] the places in it of columns and
+    rows of the window; the ray is eye + t * ray, t from and to in `part`.
+
+    Amanatides & Woo 1987. Crossings are computed from the plane's index instead of being summed
+    up, so that errors do not grow along the ray.
+    """
+    first, last = part
+    side = len(of_column)
+    ex, ey, ez = eye
+    dx, dy, dz = ray
+    # 1e-30 stands for a parallel ray: its crossings lie beyond every end.
+    inv_x = 1.0 / (dx if abs(dx) > 1e-30 else 1e-30)
+    inv_y = 1.0 / (dy if abs(dy) > 1e-30 else 1e-30)
+    inv_z = 1.0 / (dz if abs(dz) > 1e-30 else 1e-30)
+    ax, bx = (0.0 - ex) * inv_x, (side - ex) * inv_x
+    ay, by = (0.0 - ey) * inv_y, (side - ey) * inv_y
+    az, bz = (0.0 - ez) * inv_z, (layers - ez) * inv_z
+    start = max(first, min(ax, bx), min(ay, by), min(az, bz))
+    stop = min(last, max(ax, bx), max(ay, by), max(az, bz))
+    if start >= stop:
+        return
+    x = min(max(math.floor(ex + dx * start), 0), side - 1)
+    y = min(max(math.floor(ey + dy * start), 0), side - 1)
+    z = min(max(math.floor(ez + dz * start), 0), layers - 1)
+    up_x, up_y, up_z = int(inv_x > 0), int(inv_y > 0), int(inv_z > 0)
+    next_x = (x + up_x - ex) * inv_x
+    next_y = (y + up_y - ey) * inv_y
+    next_z = (z + up_z - ez) * inv_z
+    # Where the window ends is one of these crossings, to the bit: no step leaves it.
+    column, row = of_column[x], of_row[y]
+    while True:
+        place = np.uint64(row + column + z)  # which needs no check of its sign
+        known = cells[place]
+        if mark == HIT or known & MARK == 0:
+            cells[place] = (known & ~MARK) | mark
+        if next_x <= next_y and next_x <= next_z:
+            if next_x >= stop:
+                break
+            x += 2 * up_x - 1
+            column = of_column[np.uint64(x)]
+            next_x = (x + up_x - ex) * inv_x
+        elif next_y <= next_z:
+            if next_y >= stop:
+                break
+            y += 2 * up_y - 1
+            row = of_row[np.uint64(y)]
+            next_y = (y + up_y - ey) * inv_y
+        else:
+            if next_z >= stop:
+                break
+            z += 2 * up_z - 1
+            next_z = (z + up_z - ez) * inv_z
+
+
+@numba.njit(cache=True, nogil=True, error_model='numpy')
 def mark_hits(
     depth: np.ndarray,
     camera: np.ndarray,
@@ -164,24 +233,65 @@ def mark_hits(
     columns: np.ndarray,
     rows: np.ndarray,
     marks: np.ndarray,
-) -> None:
-    """Mark the voxel of every surface point as `HIT`."""
+    strides: tuple[int, int],
+) -> float:
+    """Mark the voxel of every surface point as `HIT`, and those behind that it may be in.
+
+    The latter along the rays of every `strides[0]`th pixel of every `strides[1]`th row; 0: none.
+    Where rays end is told by `_end_depth`.
+
+    The voxels of a line are found first, by vector instructions, which need a loop without
+    branches; most of its pixels then are in the voxel of the one before.
+
+    Returns:
+        The largest z-depth, metres; 0: none.
+    """
     fx, fy, cx, cy = camera
     height, width = depth.shape
     side, layers = len(columns), marks.shape[2]
-    for v in numba.prange(height):
+    ex, ey, ez = eye
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
+    near, far, nudge = limits[0] * limits[0], limits[1] * limits[1], limits[2]
+    across = (np.arange(width) - cx) / fx
+    turn, first_column, first_row = np.int32(side), np.int32(columns[0]), np.int32(rows[0])
+    cells, places = marks.reshape(-1), np.empty(width, np.int64)
+    of_column, of_row = columns * layers, rows * (side * layers)
+    farthest, back = np.float32(0), 1.0 + SPREAD * limits[3]
+    for v in range(height):
         ry = (v - cy) / fy
         for u in range(width):
-            rx = (u - cx) / fx
-            end, hit = _end_depth(float(depth[v, u]), rx, ry, limits)
-            if not hit:
-                continue
-            x = eye[0] + (rotation[0, 0] * rx + rotation[0, 1] * ry + rotation[0, 2]) * end
-            y = eye[1] + (rotation[1, 0] * rx + rotation[1, 1] * ry + rotation[1, 2]) * end
-            z = eye[2] + (rotation[2, 0] * rx + rotation[2, 1] * ry + rotation[2, 2]) * end
-            if 0.0 <= x < side and 0.0 <= y < side and 0.0 <= z < layers:
-                row, column = rows[int(y)], columns[int(x)]
-                marks[row, column, int(z)] = (marks[row, column, int(z)] & ~MARK) | HIT
+            rx, d = across[u], float(depth[v, u])
+            squared = d * d * (1.0 + rx * rx + ry * ry)
+            end = d + nudge
+            x = ex + (xx * rx + xy * ry + xz) * end
+            y = ey + (yx * rx + yy * ry + yz) * end
+            z = ez + (zx * rx + zy * ry + zz) * end
+            hit = (d > 0.0) & (squared >= near) & (squared <= far)
+            hit &= (x >= 0.0) & (x < side) & (y >= 0.0) & (y < side) & (z >= 0.0) & (z < layers)
+            column, row = np.int32(x) + first_column, np.int32(y) + first_row
+            column -= turn if column >= turn else np.int32(0)
+            row -= turn if row >= turn else np.int32(0)
+            place = (np.int64(row) * side + column) * layers + np.int32(z)
+            places[u] = place if hit else -1
+        last = -1
+        for u in range(width):
+            place, d = places[u], depth[v, u]
+            farthest = d if d > farthest else farthest
+            if place != last and place >= 0:
+                cells[place] = (cells[place] & ~MARK) | HIT
+            last = place
+        if strides[1] == 0 or v % strides[1] != 0:
+            continue
+        for u in range(0, width, strides[0]):
+            rx = across[u]
+            end, is_surface = _end_depth(float(depth[v, u]), rx, ry, limits)
+            if is_surface:
+                dx = xx * rx + xy * ry + xz
+                dy = yx * rx + yy * ry + yz
+                dz = zx * rx + zy * ry + zz
+                part = (end, end * back)
+                _walk(cells, of_column, of_row, eye, (dx, dy, dz), part, layers, HIT)
+    return farthest
 
 
 @numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
@@ -195,37 +305,35 @@ def mark_rays(
     columns: np.ndarray,
     rows: np.ndarray,
     marks: np.ndarray,
-    stride_u: int,
-    stride_v: int,
+    strides: tuple[int, int],
     mark: int,
 ) -> None:
-    """Mark voxels along rays: those between camera and surface, or those the surface may be in.
+    """Mark voxels along rays between camera and surface, as far as they have no mark.
 
-    The rays are those of every `stride_u`th pixel of every `stride_v`th row. `mark` says which
-    part of them: `HIT` from the surface on, `PASSED` as far as is surely free, but for one case in
-    forty, `DOUBTED` from there to one standard deviation before the surface.
+    The rays are those of every `strides[0]`th pixel of every `strides[1]`th row. `mark` says which
+    part of them: `PASSED` as far as is surely free, but for one case in forty, `DOUBTED`, which
+    must come later, from there to one standard deviation before the surface.
 
     Where what a ray meets may as well be the floor, that tells its depth: it passes up to there.
 
-    Amanatides & Woo 1987, on the part of the ray inside the window. They must come in this order:
-    the latter two take only voxels without a mark. Crossings are computed from the plane's index
-    instead of being summed up, so that errors do not grow along the ray.
-
     Rays that are one voxel apart at `max_range` crowd near the camera, where most steps would
-    repeat each other. So passing rays with an odd place in the lattice of strides start at half of
+    repeat each other. So rays with an odd place in the lattice of strides start at half of
     `max_range`, those left with a place odd in twos at a quarter, in fours at an eighth: their
     spacing stays between half a voxel and one, for about half the steps.
+
+    The one loop of a frame that is worth the time in which other threads wake up.
     """
     fx, fy, cx, cy = camera
     height, width = depth.shape
-    nx, nz = len(columns), marks.shape[2]
-    ex, ey, ez = eye
+    side, layers = len(columns), marks.shape[2]
     std, scale_std = limits[3], limits[4]
-    for i in numba.prange((height + stride_v - 1) // stride_v):
-        v = i * stride_v
+    cells = marks.reshape(-1)
+    of_column, of_row = columns * layers, rows * (side * layers)
+    for i in numba.prange((height + strides[1] - 1) // strides[1]):
+        v = i * strides[1]
         ry = (v - cy) / fy
-        for j in range((width + stride_u - 1) // stride_u):
-            u = j * stride_u
+        for j in range((width + strides[0] - 1) // strides[0]):
+            u = j * strides[0]
             rx = (u - cx) / fx
             end, hit = _end_depth(float(depth[v, u]), rx, ry, limits)
             if end == 0.0:
@@ -234,62 +342,23 @@ def mark_rays(
             dx = rotation[0, 0] * rx + rotation[0, 1] * ry + rotation[0, 2]
             dy = rotation[1, 0] * rx + rotation[1, 1] * ry + rotation[1, 2]
             dz = rotation[2, 0] * rx + rotation[2, 1] * ry + rotation[2, 2]
-            if mark == HIT:
-                first, last = end, end * (1.0 + SPREAD * std) if hit else 0.0
-            else:
-                place = i | j
-                first = 0.5 if place & 1 else 0.25 if place & 2 else 0.125 if place & 4 else 0.0
-                first *= limits[1] / math.sqrt(1.0 + rx * rx + ry * ry)
-                before = end * (1.0 - std) if hit else end
-                shape_std = _stated_at(stated, v, u, height, width)
-                unsure = 2.0 * math.sqrt(scale_std**2 + shape_std**2)
-                last = min(before, float(depth[v, u]) / (1.0 + unsure))
-                if hit:
-                    last = before / (1.0 + unsure)
-                    if may_be_floor(ez + dz * end, ez, unsure):
-                        last = before
-                if mark == DOUBTED:
-                    first, last = max(first, last), before
-            if last <= first:
+            place = i | j
+            first = 0.5 if place & 1 else 0.25 if place & 2 else 0.125 if place & 4 else 0.0
+            first *= limits[1] / math.sqrt(1.0 + rx * rx + ry * ry)
+            before = end * (1.0 - std) if hit else end
+            if before <= first:
                 continue
-            # 1e-30 stands for a parallel ray: its crossings lie beyond every end.
-            inv_x = 1.0 / (dx if abs(dx) > 1e-30 else 1e-30)
-            inv_y = 1.0 / (dy if abs(dy) > 1e-30 else 1e-30)
-            inv_z = 1.0 / (dz if abs(dz) > 1e-30 else 1e-30)
-            ax, bx = (0.0 - ex) * inv_x, (nx - ex) * inv_x
-            ay, by = (0.0 - ey) * inv_y, (nx - ey) * inv_y
-            az, bz = (0.0 - ez) * inv_z, (nz - ez) * inv_z
-            start = max(first, min(ax, bx), min(ay, by), min(az, bz))
-            stop = min(last, max(ax, bx), max(ay, by), max(az, bz))
-            if start >= stop:
-                continue
-            x = min(max(math.floor(ex + dx * start), 0), nx - 1)
-            y = min(max(math.floor(ey + dy * start), 0), nx - 1)
-            z = min(max(math.floor(ez + dz * start), 0), nz - 1)
-            up_x, up_y, up_z = int(inv_x > 0), int(inv_y > 0), int(inv_z > 0)
-            next_x = (x + up_x - ex) * inv_x
-            next_y = (y + up_y - ey) * inv_y
-            next_z = (z + up_z - ez) * inv_z
-            while True:
-                row, column = rows[y], columns[x]
-                known = marks[row, column, z]
-                if mark == HIT or known & MARK == 0:
-                    marks[row, column, z] = (known & ~MARK) | mark
-                if next_x <= next_y and next_x <= next_z:
-                    x += 2 * up_x - 1
-                    if next_x >= stop or x < 0 or x >= nx:
-                        break
-                    next_x = (x + up_x - ex) * inv_x
-                elif next_y <= next_z:
-                    y += 2 * up_y - 1
-                    if next_y >= stop or y < 0 or y >= nx:
-                        break
-                    next_y = (y + up_y - ey) * inv_y
-                else:
-                    z += 2 * up_z - 1
-                    if next_z >= stop or z < 0 or z >= nz:
-                        break
-                    next_z = (z + up_z - ez) * inv_z
+            shape_std = _stated_at(stated, v, u, height, width)
+            unsure = 2.0 * math.sqrt(scale_std**2 + shape_std**2)
+            last = min(before, float(depth[v, u]) / (1.0 + unsure))
+            if hit:
+                last = before / (1.0 + unsure)
+                if may_be_floor(eye[2] + dz * end, eye[2], unsure):
+                    last = before
+            if mark == DOUBTED:
+                first, last = max(first, last), before
+            if last > first:
+                _walk(cells, of_column, of_row, eye, (dx, dy, dz), (first, last), layers, mark)
 
 
 @numba.njit(cache=True, nogil=True, error_model='numpy')
@@ -326,6 +395,7 @@ def mark_ground(
         return
     near, far = limits[0], limits[1]
     upright = rotation[2, 1] < 0.0
+    widest = 2.0 * math.sqrt(limits[3] ** 2 + limits[4] ** 2 + float(stated.max()) ** 2)
     for u in range(0, width, strides[0]):
         rx = (u - cx) / fx
         missing = False
@@ -336,13 +406,17 @@ def mark_ground(
             ry = (v - cy) / fy
             dz = rotation[2, 0] * rx + rotation[2, 1] * ry + rotation[2, 2]
             d = float(depth[v, u])
-            length = math.sqrt(1.0 + rx * rx + ry * ry)
-            if not (d * length >= near and dz < 0.0):
-                continue
             z = eye[2] + dz * d
+            # Most of an image is neither, whatever is stated: air above the floor ends there.
+            below = eye[2] - max(z, 2.0 * floor - eye[2])
+            if not (dz < 0.0 and z - floor <= within + widest * below):
+                continue
+            length = math.sqrt(1.0 + rx * rx + ry * ry)
+            if not d * length >= near:
+                continue
             own = _stated_at(stated, v, u, height, width)
             std = math.sqrt(limits[3] ** 2 + limits[4] ** 2 + own**2)
-            slack = 2.0 * std * (eye[2] - max(z, 2.0 * floor - eye[2]))
+            slack = 2.0 * std * below
             at, mark = (floor - eye[2]) / dz, GAP
             if z >= floor - fall - slack:
                 if missing and -within - slack < z - floor < -0.3 * within - 0.5 * slack:
@@ -359,7 +433,7 @@ def mark_ground(
             dy = rotation[1, 0] * rx + rotation[1, 1] * ry + rotation[1, 2]
             flat = math.sqrt(dx * dx + dy * dy)
             apart = strides[1] / fy * (flat * flat + dz * dz) * at * at / (eye[2] - floor)
-            half = min(0.5 * apart, 8.0)
+            half = min(0.5 * apart, GROUND_REACH)
             steps = int(2.0 * half) + 1
             for i in range(-steps, steps + 1):
                 along = at + i * half / steps / max(flat, 1e-9) if flat > 1e-6 else at
@@ -408,7 +482,7 @@ def _explained(
     return False
 
 
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
+@numba.njit(cache=True, nogil=True, error_model='numpy')
 def note_news(
     log_odds: np.ndarray,
     marks: np.ndarray,
@@ -429,7 +503,7 @@ def note_news(
     eye, rotation, camera, _, size, _ = view
     std, scale_std = limits[3], limits[4]
     layers = log_odds.shape[2]
-    for j in numba.prange(len(rows)):
+    for j in range(len(rows)):
         for i in range(len(columns)):
             touched = marks[rows[j], columns[i]]
             any_mark = np.uint8(0)
@@ -502,7 +576,32 @@ def _top_in_view(dx: float, dy: float, sides: np.ndarray, reach: float) -> float
     return high if high > low else -1e9
 
 
-@numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
+@numba.njit(cache=True, nogil=True, error_model='numpy')
+def _pass(
+    values: np.ndarray, touched: np.ndarray, miss: np.int32, count: np.int32, free_at: np.int32
+) -> bool:
+    """What `apply_marks` does where rays passed a column; whether any did.
+
+    Most columns hold nothing else. Without branches, and in 32 bits, it takes vector instructions.
+    """
+    most, proven, one = np.int32(STREAK), np.int32(_PROVEN), np.int32(1)
+    streak_at, news_at, lowest = np.int32(STREAK_AT), np.int32(NEWS_AT), np.int32(-FULL_SCALE)
+    passed = False
+    for k in range(len(values)):
+        byte, value = np.int32(touched[k]), np.int32(values[k])
+        here = byte & np.int32(MARK) == np.int32(PASSED)
+        streak = min((byte >> streak_at) + count, most)
+        news = byte >> (news_at + one) & one  # halved
+        less = max(value - miss, lowest)
+        less = min(less, free_at) if streak >= proven else less
+        news = np.int32(0) if streak >= proven else news
+        values[k] = less if here else value
+        touched[k] = news << news_at | streak << streak_at if here else byte
+        passed |= here
+    return passed
+
+
+@numba.njit(cache=True, nogil=True, error_model='numpy')
 def apply_marks(
     log_odds: np.ndarray,
     marks: np.ndarray,
@@ -544,7 +643,7 @@ def apply_marks(
     occupied_at, free_at = bounds[0], bounds[1]
     std, scale_std = limits[3], limits[4]
     layers = log_odds.shape[2]
-    for j in numba.prange(len(rows)):
+    for j in range(len(rows)):
         for i in range(len(columns)):
             values, touched = log_odds[rows[j], columns[i]], marks[rows[j], columns[i]]
             told = ground[rows[j], columns[i]]
@@ -559,21 +658,14 @@ def apply_marks(
                 continue
             dx, dy = i + 0.5 - eye[0], j + 0.5 - eye[1]
             flat = dx * dx + dy * dy
-            passed = False
-            for k in range(layers):
+            passed = _pass(values, touched, np.int32(miss), np.int32(count), np.int32(free_at))
+            for k in range(layers if any_mark & HIT else 0):  # a bit of `DOUBTED`, too
                 mark = touched[k] & MARK
                 if mark == 0:
                     continue
                 value = np.int32(values[k])
                 news, streak = touched[k] >> NEWS_AT & NEWS, touched[k] >> STREAK_AT & STREAK
-                if mark == PASSED:
-                    passed = True
-                    streak = min(streak + count, STREAK)
-                    news >>= 1
-                    value -= miss
-                    if streak >= _PROVEN:
-                        value, news = min(value, np.int32(free_at)), 0
-                elif mark == DOUBTED:
+                if mark == DOUBTED:
                     value -= min(miss, max(value, 0))
                     news = max(news >> 1, min(news, 1))
                 else:
