@@ -14,7 +14,7 @@ SHELL := /bin/bash
 help:
 	@echo 'make demo   live: a camera source and the node over DDS; options SOURCE MODEL DURATION HFOV OUT'
 	@echo 'make test   lint, unit and ROS tests, colcon build and test'
-	@echo 'make soak   100,000 bad messages, 1,000 transitions, then MINUTES=30 at full rate; out/soak'
+	@echo 'make soak   100,000 bad messages, 1,000 transitions, the table of hazards, then MINUTES=30 at full rate; out/soak'
 	@echo 'make bench  measure every stage on this machine, JSON into out/bench.json'
 
 setup:
@@ -45,11 +45,14 @@ unit:
 colcon:
 	@scripts/colcon_test.sh
 
-# both parts run, whatever becomes of the first
+# all parts run, whatever becomes of those before
 soak:
 	@scripts/setup.sh --test
 	@. scripts/env.sh && { SHARP_SOAK=1 python -m pytest test/faults; faults=$$?; \
-	    python test/faults/soak.py --minutes $(MINUTES) --output out/soak && exit $$faults; }
+	    sharp-ros eval maps synthetic --hazards --json out/soak/hazards.json \
+	    --pictures out/soak; hazards=$$?; \
+	    python test/faults/soak.py --minutes $(MINUTES) --output out/soak && \
+	    exit $$(( faults + hazards )); }
 
 bench: setup
 	@. scripts/env.sh && sharp-ros bench --json out/bench.json

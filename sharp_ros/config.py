@@ -326,6 +326,13 @@ class OccupancyConfig:
         maximum=0.2,
         live=True,
     )
+    max_turn_rate: float = option(
+        0.5,
+        'rate of rotation of the camera, from pose to pose, above which a frame marks but clears '
+        'nothing, as poses may be late; 0: none',
+        minimum=0.0,
+        live=True,
+    )
     decay_time: float = option(
         0.0,
         'time constant of decay: unobserved log-odds fall to 1/e; 0: never',

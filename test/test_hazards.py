@@ -109,6 +109,16 @@ def test_what_the_view_never_covered_counts_as_unseen_up_to_the_height_asked_for
     assert free[1] > 0.3
 
 
+def test_a_turning_camera_with_late_poses_frees_no_more_of_what_is_solid():
+    kind, late = 'turns 1 rad/s', 'turns 1 rad/s, poses 0.1 s late'
+    exact, guarded = (run(name, 10.0, 0.01).numbers for name in (kind, late))
+    assert guarded['free_on_solid'] <= exact['free_on_solid'] + 0.01
+    assert guarded['behind'] == exact['behind'] == 0
+    assert guarded['floor'] > 0.1
+    believed = run(late, 10.0, 0.01, OccupancyConfig(max_turn_rate=0.0)).numbers
+    assert believed['free_on_solid'] > exact['free_on_solid'] + 0.1
+
+
 def test_report_summarises_the_worst():
     report = evaluate_hazards([SEED], kinds='pole 1 cm')
     (row,) = report['hazards'].values()

@@ -377,6 +377,42 @@ def test_removed_box_clears_within_the_frames_the_clamping_bound_allows():
     assert cell_at(grid_map.grid(), 1.02, 0.0) == FREE
 
 
+@pytest.mark.parametrize(('limit', 'clears'), [(0.5, False), (2.0, True), (0.0, True)])
+def test_a_frame_of_a_camera_that_turns_fast_marks_but_clears_nothing(limit, clears):
+    box = ((1.0, -0.3, 0.0), (1.5, 0.3, 1.0))
+    grid_map = OccupancyMap(OccupancyConfig(max_turn_rate=limit))
+    poses = [pose(0.02, 0.02, 0.6, yaw) for yaw in (-0.1, 0.0)]
+    nothing = np.full((480, 640), np.nan, np.float32)
+    grid_map.integrate(nothing, VGA, poses[0], stamp_ns=0)
+    view = grid_map.integrate(true_depth([box], VGA, poses[1]), VGA, poses[1], stamp_ns=10**8)
+    assert (grid_map.log_odds() > 0).sum() > 20
+    assert (grid_map.log_odds() < 0).any() == view.clears == clears
+    again = OccupancyMap(OccupancyConfig())
+    again.integrate(nothing, VGA, poses[1])
+    again.add_again(view, 1.0, 0.0, 1, 0)
+    assert (again.log_odds() > 0).any()
+    assert (again.log_odds() < 0).any() == clears
+    # at rest, or as long after that the poses say nothing
+    grid_map.integrate(true_depth([], VGA, poses[1]), VGA, poses[1], stamp_ns=2 * 10**8)
+    assert (grid_map.log_odds() < 0).any()
+
+
+def test_floor_that_a_turning_camera_sees_takes_no_hole_back():
+    seen = []
+    for yaw in (0.0, 0.1):
+        grid_map = OccupancyMap(OccupancyConfig())
+        hole = np.full((480, 640), 9.0, np.float32)
+        grid_map.integrate(hole, VGA, pose(0.02, 0.02, 0.6, 0.0, -0.6), stamp_ns=0)
+        before = grid_map.state()['columns'][0]
+        T = pose(0.02, 0.02, 0.6, yaw, -0.6)
+        grid_map.integrate(true_depth([], VGA, T), VGA, T, stamp_ns=10**8)
+        after = grid_map.state()['columns'][0]
+        assert (before > 0).sum() > 100
+        seen.append((after < before).sum())
+    assert seen[0] > 100
+    assert seen[1] == 0
+
+
 @pytest.mark.parametrize('motion', [(1.3, 0.0), (-1.3, 0.6), (0.15, -2.05), (-30.0, 2.0)])
 def test_rolling_keeps_the_overlap_and_forgets_the_rest(motion):
     grid_map = OccupancyMap(OccupancyConfig(size=6.0))

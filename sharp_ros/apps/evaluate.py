@@ -22,9 +22,12 @@ from sharp_ros.files import write_atomically
 
 if TYPE_CHECKING:
     from sharp_ros.camera import Frame
+    from sharp_ros.evaluation.hazard_worlds import Hazard
+    from sharp_ros.evaluation.hazards import HazardRun
     from sharp_ros.models import ModelInfo
     from sharp_ros.sources.base import Source
 
+_HAZARD_TILE = (630, 150)  # width, height of the three pictures of a hazard
 _SEEDS = 20  # hand-held sequences by default
 _Item = TypeVar('_Item')
 
@@ -271,15 +274,34 @@ def _maps(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
 
 
 def _hazards(args: argparse.Namespace) -> _Measured:
+    from sharp_ros.config import OccupancyConfig
+    from sharp_ros.evaluation.hazard_pictures import draw_hazard
     from sharp_ros.evaluation.hazards import evaluate_hazards, EXACT
+    from sharp_ros.pictures.drawing import encode_picture, tile_pictures
 
     if args.source != 'synthetic':
         raise ConfigError(f'--hazards are simulated: give synthetic, not {args.source}')
     count, first = 1 if args.seeds is None else args.seeds, args.first_seed
     if count < 1 or first < 0:
         raise ConfigError(f'--seeds {count} from --first-seed {first}: give at least one, from 0')
-    seeds = range(first, first + count)
-    return _Measured(evaluate_hazards(seeds, lambda runs: _with_progress(runs, 'runs')), EXACT)
+    pictures: dict[str, Any] = {}
+    config = OccupancyConfig()
+
+    def show(hazard: Hazard, run: HazardRun) -> None:
+        band = (config.min_height, config.max_height)
+        pictures[hazard.name] = draw_hazard(hazard, run, band)
+
+    numbers = evaluate_hazards(
+        range(first, first + count),
+        lambda runs: _with_progress(runs, 'runs'),
+        config,
+        shown=None if args.pictures is None else show,
+    )
+    if args.pictures is not None:
+        args.pictures.mkdir(parents=True, exist_ok=True)
+        sheet = tile_pictures(pictures, columns=2, size=_HAZARD_TILE)
+        write_atomically(args.pictures / 'hazards.jpg', encode_picture(sheet, '.jpg'))
+    return _Measured(numbers, EXACT)
 
 
 def _scale(args: argparse.Namespace, device: str, source: _Source) -> _Measured:

@@ -8,7 +8,7 @@ where the room lies among the cells of the map.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 
 import numba
@@ -26,6 +26,7 @@ _UNSEEN_FIRST = 3.0  # seconds for which the space is seen free before somebody 
 _WIDTH, _DEPTH, _HEIGHT = 0.5, 0.3, 1.7  # of a person
 _HALF_VIEW = 0.475  # radians, from the axis of the camera to its upper edge
 _STEPS, _RISE, _RUN = 12, 0.18, 0.28  # of stairs
+_TURN, _RATE, _REST, _LATE = math.tau, 1.0, 1.5, 0.1  # of a camera: angle, rate, seconds, seconds
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Hazard:
         comes: when the hazard is there, seconds; 0: from the start.
         goes: when it is gone, seconds.
         duration: seconds.
+        late: by which poses are, seconds.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Hazard:
     comes: float
     goes: float
     duration: float
+    late: float = 0.0
 
 
 def hazards(seed: int) -> list[Hazard]:
@@ -61,7 +64,9 @@ def hazards(seed: int) -> list[Hazard]:
     kinds += [_stairwell(rng), _step(rng)]
     kinds += [_hanging(rng, *what) for what in _HANGING]
     kinds += [_pole(rng, 0.02, 3.0), _pole(rng, 0.01, 1.5), _low_camera(rng)]
-    return kinds
+    turning = _turning(rng)
+    late = replace(turning, name=f'{turning.name}, poses {_LATE:g} s late', late=_LATE)
+    return [*kinds, turning, late]
 
 
 # Name, lowest and highest z, extent along and across the way.
@@ -215,6 +220,27 @@ def _low_camera(rng: np.random.Generator) -> Hazard:
     offset, room = _shell(rng)
     pose = _camera(offset, rng.uniform(0.15, 0.3), rng.uniform(-0.1, 0.1), 0.0, 0.4)
     return Hazard('low camera', _moved(room, offset), _nothing, None, pose, 0.0, 5.0, 5.0)
+
+
+def _turning(rng: np.random.Generator) -> Hazard:
+    """A camera that rests, turns once about, and rests again, among pillars and boxes."""
+    offset, room = _shell(rng)
+    boxes: list[Box] = []
+    for number in range(8):
+        bearing = (number + rng.uniform(0.0, 0.6)) * math.tau / 8
+        away, half, high = rng.uniform(1.2, 2.4), rng.uniform(0.05, 0.2), rng.uniform(0.5, 1.8)
+        x, y = away * math.cos(bearing), away * math.sin(bearing)
+        boxes.append(((x - half, y - half, 0.0), (x + half, y + half, high)))
+    boxes = _moved(boxes, offset)
+    height, pitch, start = rng.uniform(0.4, 1.1), rng.uniform(-0.3, -0.1), rng.uniform(0.0, 6.0)
+    duration = 2 * _REST + _TURN / _RATE
+
+    def pose(t: float) -> np.ndarray:
+        yaw = start + min(max(t - _REST, 0.0) * _RATE, _TURN)
+        return _camera(offset, height, pitch, yaw)(t)
+
+    name = f'turns {_RATE:g} rad/s'
+    return Hazard(name, _moved(room, offset), lambda t: boxes, None, pose, 0.0, duration, duration)
 
 
 # --- truth ---------------------------------------------------------------------------------------

@@ -54,13 +54,17 @@ class HazardRun:
             the cells of the hazard; `deep`: likewise of those well inside of it; `behind`: number
             of cells that are free behind walls; `floor`: share that is free of the cells in which
             floor was seen and nothing stands.
-        grid: the last, or while somebody stands the last with him.
-        boxes: what was there then.
+        grid: the last, or while somebody is there the last with him.
+        boxes: what was there then, those of the room first.
+        depth: [H, W] of the frame of that grid, as it was mapped.
+        T_world_camera: [4, 4] true pose of it.
     """
 
     numbers: dict[str, float | None]
     grid: OccupancyGrid2D
     boxes: list[Box]
+    depth: np.ndarray
+    T_world_camera: np.ndarray
 
 
 def run_hazard(
@@ -91,7 +95,7 @@ def run_hazard(
         depth, owner = cast(hazard.room + thing, CAMERA, T)
         seen = depth * (1 + noise * rng.standard_normal(depth.shape)).astype(np.float32)
         seen = clean_depth(seen, clean)
-        occupancy.integrate(seen, CAMERA, T, round(t * 1e9))
+        occupancy.integrate(seen, CAMERA, hazard.pose(t - hazard.late), round(t * 1e9))
         last, grid = grid, occupancy.grid()
         # The window follows the camera; what enters it was not seen before.
         shift = np.rint(np.subtract(last.origin, grid.origin)[::-1] / grid.resolution)
@@ -118,7 +122,7 @@ def run_hazard(
                     marked_at = t
             trail |= measured & (before == FREE) & _well_in_view(T, grid)
             if hazard.comes:
-                kept = grid, hazard.room + thing
+                kept = grid, hazard.room + thing, seen, T
         elif hazard.comes and t >= hazard.goes:
             if (grid.cells[trail] == FREE).all():
                 cleared_at = t if cleared_at is None else cleared_at
@@ -137,7 +141,8 @@ def run_hazard(
             None if cleared_at is None else cleared_at - hazard.goes + 1 / rate_hz
         )
     numbers |= _at_the_end(hazard, grid, floor_seen, config)
-    return HazardRun(numbers, *(kept or (grid, hazard.room + hazard.thing(hazard.duration))))
+    last_seen = (grid, hazard.room + hazard.thing(hazard.duration), seen, T)
+    return HazardRun(numbers, *(kept or last_seen))
 
 
 def _well_in_view(T: np.ndarray, grid: OccupancyGrid2D) -> np.ndarray:  # -> [rows, columns]
@@ -203,6 +208,7 @@ def evaluate_hazards(
     watched: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     config: OccupancyConfig | None = None,
     kinds: str = '',
+    shown: Callable[[Hazard, HazardRun], None] | None = None,
 ) -> dict[str, Any]:
     """All hazards at all rates and noises, for each seed.
 
@@ -211,6 +217,7 @@ def evaluate_hazards(
         watched: applied to the runs, to count them.
         config: of the map; None: the defaults.
         kinds: those whose name holds this only.
+        shown: given one run of every hazard of the first seed, at the last rate and 1 % of noise.
 
     Returns:
         `seeds`, `rates_hz`, `noises`, and `hazards`: for each name the number of `runs` and what
@@ -228,6 +235,8 @@ def evaluate_hazards(
     for hazard, rate_hz, noise, seed in watched(todo):
         run = run_hazard(hazard, rate_hz, noise, seed, config)
         found.setdefault(hazard.name, []).append(run.numbers)
+        if shown and (rate_hz, noise, seed) == (RATES_HZ[-1], NOISES[1], seeds[0]):
+            shown(hazard, run)
     return {
         'seeds': list(seeds),
         'rates_hz': RATES_HZ,

@@ -31,6 +31,7 @@ from sharp_ros.errors import InputError
 from sharp_ros.mapping.occupancy_kernels import (
     apply_marks,
     DOUBTED,
+    FLOOR,
     FLOOR_WITHIN,
     FREE,
     FULL_SCALE,
@@ -52,7 +53,7 @@ from sharp_ros.mapping.occupancy_kernels import (
 )
 from sharp_ros.mapping.stored import bad_map, check_settings, settings_of, stored_array
 from sharp_ros.point_cloud import pixel_noise
-from sharp_ros.se3 import checked_pose
+from sharp_ros.se3 import angle, checked_pose
 
 __all__ = ['FREE', 'OCCUPIED', 'UNKNOWN', 'OccupancyGrid2D', 'OccupancyMap']
 
@@ -61,6 +62,7 @@ _SURFACE_NUDGE = 1e-3  # voxels; see `occupancy_kernels`
 _STD_MAX = 0.2  # of depth; an image of nothing but noise shall not mark the whole window
 # That a map to be restored must share.
 _SETTINGS = ('voxel_size', 'size', 'min_height', 'max_height', 'clamp_log_odds')
+_REMEMBERED = 1.0  # seconds after which a pose says nothing of how fast the camera turns
 _FADES = 20  # steps of a decay time, if frames come as often
 
 
@@ -127,6 +129,7 @@ class DepthView:
         T_world_camera: [4, 4].
         base_position: [2] or [3] where the robot stands in the world, or None.
         front: [H, W] depth of what stands before that, narrower than a ray, or NaN; None: nothing.
+        clears: whether its rays free anything.
     """
 
     depth: np.ndarray
@@ -137,6 +140,7 @@ class DepthView:
     T_world_camera: np.ndarray
     base_position: np.ndarray | None = None
     front: np.ndarray | None = None
+    clears: bool = True
 
     def averaged(self) -> DepthView:
         """The same with one pixel per ray, which the others about it are averaged into."""
@@ -219,6 +223,7 @@ class OccupancyMap:
         self._corner: np.ndarray | None = None  # world cell (x, y) of the window's low corner
         self._faded_ns = np.zeros(self._side, np.int64)  # by storage row
         self._last_ns: int | None = None
+        self._seen: tuple[int, np.ndarray] | None = None  # stamp and rotation of the newest frame
 
     def state(self) -> dict[str, np.ndarray]:
         """All that is known, copied; `restore` takes it back."""
@@ -280,6 +285,10 @@ class OccupancyMap:
     ) -> DepthView:
         """Add one depth image, and follow the camera.
 
+        A frame of a camera that turns faster than `max_turn_rate`, from the pose of the frame
+        before to this one, marks but clears nothing: late poses then place it beside what it
+        shows, and rays that pass an obstacle would free it.
+
         Rays shorter than `min_range` (camera to point, not along z) are ignored, longer ones than
         `max_range` clear up to there and mark nothing.
 
@@ -288,7 +297,7 @@ class OccupancyMap:
                 range, REP-117) clears up to `max_range`.
             intrinsics: of the same resolution.
             T_world_camera: [4, 4] pose of the optical frame in the world frame (z up).
-            stamp_ns: time of the frame, for `decay_time`.
+            stamp_ns: time of the frame, for `decay_time` and `max_turn_rate`.
             base_position: [2] or [3] where the robot stands in the world frame; within
                 `footprint_radius` of it all heights become free.
             scale_std: standard deviation of the logarithm of the factor that all of this depth
@@ -315,7 +324,16 @@ class OccupancyMap:
         strides = self._strides(intrinsics)
         noise = pixel_noise(depth, *strides)
         stated = _EXACT if log_std is None else np.require(log_std, np.float32, ['C', 'W'])
-        view = DepthView(depth, intrinsics.parameters, strides, noise, stated, pose, base_position)
+        view = DepthView(
+            depth,
+            intrinsics.parameters,
+            strides,
+            noise,
+            stated,
+            pose,
+            base_position,
+            clears=not self._turns(stamp_ns, pose[:3, :3]),
+        )
         if noise * self.config.max_range > self.config.voxel_size:
             view = view.averaged()
         self._add(view, scale_std)
@@ -389,8 +407,9 @@ class OccupancyMap:
         spread = view.strides if std > 0 else (0, 0)
         farthest = mark_hits(view.depth, *placed, *window, spread)
         marked = (*placed, view.log_std, *window, view.strides)
-        mark_rays(front, *marked, PASSED)
-        if scale_std > 0 or view.log_std is not _EXACT:
+        if view.clears:
+            mark_rays(front, *marked, PASSED)
+        if view.clears and (scale_std > 0 or view.log_std is not _EXACT):
             mark_rays(front, *marked, DOUBTED)
         if config.drop_offs != 'ignore' and config.min_height > 0:
             mark_ground(
@@ -402,6 +421,8 @@ class OccupancyMap:
                 view.strides,
                 (-config.min_height / voxel, STEPS_DOWN / voxel, FLOOR_WITHIN / voxel),
             )
+            if not view.clears:
+                self._ground[self._ground & MARK == FLOOR] &= ~MARK & 0xFF
         reach = min(farthest, config.max_range) * (1.01 + SPREAD * std)
         x0, x1, y0, y1 = self._view_box(view, rotation, eye, reach)
         inside = (columns[x0:x1], rows[y0:y1])
@@ -552,6 +573,15 @@ class OccupancyMap:
                 self._log_odds[row] = self._log_odds[row] * math.exp(-age[row] / period)
             self._faded_ns[due] = stamp_ns
             self._stale[due] = True
+
+    def _turns(self, stamp_ns: int, rotation: np.ndarray) -> bool:
+        """Whether the camera turns too fast since the frame before; that is then this one."""
+        before, self._seen = self._seen, (stamp_ns, rotation.copy())
+        if before is None or self.config.max_turn_rate <= 0:
+            return False
+        elapsed = abs(stamp_ns - before[0]) * 1e-9
+        turned = float(angle(before[1].T @ rotation))
+        return 0 < elapsed <= _REMEMBERED and turned > self.config.max_turn_rate * elapsed
 
     def _remember(self, row: int) -> None:
         """Have what was hit in free space fade as the rest: take it into the log-odds of a row."""

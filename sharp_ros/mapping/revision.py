@@ -121,7 +121,8 @@ class Revision:
             return
         last = self._told[-1]
         last.count += 1
-        if stamp_ns - last.stamp_ns >= self.spacing.interval * 1e9:
+        stands = view.clears and not last.view.clears  # the last one turned
+        if stands or stamp_ns - last.stamp_ns >= self.spacing.interval * 1e9:
             # What is seen by now counts, if something has moved, and not what was seen first.
             last.view, last.stamp_ns, last.written = view.thinned(), stamp_ns, scale
             last.correction, last.std, last.bias_std = 0.0, scale.std, scale.bias_std
