@@ -1,4 +1,4 @@
-"""docs/conventions.md: a checklist whose every row is shown by a test or file that exists."""
+"""docs/conventions.md, docs/safety.md: what they promise is shown by what exists."""
 
 from __future__ import annotations
 
@@ -43,3 +43,16 @@ def test_the_checklist_is_there_and_names_nothing_twice():
         assert any(subject in c for c in conventions), subject
     for subject in ('REP-149', 'REP-2003', 'REP-2004', 'PointCloud2', 'OccupancyGrid'):
         assert any(subject in c for c in conventions), subject
+
+
+def test_the_tests_that_the_page_on_safety_names_exist():
+    named = set(re.findall(r'`(test_\w+)`', (ROOT / 'docs' / 'safety.md').read_text()))
+    files = [ROOT / 'test' / f'test_{name}.py' for name in ('hazards', 'occupancy_kernels')]
+    defined = {
+        n.name
+        for path in files
+        for n in ast.parse(path.read_text()).body
+        if isinstance(n, ast.FunctionDef)
+    }
+    assert len(named) >= 8
+    assert named <= defined

@@ -7,10 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sharp_ros.apps.cli import main
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import OccupancyConfig
+from sharp_ros.evaluation.hazard_pictures import draw_hazard
 from sharp_ros.evaluation.hazard_worlds import cast, ends, hazards, solid_columns
 from sharp_ros.evaluation.hazards import evaluate_hazards, HazardRun, run_hazard
+from sharp_ros.images import read_image
 from sharp_ros.mapping.occupancy import FREE, OCCUPIED
 from sharp_ros.se3 import transform
 
@@ -124,6 +127,33 @@ def test_report_summarises_the_worst():
     (row,) = report['hazards'].values()
     assert row['runs'] == 6
     assert row['shown'] == {'mean': 1.0, 'worst': 1.0}
+
+
+def test_a_picture_shows_the_hole_the_cloud_and_the_grid_at_the_same_place():
+    (hazard,) = (hazard for hazard in hazards(SEED) if hazard.name == 'stairs down')
+    found = run_hazard(hazard, 5.0, 0.01, SEED)
+    truth, cloud, grid = np.array_split(draw_hazard(hazard, found, (0.1, 1.8)), 3, axis=1)
+    hole = (truth == (200, 60, 160)).all(-1)
+    assert np.count_nonzero(hole) * (0.05 / 3) ** 2 == pytest.approx(4.0, rel=0.05)  # 2 m x 2 m
+    v, u = np.argwhere(hole).mean(0).astype(int)
+    x0, y0, x1, y1 = hazard.gap
+    middle = (x0 + x1) / 2 + 2.2, 3.2 - (y0 + y1) / 2
+    assert np.array([u, v]) * 0.05 / 3 == pytest.approx(middle, abs=0.05)
+    free = (grid > 240).all(-1)
+    assert not free[v, u]
+    assert free.mean() > 0.05
+    assert len(np.unique(cloud.reshape(-1, 3), axis=0)) > 20
+
+
+def test_the_command_takes_a_kind_and_saves_a_picture(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('sharp_ros.evaluation.hazards.RATES_HZ', (5.0,))
+    monkeypatch.setattr('sharp_ros.evaluation.hazards.NOISES', (0.0, 0.01))
+    command = ['eval', 'maps', 'synthetic', '--hazards']
+    assert main([*command, 'stairs', '--pictures', str(tmp_path)]) == 0
+    assert '2 runs of hazards' in capsys.readouterr().out
+    assert read_image(tmp_path / 'hazards.jpg')[0].shape[1] > 1000
+    assert main([*command, 'unicorns']) == 1
+    assert 'beam at 1.7 m' in capsys.readouterr().err
 
 
 def test_boxes_are_seen_where_they_are():

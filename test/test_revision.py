@@ -135,7 +135,8 @@ def test_frames_from_one_place_count_as_many_when_they_are_told_again():
 
 
 def test_what_was_told_before_the_last_views_stays_and_memory_is_bounded():
-    world, scratch = WorldMap(SharpConfig()), OccupancyMap(OccupancyConfig())
+    config = OccupancyConfig(max_turn_rate=0.0)  # this one turns by 0.37 rad a frame
+    world, scratch = WorldMap(SharpConfig(occupancy=config)), OccupancyMap(config)
     frames = turning(150, step=0.37)
     for i, T in enumerate(frames):
         tell(world, T, i, UNKNOWN_SCALE, 1.5)

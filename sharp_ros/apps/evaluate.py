@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sharp_ros.models import ModelInfo
     from sharp_ros.sources.base import Source
 
-_HAZARD_TILE = (630, 150)  # width, height of the three pictures of a hazard
+_HAZARD_TILE = (510, 121)  # width, height of the three pictures of a hazard
 _SEEDS = 20  # hand-held sequences by default
 _Item = TypeVar('_Item')
 
@@ -149,9 +149,11 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--hazards',
-        action='store_true',
-        help='people, holes in the floor, overhangs and thin things instead, with exact depth but '
-        'for noise; of synthetic only',
+        nargs='?',
+        const='',
+        metavar='KIND',
+        help='people, holes in the floor, overhangs, thin things and turns instead, with exact '
+        'depth but for noise; of synthetic only; KIND: those whose name holds it',
     )
     parser.add_argument(
         '--first-seed',
@@ -254,7 +256,7 @@ def _views(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
 
 
 def _maps(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
-    if args.hazards:
+    if args.hazards is not None:
         return _hazards(args)
     from sharp_ros.evaluation.maps import evaluate_maps
 
@@ -276,6 +278,7 @@ def _maps(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
 def _hazards(args: argparse.Namespace) -> _Measured:
     from sharp_ros.config import OccupancyConfig
     from sharp_ros.evaluation.hazard_pictures import draw_hazard
+    from sharp_ros.evaluation.hazard_worlds import hazards
     from sharp_ros.evaluation.hazards import evaluate_hazards, EXACT
     from sharp_ros.pictures.drawing import encode_picture, tile_pictures
 
@@ -291,11 +294,15 @@ def _hazards(args: argparse.Namespace) -> _Measured:
         band = (config.min_height, config.max_height)
         pictures[hazard.name] = draw_hazard(hazard, run, band)
 
+    if not any(args.hazards in hazard.name for hazard in hazards(first)):
+        names = ', '.join(hazard.name for hazard in hazards(first))
+        raise ConfigError(f'--hazards {args.hazards}: no kind is named so; there are {names}')
     numbers = evaluate_hazards(
         range(first, first + count),
         lambda runs: _with_progress(runs, 'runs'),
         config,
-        shown=None if args.pictures is None else show,
+        args.hazards,
+        None if args.pictures is None else show,
     )
     if args.pictures is not None:
         args.pictures.mkdir(parents=True, exist_ok=True)
