@@ -89,6 +89,7 @@ def run_hazard(
     floor_seen = np.zeros(before.shape, bool)
     trail = floor_seen.copy()  # cells that he was measured in and that were free before
     kept = None
+    seen, T = np.zeros((0, 0), np.float32), hazard.pose(0.0)
     for i in range(round(hazard.duration * rate_hz)):
         t = i / rate_hz
         T, thing = hazard.pose(t), hazard.thing(t)

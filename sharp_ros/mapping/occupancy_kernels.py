@@ -291,7 +291,7 @@ def mark_hits(
                 dz = zx * rx + zy * ry + zz
                 part = (end, end * back)
                 _walk(cells, of_column, of_row, eye, (dx, dy, dz), part, layers, HIT)
-    return farthest
+    return float(farthest)
 
 
 @numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
