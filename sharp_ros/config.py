@@ -502,8 +502,12 @@ class ViewConfig:
         'reference frame of the placement: camera (optical frame of the image), world (frame of '
         'the pose) or a frame of tf',
     )
-    position: tuple[float, ...] = option((0.4, -0.4, -0.4), 'x y z of the viewpoint', live=True)
-    target: tuple[float, ...] = option((0.0, 0.0, 2.5), 'x y z of the look-at point', live=True)
+    position: tuple[float, ...] = option(
+        (0.4, -0.4, -0.4), 'x y z of the viewpoint', minimum=-1e8, maximum=1e8, live=True
+    )
+    target: tuple[float, ...] = option(
+        (0.0, 0.0, 2.5), 'x y z of the look-at point', minimum=-1e8, maximum=1e8, live=True
+    )
     up: tuple[float, ...] = option(
         (0.0, 0.0, 0.0),
         'up vector x y z; all 0: -y in the frame camera, +z in any other',

@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 
 from sharp_ros.camera import Frame, Intrinsics
-from sharp_ros.config import ViewConfig
+from sharp_ros.config import SharpConfig, ViewConfig
 from sharp_ros.errors import ConfigError, PoseUnavailableError
-from sharp_ros.se3 import apply, inverse, look_at, matrix_from_quat, transform
+from sharp_ros.se3 import (
+    apply,
+    inverse,
+    look_at,
+    matrix_from_quat,
+    MAX_DISTANCE,
+    transform,
+)
 from sharp_ros.viewpoints import locate, Viewpoint
 
 SECOND = 1_000_000_000
@@ -33,6 +40,14 @@ def test_look_at_has_its_target_ahead_and_the_scene_upright():
     assert seen(in_camera, (0, -1, 3))[1] < ahead[1]  # -y of the camera is up in the image
     config = ViewConfig(frame='world', position=(2.0, 0.0, 1.5), target=(0.0, 0.0, 1.0))
     assert seen(Viewpoint('v', config), (0, 0, 2))[1] < 0  # so is +z of the world
+
+
+def test_a_view_may_stand_wherever_a_pose_may():
+    eye, target = (5e5, 5.4e6, 1.0), (MAX_DISTANCE, 5.4e6, 1.0)
+    config = ViewConfig(frame='world', position=eye, target=target)
+    viewpoint = Viewpoint('v', SharpConfig(views={'v': config}).views['v'])
+    np.testing.assert_array_equal(viewpoint.pose(0)[:3, 3], eye)
+    np.testing.assert_allclose(seen(viewpoint, target), [0, 0, MAX_DISTANCE - 5e5], atol=1e-6)
 
 
 def test_the_direction_that_is_up_can_be_given_for_a_view_straight_down():
