@@ -149,6 +149,14 @@ class PoseConfig:
         'extrinsics x y z qx qy qz qw of the optical frame in the odometry child frame; all 0: '
         'that frame must be the optical frame itself',
     )
+    local_origin: str = option(
+        'auto',
+        'origin of clouds and Gaussians of the map, which are float32; auto: a point near the '
+        'robot if the first pose is more than 10 km from the origin of its world, with '
+        '~/map_points in a frame of tf of their own, that of the world and _local; off: always '
+        'that of the world',
+        choices=('auto', 'off'),
+    )
     base_frame: str = option(
         '',
         'robot base frame in tf, z up, e.g. base_footprint: child frame and gravity reference of '

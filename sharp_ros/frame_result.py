@@ -16,6 +16,7 @@ from sharp_ros.localization.localized import Localized
 from sharp_ros.localization.odometry import Motion
 from sharp_ros.localization.scale_filter import ScaleEstimate
 from sharp_ros.localization.scanner import PlacedScan
+from sharp_ros.mapping.local_origin import LocalOrigin, OF_WORLD
 from sharp_ros.mapping.map_fit import MapFit
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.mapping.verdict import Verdict
@@ -56,7 +57,8 @@ class FrameResult:
             `floor_not_found`, `waiting_for_base_frame`, `waiting_for_scale`, `image_featureless`,
             `gravity_contradicts_pose`, `gravity_contradicts_tf`; None also for a frame whose pose
             was not asked for, and where `motion` says why.
-        map_points: [N, 3] centres of occupied voxels in the world frame, when due.
+        map_points: [N, 3] centres of occupied voxels from `origin`, when due.
+        origin: of the coordinates of the map in the world frame.
         clearing_points: [M, 3] in the optical frame, where rays end that met nothing in range.
         scale: factor that predicted depth was multiplied by; None for measured depth.
         refinement: what motion said about the depth, which has its correction; None where it was
@@ -85,6 +87,7 @@ class FrameResult:
     mapped: bool = False
     unmapped: PoseUnavailableError | InputError | None = None
     map_points: np.ndarray | None = None
+    origin: LocalOrigin = OF_WORLD
     clearing_points: np.ndarray | None = None
     scale: ScaleEstimate | None = None
     refinement: Refinement | None = None

@@ -390,7 +390,10 @@ def _decode(
 
 
 def save_ply(
-    path: str | os.PathLike[str], gaussians: Gaussians, intrinsics: Intrinsics | None = None
+    path: str | os.PathLike[str],
+    gaussians: Gaussians,
+    intrinsics: Intrinsics | None = None,
+    comments: Sequence[str] = (),
 ) -> None:
     """Write Gaussians to a PLY file as SHARP and 3DGS viewers read it.
 
@@ -402,6 +405,7 @@ def save_ply(
         gaussians: their frame is not recorded; SHARP writes the optical frame of the photo.
         intrinsics: of the photo, for viewers that start at its viewpoint; without it 640x480
             pixels with a focal length of 512, which readers assume for a file that names none.
+        comments: lines of ASCII for people, and for programs that know of them.
 
     Raises:
         InputError: if these are points only.
@@ -423,7 +427,8 @@ def save_ply(
         'color_space': ('uchar', [0]),
         'version': ('uchar', [1, 5, 0]),
     }
-    header = ['ply', 'format binary_little_endian 1.0', f'element vertex {n}']
+    header = ['ply', 'format binary_little_endian 1.0', *(f'comment {c}' for c in comments)]
+    header.append(f'element vertex {n}')
     header += [f'property float {name}' for name in _VERTEX]
     tail = []
     for name, (kind, values) in extras.items():

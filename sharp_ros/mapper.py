@@ -99,7 +99,7 @@ class Mapper:
             self._loaded, self._fit = None, error
             return
         variance = 0.0 if localized.scale is None else localized.scale.log_variance
-        fit = check.add(depth, frame.intrinsics, frame.T_world_camera, variance)
+        fit = check.add(depth, frame.intrinsics, world.local(frame), variance)
         if fit is None:
             return
         if fit.refusal() is None:
@@ -181,6 +181,7 @@ class Mapper:
             outputs['verdict'] = judge(self._course.facts(grid))
         if mapped and MAP_POINTS in wanted and self._limits[MAP_POINTS].take(frame.stamp_ns):
             outputs['map_points'] = self.world.points()
+        outputs['origin'] = self.world.origin
         if CLEARING in wanted and localized.unmappable is None:  # a guess clears nobody's map
             scale = localized.depth_scale
             outputs['clearing_points'] = self.world.clearing_points(frame, depth, scale)

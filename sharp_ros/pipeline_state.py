@@ -15,6 +15,7 @@ from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.image_content import ContentCheck
 from sharp_ros.localization.localizer import Localizer
 from sharp_ros.mapper import Mapper
+from sharp_ros.mapping.local_origin import LocalOrigin
 from sharp_ros.mapping.map_files import MapState
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.mapping.verdict import Verdict
@@ -160,8 +161,13 @@ class PipelineState:
         return self._mapper.world.grid()
 
     def map_points(self) -> np.ndarray:  # -> [N, 3]
-        """Centres of occupied voxels in the world frame as they are now, metres."""
+        """Centres of occupied voxels from `map_origin` as they are now, metres."""
         return self._mapper.world.points()
+
+    @property
+    def map_origin(self) -> LocalOrigin:
+        """Of the coordinates of the map in its world."""
+        return self._mapper.world.origin
 
     def map_state(self) -> MapState:
         """All that the maps hold, copied, so that any thread may save it.

@@ -245,7 +245,7 @@ def _scene(source: str, seen: Seen, world: WorldMap) -> tuple[Gaussians, np.ndar
     if seen.frame.T_world_camera is None or not seen.mapped:
         raise PoseUnavailableError('the pose of the camera in the map is not known', 'no_pose')
     gaussians, observers = world.fused()
-    return gaussians, seen.frame.T_world_camera, observers
+    return gaussians, world.local(seen.frame), observers
 
 
 def render_view(

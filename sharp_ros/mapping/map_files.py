@@ -10,15 +10,15 @@
     state.npz           for `load_map`
 
 A folder appears when all of it is on the disk. Whatever happens before, a full disk or the end of
-the process, the maps that are there stay as they are. PLY files hold metres of the world frame as
-float32, which is what other tools expect; in a world whose origin is 100 km off, as in UTM, that
-is 1 cm. The grid and `state.npz` are exact anywhere. One module, so that the two directions of the
-format, writing and reading, stand side by side.
+the process, the maps that are there stay as they are. PLY files hold metres as float32, which is
+what other tools expect: where the map has a local origin they count from there, and tell it in
+comments `frame` and `origin`, as other files do. Grid and trajectory are in the world anywhere.
+One module, so that the two directions of the format, writing and reading, stand side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 import ctypes
 from dataclasses import dataclass, replace
@@ -46,6 +46,7 @@ from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import new_folder, regular_file, replace_symlink
 from sharp_ros.gaussians import save_ply
 from sharp_ros.mapping.gaussian_map import GaussianMap
+from sharp_ros.mapping.local_origin import LocalOrigin, OF_WORLD
 from sharp_ros.mapping.occupancy import (
     FREE,
     OccupancyGrid2D,
@@ -57,6 +58,7 @@ from sharp_ros.mapping.path import tum_text
 from sharp_ros.mapping.stored import bad_map, stored_array, stored_poses
 from sharp_ros.mapping.surface_map import SurfaceMap
 from sharp_ros.mapping.verdict import Verdict
+from sharp_ros.se3 import is_near
 
 LATEST = 'latest'
 
@@ -67,7 +69,7 @@ _PIXEL_UNKNOWN, _PIXEL_FREE, _PIXEL_OCCUPIED = 205, 254, 0
 _THRESHOLDS = {'occupied_thresh': 0.65, 'free_thresh': 0.1}
 _MARGIN = 5  # cells around what is known
 
-_FORMAT = 1  # of state.npz
+_FORMAT, _LOCAL_FORMAT = 1, 2  # of state.npz; the second with an origin, which former ones ignore
 _PR_SET_PDEATHSIG = 1  # of Linux
 _PARTS = ('occupancy', 'gaussians', 'surface', 'odometry')
 _LOOK_UP = 0.1  # seconds between two looks at whether a save was given up
@@ -92,6 +94,7 @@ class MapState:
         path: [N, 4, 4] `T_world_camera`.
         about: what else is worth knowing, for about.json.
         verdict: on the map, if there is one; it is written, but not read.
+        origin: of the coordinates in the three maps; the path is in the world.
     """
 
     config: SharpConfig
@@ -106,6 +109,7 @@ class MapState:
     path: np.ndarray
     about: Mapping[str, str]
     verdict: Verdict | None = None
+    origin: LocalOrigin = OF_WORLD
 
 
 def save_map(
@@ -204,6 +208,7 @@ def load_map(folder: Path) -> MapState:
         path_stamps_ns=stamps_ns,
         path=path,
         about=about['about'],
+        origin=_read_origin(arrays, about['format']),
     )
 
 
@@ -249,24 +254,28 @@ def _write(folder: Path, state: MapState, given_up: Callable[[], bool]) -> None:
     occupancy.restore(state.occupancy)
     occupied = occupancy.occupied_points()
     sizes = {'occupied_voxels': len(occupied)}
-    _write_grid(folder, occupancy.grid(), state.verdict)
-    _write_ply(folder / 'occupied.ply', occupied)
+    comments = state.origin.comments(state.world_frame)
+    _write_grid(folder, occupancy.grid(), state.origin, state.verdict)
+    _write_ply(folder / 'occupied.ply', occupied, comments=comments)
     if state.gaussians is not None:
-        sizes |= _write_gaussians(folder, config.gaussian_map, state.gaussians)
-    _write_text(folder / 'trajectory.txt', tum_text(state.path_stamps_ns, state.path))
+        sizes |= _write_gaussians(folder, config.gaussian_map, state.gaussians, comments)
+    trajectory = tum_text(state.path_stamps_ns, state.path, comments)
+    _write_text(folder / 'trajectory.txt', trajectory)
     _write_text(folder / 'config.yaml', to_yaml(config))
     arrays = {'path_stamps_ns': state.path_stamps_ns, 'path': state.path}
+    local = {} if state.origin.is_world else {'local_origin': state.origin.position}
     for part in _PARTS:
         stored = getattr(state, part)
         arrays |= {f'{part}/{name}': array for name, array in (stored or {}).items()}
-    _write_arrays(folder / 'state.npz', arrays)
+    _write_arrays(folder / 'state.npz', arrays | local)
     if state.surface is not None:
-        sizes |= _surface_by_another_process(folder, given_up)
+        sizes |= _surface_by_another_process(folder, comments, given_up)
     length = np.linalg.norm(np.diff(state.path[:, :3, 3], axis=0), axis=1).sum()
     about = {
         'software': f'sharp_ros {__version__}',
-        'format': _FORMAT,
+        'format': _LOCAL_FORMAT if local else _FORMAT,
         'world_frame': state.world_frame,
+        **{name: position.tolist() for name, position in local.items()},
         'stamp_ns': state.stamp_ns,
         'visual': state.visual,
         'poses': len(state.path),
@@ -282,7 +291,9 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding='utf-8')
 
 
-def _write_grid(folder: Path, grid: OccupancyGrid2D, verdict: Verdict | None) -> None:
+def _write_grid(
+    folder: Path, grid: OccupancyGrid2D, local: LocalOrigin, verdict: Verdict | None
+) -> None:
     """The part of a grid that is known, for map_server, which asks for the keys it knows."""
     known = grid.cells != UNKNOWN
     known[0, 0] |= not known.any()  # a map of one unknown cell is one
@@ -298,9 +309,8 @@ def _write_grid(folder: Path, grid: OccupancyGrid2D, verdict: Verdict | None) ->
     height, width = cells.shape
     image = b'P5\n%d %d\n255\n' % (width, height) + pixels[::-1].tobytes()  # top row: largest y
     (folder / 'map.pgm').write_bytes(image)
-    x, y = (
-        round(o + i * grid.resolution, 9) for o, i in zip(grid.origin, (left, bottom), strict=True)
-    )
+    origin = local.in_world(grid.origin)
+    x, y = (round(o + i * grid.resolution, 9) for o, i in zip(origin, (left, bottom), strict=True))
     about = {
         'image': 'map.pgm',
         'mode': 'trinary',
@@ -308,20 +318,21 @@ def _write_grid(folder: Path, grid: OccupancyGrid2D, verdict: Verdict | None) ->
         'origin': [x, y, 0.0],
         'negate': 0,
         **_THRESHOLDS,
+        **({} if local.is_world else {'local_origin': local.position.tolist()}),
         **({} if verdict is None else {'verdict': verdict.as_dict()}),
     }
     _write_text(folder / 'map.yaml', yaml.safe_dump(about, sort_keys=False))
 
 
 def _surface_by_another_process(
-    folder: Path, given_up: Callable[[], bool] = lambda: False
+    folder: Path, comments: Sequence[str], given_up: Callable[[], bool] = lambda: False
 ) -> dict[str, int]:
     """Cloud and mesh from the files written so far; their sizes.
 
     Open3D holds the lock of the interpreter while it extracts them, for a second and more, in
     which this process would not see an image, nor the wish that it end.
     """
-    command = [sys.executable, '-m', __name__, str(folder), str(os.getpid())]
+    command = [sys.executable, '-m', __name__, str(folder), str(os.getpid()), *comments]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd='/') as process:
         while True:
@@ -338,7 +349,7 @@ def _surface_by_another_process(
     return json.loads(said)
 
 
-def _write_surface(folder: Path) -> dict[str, int]:
+def _write_surface(folder: Path, comments: Sequence[str]) -> dict[str, int]:
     """Extracted on the CPU wherever the map is."""
     arrays = _read_arrays(folder / 'state.npz')
     state = {k.partition('/')[2]: a for k, a in arrays.items() if k.startswith('surface/')}
@@ -347,18 +358,21 @@ def _write_surface(folder: Path) -> dict[str, int]:
     surface = SurfaceMap(replace(settings, device='cpu', max_blocks=max(1, blocks)))
     surface.restore(state)
     points, colors, normals = surface.point_cloud()
-    _write_ply(folder / 'cloud.ply', points, colors, normals)
+    _write_ply(folder / 'cloud.ply', points, colors, normals, comments=comments)
     vertices, triangles, colors = surface.mesh()
-    _write_ply(folder / 'mesh.ply', vertices, colors, triangles=triangles)
+    _write_ply(folder / 'mesh.ply', vertices, colors, triangles=triangles, comments=comments)
     return {'surface_points': len(points), 'triangles': len(triangles)}
 
 
 def _write_gaussians(
-    folder: Path, config: GaussianMapConfig, state: Mapping[str, np.ndarray]
+    folder: Path,
+    config: GaussianMapConfig,
+    state: Mapping[str, np.ndarray],
+    comments: Sequence[str],
 ) -> dict[str, int]:
     fused = GaussianMap(config)
     fused.restore(state)
-    save_ply(folder / 'gaussians.ply', fused.gaussians())
+    save_ply(folder / 'gaussians.ply', fused.gaussians(), comments=comments)
     return {'gaussians': len(fused)}
 
 
@@ -368,6 +382,7 @@ def _write_ply(
     colors: np.ndarray | None = None,
     normals: np.ndarray | None = None,
     triangles: np.ndarray | None = None,
+    comments: Sequence[str] = (),
 ) -> None:
     """Points [N, 3] in metres, RGB [N, 3] uint8, normals [N, 3]; triangles [F, 3] of points."""
     columns = [('x y z', 'float', '<f4', points)]
@@ -375,7 +390,8 @@ def _write_ply(
         columns.append(('nx ny nz', 'float', '<f4', normals))
     if colors is not None:
         columns.append(('red green blue', 'uchar', 'u1', colors))
-    header = ['ply', 'format binary_little_endian 1.0', f'element vertex {len(points)}']
+    header = ['ply', 'format binary_little_endian 1.0', *(f'comment {c}' for c in comments)]
+    header.append(f'element vertex {len(points)}')
     header += [f'property {kind} {n}' for names, kind, _, _ in columns for n in names.split()]
     vertices = np.empty(len(points), [(names, dtype, 3) for names, _, dtype, _ in columns])
     for names, _, _, values in columns:
@@ -459,10 +475,10 @@ def _read_about(path: Path) -> dict[str, Any]:
     for name, kind in kinds.items():
         if not isinstance(about, dict) or type(about.get(name)) is not kind:
             raise bad_map(f'{path} does not say "{name}" ({kind.__name__})')
-    if about['format'] != _FORMAT:
+    if about['format'] not in (_FORMAT, _LOCAL_FORMAT):
         raise bad_map(
-            f'{path} names format {about["format"]}, this software reads {_FORMAT}; use the '
-            'version that saved it'
+            f'{path} names format {about["format"]}, this software reads {_FORMAT} and '
+            f'{_LOCAL_FORMAT}; use the version that saved it'
         )
     return about
 
@@ -475,7 +491,16 @@ def _end_with(parent: int) -> None:
         sys.exit('the process that saves the map has ended')
 
 
+def _read_origin(arrays: Mapping[str, np.ndarray], version: int) -> LocalOrigin:
+    if version == _FORMAT:
+        return OF_WORLD
+    position = stored_array(arrays, 'local_origin', np.float64, (3,))
+    if not is_near(position) or position[2]:
+        raise bad_map(f'its origin {position} is nowhere on the floor; save the map anew')
+    return LocalOrigin(*position[:2].tolist())
+
+
 if __name__ == '__main__':
     _end_with(int(sys.argv[2]))
     os.nice(10)  # the map may be saved while a robot drives
-    print(json.dumps(_write_surface(Path(sys.argv[1]))))
+    print(json.dumps(_write_surface(Path(sys.argv[1]), sys.argv[3:])))

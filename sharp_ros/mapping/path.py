@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sharp_ros.se3 import quat_from_matrix
@@ -55,10 +57,13 @@ class CameraPath:
         return self._stamps[: self._count].copy(), self._poses[: self._count].copy()
 
 
-def tum_text(stamps_ns: np.ndarray, T_world_camera: np.ndarray) -> str:  # [N], [N, 4, 4]
+def tum_text(
+    stamps_ns: np.ndarray, T_world_camera: np.ndarray, comments: Sequence[str] = ()
+) -> str:  # [N], [N, 4, 4]
     """Poses in the format of the TUM RGB-D benchmark (Sturm et al. 2012), which others read.
 
-    A line is `timestamp tx ty tz qx qy qz qw`; seconds with all nanoseconds, metres.
+    A line is `timestamp tx ty tz qx qy qz qw`; seconds with all nanoseconds, metres, in the world.
+    The comments are those of other files of the map.
     """
     quats = quat_from_matrix(T_world_camera[:, :3, :3])
     rows = np.concatenate([T_world_camera[:, :3, 3], quats[:, 1:], quats[:, :1]], 1)
@@ -66,4 +71,5 @@ def tum_text(stamps_ns: np.ndarray, T_world_camera: np.ndarray) -> str:  # [N], 
         f'{ns // 10**9}.{ns % 10**9:09d} ' + ' '.join(f'{value:.9f}' for value in row)
         for ns, row in zip(stamps_ns.tolist(), rows.tolist(), strict=True)
     ]
-    return '\n'.join(['# timestamp tx ty tz qx qy qz qw', *lines, ''])
+    header = ['# timestamp tx ty tz qx qy qz qw', *(f'# PLY files: {c}' for c in comments)]
+    return '\n'.join([*header, *lines, ''])

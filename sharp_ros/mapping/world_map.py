@@ -1,8 +1,13 @@
-"""The map of one world frame: occupancy, Gaussians, surface, path; integrate, state, restore."""
+"""The map of one world frame: occupancy, Gaussians, surface, path; integrate, state, restore.
+
+All but the path is in coordinates from a local origin (`local_origin`): poses are taken to it in
+`integrate`, `fuse`, `check_of_fit` and `local`, and what is returned says in which frame it is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +17,7 @@ from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.fusion_schedule import FusionSchedule
 from sharp_ros.mapping.gaussian_map import GaussianMap
+from sharp_ros.mapping.local_origin import LocalOrigin, OF_WORLD
 from sharp_ros.mapping.map_files import MapState
 from sharp_ros.mapping.map_fit import MapCheck
 from sharp_ros.mapping.occupancy import OccupancyGrid2D, OccupancyMap
@@ -30,6 +36,7 @@ class WorldMap:
 
     Attributes:
         frame: name of the world frame; empty while nothing is mapped.
+        origin: of the coordinates of points and Gaussians; decided by the first frame.
     """
 
     def __init__(self, config: SharpConfig) -> None:
@@ -54,7 +61,7 @@ class WorldMap:
         ):
             if part is not None:
                 part.reset()
-        self.frame = ''
+        self.frame, self.origin = '', OF_WORLD
         self._visual = False  # whether own odometry placed its frames
 
     def reconfigure(self, config: SharpConfig) -> None:
@@ -96,8 +103,10 @@ class WorldMap:
         pose = frame.T_world_camera
         assert pose is not None
         self.check_source(frame, visual=visual)
-        stamp_ns = frame.stamp_ns
-        given = (depth, frame.intrinsics, pose, stamp_ns, self._base(frame))
+        if not self.frame and self._config.pose.local_origin == 'auto':
+            self.origin = LocalOrigin.near(pose[:3, 3])
+        stamp_ns, local = frame.stamp_ns, self.origin.local(pose)
+        given = (depth, frame.intrinsics, local, stamp_ns, self._base(frame, local))
         if scale is None:
             self._occupancy.integrate(*given)
         else:
@@ -116,8 +125,13 @@ class WorldMap:
             )
 
     def check_of_fit(self) -> MapCheck:
-        """What tells whether this map fits what is seen."""
+        """What tells whether this map fits what is seen from poses that are `local`."""
         return MapCheck(self._occupancy)
+
+    def local(self, frame: Frame) -> np.ndarray:  # -> [4, 4]
+        """`T_local_camera` of a frame with a pose."""
+        assert frame.T_world_camera is not None
+        return self.origin.local(frame.T_world_camera)
 
     def fuse(self, frame: Frame, depth: np.ndarray, gaussians: Gaussians) -> None:
         """Take surface and Gaussians from a frame that was integrated, if that is due.
@@ -133,18 +147,20 @@ class WorldMap:
             return
         if not self._fusion.is_due(frame.stamp_ns, pose):
             return
+        local = self.local(frame)
         if self._gaussians is not None:
-            self._gaussians.integrate(gaussians, depth, frame.intrinsics, pose)
+            self._gaussians.integrate(gaussians, depth, frame.intrinsics, local)
         if self._surface is not None:
-            self._surface.integrate(frame.image, depth, frame.intrinsics, pose)
+            self._surface.integrate(frame.image, depth, frame.intrinsics, local)
         self._fusion.note(frame.stamp_ns, pose)
 
     def grid(self) -> OccupancyGrid2D:
-        """The 2-D projection of the occupancy as it is now."""
-        return self._occupancy.grid()
+        """The 2-D projection of the occupancy as it is now, in the world frame."""
+        grid = self._occupancy.grid()
+        return replace(grid, origin=self.origin.in_world(grid.origin))
 
     def points(self) -> np.ndarray:  # -> [N, 3]
-        """Centres of occupied voxels in the world frame, metres."""
+        """Centres of occupied voxels from `origin`, float32, metres."""
         return self._occupancy.occupied_points()
 
     def clearing_points(
@@ -166,11 +182,14 @@ class WorldMap:
         return None if self._gaussians is None else len(self._gaussians)
 
     def surface(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Points, colours and normals as `SurfaceMap.point_cloud`; None if none shall be."""
-        return None if self._surface is None else self._surface.point_cloud()
+        """As `SurfaceMap.point_cloud`, with points in the world frame; None if none shall be."""
+        if self._surface is None:
+            return None
+        points, colors, normals = self._surface.point_cloud()
+        return points + self.origin.position, colors, normals
 
     def fused(self) -> tuple[Gaussians, np.ndarray]:
-        """Gaussians in the world frame, and [K, 3] positions that they were observed from.
+        """Gaussians from `origin`, and [K, 3] positions there that they were observed from.
 
         Raises:
             PoseUnavailableError: `map_empty`.
@@ -212,6 +231,7 @@ class WorldMap:
             path_stamps_ns=stamps_ns,
             path=poses,
             about=about,
+            origin=self.origin,
         )
 
     @classmethod
@@ -230,13 +250,13 @@ class WorldMap:
         for stamp_ns, pose in zip(state.path_stamps_ns, state.path, strict=True):
             world._path.add(int(stamp_ns), pose)
         world.frame, world._visual = state.world_frame, state.visual
+        world.origin = state.origin
         return world
 
-    def _base(self, frame: Frame) -> np.ndarray | None:
-        """Position [3] of the robot in the world frame, or None where that is not known."""
-        assert frame.T_world_camera is not None
+    def _base(self, frame: Frame, T_local_camera: np.ndarray) -> np.ndarray | None:
+        """Position [3] of the robot from `origin`, or None where that is not known."""
         name = self._config.pose.base_frame
         if not name:
-            return frame.T_world_camera[:3, 3]
+            return T_local_camera[:3, 3]
         T_camera_base = frame.transforms.get(name)
-        return None if T_camera_base is None else (frame.T_world_camera @ T_camera_base)[:3, 3]
+        return None if T_camera_base is None else (T_local_camera @ T_camera_base)[:3, 3]

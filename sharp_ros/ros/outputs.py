@@ -28,6 +28,7 @@ from sharp_ros.frame_result import (
 )
 from sharp_ros.localization.odometry import Motion
 from sharp_ros.localization.scanner import PlacedScan
+from sharp_ros.mapping.local_origin import LocalOrigin
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
@@ -46,7 +47,7 @@ from sharp_ros.ros.conversions import (
 )
 from sharp_ros.ros.diagnostics import Health
 from sharp_ros.ros.transforms import Transforms
-from sharp_ros.se3 import moved_pose
+from sharp_ros.se3 import moved_pose, transform
 from sharp_ros.snapshot import SnapshotCloud
 from sharp_ros.views import VIEW, View, VIEW_DEPTH
 
@@ -164,7 +165,8 @@ class Outputs:
         """Publish the map with one frame in it, and the views, with the stamp of its image."""
         frame = result.frame
         stamp_ns, frame_id = frame.stamp_ns, frame.frame_id
-        self.publish_map(result.grid, result.map_points, stamp_ns, frame.world_frame)
+        placed = (result.origin, stamp_ns, frame.world_frame)
+        self.publish_map(result.grid, result.map_points, *placed)
         if result.clearing_points is not None:
             self.send(CLEARING, partial(points_to_msg, result.clearing_points, stamp_ns, frame_id))
         self.publish_views(result.views, stamp_ns)
@@ -207,15 +209,31 @@ class Outputs:
         self,
         grid: OccupancyGrid2D | None,
         map_points: np.ndarray | None,
+        origin: LocalOrigin,
         stamp_ns: int,
         world_frame: str,
     ) -> None:
-        """Publish the parts of the map that are given, in the world frame.
+        """Publish the parts of the map that are given.
 
         A stamp of 0 means the latest to tf, and that there is no map to those who ask for its age:
         where no image gives one, the map is of now.
+
+        Args:
+            grid: in the world frame.
+            map_points: [N, 3] from `origin`.
+            origin: of the map; where it is not that of the world, it is broadcast to tf as the
+                frame that the points are in, whose coordinates are float32.
+            stamp_ns: of the newest image in it.
+            world_frame: of the map.
         """
+        if grid is None and map_points is None:
+            return
         stamp_ns = stamp_ns or self._node.get_clock().now().nanoseconds or 1  # of simulated time
+        frame_id = world_frame
+        if not origin.is_world:
+            frame_id = f'{self._prefix}{origin.frame(world_frame)}'
+            T_world_local = transform(np.eye(3), origin.position)
+            self._transforms.broadcast(T_world_local, stamp_ns, world_frame, frame_id, fixed=True)
         if grid is not None:
             self.map_frame = world_frame
             header = (stamp_ns, world_frame)
@@ -223,7 +241,7 @@ class Outputs:
                 OCCUPANCY, partial(grid_to_msg, grid.cells, grid.resolution, grid.origin, *header)
             )
         if map_points is not None:
-            self.send(MAP_POINTS, partial(points_to_msg, map_points, stamp_ns, world_frame))
+            self.send(MAP_POINTS, partial(points_to_msg, map_points, stamp_ns, frame_id))
 
     def publish_views(self, views: Mapping[str, View], stamp_ns: int) -> None:
         """Publish images of virtual cameras, by name, and broadcast where each of them stands."""

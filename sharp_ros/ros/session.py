@@ -71,7 +71,11 @@ class Session:
         world_frame = pipeline.world_frame or outputs.map_frame
         if world_frame:  # else there never was a map
             outputs.publish_map(
-                pipeline.grid(), pipeline.map_points(), self.last_stamp_ns or 0, world_frame
+                pipeline.grid(),
+                pipeline.map_points(),
+                pipeline.map_origin,
+                self.last_stamp_ns or 0,
+                world_frame,
             )
 
     def facts(self) -> dict[str, Any]:

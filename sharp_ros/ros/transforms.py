@@ -208,7 +208,8 @@ class Transforms:
         """
         if tf2_ros is None:
             self._node.get_logger().warning(
-                'tf2_ros is not installed: the frames of virtual cameras are not broadcast',
+                'tf2_ros is not installed: the frames of virtual cameras, and of maps far from '
+                'their origin, are not broadcast',
                 once=True,
             )
             return
