@@ -55,8 +55,8 @@ class FrameResult:
         mapped: whether the frame was integrated into the map.
         unmapped: why it was not: `repeated_stamp`, `late_frame`, `world_frame_changed`,
             `floor_not_found`, `waiting_for_base_frame`, `waiting_for_scale`, `image_featureless`,
-            `gravity_contradicts_pose`, `gravity_contradicts_tf`; None also for a frame whose pose
-            was not asked for, and where `motion` says why.
+            `gravity_contradicts_pose`, `gravity_contradicts_tf`, `pose_not_z_up`; None also for a
+            frame whose pose was not asked for, and where `motion` says why.
         map_points: [N, 3] centres of occupied voxels from `origin`, when due.
         origin: of the coordinates of the map in the world frame.
         clearing_points: [M, 3] in the optical frame, where rays end that met nothing in range.

@@ -18,6 +18,7 @@ from sharp_ros.config import (
     ModelConfig,
     OccupancyConfig,
     PoseConfig,
+    ScaleConfig,
     SharpConfig,
     SurfaceMapConfig,
     ViewConfig,
@@ -25,6 +26,7 @@ from sharp_ros.config import (
 from sharp_ros.engine import Engine
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import load_ply
+from sharp_ros.localization.gravity_check import no_height
 from sharp_ros.mapping.local_origin import FAR, LocalOrigin
 from sharp_ros.mapping.map_files import load_map, save_map
 from sharp_ros.models import load_predictor
@@ -39,6 +41,7 @@ CAMERA = Intrinsics.from_hfov(1.2, 160, 120)
 STEP_NS = 200_000_000
 UTM = (500_000.0, 5_400_000.0, 0.0)
 OFFSETS = {'utm': UTM, '100 km': (100_000.0, 0.0, 0.0), 'earth': (-4_200_000.0, 4_800_000.0, 0.0)}
+ECEF = (4_177_000.0, 855_000.0, 4_728_000.0)  # 48 degrees north
 VIEWS = ('of_map', 'of_frame')
 CONFIG = SharpConfig(
     occupancy=OccupancyConfig(size=10.0),
@@ -334,3 +337,35 @@ def test_a_recording_with_groundtruth_in_utm_is_mapped_as_one_that_begins_nearby
     np.testing.assert_allclose(*(ordered(m) for m in means), atol=1e-3)
     one, other = (cv2.imread(str(folder / 'map.png')) for folder in folders.values())
     assert (one != other).mean() < 1e-3  # lines may be drawn a pixel beside
+
+
+# --- where z is not up ---------------------------------------------------------------------------
+
+
+def test_poses_from_the_centre_of_the_earth_are_not_mapped_and_named(drive):
+    (frame,) = moved(drive[:1], ECEF)
+    pipeline = make_pipeline(drive, scale=ScaleConfig(camera_height=1.0))
+    told = []
+    submit = pipeline.engine.submit
+    pipeline.engine.submit = lambda *given: (told.append(given[3]), submit(*given))[1]
+    result = pipeline.process(frame, {MAP_POINTS})
+    assert result.unmapped.reason == 'pose_not_z_up'
+    assert 'z = 4728001 m' in str(result.unmapped)
+    assert 'ECEF' in str(result.unmapped)
+    assert not result.mapped
+    np.testing.assert_array_equal(result.depth, frame.depth)  # which needs no world
+    pipeline.process(drive[1], ())
+    assert told[0] is None  # no floor where nobody knows what is down
+    assert told[1] is not None
+
+
+@pytest.mark.parametrize('z', [-11_000.0, 0.0, 8_848.0])
+def test_heights_on_earth_are_heights(drive, z):
+    (frame,) = moved(drive[:1], np.add(UTM, (0.0, 970_000.0, z)))  # 57.5 degrees north
+    assert no_height(frame) is None
+
+
+def test_other_places_out_of_this_world_are_not_said_to_be_on_earth(drive):
+    (frame,) = moved(drive[:1], (0.0, 0.0, 50_000.0))
+    assert 'ECEF' not in str(no_height(frame))
+    assert no_height(replace(frame, T_world_camera=None)) is None

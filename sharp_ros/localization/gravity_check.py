@@ -1,4 +1,4 @@
-"""What an IMU says is up, held against what poses and tf say it is."""
+"""Whether z of the world is up: what poses and tf say, held against reason and an IMU."""
 
 from __future__ import annotations
 
@@ -10,12 +10,35 @@ from sharp_ros.camera import Frame
 from sharp_ros.errors import InputError
 
 SURE_STD = 0.06  # rad; an IMU that knows no better levels nothing
+_HIGHEST = 20_000.0  # metres, of anything over or under the sea
+_EARTH = 6_330_000.0, 6_400_000.0  # metres from its centre to such things
 _ALLOWED = math.radians(5)  # of ramps, suspensions and mountings, besides three deviations
 
 
 def sure_up(frame: Frame) -> np.ndarray | None:  # -> [3]
     """Upwards in the optical frame, where an IMU is sure of it."""
     return frame.up.direction if frame.up is not None and frame.up.std <= SURE_STD else None
+
+
+def no_height(frame: Frame) -> InputError | None:
+    """Why z of a pose cannot be up: no robot is `_HIGHEST` above its floor.
+
+    So it is with poses from the centre of the earth (ECEF), but for those near the equator, of
+    which only an IMU knows.
+
+    Returns:
+        `pose_not_z_up`, with z.
+    """
+    if frame.T_world_camera is None or abs(z := float(frame.T_world_camera[2, 3])) <= _HIGHEST:
+        return None
+    low, high = _EARTH
+    from_centre = low < float(np.linalg.norm(frame.T_world_camera[:3, 3])) < high
+    return InputError(
+        f'its pose in {frame.world_frame or "the world"} has z = {z:.0f} m, which is no height'
+        f'{": it is from the centre of the earth (ECEF)" if from_centre else ""}; the map needs a '
+        'world with z up and its floor at z = 0: give poses in a local one, as ENU or UTM',
+        'pose_not_z_up',
+    )
 
 
 def contradiction(frame: Frame, frames: dict[str, str]) -> InputError | None:

@@ -11,7 +11,7 @@ from sharp_ros.camera import FloorGeometry, Frame, JITTER_NS, MIN_HEIGHT
 from sharp_ros.config import SharpConfig
 from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.localization.external_poses import ExternalPoses
-from sharp_ros.localization.gravity_check import contradiction, sure_up
+from sharp_ros.localization.gravity_check import contradiction, no_height, sure_up
 from sharp_ros.localization.localized import Localized, Tracked
 from sharp_ros.localization.odometry import Motion, Tracks, VisualOdometry
 from sharp_ros.localization.scale_anchors import floor_below, known_up
@@ -124,14 +124,14 @@ class Localizer:
         return floor if floor is not None and floor.height >= MIN_HEIGHT else None
 
     def gravity_objection(self, frame: Frame) -> InputError | None:
-        """Why a frame may not be mapped whose pose or transforms an IMU contradicts.
+        """Why a frame may not be mapped whose z is not up, or an IMU says so of its transforms.
 
         To be asked before visual odometry places the frame, whose level drifts.
         """
         frames = {self._config.scale.floor_frame: 'scale.floor_frame'}
         if frame.T_world_camera is None and frame.world_frame and not self._world_is_set:
             frames[self._config.pose.base_frame] = 'pose.base_frame'
-        return contradiction(frame, frames)
+        return no_height(frame) or contradiction(frame, frames)
 
     def update(self, frame: Frame, depth: np.ndarray, clock: Stopwatch) -> Localized:
         """Both steps in one: `track`, then `observe`, by the same depth."""

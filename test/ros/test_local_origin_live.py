@@ -93,3 +93,18 @@ def test_it_can_be_turned_off(make_node, peer, far):
     peer.spin_until(lambda: mapped(peer), each=peer.send)
     assert peer.received['/sharp/map_points'][-1].header.frame_id == 'utm'
     assert not local_frames(far)
+
+
+def test_poses_from_the_centre_of_the_earth_are_named_in_diagnostics(make_node, peer, tf2):
+    place = POSE[:3, 3] + [4_177_000.0, 855_000.0, 4_728_000.0]
+    tf2.place(transform(POSE[:3, :3], place), 'utm', CAMERA)
+    peer.listen('/sharp/depth/image', '/sharp/map_points', '/diagnostics')
+    node = start(make_node(**FROM_TF))
+    peer.spin_until(lambda: node._health._unmapped['pose_not_z_up'] > 1, each=peer.send)
+    peer.spin_until(lambda: peer.received['/sharp/depth/image'], each=peer.send)
+    peer.diagnose(node)
+    level, message, values = peer.status('Mapping')
+    assert level == 1
+    assert 'ECEF' in message
+    assert int(values['unmapped.pose_not_z_up']) > 1
+    assert not mapped(peer)
