@@ -30,6 +30,7 @@ from sharp_ros.localization.gravity_check import no_height
 from sharp_ros.mapping.local_origin import FAR, LocalOrigin
 from sharp_ros.mapping.map_files import load_map, save_map
 from sharp_ros.models import load_predictor
+from sharp_ros.pictures.maps import draw_trajectory, Trajectory
 from sharp_ros.pipeline import MAP_POINTS, OCCUPANCY, Pipeline
 from sharp_ros.se3 import look_at, quat_from_matrix
 from sharp_ros.sources.lists import read_poses
@@ -209,6 +210,19 @@ def test_the_robot_stands_where_it_is_also_far_off(drive):
     ).astype(int)[::-1]
     assert grid.cells[row, column] == 0
     np.testing.assert_array_equal(grid.cells, one.grid().cells)
+
+
+def test_a_path_is_drawn_with_the_same_lines_at_its_sides(drive, offset):
+    lines = []
+    for frames in (drive, moved(drive, offset)):
+        path = np.stack([frame.T_world_camera for frame in frames])
+        stamps = np.array([frame.stamp_ns for frame in frames])
+        picture = draw_trajectory(Trajectory(stamps, path), 'path')
+        side = picture[:, 100:110].reshape(len(picture), -1)  # left in the plan, beside the path
+        lines.append(np.flatnonzero((side == 225).all(1)))
+    assert len(lines[0]) > 3
+    assert len(lines[0]) == len(lines[1])
+    np.testing.assert_allclose(*lines, atol=1)
 
 
 # --- files ---------------------------------------------------------------------------------------

@@ -222,11 +222,11 @@ class _Axes:
         for tick in _ticks(self._low[0], span[0]):
             x = round(left + (tick - self._low[0]) * self._scale[0])
             cv2.line(picture, (x, top + 1), (x, bottom - 1), _FAINT, 1)
-            _text(picture, f'{tick:g}', (x, bottom + 20), _INK, 0.45, centred=True)
+            _text(picture, f'{tick:.12g}', (x, bottom + 20), _INK, 0.45, centred=True)
         for tick in _ticks(self._low[1], span[1]):
             y = round(bottom - (tick - self._low[1]) * self._scale[1])
             cv2.line(picture, (left + 1, y), (right - 1, y), _FAINT, 1)
-            _text(picture, f'{tick:g}', (left - 26, y + 5), _INK, 0.45, centred=True)
+            _text(picture, f'{tick:.12g}', (left - 26, y + 5), _INK, 0.45, centred=True)
         _text(picture, x_label, ((left + right) // 2, bottom + 42), _INK, 0.5, centred=True)
         _text(picture, y_label, (left + 8, top + 18), _INK, 0.5)
 
@@ -243,7 +243,7 @@ def _ticks(low: float, span: float) -> list[float]:
     step = _round_length(span / 6)
     first = math.ceil(low / step)
     count = math.floor((low + span) / step) - first + 1
-    return [float(f'{(first + i) * step:.6g}') + 0.0 for i in range(count)]
+    return [float(f'{(first + i) * step:.12g}') + 0.0 for i in range(count)]
 
 
 def _round_length(about: float) -> float:
