@@ -4,12 +4,14 @@ import base64
 import errno
 from fractions import Fraction
 import importlib
+import io
 import json
 import math
 import os
 import shutil
 import sqlite3
 import struct
+import tempfile
 from types import SimpleNamespace
 
 import av
@@ -678,9 +680,13 @@ def write_long(path, kind='mcap', count=40):
 
 
 @pytest.mark.parametrize('kind', ['mcap', 'db3'])
-def test_a_folder_without_metadata_is_read(tmp_path, kind):
+@pytest.mark.parametrize('capitals', [False, True])
+def test_a_folder_without_metadata_is_read(tmp_path, kind, capitals):
     write_long(tmp_path / 'a', kind)
     (tmp_path / 'a' / 'metadata.yaml').unlink()
+    if capitals:  # as from a stick with FAT
+        (file,) = (tmp_path / 'a').iterdir()
+        file.rename(file.with_name(file.name.upper()))
     source = open_source(str(tmp_path / 'a'))
     assert len(list(source.frames())) == 40
     assert losses(source) == []
@@ -858,20 +864,58 @@ def test_a_packed_bag_for_which_there_is_no_room_is_refused_with_the_folder(tmp_
     path = tmp_path / f'{file.name}.zstd'
     path.write_bytes(zstd.compress(file.read_bytes()))
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    class Full(io.BytesIO):
+        def read(self, *_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(shutil, 'copyfileobj', full)
+    monkeypatch.setattr(zstd, 'open', lambda *_: Full())
     with pytest.raises(InputError, match=r'No space left on device.*TMPDIR'):
         list(open_source(str(path)).frames())
 
 
+def test_a_small_file_does_not_fill_the_disk_and_leaves_nothing_there(tmp_path, monkeypatch):
+    """Zeros pack to a thousandth; the room that is left for others is what bounds them."""
+    scratch = tmp_path / 'scratch'
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(scratch))
+    path = tmp_path / 'a.mcap.zst'
+    path.write_bytes(zstd.compress(bytes(1 << 25)))
+    room, largest = (1 << 30) + (1 << 24), []
+
+    def usage(folder):
+        used = sum(p.stat().st_size for p in scratch.rglob('*') if p.is_file())
+        largest.append(used)
+        return SimpleNamespace(free=room - used)
+
+    monkeypatch.setattr(shutil, 'disk_usage', usage)
+    with pytest.raises(InputError, match=r'a\.mcap\.zst finds no room in .* \(less than 1\.1 GB'):
+        open_source(str(path))
+    assert 1 << 22 < max(largest) <= 1 << 24
+    assert not any(scratch.iterdir())
+
+
+def test_a_file_that_was_packed_or_unpacked_since_is_the_one_that_metadata_name(tmp_path):
+    folder = split_bag(tmp_path / 'a')
+    one, two = folder / 'part_1.mcap', folder / 'part_2.mcap'
+    for file in (one, two):  # the tool keeps what it packs
+        file.with_name(f'{file.name}.zst').write_bytes(zstd.compress(file.read_bytes()))
+    two.unlink()
+    source = open_source(str(folder))
+    assert [frame.stamp_ns for frame in source.frames()] == [stamp(i) for i in range(12)]
+    assert losses(source) == []
+    (folder / 'metadata.yaml').unlink()
+    source = open_source(str(folder))
+    assert [frame.stamp_ns for frame in source.frames()] == [stamp(i) for i in range(12)]
+    assert losses(source) == []
+
+
+@pytest.mark.parametrize('suffix', ['zstd', 'zst', 'ZST'])
 @pytest.mark.parametrize('share', [1.0, 0.7])
-def test_a_packed_database_is_a_bag_and_no_video(tmp_path, share):
+def test_a_packed_database_is_a_bag_and_no_video(tmp_path, share, suffix):
     write_long(tmp_path / 'a', 'db3')
     (file,) = (tmp_path / 'a').glob('*.db3')
     packed = zstd.compress(file.read_bytes())
-    path = tmp_path / f'{file.name}.zstd'
+    path = tmp_path / f'{file.name}.{suffix}'
     path.write_bytes(packed[: int(share * len(packed))])
     source = open_source(str(path))
     frames = list(source.frames())

@@ -344,7 +344,7 @@ KINDS: tuple[_Kind, ...] = (
         ),
     ),
     _Kind(
-        'ROS bag: *.mcap, *.db3, *.bag, also with .zstd or .active behind, or a folder of such',
+        'ROS bag: *.mcap, *.db3, *.bag, also with .zstd, .zst or .active behind; or a folder',
         lambda spec, path: layout_of(path) is None and bool(bag_files(path)),
         lambda spec, path, options: BagSource(
             path, options.hfov, options.image_topic, options.pose_offset, options.association

@@ -14,7 +14,10 @@ import tempfile
 from sharp_ros.errors import InputError
 from sharp_ros.files import regular_file
 from sharp_ros.sources.chunked import McapStorage, Ros1Storage
-from sharp_ros.sources.storage import Channel, Storage
+from sharp_ros.sources.storage import Channel, PACKED, Storage
+
+_RESERVE = 1 << 30  # bytes that stay free for others where a file is unpacked or copied
+_PIECE = 1 << 16  # bytes that are unpacked before room is looked for again
 
 
 @contextmanager
@@ -22,16 +25,16 @@ def open_storage(path: Path) -> Iterator[Storage]:
     """Open one file of a bag.
 
     Raises:
-        InputError: `unreadable_bag` if nothing of it can be read.
+        InputError: `unreadable_bag` if nothing of it can be read, `no_room` to unpack it.
     """
     with ExitStack() as stack:
         file, note = path, ''
-        if path.suffix == '.zstd':
+        if path.suffix.lower() in PACKED:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             file, note = _unpacked(path, folder)
-        suffix = file.suffix if file.suffix != '.active' else Path(file.stem).suffix
+        suffix = file.suffix if file.suffix.lower() != '.active' else Path(file.stem).suffix
         try:
-            kind = _STORAGES[suffix]
+            kind = _STORAGES[suffix.lower()]
         except KeyError:
             raise InputError(f'{path} is no file of a bag', 'unreadable_bag') from None
         try:
@@ -45,25 +48,42 @@ def open_storage(path: Path) -> Iterator[Storage]:
 
 
 def _unpacked(path: Path, folder: Path) -> tuple[Path, str]:
-    """A compressed file as far as it can be decompressed, and what is wrong with it."""
+    """A compressed file as far as it can be decompressed, and what is wrong with it.
+
+    Raises:
+        InputError: `unreadable_bag` if nothing can, `no_room`.
+    """
     from backports import zstd
 
     target = folder / path.stem
     with regular_file(path).open('rb') as packed, target.open('wb') as file:
         try:
             with zstd.open(packed, 'rb') as whole:
-                shutil.copyfileobj(whole, file)
+                while piece := whole.read(_PIECE):
+                    _check_room(path, folder, len(piece))
+                    file.write(piece)
         except OSError as error:
-            raise InputError(
-                f'{path} cannot be unpacked into {folder} ({error}); free space there, or set '
-                'TMPDIR to a folder that has it',
-                'unreadable_bag',
-            ) from error
+            raise _no_room(path, folder, str(error)) from error
         except (zstd.ZstdError, EOFError) as error:
             if not file.tell():
                 raise InputError(f'{path}: {error}', 'unreadable_bag') from error
             return target, f'{path.name} is damaged ({error})'
     return target, ''
+
+
+def _check_room(path: Path, folder: Path, size: int) -> None:
+    """Before a file that may be a small one of endless zeros takes the disk from all others."""
+    if shutil.disk_usage(folder).free - size < _RESERVE:
+        kept = f'less than {_RESERVE / 1e9:.1f} GB would stay free'
+        raise _no_room(path, folder, kept)
+
+
+def _no_room(path: Path, folder: Path, why: str) -> InputError:
+    return InputError(
+        f'{path} finds no room in {folder} ({why}); free space there, or set TMPDIR to a folder '
+        'that has it',
+        'no_room',
+    )
 
 
 def _missing_bytes(file: Path) -> int:
@@ -90,6 +110,7 @@ class SqliteStorage(Storage):
             if hot or missing:  # mended in a copy, so that the bag stays as it is
                 folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
                 for original in (file, *hot):
+                    _check_room(self.path, folder, original.stat().st_size)
                     shutil.copyfile(original, folder / original.name)
                 file, mode = folder / file.name, 'mode=rw'
                 why = (

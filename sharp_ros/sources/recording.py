@@ -17,7 +17,7 @@ from sharp_ros.files import regular_file
 from sharp_ros.sources.bag_files import open_storage
 from sharp_ros.sources.messages import Decoder, Role, role_of
 from sharp_ros.sources.stock import Kind, Part, Stock
-from sharp_ros.sources.storage import bag_files, Channel, natural, Storage
+from sharp_ros.sources.storage import bag_files, Channel, natural, PACKED, Storage
 
 _KINDS: dict[Role | None, Kind] = {
     'raw': 'image',
@@ -138,7 +138,7 @@ def open_recording(path: Path, stock: Stock) -> Iterator[Recording]:
     """All files of a bag that can be read; the others are accounted for in the stock.
 
     Raises:
-        InputError: `unreadable_bag` if none can.
+        InputError: `unreadable_bag` if none can, `no_room` to unpack one.
     """
     with ExitStack() as stack:
         files, missing = _named_files(path)
@@ -151,6 +151,8 @@ def open_recording(path: Path, stock: Stock) -> Iterator[Recording]:
                 storages.append(stack.enter_context(open_storage(file)))
                 _note_fault(stock, file.name, storages[-1].fault)
             except InputError as error:
+                if error.reason == 'no_room':  # for a file that may be whole
+                    raise
                 _note_fault(stock, file.name, ('damaged', str(error)))
                 errors.append(str(error))
         if not storages:
@@ -183,6 +185,14 @@ def _named_files(path: Path) -> tuple[list[Path], list[Path]]:
         names = [Path(name).name for name in about['relative_file_paths']]
     except (OSError, yaml.YAMLError, UnicodeError, KeyError, TypeError):
         return files, []
-    named = [path / name for name in names]
+    named = [_as_it_lies(path / name) for name in names]
     there = sorted((file for file in named if file.is_file()), key=natural)
     return there or files, [file for file in named if not file.is_file()]
+
+
+def _as_it_lies(file: Path) -> Path:
+    """A file that metadata name, or what became of it when it was packed or unpacked since."""
+    others = [file.with_name(file.name + suffix) for suffix in PACKED]
+    if file.suffix in PACKED:
+        others.append(file.with_suffix(''))
+    return next((f for f in (file, *others) if f.is_file()), file)

@@ -17,6 +17,7 @@ from typing import Any
 from sharp_ros.errors import InputError
 
 LARGEST_UNPACKED = 1 << 28  # bytes of a chunk or message; MAX_MESSAGE_PIXELS of four bytes fit in
+PACKED = ('.zstd', '.zst')  # suffixes, of rosbag2 and of the tool zstd
 _ZSTD = b'\x28\xb5\x2f\xfd'
 
 
@@ -69,10 +70,14 @@ class Storage(ABC):
 
 
 def bag_files(path: Path) -> list[Path]:
-    """Files of a bag: those of a folder with bags, or the file itself; empty if it is no bag."""
+    """Files of a bag: those of a folder with bags, or the file itself; empty if it is no bag.
+
+    Of a file that lies there packed and unpacked, only the latter.
+    """
     if path.is_dir():
-        found = (p for p in path.iterdir() if p.is_file() and _is_bag_file(p))
-        return sorted(found, key=natural)
+        found = [p for p in path.iterdir() if p.is_file() and _is_bag_file(p)]
+        packed = {p for p in found if p.suffix.lower() in PACKED and p.with_suffix('') in found}
+        return sorted(set(found) - packed, key=natural)
     return [path] if path.is_file() and _is_bag_file(path) else []
 
 
@@ -86,7 +91,7 @@ def natural(path: Path) -> list[Any]:
 
 def _is_bag_file(path: Path) -> bool:
     suffixes = [s.lower() for s in path.suffixes[-2:]]
-    if suffixes[-1:] in (['.zstd'], ['.active']):
+    if suffixes[-1:] == ['.active'] or (suffixes and suffixes[-1] in PACKED):
         return suffixes[0] in ('.mcap', '.db3', '.bag')
     return suffixes[-1:] in (['.mcap'], ['.db3'], ['.bag'])
 
