@@ -1,4 +1,4 @@
-"""Files: where ours are kept, and writing so that nobody ever meets half of one."""
+"""Files: where ours are kept, their order, and writing so that nobody ever meets half of one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import errno
 import hashlib
 import os
 from pathlib import Path
+import re
 import shutil
 import stat
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 # Of the user: weights whose licence does not let us ship them, and results of self-checks.
 CACHE_FOLDER = Path('~/.cache/sharp_ros')
@@ -38,6 +39,12 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
         if is_kind(mode):
             raise OSError(errno.EINVAL, f'{name} instead of a file', os.fspath(path))
     return Path(path)
+
+
+def natural(path: Path) -> list[Any]:
+    """Sorts `frame2` before `frame10`, by the name alone."""
+    parts = re.split(r'(\d+)', path.name.lower())
+    return [(int(p), '') if p.isdecimal() else (-1, p) for p in parts] + [(-1, path.name)]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
+import re
 from typing import TYPE_CHECKING
 import warnings
 import zlib
@@ -25,9 +26,26 @@ IMAGE_SUFFIXES = (
 MAX_IMAGE_PIXELS = 200_000_000  # of a file; as many as SHARP's own tool takes
 MAX_MESSAGE_PIXELS = 64_000_000  # of a message, compressed or not
 _JPEG_QUALITY = 80
+_LEAST_SIDE, _MOST_ASPECT = 32, 16  # pixels, and long side over short one, of a useful image
 DEFAULT_FOCAL_35MM = 30.0  # a phone's main camera, about; SHARP's own tool assumes the same
 _EXIF_IFD, _EXIF_FOCAL, _EXIF_FOCAL_35MM = 0x8769, 0x920A, 0xA405
 _HEIF_BRANDS = (b'hei', b'hev', b'mif', b'msf')
+
+
+def check_meaningful(image: np.ndarray, name: str) -> None:
+    """Refuse an image in which nobody could see anything.
+
+    Raises:
+        InputError: `image_too_small`.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) < _LEAST_SIDE or max(height, width) > _MOST_ASPECT * min(height, width):
+        raise InputError(
+            f'{name} is {width}x{height}; too small to mean anything: sides of at least '
+            f'{_LEAST_SIDE} pixels are needed, and no more than {_MOST_ASPECT} times as wide as '
+            'high',
+            'image_too_small',
+        )
 
 
 def decode_image(data: bytes | memoryview, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
@@ -185,6 +203,36 @@ def read_image(path: str | Path) -> tuple[np.ndarray, float | None]:
         raise InputError(f'cannot read {path}: {reason}', 'unreadable_image') from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def read_exr(path: Path) -> np.ndarray:  # -> [H, W] float32
+    """One channel of an OpenEXR file, as depth is kept in it: the only one, or red.
+
+    By FFmpeg, since OpenCV's wheels come without OpenEXR; its planes are taken as they are, since
+    conversions to other formats cut numbers off at 1.
+
+    Raises:
+        InputError: `unreadable_image` if it is damaged, or has other channels.
+    """
+    import av
+    from av.error import FFmpegError
+
+    # FFmpeg knows a channel that is alone only by the name of luminance.
+    alone = rb'(channels\0chlist\0.{4})[A-Z]\0(.{16}\0)'
+    data = re.sub(alone, rb'\1Y\0\2', path.read_bytes(), count=1, flags=re.DOTALL)
+    try:
+        frame = av.CodecContext.create('exr', 'r').decode(av.Packet(data))[0]
+    except (FFmpegError, IndexError, ValueError) as error:
+        reason = f'{path} is no OpenEXR file that can be read: {error}'
+        raise InputError(reason, 'unreadable_image') from error
+    name = frame.format.name
+    dtype = np.dtype('<f2' if 'f16' in name else '<f4')
+    index = {'grayf': 0, 'gbrpf': 2, 'gbrap': 2}.get(name[:5])
+    if index is None or 'f' not in name:
+        raise InputError(f'{path} holds {name} instead of fractional numbers', 'unreadable_image')
+    plane = frame.planes[index]
+    rows = np.frombuffer(bytes(plane), dtype).reshape(frame.height, -1)
+    return rows[:, : frame.width].astype(np.float32)
 
 
 def frame_count(path: str | Path) -> int:

@@ -188,7 +188,23 @@ def test_only_what_is_written_is_asked_for(weights, tmp_path, monkeypatch):
     assert asked == [{GAUSSIANS}]
 
 
-@pytest.mark.parametrize('size', [(1, 1), (1, 70), (200, 1)])
+@pytest.mark.parametrize('size', [(1, 1), (1, 70), (4000, 30), (31, 200), (600, 36)])
+def test_photographs_too_small_to_mean_anything_are_refused(weights, tmp_path, size, capsys):
+    Image.new('RGB', size, (90, 120, 60)).save(tmp_path / 'a.png')
+    assert predict(weights, tmp_path / 'out', tmp_path / 'a.png') == 1
+    assert f'is {size[0]}x{size[1]}; too small to mean anything' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_numbered_photographs_come_in_natural_order(tmp_path):
+    names = ['a2/frame1.png', 'a2/frame2.png', 'a2/frame10.png', 'a10/frame1.png']
+    for name in reversed(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [str(path.relative_to(tmp_path)) for path in find_images([tmp_path])] == names
+
+
+@pytest.mark.parametrize('size', [(32, 32), (32, 512), (512, 32)])
 def test_photographs_of_extreme_shape_are_predicted(weights, tmp_path, size):
     Image.new('RGB', size, (90, 120, 60)).save(tmp_path / 'a.png')
     assert predict(weights, tmp_path / 'out', tmp_path / 'a.png') == 0

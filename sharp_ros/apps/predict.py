@@ -98,9 +98,10 @@ def _predict_file(
     from sharp_ros.camera import Frame
     from sharp_ros.exchange.prediction_files import save_prediction
     from sharp_ros.frame_result import GAUSSIANS
-    from sharp_ros.images import frame_count, read_image
+    from sharp_ros.images import check_meaningful, frame_count, read_image
 
     image, exif_focal = read_image(path)
+    check_meaningful(image, str(path))
     count = frame_count(path)
     first = f'first of {count} frames, ' if count > 1 else ''
     size = (image.shape[1], image.shape[0])

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 from sharp_ros.config import ModelConfig, PointCloudConfig, SharpConfig
 from sharp_ros.errors import ConfigError
 from sharp_ros.exchange.prediction_files import DEPTH, PNG_MAX_RANGE, PREVIEW
+from sharp_ros.files import natural
 from sharp_ros.images import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ def photo_pipeline(model: ModelConfig) -> Pipeline:
     return pipeline
 
 
+def _naturally(path: Path) -> list[Any]:
+    return [natural(part) for part in (*reversed(path.parents), path)]
+
+
 def find_images(paths: Sequence[Path]) -> dict[Path, Path]:
     """Files as given and the images anywhere below folders, each once, in order.
 
@@ -57,7 +62,8 @@ def find_images(paths: Sequence[Path]) -> dict[Path, Path]:
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            files = {file: file.relative_to(path) for file in sorted(path.rglob('*'))}
+            below = sorted(path.rglob('*'), key=_naturally)
+            files = {file: file.relative_to(path) for file in below}
             found |= {
                 file: place.with_suffix('')
                 for file, place in files.items()

@@ -8,7 +8,7 @@ delivers nothing raises.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 import logging
 import math
@@ -22,14 +22,13 @@ import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.errors import InputError
-from sharp_ros.files import regular_file
-from sharp_ros.images import IMAGE_SUFFIXES, read_image
+from sharp_ros.files import natural, regular_file
+from sharp_ros.images import check_meaningful, IMAGE_SUFFIXES, read_image
 from sharp_ros.sources.bag import BagSource
 from sharp_ros.sources.base import (
     assumed_intrinsics,
     assumption,
     CAMERA,
-    check_meaningful,
     MAX_STAMP_DIFFERENCE_NS,
     Source,
     WORLD,
@@ -37,9 +36,10 @@ from sharp_ros.sources.base import (
 from sharp_ros.sources.layouts import layout_of, LAYOUTS
 from sharp_ros.sources.rgbd import RgbdSource
 from sharp_ros.sources.stock import Part, Stock
-from sharp_ros.sources.storage import bag_files, natural
+from sharp_ros.sources.storage import bag_files
 from sharp_ros.sources.video import VideoSource
 
+_VIDEO_SUFFIXES = ('.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm', '.gif')  # of the most usual
 _log = logging.getLogger(__name__)
 
 
@@ -161,6 +161,19 @@ def _image_paths(folder: Path) -> list[Path]:
     return sorted(images, key=natural)
 
 
+def _sources_below(folder: Path) -> list[str]:
+    """What lies in a folder and may have been meant instead of it, at most three."""
+    found: list[str] = []
+    for child in sorted(folder.iterdir(), key=natural):
+        with suppress(OSError):  # of a folder that is not to be read
+            if child.is_dir():
+                useful = bool(layout_of(child) or bag_files(child) or _image_paths(child))
+            else:
+                useful = child.suffix.lower() in _VIDEO_SUFFIXES
+            found += [str(child)] * useful
+    return found[:3]
+
+
 class ImageSource:
     """Image files one after the other, ten per second.
 
@@ -180,9 +193,11 @@ class ImageSource:
         self._paths = _image_paths(path) if path.is_dir() else [path]
         self._hfov = hfov
         if not self._paths:
+            below = _sources_below(path)
             raise InputError(
-                f'{path} holds no images ({" ".join(IMAGE_SUFFIXES)}); give a folder that does, '
-                'or one with rgb.txt or a ROS bag',
+                f'{path} holds no images ({" ".join(IMAGE_SUFFIXES)}); give '
+                + (f'{" or ".join(below)}' if below else 'a folder that does')
+                + ', or one with rgb.txt or a ROS bag' * (not below),
                 'no_images',
             )
         self.note = assumption(hfov) + ('' if hfov else ' (where EXIF has no focal length)')
@@ -215,7 +230,8 @@ class ImageSource:
             yield Frame(image, intrinsics, self._stamp(i), CAMERA)
         if not self.stock.frames:
             raise InputError(
-                f'no image of {self.name} could be read; give complete image files',
+                f'no image of {self.name} could be read and used: {self._part.example}'
+                + '; give complete image files' * ('unreadable_image' in self._part.skipped),
                 'unreadable_image',
             )
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from sharp_ros.camera import Frame, MeasuredUp
 from sharp_ros.errors import InputError
+from sharp_ros.images import check_meaningful
 from sharp_ros.localization.imu_gravity import ImuGravity
 from sharp_ros.rectification import CameraModel, Rectifier
 from sharp_ros.ros import conversions
@@ -273,6 +274,7 @@ class _BagDecoder:
         image = self._image(message)
         if image is None:
             return None
+        check_meaningful(image, f'the image of {self._topics.image.topic.name}')
         rectifier = self._rectifier(stamp_ns, (image.shape[1], image.shape[0]))
         return Frame(
             np.ascontiguousarray(rectifier.rectify(image)),

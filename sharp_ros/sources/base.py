@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics
-from sharp_ros.errors import InputError, PoseUnavailableError
+from sharp_ros.errors import PoseUnavailableError
 from sharp_ros.images import DEFAULT_FOCAL_35MM, focal_from_35mm
 from sharp_ros.localization.gravity import is_floor_below, level_from_depth, level_from_up
 from sharp_ros.localization.gravity_check import sure_up
@@ -20,7 +20,6 @@ CAMERA, WORLD = 'camera_optical_frame', 'world'  # frames of sources that do not
 LEVEL_WORLD = 'level_world'  # one whose z is up, by contract or by what its format says
 # Of an image of 4:3 by the focal length that `sharp-ros predict` assumes, too: 60 degrees.
 DEFAULT_HFOV = 2 * math.atan(4 / 2 / focal_from_35mm(DEFAULT_FOCAL_35MM, 4, 3))
-LEAST_SIDE, _MOST_ASPECT = 32, 16  # pixels, and long side over short one, of a useful image
 MAX_STAMP_DIFFERENCE_NS = 20_000_000  # of a depth image or an end of the trajectory
 _MAX_POSE_GAP = 0.25  # seconds interpolated over
 _IMU_TILT = math.radians(5)  # of a world that an IMU does not find level
@@ -55,22 +54,6 @@ class Source(Protocol):
             InputError: when there is nothing (more) to deliver and there should be.
         """
         ...
-
-
-def check_meaningful(image: np.ndarray, name: str) -> None:
-    """Refuse an image in which nobody could see anything.
-
-    Raises:
-        InputError: `image_too_small`.
-    """
-    height, width = image.shape[:2]
-    if min(height, width) < LEAST_SIDE or max(height, width) > _MOST_ASPECT * min(height, width):
-        raise InputError(
-            f'{name} is {width}x{height}; too small to mean anything: sides of at least '
-            f'{LEAST_SIDE} pixels are needed, and no more than {_MOST_ASPECT} times as wide as '
-            'high',
-            'image_too_small',
-        )
 
 
 def assumed_intrinsics(hfov: float | None, width: int, height: int) -> Intrinsics:

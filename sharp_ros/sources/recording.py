@@ -13,11 +13,11 @@ from typing import Any
 import yaml
 
 from sharp_ros.errors import InputError
-from sharp_ros.files import regular_file
+from sharp_ros.files import natural, regular_file
 from sharp_ros.sources.bag_files import open_storage
 from sharp_ros.sources.messages import Decoder, Role, role_of
 from sharp_ros.sources.stock import Kind, Part, Stock
-from sharp_ros.sources.storage import bag_files, Channel, natural, PACKED, Storage
+from sharp_ros.sources.storage import bag_files, Channel, PACKED, Storage
 
 _KINDS: dict[Role | None, Kind] = {
     'raw': 'image',

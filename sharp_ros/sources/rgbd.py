@@ -17,13 +17,12 @@ import numpy as np
 from sharp_ros.camera import Frame
 from sharp_ros.errors import InputError
 from sharp_ros.files import regular_file
-from sharp_ros.images import decode_image, read_image
+from sharp_ros.images import check_meaningful, decode_image, read_exr, read_image
 from sharp_ros.rectification import CameraModel, Rectifier
 from sharp_ros.sources.base import (
     assumed_intrinsics,
     assumption,
     CAMERA,
-    check_meaningful,
     LEVEL_WORLD,
     levelled,
     pose_at,
@@ -43,7 +42,7 @@ class Listing:
     Attributes:
         what: name of the layout.
         images: stamp in nanoseconds and file of each, by time.
-        depths: likewise; PNG of 16 bits, or float TIFF in metres.
+        depths: likewise; PNG of 16 bits, or TIFF or OpenEXR of metres.
         poses: stamp and `T_world_camera` [4, 4], camera in optical axes.
         cameras: of the images, by file; the key None is that of all others.
         depth_scale: value of a depth image per metre.
@@ -223,7 +222,10 @@ class RgbdSource:
     def _read_depth(self, file: Path) -> np.ndarray:  # -> [H, W] float32 metres
         raw = None
         with suppress(OSError, ValueError, InputError):  # said below
-            raw = decode_image(regular_file(file).read_bytes(), cv2.IMREAD_UNCHANGED)
+            if file.suffix == '.exr':
+                raw = read_exr(regular_file(file))
+            else:
+                raw = decode_image(regular_file(file).read_bytes(), cv2.IMREAD_UNCHANGED)
         if raw is None or raw.ndim != 2 or raw.dtype not in (np.uint16, np.float32):
             found = 'unreadable' if raw is None else f'{raw.dtype} {raw.shape}'
             raise InputError(

@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sharp_ros.errors import InputError
+from sharp_ros.files import natural
 
 LARGEST_UNPACKED = 1 << 28  # bytes of a chunk or message; MAX_MESSAGE_PIXELS of four bytes fit in
 PACKED = ('.zstd', '.zst')  # suffixes, of rosbag2 and of the tool zstd
@@ -79,14 +79,6 @@ def bag_files(path: Path) -> list[Path]:
         packed = {p for p in found if p.suffix.lower() in PACKED and p.with_suffix('') in found}
         return sorted(set(found) - packed, key=natural)
     return [path] if path.is_file() and _is_bag_file(path) else []
-
-
-def natural(path: Path) -> list[Any]:
-    """Sorts `frame2` before `frame10`."""
-    import re
-
-    parts = re.split(r'(\d+)', path.name.lower())
-    return [(int(p), '') if p.isdecimal() else (-1, p) for p in parts] + [(-1, path.name)]
 
 
 def _is_bag_file(path: Path) -> bool:

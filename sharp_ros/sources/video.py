@@ -12,10 +12,12 @@ import numpy as np
 
 from sharp_ros.camera import Frame
 from sharp_ros.errors import InputError
-from sharp_ros.sources.base import assumed_intrinsics, assumption, CAMERA, check_meaningful
+from sharp_ros.images import check_meaningful
+from sharp_ros.sources.base import assumed_intrinsics, assumption, CAMERA
 from sharp_ros.sources.stock import Part, Stock
 
 _CODECS = {'h264': 'h264', 'h265': 'hevc', 'vp9': 'vp9', 'av1': 'av1'}
+_ARCHIVES = ('.zip', '.7z', '.rar', '.tar', '.tgz', '.gz', '.bz2', '.xz', '.lz4', '.zst', '.zstd')
 _DEFAULT_RATE = 30.0  # frames per second where a file does not say
 _log = logging.getLogger(__name__)
 
@@ -73,6 +75,14 @@ class VideoSource:
             _log.warning('%s: %s', self.name, self._part.examples['truncated'][-1])
 
     def _undecodable(self) -> str:
+        suffix = self._path.suffix.lower()
+        if suffix == '.r3d':
+            return (
+                f'{self._path} is how Record3D keeps a recording for itself; export it there as '
+                'EXR and RGB, and give the folder EXR_RGBD'
+            )
+        if suffix in _ARCHIVES:
+            return f'{self._path} is packed; unpack it, and give what is in it'
         return (
             f'cannot decode video {self._path}; convert it, for example with '
             '"ffmpeg -i IN -c:v libx264 -pix_fmt yuv420p OUT.mp4"'
