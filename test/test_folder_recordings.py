@@ -4,6 +4,7 @@ import argparse
 from fractions import Fraction
 import json
 import struct
+import sys
 
 import av
 import cv2
@@ -306,17 +307,89 @@ def write_polycam(folder):
     return K.resized(80, 60)
 
 
-def write_record3d(folder):
+def write_exr(path, planes):
+    """Rows without compression, of channels by name (https://openexr.com, File Layout)."""
+    names = sorted(planes)
+    height, width = planes[names[0]].shape
+
+    def attribute(name, kind, data):
+        return b'%b\0%b\0' % (name.encode(), kind.encode()) + struct.pack('<i', len(data)) + data
+
+    kinds = {np.dtype('<f2'): 1, np.dtype('<f4'): 2}
+    channels = b''.join(
+        name.encode() + b'\0' + struct.pack('<iB3xii', kinds[planes[name].dtype], 0, 1, 1)
+        for name in names
+    )
+    box = struct.pack('<4i', 0, 0, width - 1, height - 1)
+    head = (
+        struct.pack('<ii', 20000630, 2)
+        + attribute('channels', 'chlist', channels + b'\0')
+        + attribute('compression', 'compression', b'\0')
+        + attribute('dataWindow', 'box2i', box)
+        + attribute('displayWindow', 'box2i', box)
+        + attribute('lineOrder', 'lineOrder', b'\0')
+        + attribute('pixelAspectRatio', 'float', struct.pack('<f', 1))
+        + attribute('screenWindowCenter', 'v2f', bytes(8))
+        + attribute('screenWindowWidth', 'float', struct.pack('<f', 1))
+        + b'\0'
+    )
+    rows = [b''.join(planes[name][y].tobytes() for name in names) for y in range(height)]
+    starts = np.cumsum([len(head) + 8 * height, *(8 + len(row) for row in rows[:-1])])
+    lines = [struct.pack('<ii', y, len(row)) + row for y, row in enumerate(rows)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(head + starts.astype('<u8').tobytes() + b''.join(lines))
+
+
+def write_record3d(folder, channels='', kind='<f4'):
+    """Depth is PNG, or OpenEXR with these channels, of which the first is depth."""
     poses = []
     for i in range(N):
         write_rgb(folder / f'rgb/{i}.jpg', pattern(i))
-        write_depth(folder / f'depth/{i}.png', i, size=(80, 60))
+        if channels:
+            depth = depth_of(i)[:60, :80].astype(kind)
+            write_exr(folder / f'depth/{i}.exr', {c: depth + 9 * (c != 'R') for c in channels})
+        else:
+            write_depth(folder / f'depth/{i}.png', i, size=(80, 60))
         pose = Y_UP @ pose_of(i) @ GRAPHICS
         w, *vector = map(float, se3.quat_from_matrix(pose[:3, :3]))
         poses.append([*vector, w, *pose[:3, 3]])
     about = {'w': 160, 'h': 120, 'K': K.matrix.T.ravel().tolist(), 'fps': 10, 'poses': poses}
     (folder / 'metadata.json').write_text(json.dumps(about))
     return K.resized(80, 60)
+
+
+@pytest.mark.parametrize('channels', ['R', 'RGB', 'RGBA'])
+@pytest.mark.parametrize('kind', ['<f4', '<f2'])
+def test_depth_in_openexr_is_read_in_metres(tmp_path, channels, kind):
+    write_record3d(tmp_path, channels, kind)
+    source = open_source(str(tmp_path))
+    for i, frame in enumerate(source.frames()):
+        np.testing.assert_allclose(frame.depth, depth_of(i)[:60, :80], atol=1e-3)
+    assert source.stock.frames == N
+    assert losses(source) == []
+
+
+@pytest.mark.parametrize('harm', [b'', b'v/1\1', b'nothing at all'])
+def test_a_damaged_openexr_file_costs_one_frame(tmp_path, harm):
+    write_record3d(tmp_path, 'R')
+    (tmp_path / 'depth/1.exr').write_bytes(harm)
+    source = open_source(str(tmp_path))
+    assert len(list(source.frames())) == N - 1
+    assert source.stock.skipped == {'bad_depth': 1}
+
+
+def test_images_of_record3d_have_their_own_times(tmp_path):
+    write_record3d(tmp_path)  # which says 10 frames a second
+    steps = [frame.stamp_ns for frame in open_source(str(tmp_path)).frames()]
+    assert steps == [i * 100_000_000 for i in range(N)]
+    about = json.loads((tmp_path / 'metadata.json').read_text())
+    for stamps, used in (([0.0, 0.1, 0.3, 0.4, 2.0], True), ([0.0, 0.1, 0.1, 0.2, 0.3], False)):
+        about['frameTimestamps'] = stamps
+        (tmp_path / 'metadata.json').write_text(json.dumps(about))
+        frames = list(open_source(str(tmp_path)).frames())
+        expected = stamps if used else [i / 30 for i in range(N)]
+        assert [f.stamp_ns for f in frames] == [round(t * 1e9) for t in expected]
+        assert all(f.depth is not None and f.T_world_camera is not None for f in frames)
 
 
 @pytest.mark.parametrize(
@@ -440,14 +513,19 @@ def test_a_video_without_its_index_names_what_recovers_it(tmp_path):
         open_source(str(path))
 
 
-def test_a_file_with_sound_alone_is_no_video(tmp_path):
-    path = tmp_path / 'a.mp4'
+def write_sound(path):
+    """One second of silence."""
     with av.open(str(path), 'w') as container:
         stream = container.add_stream('aac', rate=44100)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), 'fltp', 'mono')
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return path
+
+
+def test_a_file_with_sound_alone_is_no_video(tmp_path):
+    path = write_sound(tmp_path / 'a.mp4')
     with pytest.raises(InputError, match='audio but no video'):
         open_source(str(path))
 
@@ -482,6 +560,41 @@ def test_images_too_small_to_mean_anything_are_refused(tmp_path, size):
     with pytest.raises(InputError, match='could be read'):
         list(source.frames())
     assert source.stock.skipped == {'image_too_small': 1}
+
+
+def test_a_photo_of_another_package_names_it(tmp_path, monkeypatch):
+    """The head of a HEIC file is enough to tell; without pillow-heif no more of it is read."""
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    for i, brand in enumerate((b'heic', b'mif1')):
+        (tmp_path / f'{i}.heic').write_bytes(b'\0\0\0\x18ftyp' + brand + bytes(99))
+    with pytest.raises(InputError, match='pip install pillow-heif'):
+        list(open_source(str(tmp_path)).frames())
+
+
+@pytest.mark.parametrize(
+    ('name', 'words'),
+    [
+        ('a.r3d', 'EXR_RGBD'),
+        ('a.zip', 'unpack it'),
+        ('a.bag.gz', 'unpack it'),
+        ('a.mov', 'ffmpeg -i'),
+    ],
+)
+def test_files_that_are_no_video_are_named_with_what_helps(tmp_path, name, words):
+    (tmp_path / name).write_bytes(b'PK\3\4' * 99)
+    with pytest.raises(InputError, match=words):
+        open_source(str(tmp_path / name))
+
+
+def test_a_folder_around_what_was_meant_names_it(tmp_path):
+    write_record3d(tmp_path / 'EXR_RGBD')
+    (tmp_path / 'notes.txt').touch()
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(InputError, match=r'give \S*/EXR_RGBD$'):
+        open_source(str(tmp_path))
+    write_video(tmp_path / 'a.mp4', [0.0, 0.1])
+    with pytest.raises(InputError, match=r'give \S*/a.mp4 or \S*/EXR_RGBD$'):
+        open_source(str(tmp_path))
 
 
 @pytest.mark.parametrize(('a', 'b'), [(0, 1), (0, -1), (-1, 0)])

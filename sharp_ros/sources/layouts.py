@@ -7,8 +7,9 @@ layout is a dozen lines over the same few helpers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 import json
 import math
 from pathlib import Path
@@ -19,14 +20,13 @@ import yaml
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
-from sharp_ros.files import regular_file
+from sharp_ros.files import natural, regular_file
 from sharp_ros.images import IMAGE_SUFFIXES
 from sharp_ros.rectification import CameraModel
 from sharp_ros.se3 import is_rotation
 from sharp_ros.sources.lists import pose_of_words, read_list, read_poses, read_text
 from sharp_ros.sources.rgbd import Listing
 from sharp_ros.sources.stock import Part
-from sharp_ros.sources.storage import natural
 
 _TUM_SCALE = 5000.0  # of depth images, per metre, where nothing says otherwise
 _RATE_HZ = 30.0  # of layouts without stamps
@@ -267,7 +267,7 @@ def _is_record3d(path: Path) -> bool:
 
 
 def _read_record3d(path: Path) -> Listing:
-    """Record3D's export of RGB-D frames: metadata.json, rgb/, depth/."""
+    """Record3D's export of RGB-D frames, `EXR_RGBD`: metadata.json, rgb/, depth/."""
     file = path / 'metadata.json'
     about = _json(file)
     files = sorted(_images(path / 'rgb'), key=natural)
@@ -289,6 +289,10 @@ def _read_record3d(path: Path) -> Listing:
             K = np.reshape(about['K'], (3, 3)).T  # written column by column
             found.cameras[None] = _from_matrix(K, (int(about['w']), int(about['h'])))
     found.z_up = True
+    with suppress(TypeError, ValueError, ArithmeticError):  # else they stay numbered
+        rate = float(about.get('fps', _RATE_HZ))
+        stamps = about.get('frameTimestamps') or [i / rate for i in range(len(files))]
+        _retime(found, [round(float(stamp) * 1e9) for stamp in stamps])
     return found
 
 
@@ -372,6 +376,22 @@ def _numbered(
             if not file.is_file():
                 part.skip('missing_file', file.name)
     return found
+
+
+def _retime(found: Listing, stamps: Sequence[int]) -> None:
+    """Take recorded stamps in place of those by number, if there is a later one for each image."""
+    if len(stamps) < len(found.images) or any(b <= a for a, b in pairwise(stamps)):
+        return
+    recorded = {_stamp(i): stamp for i, stamp in enumerate(stamps)}
+    for rows in (found.images, found.depths, found.poses):
+        rows[:] = [(recorded[stamp], item) for stamp, item in rows]
+    for part, rows in (
+        (found.parts['image'], found.images),
+        (found.parts.get('depth'), found.depths),
+    ):
+        if part is not None:
+            part.clock = 'list'
+            part.timed([stamp for stamp, _ in rows])
 
 
 @contextmanager
