@@ -429,8 +429,8 @@ def test_a_pose_that_tracking_lost_is_skipped_and_named(tmp_path):
     assert '2.txt' in losses(source)[0]
 
 
-def test_euroc_is_read_with_its_distortion_and_the_pose_of_its_body(tmp_path):
-    cam = tmp_path / 'mav0/cam0'
+def write_euroc(path):
+    cam = path / 'mav0/cam0'
     cam.mkdir(parents=True)
     T_body_cam = se3.look_at(np.array([0.1, 0, 0]), np.array([1.0, 0.2, 0]), np.array([0, 0, 1.0]))
     rows, truth = ['#timestamp [ns],filename'], ['#timestamp, p_RS_R_x [m], ...']
@@ -449,9 +449,13 @@ def test_euroc_is_read_with_its_distortion_and_the_pose_of_its_body(tmp_path):
         f'intrinsics: [{K.fx}, {K.fy}, {K.cx}, {K.cy}]\n'
         'distortion_model: radial-tangential\ndistortion_coefficients: [-0.28, 0.07, 0, 0]\n'
     )
-    folder = tmp_path / 'mav0/state_groundtruth_estimate0'
+    folder = path / 'mav0/state_groundtruth_estimate0'
     folder.mkdir()
     (folder / 'data.csv').write_text('\n'.join(truth))
+
+
+def test_euroc_is_read_with_its_distortion_and_the_pose_of_its_body(tmp_path):
+    write_euroc(tmp_path)
     source = open_source(str(tmp_path))
     frames = list(source.frames())
     assert [f.stamp_ns for f in frames] == [1403636579763555584 + i * 50_000_000 for i in range(N)]
@@ -504,6 +508,21 @@ def test_a_cut_video_says_how_many_of_its_frames_could_be_read(tmp_path):
     assert 20 < len(frames) < 190
     assert losses(source)
     assert f'{len(frames)} of ' in ' '.join(losses(source))
+
+
+@pytest.mark.parametrize('share', [0.6, 1.0])
+def test_a_cut_video_that_does_not_count_its_frames_says_how_many_seconds(tmp_path, share):
+    path = write_video(tmp_path / 'a.mkv', np.arange(200) / 25)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    source = open_source(str(path))
+    frames = list(source.frames())
+    if share == 1:
+        assert len(frames) == 200
+        assert losses(source) == []
+    else:
+        last = frames[-1].stamp_ns / 1e9
+        assert 2 < last < 7
+        assert f'{len(frames)} frames could be decoded, {last:.1f} of 8.0 s' in losses(source)[0]
 
 
 def test_a_video_without_its_index_names_what_recovers_it(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 import logging
 from pathlib import Path
@@ -18,6 +19,7 @@ from sharp_ros.sources.stock import Part, Stock
 
 _CODECS = {'h264': 'h264', 'h265': 'hevc', 'vp9': 'vp9', 'av1': 'av1'}
 _ARCHIVES = ('.zip', '.7z', '.rar', '.tar', '.tgz', '.gz', '.bz2', '.xz', '.lz4', '.zst', '.zstd')
+_LONGEST_FRAME = 2.0  # seconds; the last one may be shown so long before the video ends
 _DEFAULT_RATE = 30.0  # frames per second where a file does not say
 _log = logging.getLogger(__name__)
 
@@ -50,8 +52,9 @@ class VideoSource:
             rate = stream.average_rate or stream.guessed_rate or 0
             self.rate_hz = float(rate) if 0 < rate < 1000 else _DEFAULT_RATE
             self._part.count = stream.frames
-            if stream.duration and stream.time_base:
-                self._part.span_ns = 0, round(stream.duration * stream.time_base * 10**9)
+            duration = _duration(container, stream)
+            if duration:
+                self._part.span_ns = 0, round(duration * 10**9)
             self._part.detail = f'{stream.codec_context.name}, {first[1].shape[1]}x' + str(
                 first[1].shape[0]
             )
@@ -62,17 +65,28 @@ class VideoSource:
     def frames(self) -> Iterator[Frame]:
         """All frames that can be decoded, turned upright, stamped from the first one on."""
         self.stock.restart()
+        stamp_ns = 0
         for stamp_ns, rgb in self._decoded():
             self.stock.frames += 1
             height, width = rgb.shape[:2]
             yield Frame(rgb, assumed_intrinsics(self._hfov, width, height), stamp_ns, CAMERA)
-        missing = self._part.count - self.stock.frames - self._part.skipped['damaged']
-        if missing > max(1, 0.02 * self._part.count):  # containers miscount by a frame or two
-            self._part.skip(
-                'truncated',
-                f'{self.stock.frames} of {self._part.count} frames could be decoded',
-            )
-            _log.warning('%s: %s', self.name, self._part.examples['truncated'][-1])
+        missing = self._missing(stamp_ns)
+        if missing:
+            self._part.skip('truncated', missing)
+            _log.warning('%s: %s', self.name, missing)
+        self._part.count = self._part.count or self.stock.frames
+
+    def _missing(self, last_ns: int) -> str:
+        """How much less was decoded than its container says; empty if all of it was."""
+        if self._part.count:
+            missing = self._part.count - self.stock.frames - self._part.skipped['damaged']
+            if missing > max(1, 0.02 * self._part.count):  # containers miscount by a frame or two
+                return f'{self.stock.frames} of {self._part.count} frames could be decoded'
+        elif self._part.span_ns is not None:
+            end, last = self._part.span_ns[1] / 1e9, last_ns / 1e9
+            if end - last > max(_LONGEST_FRAME, 0.02 * end):
+                return f'{self.stock.frames} frames could be decoded, {last:.1f} of {end:.1f} s'
+        return ''
 
     def _undecodable(self) -> str:
         suffix = self._path.suffix.lower()
@@ -139,6 +153,17 @@ class VideoSource:
                         yield round((time - first) * 10**9), convert(frame)
             except FFmpegError as error:  # of the container: here it ends
                 self._part.skip('truncated', str(error))
+
+
+def _duration(container: Any, stream: Any) -> float | None:
+    """Of the pictures, seconds; Matroska has it in words, or for all of the file with sound."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    with suppress(KeyError, ValueError):
+        hours, minutes, seconds = stream.metadata['DURATION'].split(':')
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    alone = container.duration and len(container.streams) == 1
+    return container.duration / 1e6 if alone else None  # AV_TIME_BASE
 
 
 def _time_of(frame: Any) -> Fraction | None:
