@@ -574,8 +574,8 @@ def foxglove_drive(i):
     }
 
 
-@pytest.mark.parametrize('encoding', ['protobuf', 'json'])
-def test_foxglove_recordings_are_read(tmp_path, encoding):
+def write_foxglove(path, encoding):
+    """The drive as Foxglove's SDK records it, beside a channel of nobody's."""
     types, definition = foxglove_types()
     file = McapFile()
     channels = {}
@@ -595,7 +595,12 @@ def test_foxglove_recordings_are_read(tmp_path, encoding):
                     written['data'] = base64.b64encode(fields['data']).decode()
                 data = json.dumps(written).encode()
             file.add(channels[topic], stamp(i), data)
-    source = open_source(str(file.write(tmp_path / 'a.mcap', 'zstd')))
+    return file.write(path, 'zstd')
+
+
+@pytest.mark.parametrize('encoding', ['protobuf', 'json'])
+def test_foxglove_recordings_are_read(tmp_path, encoding):
+    source = open_source(str(write_foxglove(tmp_path / 'a.mcap', encoding)))
     frames = list(source.frames())
     for i, frame in enumerate(frames):
         np.testing.assert_array_equal(frame.image, pattern(i))
@@ -652,18 +657,23 @@ def h264_packets(count):
     return packets + [bytes(p) for p in context.encode(None)]
 
 
-def test_video_messages_are_decoded(tmp_path):
+def write_video_messages(path, count):
+    """A packet in each message, as Foxglove's SDK records video."""
     types, definition = foxglove_types()
     file = McapFile()
     channel = file.channel('/cam', 'foxglove.CompressedVideo', 'protobuf', 'protobuf', definition)
-    packets = h264_packets(6)
-    assert len(packets) == 6
+    packets = h264_packets(count)
+    assert len(packets) == count
     for i, data in enumerate(packets):
         seconds, nanos = divmod(stamp(i), 10**9)
         fields = {'timestamp': {'seconds': seconds, 'nanos': nanos}, 'frame_id': 'cam'}
         message = types('CompressedVideo')(**fields, data=data, format='h264')
         file.add(channel, stamp(i), message.SerializeToString())
-    source = open_source(str(file.write(tmp_path / 'a.mcap')))
+    return file.write(path)
+
+
+def test_video_messages_are_decoded(tmp_path):
+    source = open_source(str(write_video_messages(tmp_path / 'a.mcap', 6)))
     frames = list(source.frames())
     assert [frame.stamp_ns for frame in frames] == [stamp(i) for i in range(6)]
     for i, frame in enumerate(frames):
