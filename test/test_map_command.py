@@ -24,7 +24,7 @@ from sharp_ros.mapping.map_files import load_map
 from sharp_ros.mapping.occupancy import FREE, OccupancyGrid2D, OCCUPIED, UNKNOWN
 from sharp_ros.pictures.maps import draw_map, draw_surface, draw_trajectory, Trajectory
 from sharp_ros.sources import SyntheticSource
-from sharp_ros.sources.base import levelled
+from sharp_ros.sources.base import LevelWorld
 from sharp_ros.sources.stock import Stock
 from sharp_ros.synthetic import Room
 from sharp_ros.synthetic.renderer import Atlas
@@ -337,10 +337,15 @@ def test_settings_come_from_the_file_then_from_this_command_then_from_flags(
     assert not config.views
 
 
+def levelled(frames):
+    world = LevelWorld()
+    return [frame.placed(world.pose(frame), frame.world_frame) for frame in frames]
+
+
 def test_a_world_whose_z_is_not_up_is_levelled_by_the_floor(drive, run_map):
     tilt = se3.look_at(np.array([5.0, 1, 2]), np.array([0.3, 0.1, -0.4]), np.array([1.0, 0.5, 0]))
     tilted = [replace(frame, T_world_camera=tilt @ frame.T_world_camera) for frame in drive]
-    code, _, out = run_map(list(levelled(tilted)), '--max-frames', 5)
+    code, _, out = run_map(levelled(tilted), '--max-frames', 5)
     assert code == 0
     heights = [frame.T_world_camera[2, 3] for frame in drive[:5]]
     np.testing.assert_allclose(load_map(out).path[:, 2, 3], heights, atol=0.05)

@@ -22,6 +22,7 @@ SOURCE_HELP = (
     'video, folder of images, RGB-D folder (TUM and others), ROS bag, synthetic, or a camera '
     '(its index or /dev/video*)'
 )
+UP_AXES = ('z', '-z', 'y', '-y', 'x', '-x')  # of `sources.up`, which loads what is slow
 _THUMBNAILS = 8
 
 
@@ -57,6 +58,13 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         metavar='SECONDS',
         help='seconds by which the clock of the recorded poses is ahead of that of the images; '
         'auto: as the recorder of a bag saw it (default: pose.time_offset of the settings)',
+    )
+    parser.add_argument(
+        '--up',
+        choices=('auto', *UP_AXES),
+        default='auto',
+        help='axis of the world of the recorded poses that is up; auto: as format or recording '
+        'tell (default: %(default)s)',
     )
     parser.add_argument(
         '--association',
@@ -102,6 +110,7 @@ def open_recording(
         level=level,
         pose_offset=offset,
         association=args.association,
+        up=None if args.up == 'auto' else args.up,
     )
 
 

@@ -289,13 +289,7 @@ class LevelEstimator:
 
     def _as_it_moves(self, up: np.ndarray, poses: np.ndarray) -> float:
         """Score of a direction by the poses of the camera, and by what is known from elsewhere."""
-        in_camera = np.einsum('vji,j->vi', poses[:, :3, :3], up)
-        mean = _unit(in_camera.mean(0) + 1e-9)
-        tilt = np.arccos(np.clip(in_camera @ mean, -1, 1)) / _USUAL_TILT
-        rise = (poses[:, :3, 3] @ up).std() / _USUAL_RISE
-        score = -_FREEDOM * (math.log1p(float((tilt**2).mean())) + math.log1p(float(rise**2)))
-        off_image = math.acos(float(np.clip(-mean[1], -1, 1)))
-        score += _UPRIGHT * math.exp(-((off_image / _UPRIGHT_WIDTH) ** 4))
+        score = as_it_moves(up, poses)
         if self._measured_weight:
             off = math.acos(float(np.clip(up @ _unit(self._measured_up), -1, 1)))
             score -= 0.5 * (off / math.radians(5)) ** 2  # planes are not that exactly level
@@ -364,6 +358,17 @@ class LevelEstimator:
             return -_ODD_HEIGHT
         off = max(0.0, math.log(camera / _HIGHEST) / _HIGHEST_SPREAD)
         return -min(0.5 * off**2, _ODD_HEIGHT)
+
+
+def as_it_moves(up: np.ndarray, poses: np.ndarray) -> float:  # [3], [N, 4, 4]
+    """Logarithm of the odds that a direction is up, by the poses of the camera alone."""
+    in_camera = np.einsum('vji,j->vi', poses[:, :3, :3], up)
+    mean = _unit(in_camera.mean(0) + 1e-9)
+    tilt = np.arccos(np.clip(in_camera @ mean, -1, 1)) / _USUAL_TILT
+    rise = (poses[:, :3, 3] @ up).std() / _USUAL_RISE
+    score = -_FREEDOM * (math.log1p(float((tilt**2).mean())) + math.log1p(float(rise**2)))
+    off_image = math.acos(float(np.clip(-mean[1], -1, 1)))
+    return score + _UPRIGHT * math.exp(-((off_image / _UPRIGHT_WIDTH) ** 4))
 
 
 _NOTHING = 'no surface that could be a floor is in sight: tilt the camera down'

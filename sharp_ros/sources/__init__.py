@@ -53,6 +53,7 @@ def open_source(
     pose_offset: float | Literal['auto'] = 0.0,
     association: float = MAX_STAMP_DIFFERENCE_NS / 1e9,
     depth_every: int = 1,
+    up: str | None = None,
 ) -> Source:
     """Open what `spec` names; the first row of `KINDS` that accepts it is taken.
 
@@ -70,6 +71,8 @@ def open_source(
         association: how far the stamp of a depth image may be from that of its image, seconds.
         depth_every: of folders, depth comes with every so many images only, the first included:
             decoding it takes twice as long as decoding the image.
+        up: axis of the world of recorded poses that is up (`sources.up.AXES`), where it is not
+            what a format promises, or the recording shows.
 
     Raises:
         InputError: `no_such_source`, `unreadable_video`, `unreadable_image`, `unreadable_bag`,
@@ -81,7 +84,7 @@ def open_source(
         raise InputError(f'field of view must lie between 0 and pi rad, got {hfov}')
     for kind in KINDS:
         if kind.accepts(spec, path):
-            given = (hfov, image_topic, level, pose_offset, association, depth_every)
+            given = (hfov, image_topic, level, pose_offset, association, depth_every, up)
             source = kind.open(spec, path, _Options(*given))
             return _Looped(source) if loop else source
     names = '\n'.join(f'  {kind.what}' for kind in KINDS)
@@ -309,6 +312,7 @@ class _Options:
     pose_offset: float | Literal['auto']
     association: float
     depth_every: int
+    up: str | None
 
 
 @dataclass(frozen=True)
@@ -343,6 +347,7 @@ def _open_layout(path: Path, options: _Options) -> Source:
         level=options.level,
         association=options.association,
         depth_every=options.depth_every,
+        up=options.up,
     )
 
 
@@ -363,7 +368,12 @@ KINDS: tuple[_Kind, ...] = (
         'ROS bag: *.mcap, *.db3, *.bag, also with .zstd, .zst or .active behind; or a folder',
         lambda spec, path: layout_of(path) is None and bool(bag_files(path)),
         lambda spec, path, options: BagSource(
-            path, options.hfov, options.image_topic, options.pose_offset, options.association
+            path,
+            options.hfov,
+            options.image_topic,
+            options.pose_offset,
+            options.association,
+            options.up,
         ),
     ),
     _Kind(

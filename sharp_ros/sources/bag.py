@@ -31,6 +31,7 @@ from sharp_ros.sources.grey import GreyRange
 from sharp_ros.sources.recorded_tf import RecordedTree
 from sharp_ros.sources.recording import open_recording, Recording, Topic
 from sharp_ros.sources.stock import Stock
+from sharp_ros.sources.up import turned_up
 from sharp_ros.sources.video import PacketDecoder
 
 _LOOK_AHEAD_NS = 1_000_000_000  # by which gravity is known better than when an image was taken
@@ -63,6 +64,7 @@ class BagSource:
         pose_offset: seconds by which the clock of the poses is ahead of that of the images;
             `auto` takes what the recorder's clock says.
         association: how far the stamp of a depth image may be from that of its image, seconds.
+        up: axis of the world of the poses that is up; z by default.
 
     Attributes:
         stock: what the bag holds, and what becomes of it.
@@ -78,8 +80,10 @@ class BagSource:
         image_topic: str | None,
         pose_offset: float | Literal['auto'] = 0.0,
         association: float = MAX_STAMP_DIFFERENCE_NS / 1e9,
+        up: str | None = None,
     ) -> None:
         self._limit_ns = round(association * 1e9)
+        self._T_level_world = np.eye(4) if up is None else turned_up(up)
         self.name, self._path, self._wanted = str(path), path, image_topic
         self.stock = Stock(self.name, 'bag')
         with self._open() as recording:
@@ -168,7 +172,9 @@ class BagSource:
                 if imu is not None:
                     frame = replace(frame, up=imu.up(frame.stamp_ns))
                 frame = replace(frame, transforms=self._mounted)
-                yield frame.placed(self._poses.at(frame.stamp_ns), LEVEL_WORLD)
+                pose = self._poses.at(frame.stamp_ns)
+                pose = None if pose is None else self._T_level_world @ pose
+                yield frame.placed(pose, LEVEL_WORLD)
             decode.close(self._limit_ns)
         if not self.stock.frames:
             raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import math
 from typing import Protocol
 
@@ -81,6 +81,7 @@ def assumption(hfov: float | None) -> str:
 class LevelWorld:
     """A recording's world turned so that z is up and, if its depth shows a floor, that is at 0.
 
+    For frames that come one by one; `sources.up` knows more of what can be looked through.
     Recordings whose world is merely some camera would otherwise be cut into height bands along an
     arbitrary direction. What an IMU says comes first. A world stays as it is whose z is up because
     its source says so (`LEVEL_WORLD`), because the camera stands upright in it, or because its
@@ -127,13 +128,6 @@ class LevelWorld:
             seen = level_from_depth(frame.depth, frame.intrinsics)
             T_level_camera = T_level_camera if seen is None else seen
         return None if T_level_camera is None else T_level_camera @ inverse(T_world_camera)
-
-
-def levelled(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """The same frames with their poses in the level world of the first one that has a pose."""
-    world = LevelWorld()
-    for frame in frames:
-        yield frame.placed(world.pose(frame), frame.world_frame)
 
 
 def pose_buffer(poses: Sequence[tuple[int, np.ndarray]]) -> PoseBuffer:

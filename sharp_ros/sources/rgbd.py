@@ -24,12 +24,12 @@ from sharp_ros.sources.base import (
     assumption,
     CAMERA,
     LEVEL_WORLD,
-    levelled,
     pose_at,
     pose_buffer,
     WORLD,
 )
 from sharp_ros.sources.stock import Part, Stock
+from sharp_ros.sources.up import find_up, SAMPLES, View
 
 _log = logging.getLogger(__name__)
 _SATURATED = 65535  # of a 16-bit depth image: some cameras write it for "none"
@@ -76,6 +76,7 @@ class RgbdSource:
         level: see `open_source`.
         association: how far the stamp of a depth image may be from that of its image, seconds.
         depth_every: see `open_source`.
+        up: see `open_source`.
 
     Attributes:
         stock: what the folder holds, and what becomes of it.
@@ -90,9 +91,10 @@ class RgbdSource:
         level: bool,
         association: float,
         depth_every: int = 1,
+        up: str | None = None,
     ) -> None:
         self.name, self._path, self._listing = str(path), path, listing
-        self._hfov, self._level = hfov, level and not listing.z_up
+        self._hfov = hfov
         self._limit_ns, self._depth_every = round(association * 1e9), depth_every
         self._depth_stamps = [stamp for stamp, _ in listing.depths]
         self._poses = pose_buffer(listing.poses)
@@ -113,6 +115,10 @@ class RgbdSource:
         near = self._near_counts(stamps)
         for key, count in near.items():
             self._account(key, count, len(stamps))
+        # Of its world: turned so that z is up, and whether that is sure.
+        self._T_level_world, self._is_level = np.eye(4), listing.z_up
+        if up is not None or not listing.z_up:
+            self._find_up(level, up)
         self.note = '; '.join([*assumed, *listing.notes])
         self.stock.mark()
 
@@ -141,9 +147,6 @@ class RgbdSource:
     def frames(self) -> Iterator[Frame]:
         """All readable images, with their depth and their pose."""
         self.stock.restart()
-        return levelled(self._recorded()) if self._level else self._recorded()
-
-    def _recorded(self) -> Iterator[Frame]:
         for i, (stamp, file) in enumerate(self._listing.images):
             try:
                 frame = self._frame(stamp, file, with_depth=i % self._depth_every == 0)
@@ -192,7 +195,8 @@ class RgbdSource:
                 size = (columns, rows)
                 unseen = cv2.resize(unseen.astype(np.uint8), size).astype(bool)
         pose = self._pose(stamp)
-        world = LEVEL_WORLD if self._listing.z_up else WORLD
+        pose = None if pose is None else self._T_level_world @ pose
+        world = LEVEL_WORLD if self._is_level else WORLD
         return Frame(
             image,
             intrinsics,
@@ -204,6 +208,27 @@ class RgbdSource:
             unseen,
             rectifier=rectifier,
         )
+
+    def _find_up(self, level: bool, said: str | None) -> None:
+        """Look through the recording for what is up; it is used if it was asked for or said."""
+        posed = [(t, file) for t, file in self._listing.images if self._pose(t) is not None]
+        if not posed:
+            return
+        chosen = np.linspace(0, len(posed) - 1, min(SAMPLES, len(posed))).round().astype(int)
+
+        def view(index: int) -> View | None:
+            with suppress(InputError):  # which will be said when all are read
+                frame = self._frame(*posed[chosen[index]], with_depth=True)
+                return None if frame.depth is None else (frame.depth, frame.intrinsics)
+            return None
+
+        poses = [self._pose(posed[i][0]) for i in chosen]
+        found = find_up(np.array(poses), view, said)
+        if level or said is not None:
+            self._T_level_world, self._is_level = found.T_level_world, True
+            self._listing.notes += [found.doubt] if found.doubt else []
+        else:
+            self._is_level = found.is_recorded
 
     def _pose(self, stamp: int) -> np.ndarray | None:
         return self._exact.get(stamp) if self._exact is not None else pose_at(self._poses, stamp)
