@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 import errno
 import hashlib
 import os
@@ -45,6 +46,14 @@ def natural(path: Path) -> list[Any]:
     """Sorts `frame2` before `frame10`, by the name alone."""
     parts = re.split(r'(\d+)', path.name.lower())
     return [(int(p), '') if p.isdecimal() else (-1, p) for p in parts] + [(-1, path.name)]
+
+
+def meant(path: Path) -> str:
+    """What lies where a path leads and has nearly its name, as a question; empty if nothing."""
+    with suppress(OSError):
+        near = get_close_matches(path.name, [p.name for p in path.parent.iterdir()], 1)
+        return ''.join(f' (did you mean {path.parent / name}?)' for name in near)
+    return ''
 
 
 @contextmanager

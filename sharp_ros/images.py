@@ -23,6 +23,7 @@ IMAGE_SUFFIXES = (
     *('.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'),
     *('.jp2', '.avif', '.heic', '.heif'),
 )
+VIDEO_SUFFIXES = ('.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm', '.gif')  # the most usual
 MAX_IMAGE_PIXELS = 200_000_000  # of a file; as many as SHARP's own tool takes
 MAX_MESSAGE_PIXELS = 64_000_000  # of a message, compressed or not
 _JPEG_QUALITY = 80
@@ -235,6 +236,17 @@ def read_exr(path: Path) -> np.ndarray:  # -> [H, W] float32
     return rows[:, : frame.width].astype(np.float32)
 
 
+def is_deep(path: str | Path) -> bool:
+    """Whether an image file has more than 8 bits of grey, as depth does; False if unreadable."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.mode.startswith(('I', 'F'))
+    except Exception:  # as `read_image` will say
+        return False
+
+
 def frame_count(path: str | Path) -> int:
     """Frames or pages of an image file, of which `read_image` takes the first; 1 if unreadable."""
     from PIL import Image
@@ -268,6 +280,8 @@ def _why_unreadable(path: str | Path, error: Exception, heif: bool) -> str:
             start = file.read(12)
         if not heif and start[4:8] == b'ftyp' and start[8:11] in _HEIF_BRANDS:
             return 'HEIC needs another package; pip install pillow-heif, or convert it to JPEG'
+        if start and Path(path).suffix.lower() in VIDEO_SUFFIXES:
+            return 'it is a video; give it to "sharp-ros map", or give single images'
         reason = 'damaged or of unknown format' if start else 'the file is empty'
     return f'{reason}; give a complete JPEG, PNG, WebP or TIFF file'
 

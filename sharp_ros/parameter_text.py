@@ -36,6 +36,30 @@ def _loader() -> type[Any]:
     return Loader
 
 
+def number(text: str) -> float:
+    """A number on the command line, by the same reading.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if text.lstrip('+-') in ('nan', 'inf'):  # which ranges refuse by the name of the flag
+        return float(text)
+    if not (_INT.match(text) or _FLOAT.match(text)):
+        raise ValueError(f'{text!r} is no number')
+    return float(load_value(text))
+
+
+def whole_number(text: str) -> int:
+    """Likewise one without a fraction.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not _INT.match(text):
+        raise ValueError(f'{text!r} is no whole number')
+    return int(load_value(text))
+
+
 def load_value(text: str) -> Any:
     """The value that YAML text has to the node.
 

@@ -12,6 +12,7 @@ from typing import Any
 from sharp_ros.config import ModelConfig, SharpConfig
 from sharp_ros.errors import ConfigError
 from sharp_ros.files import write_atomically
+from sharp_ros.parameter_text import number
 
 MAX_RSS_MB = 1536.0
 
@@ -34,14 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--minutes',
-        type=float,
+        type=number,
         default=0.0,
         metavar='N',
         help='duration of an endurance run with all outputs, which reports memory drift',
     )
     parser.add_argument(
         '--seconds',
-        type=float,
+        type=number,
         default=20.0,
         metavar='N',
         help='ros: duration of the measurement per frame (default: %(default)g)',

@@ -16,6 +16,7 @@ from sharp_ros.apps.inspect import EXIT_INCOMPLETE
 from sharp_ros.errors import SharpError
 from sharp_ros.files import write_atomically
 from sharp_ros.models import model_names
+from sharp_ros.parameter_text import number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--duration',
-        type=float,
+        type=number,
         default=30.0,
         help='duration, seconds; 0: until Ctrl-C (default: 30)',
     )
     parser.add_argument(
-        '--hfov', type=float, help='horizontal field of view of an uncalibrated source, deg'
+        '--hfov', type=number, help='horizontal field of view of an uncalibrated source, deg'
     )
     parser.add_argument(
         '--mask',
@@ -71,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
     # Ctrl-C is ours to handle: the report comes after it, over a context that must live on. It
     # sets a flag, since an exception raised amid a callback of the middleware can get lost.
     interrupted = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: interrupted.set())
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: interrupted.set())
     live = Live(console=console, auto_refresh=False, transient=True)
 
     def show(table: RenderableType) -> None:

@@ -19,6 +19,7 @@ from sharp_ros.apps.inspect import add_source_options, exit_code, open_recording
 from sharp_ros.config import ModelConfig
 from sharp_ros.errors import ConfigError
 from sharp_ros.files import write_atomically
+from sharp_ros.parameter_text import number, whole_number
 
 if TYPE_CHECKING:
     from sharp_ros.camera import Frame
@@ -101,7 +102,7 @@ def add_common_arguments(parser: argparse.ArgumentParser, source_help: str) -> N
     add_source_options(parser)
     parser.add_argument('--json', type=Path, metavar='FILE', help='report file')
     parser.add_argument(
-        '--max-frames', type=int, metavar='N', help='maximum number of frames with depth'
+        '--max-frames', type=whole_number, metavar='N', help='maximum number of frames with depth'
     )
 
 
@@ -139,13 +140,13 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--camera-height',
-        type=float,
+        type=number,
         default=0.0,
         metavar='METRES',
         help='camera height above the floor, as scale.camera_height; default: unknown',
     )
     parser.add_argument(
-        '--seeds', type=int, metavar='N', help='number of simulated rooms; default: 1'
+        '--seeds', type=whole_number, metavar='N', help='number of simulated rooms; default: 1'
     )
     parser.add_argument(
         '--hazards',
@@ -157,7 +158,7 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--first-seed',
-        type=int,
+        type=whole_number,
         default=0,
         metavar='N',
         help='first seed of the hazards; default: 0',
@@ -168,12 +169,12 @@ def _add_scale_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `eval scale` alone."""
     parser.add_argument(
         '--seeds',
-        type=int,
+        type=whole_number,
         metavar='N',
         help=f'number of hand-held sequences, of synthetic only; default: {_SEEDS}',
     )
     parser.add_argument(
-        '--first-seed', type=int, default=0, metavar='N', help='first seed; default: 0'
+        '--first-seed', type=whole_number, default=0, metavar='N', help='first seed; default: 0'
     )
     parser.add_argument(
         '--cache',
@@ -183,7 +184,7 @@ def _add_scale_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--stride',
-        type=int,
+        type=whole_number,
         default=10,
         metavar='N',
         help='frames between two starts in a recording; default: 10',

@@ -12,6 +12,7 @@ from typing import Any, TYPE_CHECKING
 
 from sharp_ros.errors import ConfigError
 from sharp_ros.files import write_atomically
+from sharp_ros.parameter_text import number
 
 if TYPE_CHECKING:
     from sharp_ros.sources.base import Source
@@ -44,7 +45,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     """What every command takes that opens a recording."""
     parser.add_argument(
         '--hfov',
-        type=float,
+        type=number,
         metavar='DEG',
         help='horizontal field of view of an uncalibrated source, degrees',
     )
@@ -64,11 +65,11 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         choices=('auto', *UP_AXES),
         default='auto',
         help='axis of the world of the recorded poses that is up; auto: as format or recording '
-        'tell (default: %(default)s)',
+        'tell; write --up=-y with the sign (default: %(default)s)',
     )
     parser.add_argument(
         '--association',
-        type=float,
+        type=number,
         metavar='SECONDS',
         default=0.02,
         help='largest time between a depth image and its image (default: %(default)s)',
@@ -98,7 +99,7 @@ def open_recording(
     offset = time_offset if args.pose_offset is None else args.pose_offset
     if offset != 'auto':
         try:
-            offset = float(offset)
+            offset = number(str(offset))
         except ValueError:
             offset = math.nan
         if not math.isfinite(offset):
@@ -123,6 +124,8 @@ def run(args: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
+    if args.output is not None and not args.output.absolute().parent.is_dir():
+        raise ConfigError(f'the folder {args.output.parent} does not exist; make it first')
     source = open_recording(args)
     if args.output is not None:
         from sharp_ros.pictures.strip import thumbnails

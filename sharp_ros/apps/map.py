@@ -24,7 +24,7 @@ from sharp_ros.apps.interruption import EXIT_INTERRUPTED, interruptible
 from sharp_ros.config import differences, flatten, from_flat, load_yaml, SharpConfig, VIEW_NAMES
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import write_atomically
-from sharp_ros.parameter_text import load_value
+from sharp_ros.parameter_text import load_value, whole_number
 
 if TYPE_CHECKING:
     from sharp_ros.camera import Frame
@@ -83,7 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'odometry, recorded poses serve as reference; auto: source if one of its first frames has '
         'a pose, else visual (default: %(default)s)',
     )
-    parser.add_argument('--max-frames', type=int, metavar='N', help='maximum number of frames')
+    parser.add_argument(
+        '--max-frames', type=whole_number, metavar='N', help='maximum number of frames'
+    )
     add_source_options(parser)
     parser.add_argument('--json', type=Path, metavar='FILE', help='report file')
 
@@ -287,6 +289,9 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f'--max-frames must be at least 1, got {args.max_frames}')
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f'{output} exists and is not an empty folder; choose another --output')
+    for path in filter(None, (output, args.to_bag)):
+        if path.suffix in ('.bag', '.db3'):
+            raise ConfigError(f'{path}: bags are written as *.mcap only; name it so')
     if args.to_bag is not None and args.to_bag.exists():
         raise ConfigError(f'{args.to_bag} exists; choose another file')
     for path in filter(None, (output, args.to_bag, args.json)):

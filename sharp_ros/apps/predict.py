@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sharp_ros.config import ModelConfig, options
 from sharp_ros.errors import ConfigError, InputError
+from sharp_ros.parameter_text import number
 
 if TYPE_CHECKING:
     from sharp_ros.camera import Intrinsics
@@ -53,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '-c', '--checkpoint-path', metavar='PATH', help='file of weights, the same as --model PATH'
     )
     focal = parser.add_mutually_exclusive_group()
-    focal.add_argument('--focal-px', type=float, help='focal length of all images, pixels')
-    focal.add_argument('--hfov', type=float, help='horizontal field of view, degrees')
+    focal.add_argument('--focal-px', type=number, help='focal length of all images, pixels')
+    focal.add_argument('--hfov', type=number, help='horizontal field of view, degrees')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from sharp_ros.config import options
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import write_atomically
+from sharp_ros.parameter_text import number, whole_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,11 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '[x, y, z], "up": [0, -1, 0]}, ...]}; default: %(default)s',
     )
     parser.add_argument(
-        '--steps', type=int, metavar='N', help='number of frames; default: 60, or as in FILE'
+        '--steps',
+        type=whole_number,
+        metavar='N',
+        help='number of frames; default: 60, or as in FILE',
     )
     parser.add_argument(
         '--still',
-        type=int,
+        type=whole_number,
         metavar='K',
         help='index of the frame that a picture shows; default: 0, which for orbit, line and '
         "rotate_forward is the photo's own viewpoint",
@@ -66,10 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--size', metavar='WxH', help="image size, pixels; default: the photo's; even in videos"
     )
     parser.add_argument(
-        '--fov', type=float, metavar='DEG', help="horizontal field of view; default: the photo's"
+        '--fov', type=number, metavar='DEG', help="horizontal field of view; default: the photo's"
     )
     parser.add_argument(
-        '--fps', type=float, default=30.0, help='frame rate of a video; default: %(default)g'
+        '--fps', type=number, default=30.0, help='frame rate of a video; default: %(default)g'
     )
     parser.add_argument(
         '--depth',

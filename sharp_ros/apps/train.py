@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sharp_ros.apps.inspect import exit_code
 from sharp_ros.apps.interruption import EXIT_INTERRUPTED, interruptible
+from sharp_ros.parameter_text import number
 from sharp_ros.training.settings import load_yaml, TrainingConfig
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--data', nargs='+', metavar='FOLDER', help='folders with rendered shards')
     parser.add_argument('--out', help='folder of the run; an existing run is resumed')
     parser.add_argument(
-        '--minutes', type=float, help='training time in total, over all resumptions'
+        '--minutes', type=number, help='training time in total, over all resumptions'
     )
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), help='compute device')
     parser.add_argument('--init', help='initial weights: imagenet, or a file of weights of nano')

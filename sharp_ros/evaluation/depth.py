@@ -146,7 +146,7 @@ def evaluate_depth(
     if not model:
         raise InputError(
             'the source has no true depth to compare with; give an RGB-D folder (rgb.txt, '
-            'depth.txt), a bag with a registered depth topic, synthetic or motorcycle',
+            'depth.txt), a bag with registered depth, synthetic or motorcycle',
             'no_truth',
         )
     return {

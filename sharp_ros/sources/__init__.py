@@ -22,8 +22,8 @@ import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.errors import InputError
-from sharp_ros.files import natural, regular_file
-from sharp_ros.images import check_meaningful, IMAGE_SUFFIXES, read_image
+from sharp_ros.files import meant, natural, regular_file
+from sharp_ros.images import check_meaningful, IMAGE_SUFFIXES, is_deep, read_image, VIDEO_SUFFIXES
 from sharp_ros.sources.bag import BagSource
 from sharp_ros.sources.base import (
     assumed_intrinsics,
@@ -39,7 +39,6 @@ from sharp_ros.sources.stock import Part, Stock
 from sharp_ros.sources.storage import bag_files
 from sharp_ros.sources.video import VideoSource
 
-_VIDEO_SUFFIXES = ('.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm', '.gif')  # of the most usual
 _log = logging.getLogger(__name__)
 
 
@@ -84,11 +83,16 @@ def open_source(
         raise InputError(f'field of view must lie between 0 and pi rad, got {hfov}')
     for kind in KINDS:
         if kind.accepts(spec, path):
+            if image_topic is not None and not kind.what.startswith('ROS bag'):
+                raise InputError(
+                    f'--image-topic {image_topic} is for bags, and {spec} is none; leave it out',
+                    'no_image_topic',
+                )
             given = (hfov, image_topic, level, pose_offset, association, depth_every, up)
             source = kind.open(spec, path, _Options(*given))
             return _Looped(source) if loop else source
     names = '\n'.join(f'  {kind.what}' for kind in KINDS)
-    problem = 'does not exist'
+    problem = f'does not exist{meant(path)}'
     if path.exists():
         problem = 'is of no known kind'
         try:
@@ -172,7 +176,7 @@ def _sources_below(folder: Path) -> list[str]:
             if child.is_dir():
                 useful = bool(layout_of(child) or bag_files(child) or _image_paths(child))
             else:
-                useful = child.suffix.lower() in _VIDEO_SUFFIXES
+                useful = child.suffix.lower() in VIDEO_SUFFIXES
             found += [str(child)] * useful
     return found[:3]
 
@@ -203,7 +207,13 @@ class ImageSource:
                 + ', or one with rgb.txt or a ROS bag' * (not below),
                 'no_images',
             )
+        if 'depth' in path.name.lower() and is_deep(self._paths[0]):
+            raise InputError(
+                f'{path} holds depth, not images; give the folder around both', 'no_images'
+            )
         self.note = assumption(hfov) + ('' if hfov else ' (where EXIF has no focal length)')
+        if path.is_dir() and layout_of(path.absolute().parent) is not None:
+            self.note += f'; {path.absolute().parent} has more than these images: give that'
         self.stock = Stock(self.name, 'images')
         self._part = Part(path.name, 'image', len(self._paths), use='camera', clock='order')
         self.stock.add(self._part).timed([self._stamp(0), self._stamp(len(self._paths) - 1)])

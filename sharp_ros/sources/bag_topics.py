@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import copy
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 import re
@@ -126,7 +127,7 @@ def choose_image(
             found.append(looked)
             topic.part.kind = 'depth' if looked.content == 'depth' else 'image'
     images = [looked for looked in found if looked.content != 'depth']
-    named = [looked for looked in found if looked.topic.name == wanted]
+    named = [looked for looked in found if _is_named(looked.topic.name, wanted)]
     if wanted is not None and named and named[0].content == 'depth':
         raise InputError(
             f'{wanted} of bag {path} holds depth, not images; name an image topic',
@@ -134,14 +135,15 @@ def choose_image(
         )
     candidates = named if wanted is not None else images
     if not candidates:
+        near = '' if wanted is None else _similar(wanted, [i.topic.name for i in images])
         present = ', '.join(f'{t.name} ({t.msgtype})' for t in recording.topics) or 'no messages'
         what = wanted or 'sensor_msgs/Image or CompressedImage'
         unread = [topic.part.example for topic in recording.of('raw', 'compressed', 'video')]
         causes = dict.fromkeys((*unread, *recording.faults()))
         why = ''.join(f'; {cause}' for cause in causes if cause)
         raise InputError(
-            f'bag {path} has no image topic {what}; it holds {present}{why}; name an image topic '
-            'or record one',
+            f'bag {path} has no image topic {what}{near}; it holds {present}{why}; name an image '
+            'topic or record one',
             'no_image_topic',
         )
     most = max(len(c.topic.times_ns) for c in candidates)
@@ -161,6 +163,15 @@ def choose_image(
         if other.content != 'depth':
             other.topic.part.unused('not_chosen', f'--image-topic {other.topic.name}')
     return chosen, others
+
+
+def _is_named(name: str, wanted: str | None) -> bool:
+    return wanted is not None and name.strip('/') == wanted.strip('/')
+
+
+def _similar(wanted: str, names: Sequence[str]) -> str:
+    near = [*get_close_matches(wanted, names, 1), *(n for n in names if wanted.strip('/') in n)]
+    return f' (did you mean {near[0]}?)' if near else ''
 
 
 def choose_info(recording: Recording, chosen: Looked, others: Sequence[Looked]) -> Topic | None:

@@ -19,6 +19,7 @@ from sharp_ros.sources.stock import Part, Stock
 
 _CODECS = {'h264': 'h264', 'h265': 'hevc', 'vp9': 'vp9', 'av1': 'av1'}
 _ARCHIVES = ('.zip', '.7z', '.rar', '.tar', '.tgz', '.gz', '.bz2', '.xz', '.lz4', '.zst', '.zstd')
+_TEXTS = ('.txt', '.yaml', '.yml', '.json', '.csv', '.md', '.xml')
 _LONGEST_FRAME = 2.0  # seconds; the last one may be shown so long before the video ends
 _DEFAULT_RATE = 30.0  # frames per second where a file does not say
 _log = logging.getLogger(__name__)
@@ -95,6 +96,8 @@ class VideoSource:
                 f'{self._path} is how Record3D keeps a recording for itself; export it there as '
                 'EXR and RGB, and give the folder EXR_RGBD'
             )
+        if suffix in _TEXTS:
+            return f'{self._path} is text; give the folder or bag that it belongs to'
         if suffix in _ARCHIVES:
             return f'{self._path} is packed; unpack it, and give what is in it'
         return (
@@ -118,6 +121,12 @@ class VideoSource:
                     'unreadable_video',
                 ) from error
             raise InputError(self._undecodable(), 'unreadable_video') from error
+        if container.format.name == 'tty':  # to which any text is a picture
+            container.close()
+            raise InputError(
+                f'{self._path} is text; give a video, or the folder or bag that it belongs to',
+                'unreadable_video',
+            )
         if not container.streams.video:
             kinds = ', '.join(sorted({s.type for s in container.streams})) or 'no stream'
             container.close()
