@@ -383,8 +383,9 @@ def _retime(found: Listing, stamps: Sequence[int]) -> None:
     if len(stamps) < len(found.images) or any(b <= a for a, b in pairwise(stamps)):
         return
     recorded = {_stamp(i): stamp for i, stamp in enumerate(stamps)}
-    for rows in (found.images, found.depths, found.poses):
-        rows[:] = [(recorded[stamp], item) for stamp, item in rows]
+    found.images = [(recorded[stamp], file) for stamp, file in found.images]
+    found.depths = [(recorded[stamp], file) for stamp, file in found.depths]
+    found.poses = [(recorded[stamp], pose) for stamp, pose in found.poses]
     for part, rows in (
         (found.parts['image'], found.images),
         (found.parts.get('depth'), found.depths),
