@@ -34,6 +34,7 @@ import numpy as np  # noqa: E402
 
 from sharp_ros.camera import Frame, Intrinsics  # noqa: E402
 from sharp_ros.errors import ConfigError, InputError, SharpError  # noqa: E402
+from sharp_ros.evaluation.depth_sets import Look, looking, Seen  # noqa: E402
 from sharp_ros.evaluation.metrics import (  # noqa: E402
     depth_metrics,
     MAX_TRUTH,
@@ -58,16 +59,6 @@ PIXELS = 2000  # of every image, to judge uncertainty by
 WORST = 2  # pictures of each rendered set
 
 _Item = TypeVar('_Item')
-
-
-class Seen(NamedTuple):
-    """What a model says of one image."""
-
-    depth: np.ndarray  # [H, W] metres; NaN: nothing said, inf: nothing there
-    log_std: np.ndarray | None  # [H, W] standard deviation of the log of the depth
-
-
-Look = Callable[[Frame], Seen]
 
 
 class ImageSet(NamedTuple):
@@ -456,7 +447,6 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], bytes]:
     from sharp_ros.evaluation.circumstances import circumstances
     from sharp_ros.evaluation.depth import evaluate_depth
     from sharp_ros.models import load_predictor, WEIGHTS_FOLDER
-    from sharp_ros.point_cloud import depth_from_gaussians
 
     file = Path(args.model) if args.model != 'nano' else WEIGHTS_FOLDER / 'nano.safetensors'
     predictor, info = load_predictor(args.model)
@@ -465,18 +455,10 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], bytes]:
     engine = Engine(predictor, ModelConfig())
     sets, zoomed = open_sets(args)
 
-    def look(frame: Frame) -> Seen:
-        k = frame.intrinsics
-        gaussians = engine.predict(frame.image, k, frame.depth, covariances=False)
-        depth, log_std = depth_from_gaussians(gaussians, k.width, k.height), None
-        if gaussians.log_depth_std is not None and gaussians.grid is not None:
-            cells = gaussians.log_depth_std.reshape(gaussians.grid)[0].numpy()
-            log_std = cv2.resize(cells, (k.width, k.height), interpolation=cv2.INTER_LINEAR)
-        return Seen(depth, log_std)
-
+    look = looking(engine)
     report: dict[str, Any] = {
         'model': Path(info.name).stem,
-        'weights': {'file': file.name, 'bytes': file.stat().st_size, **_weights(file)},
+        'weights': {'file': file.name, 'bytes': file.stat().st_size, **weights_of(file)},
         'quick': args.quick,
         'sets': {},
         'mirror': {},
@@ -511,10 +493,11 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], bytes]:
     report['targets'] = targets(report)
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = shlex.join(['python', 'bench/nano_report.py', *words])
-    return _rounded({**report, **circumstances(), 'command': command}), gallery(shown)
+    return rounded({**report, **circumstances(), 'command': command}), gallery(shown)
 
 
-def _weights(file: Path) -> dict[str, Any]:
+def weights_of(file: Path) -> dict[str, Any]:
+    """What a file of weights says of itself."""
     from safetensors import safe_open
 
     with safe_open(file, framework='np') as opened:
@@ -559,11 +542,12 @@ def _tracked(items: Iterable[_Item], what: str, total: int | None = None) -> Ite
     return iter(track(items, f'{what:32}', total, transient=True, console=console))
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """A report with four digits behind the point."""
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     return round(value, 4) if isinstance(value, float) else value
 
 
@@ -623,7 +607,8 @@ def updated(page: str, report: Mapping[str, Any]) -> str:
     return _SECTION.sub(lambda m: f'{m[1]}\n{SECTIONS[m[2]](report)}\n\n{m[3]}', page)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """In Markdown."""
     lines = [head, ['---'] * len(head), *rows]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
@@ -636,7 +621,7 @@ def _targets_section(report: Mapping[str, Any]) -> str:
 
     marks = {True: 'met', False: '**missed**', None: 'not measured'}
     rows = report['targets']
-    return _table(
+    return table(
         ('target', 'goal', 'measured', ''),
         [
             (
@@ -673,7 +658,7 @@ def _accuracy_section(report: Mapping[str, Any]) -> str:
             rows.append((title, count, name, *numbers, f'{row["scale_median"]:.2f}', spread))
             title = count = ''
     head = ('set', 'frames', 'depth', 'AbsRel', 'δ1', 'RMSE m')
-    return _table((*head, 'AbsRel scaled', 'δ1 scaled', 'scale', 'spread'), rows)
+    return table((*head, 'AbsRel scaled', 'δ1 scaled', 'scale', 'spread'), rows)
 
 
 def _robustness_section(report: Mapping[str, Any]) -> str:
@@ -706,9 +691,9 @@ def _robustness_section(report: Mapping[str, Any]) -> str:
         fields.append((report['sets'][name]['title'], shown, f'{study["deviation"]:.1%}'))
     return '\n\n'.join(
         (
-            _table(('median change of the depth', *titles), rows),
-            _table(('set', 'metres, by field of view', 'most'), fields),
-            _table(('image', *titles), changes),
+            table(('median change of the depth', *titles), rows),
+            table(('set', 'metres, by field of view', 'most'), fields),
+            table(('image', *titles), changes),
         )
     )
 
@@ -736,7 +721,7 @@ def _uncertainty_section(report: Mapping[str, Any]) -> str:
         return 'The model gives no uncertainty.'
     head = ('set', 'expected', 'measured', 'within 1 std', 'within 2 std', 'surest half')
     tenths = [f'{i}.' for i in range(1, 11)]
-    return f'{_table(head, rows)}\n\n{_table(("expected / measured, by tenth", *tenths), deciles)}'
+    return f'{table(head, rows)}\n\n{table(("expected / measured, by tenth", *tenths), deciles)}'
 
 
 def _sky_section(report: Mapping[str, Any]) -> str:
@@ -747,7 +732,7 @@ def _sky_section(report: Mapping[str, Any]) -> str:
         (text, f'{sky[f"{key}_without_depth"]:.1%}', f'{sky[f"{key}_empty"]:.1%}')
         for key, text in (('sky', 'sky'), ('things', 'everything else'))
     ]
-    return _table(('pixels', 'without depth', 'called empty'), rows)
+    return table(('pixels', 'without depth', 'called empty'), rows)
 
 
 def _origin_section(report: Mapping[str, Any]) -> str:

@@ -119,7 +119,7 @@ def evaluate_depth(
             scales.append((true_scale, value, std))
             log_std = result.log_std_image()
             if log_std is not None:
-                within.append(_shares_within(result.depth, frame.depth, log_std))
+                within.append(shares_within(result.depth, frame.depth, log_std))
         constant.add(np.full(frame.depth.shape, median_depth, np.float32), frame.depth)
         mean.add(training_mean_depth(mean_log_depth, k), frame.depth)
         if frame.T_world_camera is None:  # judged by its own depth
@@ -173,7 +173,7 @@ def _without_truth(frame: Frame) -> Frame:
     return replace(frame, world_frame='world', depth=None, unseen=None)
 
 
-def _shares_within(
+def shares_within(
     depth: np.ndarray, truth: np.ndarray, log_std: np.ndarray
 ) -> tuple[float, float]:
     """Shares of pixels within one and two standard deviations [H, W] of the truth."""
