@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import importlib
 import math
 from pathlib import Path
@@ -10,10 +11,18 @@ import numpy as np
 import pytest
 
 from sharp_ros.camera import Frame, Intrinsics
-from sharp_ros.evaluation.depth_sets import Seen
+from sharp_ros.config import ModelConfig
+from sharp_ros.engine import Engine
+from sharp_ros.evaluation.depth_sets import looking, Seen
+from sharp_ros.models import WEIGHTS_FOLDER
+from sharp_ros.network.nano import load_weights
+from sharp_ros.network.predictor import NanoPredictor
 from sharp_ros.procedural.textures import COUNTS, make_textures
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 ROOT = Path(__file__).parents[1]
+WEIGHTS = WEIGHTS_FOLDER / 'nano.safetensors'
 
 
 @pytest.fixture(scope='module')
@@ -128,3 +137,15 @@ def test_what_predicted_distance_follows_is_told_apart(program):
     # a set of few images weighs as much as one of many
     few = program.follows({'a': rows(0.5 * true), 'b': rows(-0.5 * true)[:100]})
     assert abs(few['true distance']['slopes'][0]) < 0.1
+
+
+def test_metres_grow_with_the_stated_focal_length_and_depend_on_nothing_else_of_it(cases):
+    frame = cases['room: pitch, °'][2].frame
+    look = looking(Engine(NanoPredictor(load_weights(WEIGHTS)), ModelConfig()))
+    metres = {}
+    for factor in (0.5, 1.0, 2.0):
+        k = frame.intrinsics
+        stated = replace(k, fx=k.fx * factor, fy=k.fy * factor)
+        metres[factor] = float(np.nanmedian(look(replace(frame, intrinsics=stated)).depth))
+    assert metres[0.5] / metres[1.0] == pytest.approx(0.5, rel=0.02)
+    assert metres[2.0] / metres[1.0] == pytest.approx(2.0, rel=0.02)
