@@ -126,11 +126,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from sharp_ros.config import ModelConfig
     from sharp_ros.engine import Engine
     from sharp_ros.evaluation.circumstances import circumstances
-    from sharp_ros.evaluation.depth_sets import looking
+    from sharp_ros.evaluation.depth_sets import looking, second_look
     from sharp_ros.models import load_predictor, WEIGHTS_FOLDER
 
     def look_of(model: str) -> Look:
-        return looking(Engine(load_predictor(model)[0], ModelConfig()))
+        look = looking(Engine(load_predictor(model)[0], ModelConfig()))
+        return second_look(look) if args.second_look else look
 
     file = Path(args.model) if args.model != 'nano' else WEIGHTS_FOLDER / 'nano.safetensors'
     sets = {**real_sets(args.sets), **rendered_sets(args.quick)}
@@ -245,13 +246,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar='SET=FILE',
         help='weights trained without a set, which judge it',
     )
+    add('--second-look', action='store_true', help='metres of the softened image, see the page')
     add('--quick', action='store_true', help=f'{QUICK} images of each set, to see that it works')
     add('--json', type=Path, metavar='FILE', help='report file')
     add('--update-docs', action='store_true', help='results and page of the documentation')
     args = parser.parse_args(arguments)
     try:
-        if args.quick and args.update_docs:
-            raise ConfigError('--quick measures too little for the page; leave one out')
+        if (args.quick or args.second_look) and args.update_docs:
+            raise ConfigError(
+                'the page shows all images of the model alone; leave --quick, '
+                '--second-look or --update-docs out'
+            )
         report = measure(args)
         text = json.dumps(report, indent=2, ensure_ascii=False) + '\n'
         for file in (args.json, RESULTS if args.update_docs else None):

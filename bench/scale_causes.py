@@ -39,6 +39,7 @@ from sharp_ros.camera import Frame, Intrinsics  # noqa: E402
 from sharp_ros.evaluation.depth_sets import Look, looking  # noqa: E402
 from sharp_ros.evaluation.metrics import MAX_TRUTH, MIN_TRUTH  # noqa: E402
 from sharp_ros.files import write_atomically  # noqa: E402
+from sharp_ros.network.fine_detail import fine_detail  # noqa: E402
 from sharp_ros.process import prepare_process  # noqa: E402
 
 SIZE = (256, 192)
@@ -248,14 +249,6 @@ PER_SET = 20  # images, evenly chosen
 DRAWN = 30  # scenes of the generator
 
 
-def detail(frame: Frame) -> np.ndarray:  # -> [H, W]
-    """Log of the mean gradient around every pixel, of the brightness there."""
-    grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-    x, y = (cv2.Sobel(grey, cv2.CV_32F, *axis) / 8 for axis in ((1, 0), (0, 1)))
-    relative = np.hypot(x, y) / (cv2.blur(grey, (15, 15)) + 0.05)
-    return np.log(cv2.blur(relative, (25, 25)) + 1e-3)
-
-
 def by_distance(sets: Mapping[str, Sequence[Frame]]) -> dict[str, list[float]]:
     """Of pixels at distances within `BOUNDS`, over sets that count alike.
 
@@ -263,12 +256,13 @@ def by_distance(sets: Mapping[str, Sequence[Frame]]) -> dict[str, list[float]]:
         sets: images as wide as the network sees them, with depth.
 
     Returns:
-        `share` of the pixels with depth, and the mean `detail` (NaN where there are none).
+        `share` of the pixels with depth, and `detail`, the mean of `fine_detail` there (NaN where
+        there are none).
     """
     shares, sums = np.zeros((2, len(sets), len(BOUNDS) - 1))
     for k, frames in enumerate(sets.values()):
         for frame in frames:
-            truth, shown = frame.depth, detail(frame)
+            truth, shown = frame.depth, fine_detail(frame.image)
             assert truth is not None
             known = (truth >= MIN_TRUTH) & (truth <= MAX_TRUTH)
             bins = np.digitize(truth[known] * FOCAL / frame.intrinsics.fx, BOUNDS)
@@ -290,7 +284,7 @@ def follows(sets: Mapping[str, Sequence[tuple[Row, float]]]) -> dict[str, dict[s
         sets: what a model said of images, and their mean detail.
 
     Returns:
-        By cause, `true distance`, `detail` and `both`: the slopes and the explained share of the
+        By cause, `true distance`, `detail` and `both`: slopes, and the explained share of the
         variance (`r2`).
     """
     rows = [(row, shown, 1 / len(part)) for part in sets.values() for row, shown in part]
@@ -318,7 +312,8 @@ def real_study(folder: Path, look: Look) -> dict[str, Any]:
         ]
         sets[name] = chosen
         judgements[name] = [
-            (judged(Case(name, 0.0, frame), look), float(detail(frame).mean())) for frame in chosen
+            (judged(Case(name, 0.0, frame), look), float(fine_detail(frame.image).mean()))
+            for frame in chosen
         ]
     return {
         'bounds': BOUNDS,

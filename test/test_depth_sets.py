@@ -15,8 +15,9 @@ import pytest
 from sharp_ros import models
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.errors import ConfigError, InputError
-from sharp_ros.evaluation.depth_sets import judge_set, over_sets, Seen
+from sharp_ros.evaluation.depth_sets import judge_set, over_sets, second_look, Seen
 from sharp_ros.files import sha256_of
+from sharp_ros.network.fine_detail import fine_detail, softened
 from sharp_ros.network.nano import load_weights
 from sharp_ros.network.predictor import NanoPredictor
 
@@ -87,6 +88,56 @@ def test_twice_as_bad_in_one_set_is_undone_by_twice_as_good_in_another():
     assert before['scale_std'] == pytest.approx(0, abs=1e-6)
     assert (after['within_2std'], after['within_2std_set']) == (1, 'near')
     assert after['constant']['worst_set'] == 'near'
+
+
+# --- a second look -------------------------------------------------------------------------------
+
+
+def busy(seed=0, size=(192, 256)):
+    """Noise of single pixels, than which nothing has more detail."""
+    return np.random.default_rng(seed).integers(60, 200, (*size, 3)).astype(np.uint8)
+
+
+def test_images_are_softened_as_little_as_will_do_and_smooth_ones_not_at_all():
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (192, 256, 3)).copy()
+    assert softened(ramp) is ramp
+    most = float(fine_detail(cv2.GaussianBlur(busy(), (0, 0), 1.3)).mean())
+    image = softened(busy(), most)
+    np.testing.assert_array_equal(image, cv2.GaussianBlur(busy(), (0, 0), 1.3))
+    assert fine_detail(cv2.GaussianBlur(busy(), (0, 0), 1.1)).mean() > most
+    # where even the most blur is not enough, that
+    np.testing.assert_array_equal(softened(busy(), -9), cv2.GaussianBlur(busy(), (0, 0), 3.0))
+
+
+def test_second_look_takes_metres_from_it_and_the_shape_from_the_first():
+    shape = np.linspace(1, 2, 640, dtype=np.float32) * np.ones((480, 1), np.float32)
+    k = Intrinsics.from_hfov(1.0, 640, 480)
+    given = Frame(busy(size=(480, 640)), k, 0, 'camera')
+    calls = []
+
+    def detail_is_far(f):  # twice as far where it sees fine detail; the soft image has no shape
+        calls.append(f.intrinsics.hfov)
+        fine = f.image.shape[0] == 480
+        depth = 2 * shape if fine else np.full(f.image.shape[:2], 1.5, np.float32)
+        return Seen(depth, np.full(depth.shape, 0.3, np.float32))
+
+    seen = second_look(detail_is_far)(given)
+    assert calls == pytest.approx([k.hfov, k.hfov])
+    np.testing.assert_allclose(seen.depth, shape, rtol=0.01)
+    assert seen.log_std == pytest.approx(math.hypot(0.3, math.log(2)), rel=0.01)
+
+
+def test_smooth_images_are_looked_at_once():
+    calls = []
+
+    def look(f):
+        calls.append(f)
+        return too_far(1.0)(f)
+
+    given = frame(1.0)
+    seen = second_look(look)(given)
+    assert calls == [given]
+    np.testing.assert_array_equal(seen.depth, given.depth)
 
 
 # --- the program ---------------------------------------------------------------------------------

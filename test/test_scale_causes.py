@@ -15,6 +15,7 @@ from sharp_ros.config import ModelConfig
 from sharp_ros.engine import Engine
 from sharp_ros.evaluation.depth_sets import looking, Seen
 from sharp_ros.models import WEIGHTS_FOLDER
+from sharp_ros.network.fine_detail import fine_detail
 from sharp_ros.network.nano import load_weights
 from sharp_ros.network.predictor import NanoPredictor
 from sharp_ros.procedural.textures import COUNTS, make_textures
@@ -114,8 +115,8 @@ def test_sets_count_alike_in_the_distances_and_fine_texture_is_detail(program):
     assert found['detail'][at[1.0]] > -3
     assert math.isnan(found['detail'][at[3.0]])
     # less light: the same detail, since brightness is divided out
-    dark = program.detail(plain(1.2, noise // 2)).mean()
-    assert dark == pytest.approx(program.detail(plain(1.2, noise)).mean(), abs=0.15)
+    dark = fine_detail(noise // 2).mean()
+    assert dark == pytest.approx(fine_detail(noise).mean(), abs=0.15)
 
 
 def test_what_predicted_distance_follows_is_told_apart(program):

@@ -19,6 +19,8 @@ from sharp_ros.engine import Engine
 from sharp_ros.errors import InputError
 from sharp_ros.evaluation.depth import load_training_mean, shares_within, training_mean_depth
 from sharp_ros.evaluation.metrics import depth_metrics, mean_metrics
+from sharp_ros.network.fine_detail import softened
+from sharp_ros.network.nano_arrays import nano_inputs, PIXELS
 from sharp_ros.point_cloud import depth_from_gaussians
 
 LEAST_ERROR = 1e-4  # AbsRel that counts in a geometric mean, where truth is predicted
@@ -48,6 +50,31 @@ def looking(engine: Engine) -> Look:
         return Seen(depth, log_std)
 
     return look
+
+
+def second_look(look: Look) -> Look:
+    """A model whose metres are those of a second look, at the softened image; see `fine_detail`.
+
+    The shape stays as it is, and the deviation grows by as much as the two disagree.
+    """
+
+    def twice(frame: Frame) -> Seen:
+        first, k = look(frame), frame.intrinsics
+        small = nano_inputs(frame.image, k, None, PIXELS)[0]
+        soft = softened(small)
+        if soft is small:
+            return first
+        rows, columns = small.shape[:2]
+        seen = look(Frame(soft, k.resized(columns, rows), frame.stamp_ns, frame.frame_id))
+        before = cv2.resize(first.depth, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT)
+        with np.errstate(invalid='ignore', divide='ignore'):
+            ratios = np.log(seen.depth / before)
+        ratios = ratios[np.isfinite(ratios)]
+        log_factor = float(np.median(ratios)) if len(ratios) else 0.0
+        log_std = None if first.log_std is None else np.hypot(first.log_std, log_factor)
+        return Seen(first.depth * np.float32(math.exp(log_factor)), log_std)
+
+    return twice
 
 
 def judge_set(frames: Iterable[Frame], look: Look) -> dict[str, Any]:
