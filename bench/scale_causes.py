@@ -102,8 +102,8 @@ def cases_of(seed: int, textures: Any) -> Iterator[Case]:
         if seen is None or np.percentile(seen.depth, 5) < MIN_TRUTH:
             return None
         k = Intrinsics.centred(focal, *SIZE)
-        image = exposed(seen.colour)
-        return Frame(image, k, seed, 'camera', depth=np.float32(seen.depth)), seen.colour
+        depth = seen.depth.astype(np.float32)
+        return Frame(exposed(seen.colour), k, seed, 'camera', depth=depth), seen.colour
 
     def finer(repeats: float) -> Scene:
         """The same shapes under textures whose details are so many times smaller."""
@@ -136,7 +136,7 @@ def cases_of(seed: int, textures: Any) -> Iterator[Case]:
             return Camera(yaw, math.radians(pitch), 0.0, np.array([*spot, height]))
 
         taken = None if inside else shot(camera())
-        if taken and np.median(taken[0].depth) > 1.0:
+        if taken and taken[0].depth is not None and np.median(taken[0].depth) > 1.0:
             break
     else:
         return
