@@ -280,7 +280,8 @@ def _why_unreadable(path: str | Path, error: Exception, heif: bool) -> str:
             start = file.read(12)
         if not heif and start[4:8] == b'ftyp' and start[8:11] in _HEIF_BRANDS:
             return 'HEIC needs another package; pip install pillow-heif, or convert it to JPEG'
-        if start and Path(path).suffix.lower() in VIDEO_SUFFIXES:
+        suffix = Path(path).suffix.lower()
+        if start and suffix in VIDEO_SUFFIXES and suffix != '.gif':  # of which the first would do
             return 'it is a video; give it to "sharp-ros map", or give single images'
         reason = 'damaged or of unknown format' if start else 'the file is empty'
     return f'{reason}; give a complete JPEG, PNG, WebP or TIFF file'

@@ -631,6 +631,7 @@ def test_file_that_may_not_be_read_is_refused(
     def refuse(path: str, *_: object) -> None:  # for root, permissions would not
         raise PermissionError(13, 'Permission denied', path)
 
+    (tmp_path / 'a.jpg').touch()
     monkeypatch.setattr('builtins.open', refuse)
     with pytest.raises(InputError, match=r'a\.jpg: Permission denied; give'):
         read_image(tmp_path / 'a.jpg')

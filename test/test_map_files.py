@@ -38,7 +38,7 @@ from sharp_ros.se3 import inverse, look_at
 from sharp_ros.synthetic import Room
 
 CONFIG = SharpConfig(
-    occupancy=OccupancyConfig(size=8.0, voxel_size=0.1),
+    occupancy=OccupancyConfig(size=8.0, voxel_size=0.1, max_turn_rate=0.0),
     gaussian_map=GaussianMapConfig(enabled=True, voxel_size=0.1),
     surface_map=SurfaceMapConfig(enabled=True, voxel_size=0.05, max_blocks=2000),
 )

@@ -325,7 +325,7 @@ def _write_grid(
 
 
 def _surface_by_another_process(
-    folder: Path, comments: Sequence[str], given_up: Callable[[], bool] = lambda: False
+    folder: Path, comments: Sequence[str] = (), given_up: Callable[[], bool] = lambda: False
 ) -> dict[str, int]:
     """Cloud and mesh from the files written so far; their sizes.
 
