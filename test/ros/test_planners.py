@@ -118,6 +118,7 @@ class Robot:
     def __init__(self, context, executor):
         parameters = {
             'pose.source': 'odometry', 'occupancy.rate_hz': 10.0, 'view_names': [''],
+            'occupancy.max_turn_rate': 0.0,  # a lap takes seconds here
         }  # fmt: skip
         self.node = SharpNode(
             make_pipeline,
