@@ -94,7 +94,8 @@ class Pipeline(PipelineState):
         if frame.T_world_camera is not None:
             checked_pose(frame.T_world_camera)  # nothing shall be learnt from such a frame
         # What of the image is the robot itself is not looked at.
-        frame, self._newest = self._body.hidden(frame), frame
+        self._newest = frame  # also if the mask is of another camera, to be set right
+        frame = self._body.hidden(frame)
         # Does the image show anything, and does its pose agree with gravity?
         objection = self._objection(frame)
         clock.lap('content')

@@ -86,7 +86,7 @@ class PipelineState:
         try:
             yield
         finally:
-            self._body = body
+            self._body, self._newest = body, None
 
     def check(self, config: SharpConfig) -> None:
         """Refuse settings that `reconfigure` could not go on with; any thread may.

@@ -375,3 +375,22 @@ def test_the_mask_may_change_between_two_frames_and_a_bad_one_changes_nothing(tm
     depth = pipeline.process(wall_frame(stamp_ns=2 * 10**9), ()).depth
     assert np.isnan(depth[95:]).all()
     assert np.isfinite(depth[:85]).all()
+
+
+def test_a_mask_may_be_set_before_the_first_image_and_set_right_after_one_it_does_not_fit():
+    """It is held against images of the camera, and neither against the warm-up nor an old one."""
+    pipeline = make_pipeline()
+    pipeline.warm_up(Intrinsics.from_hfov(1.0, 64, 48))
+    wide = replace(pipeline.config, camera=CameraConfig(mask='0,90 159,90 159,119 0,119'))
+    pipeline.reconfigure(wide)
+    assert np.isnan(pipeline.process(wall_frame(), ()).depth[95:]).all()
+    smaller = Intrinsics.from_hfov(1.2, 80, 60)
+    image, depth = np.full((60, 80, 3), 120, np.uint8), np.full((60, 80), 2, np.float32)
+    frame = replace(wall_frame(stamp_ns=10**9), image=image, depth=depth, intrinsics=smaller)
+    with pytest.raises(InputError, match='lies outside of the 80x60'):
+        pipeline.process(frame, ())
+    with pytest.raises(InputError, match='lies outside of the 80x60'):
+        pipeline.check(replace(wide, camera=CameraConfig(mask='0,90 158,90 158,119 0,119')))
+    fits = replace(pipeline.config, camera=CameraConfig(mask='0,45 79,45 79,59 0,59'))
+    pipeline.reconfigure(fits)
+    assert np.isnan(pipeline.process(frame, ()).depth[48:]).all()
