@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sharp_ros.camera import Frame, Intrinsics
-from sharp_ros.config import ModelConfig, RefinementConfig, SharpConfig
+from sharp_ros.config import from_flat, ModelConfig, RefinementConfig, SharpConfig
 from sharp_ros.engine import Engine
 from sharp_ros.models import ModelInfo
 from sharp_ros.network.composer import gaussians_from_depth
@@ -204,10 +204,12 @@ class Oracle:
         return gaussians_from_depth(z, colors, intrinsics.resized(*CELLS[::-1]))
 
 
+INFO = ModelInfo('oracle', 'knows a room', 'Apache-2.0', metric=True)
+
+
 def pipeline_of(oracle, **refinement):
-    info = ModelInfo('oracle', 'knows a room', 'Apache-2.0', metric=True)
     config = SharpConfig(refinement=RefinementConfig(**refinement))
-    return Pipeline(Engine(oracle, ModelConfig()), info, config)
+    return Pipeline(Engine(oracle, ModelConfig()), INFO, config)
 
 
 def run(drive, wanted=(POINTS, OCCUPANCY, VIEW + 'over_shoulder'), place=True, **refinement):
@@ -239,6 +241,31 @@ def test_the_network_of_a_fast_camera_runs_at_its_rate(drive):
         ratio = np.log(one.depth[known] / other.depth[known])
         assert abs(np.median(ratio)) < 0.02
         assert np.mean(np.abs(ratio - np.median(ratio))) < 0.02
+
+
+@pytest.mark.parametrize(
+    'hides',
+    [
+        {'camera.mask': '100,120 220,120 220,239 100,239'},
+        {'camera.robot_box': (-0.6, -0.6, -0.6, 0.6, 0.6, 0.6), 'pose.base_frame': 'base'},
+    ],
+)
+def test_the_robot_in_front_of_what_it_passes_is_no_news(drive, hides):
+    def with_robot(frame):
+        image, depth = frame.image.copy(), frame.depth.copy()
+        image[120:, 100:221], depth[120:, 100:221] = 20, 0.35
+        return replace(frame, image=image, depth=depth, transforms={'base': np.eye(4)})
+
+    frames = [with_robot(frame) for frame in drive]
+    oracle = Oracle(frames)
+    pipeline = Pipeline(Engine(oracle, ModelConfig()), INFO, from_flat(hides))
+    results = [pipeline.process(replace(frame, depth=None), ()) for frame in frames]
+    carried = [result.gaussians is None for result in results]
+    assert carried == [i % 3 > 0 for i in range(len(drive))]
+    inside = np.s_[126:, 106:215]
+    for result, depth_there in zip(results, (frame.depth[inside] for frame in drive), strict=True):
+        depth = result.depth[inside]  # none, or that of what it passes
+        assert (np.isnan(depth) | (depth > 0.6 * depth_there)).all()
 
 
 def test_timings_name_the_network_only_where_it_ran(drive):

@@ -61,6 +61,7 @@ class _Source:
     brightest: np.ndarray  # [h, w] uint8
     factor: float  # that made metres of the prediction
     log_std: np.ndarray | None  # [m, n]
+    unseen: np.ndarray | None  # [h, w] bool, where pixels are unseen; None: nowhere
 
 
 class DepthCarrier:
@@ -104,6 +105,7 @@ class DepthCarrier:
             cv2.dilate(gray, around),
             factor,
             predicted.log_std,
+            None if frame.unseen is None else _any_pixel(frame.unseen, rho.shape),
         )
 
     def carried(self, frame: Frame, rate_hz: float) -> PredictedDepth | None:
@@ -136,6 +138,8 @@ class DepthCarrier:
             SAME_SURFACE_RATIO,
             _TOLERANCE,
         )
+        if source.unseen is not None:  # a robot in front of what it passes is no news
+            changed &= ~source.unseen
         known = np.count_nonzero(rho >= 0) / rho.size
         if changed.mean() > _CHANGED or known < source.known - _NEW:
             return None
@@ -149,3 +153,8 @@ class DepthCarrier:
 def _gray(frame: Frame, cells: tuple[int, int]) -> np.ndarray:  # -> [h, w] uint8
     gray = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
     return cv2.resize(gray, cells[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _any_pixel(mask: np.ndarray, cells: tuple[int, int]) -> np.ndarray:  # [H, W] -> [h, w] bool
+    """Cells that the mask has a part in."""
+    return cv2.resize(mask.astype(np.float32), cells[::-1], interpolation=cv2.INTER_AREA) > 0
