@@ -5,7 +5,9 @@ or farther than the scan reaches. Per beam the obstacle is the nearest distance 
 pixels agree, averaged over as much of the distance as the noise of the pixels spreads a surface:
 the smallest of all would lie before every surface by two or three deviations. A beam without one
 is free only where rays are seen to pass at the height of the band as far as the scan reaches, by
-two deviations of their depth, and next to none that may hide something.
+two deviations of their depth, and next to none that may hide something. What the robot itself is
+in front of is hidden, too, unless its rays leave the band in the nearer half: of what lies lower
+the scan says nothing, as of what is below the image.
 
 The floor is no obstacle although its depth is noisy: what is lower than the camera by h, and
 off by a share e of its depth, is off by e h in height. So what lies within three such deviations
@@ -79,7 +81,7 @@ def scan_from_depth(
         config: of the scan, and what it takes from the map and the cloud.
         log_std: [m, n] standard deviation of the logarithm of the depth, edge to edge; None: that
             of its noise alone.
-        unseen: [H, W] bool, pixels that no ray of the camera reached.
+        unseen: [H, W] bool, pixels that no ray of the camera reached, or that show the robot.
 
     Raises:
         InputError: if the sizes differ.

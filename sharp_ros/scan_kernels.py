@@ -62,7 +62,8 @@ def scan_kernel(
 
     Args:
         depth: [H, W].
-        unseen: [H, W] bool, or [0, 0] if there is none.
+        unseen: [H, W] bool, or [0, 0] if there is none; these may hide something if their rays
+            are in the band half way or at its end.
         log_std: [m, n] standard deviation of the logarithm of depth.
         std_row: [H] int32, row of `log_std`.
         std_column: [W] int32, column of it.
@@ -136,9 +137,16 @@ def scan_kernel(
             kind_at[u], square_at[u] = kind, square
         for u in range(wide):
             kind, beam = kind_at[u], beam_at[u]
-            if (kind == SKIP) | (beam < 0) | (beam >= beams):
-                continue
             if masked and unseen[v, u]:
+                to_x, to_y = at_x + pose[0, 0] * x[u], at_y + pose[1, 0] * x[u]
+                ahead = reach / np.sqrt(to_x * to_x + to_y * to_y)
+                end = here + ahead * (at_z + pose[2, 0] * x[u])
+                middle = (here + end) * half
+                hides = ((end >= bottom) & (end <= top)) | ((middle >= bottom) & (middle <= top))
+                kind = DOUBT if hides else SKIP
+                bearing = _bearing(pose[0, 3] + ahead * to_x, pose[1, 3] + ahead * to_y)
+                beam = np.int32((bearing - min_angle) * per_radian + half + one) - 1
+            if (kind == SKIP) | (beam < 0) | (beam >= beams):
                 continue
             if kind == HIT:
                 cell = cells[beam, cell_of(square_at[u]) - first]

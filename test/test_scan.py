@@ -103,9 +103,12 @@ def slow_scan(depth, intrinsics, T_scan_camera, config, log_std=None, unseen=Non
         return math.floor((angle - scan_.min_angle) / scan_.angle_increment + 0.5)
 
     for (v, u), z in np.ndenumerate(depth):
-        if unseen is not None and unseen[v, u]:
-            continue
         ray = rays[v, u].astype(float)
+        if unseen is not None and unseen[v, u]:
+            end = origin + ray * (reach / np.hypot(*ray[:2]))
+            if 0 <= beam(end) < count:
+                doubt[beam(end)] += in_band(end[2]) or in_band((origin[2] + end[2]) / 2)
+            continue
         std = 0.0
         if log_std is not None:
             std = log_std[v * len(log_std) // len(depth), u * log_std.shape[1] // depth.shape[1]]
@@ -340,6 +343,25 @@ def test_pixels_that_no_ray_reached_are_out_of_view():
     found = scan_from_depth(depth, CAMERA, level(pose), CONFIG, unseen=unseen)
     assert np.isnan(found.ranges[bearings(found) > 0.01]).all()
     assert np.isposinf(between(found, -0.5, -0.02)).all()
+
+
+def test_what_the_robot_is_in_front_of_is_not_free():
+    """An arm hides a box 3 m ahead; a bumper hides what is nearer than the image reaches."""
+    pose, angles = camera(), (-0.1, 0.1)
+    depth = clean_depth(seen([((3.0, -0.5, 0.0), (3.3, 0.5, 0.5))], pose), CONFIG.point_cloud)
+    box = np.isfinite(depth) & (np.abs(depth - 3.0) < 0.05)
+    top = int(np.flatnonzero(box.any(1))[0])
+    arm, bumper = np.zeros((2, 240, 320), bool)
+    arm[top - 2 : 216, 90:230] = bumper[220:] = True
+
+    def found(robot, depth):
+        hidden = np.where(robot, np.float32(np.nan), depth)
+        return between(scan_from_depth(hidden, CAMERA, level(pose), CONFIG, unseen=robot), *angles)
+
+    assert (found(np.zeros_like(arm), depth) < 3.1).all()
+    assert not np.isposinf(found(arm, depth)).any()
+    free = clean_depth(seen([], pose), CONFIG.point_cloud)
+    assert np.isposinf(found(bumper, free)).all()
 
 
 def test_what_is_too_near_is_no_distance():
