@@ -94,7 +94,7 @@ class Monitor:
             'depth/image': TopicStats(Image, True),
             'depth/camera_info': TopicStats(CameraInfo, True),
             'points': TopicStats(PointCloud2, True),
-            'gaussians': TopicStats(PointCloud2, True),
+            'gaussians': TopicStats(PointCloud2, False),  # of frames that the network saw
             'occupancy_grid': TopicStats(OccupancyGrid, False),
         }
         names = [name for name, view in SharpConfig().views.items() if view.placement != 'request']
