@@ -164,6 +164,12 @@ class _Image:
     @cached_property
     def corners(self) -> np.ndarray:  # [N, 1, 2]
         textured = (cv2.cornerMinEigenVal(self.gray, 5) > _TEXTURE).astype(np.uint8)
+        if self.frame.unseen is not None:  # the robot goes with the camera
+            size, around = self.gray.shape[::-1], np.ones((5, 5), np.uint8)
+            unseen = cv2.resize(
+                self.frame.unseen.astype(np.float32), size, interpolation=cv2.INTER_AREA
+            )
+            textured[cv2.dilate((unseen > 0).astype(np.uint8), around) > 0] = 0
         found = cv2.goodFeaturesToTrack(self.gray, _CORNERS, 0.01, 6, mask=textured, blockSize=5)
         return np.empty((0, 1, 2), np.float32) if found is None else found
 

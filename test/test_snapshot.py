@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -148,6 +150,21 @@ def test_without_a_pose_images_show_that_the_camera_moved(room, step, axis):
         complete = snapshot.add(frame(i, None, image), depth)
         pose = pose @ transform(np.eye(3), step * np.eye(3)[axis])
     assert not complete
+
+
+def test_the_robot_in_view_does_not_stand_for_what_the_camera_moves_past(room):
+    """A bumper with a pattern goes with the camera; without a pose corners tell of motion."""
+    pattern = np.random.default_rng(0).integers(0, 2, (15, 40), np.uint8).repeat(4, 0).repeat(4, 1)
+    hidden = np.zeros((120, 160), bool)
+    hidden[60:] = True
+    snapshot = Snapshot(SnapshotConfig(frames=2))
+    for stamp_ns, pose in enumerate((POSE, moved(0.2, 0, 0))):
+        image, depth = room.render(K, pose)
+        image[60:] = 40 + 160 * pattern[..., None]
+        given = replace(frame(stamp_ns, None, image), unseen=hidden)
+        complete = snapshot.add(given, np.where(hidden, np.float32(np.nan), depth))
+    assert not complete
+    assert snapshot.cloud().frames == 1
 
 
 def test_a_blank_wall_does_not_move_by_its_noise():
