@@ -360,12 +360,12 @@ class SharpNode(LifecycleNode):
         silence = self._health.image_arrived(stamp_ns, self.get_clock().now().nanoseconds)
         if silence:
             self.get_logger().info(f'images received again after {silence:.1f} s')
-        if not running.enabled:
-            worker.reject('disabled')
-            return
-        refused = session.wiring.refuses(msg)
+        refused = session.wiring.refuses(msg)  # also while disabled: which camera it is stays
         if refused:
             worker.reject(refused)
+            return
+        if not running.enabled:
+            worker.reject('disabled')
             return
         if session.last_stamp_ns is not None and stamp_ns < session.last_stamp_ns:
             self._transforms.time_went_back(session.last_stamp_ns - stamp_ns)

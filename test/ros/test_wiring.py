@@ -243,6 +243,22 @@ def test_a_second_camera_on_the_topic_is_named_counted_and_does_no_harm(
     assert total.frames_in == total.processed + total.dropped + total.pending
 
 
+def test_the_camera_stays_the_same_while_images_are_ignored(make_node, peer, second, monkeypatch):
+    """Else whose image comes first afterwards would go on with the map of the other."""
+    monkeypatch.setattr(module, '_ALIVE', 0.5)
+    node = start(make_node())
+    peer.spin_until(lambda: node._worker.counts().processed >= 2, each=peer.send)
+    node.set_enabled(False)
+    for _ in range(16):  # 0.8 s
+        peer.send()
+        peer.spin(0.05)
+    node.set_enabled(True)
+    reasons = lambda: node._worker.counts().reasons  # noqa: E731
+    assert reasons()['disabled'] >= 10
+    second.images.publish(picture('rear', stamp_ns=peer.now()))
+    peer.spin_until(lambda: reasons().get('other_camera'))
+
+
 def test_camera_info_of_another_camera_is_refused_until_it_is_wired_right(make_node, peer):
     peer.listen(DEPTH, '/diagnostics')
     node = start(make_node())
