@@ -31,11 +31,10 @@ from sharp_ros.inference_queue import (
     DirectQueue,
     Forward,
     InferenceQueue,
-    StartedQueue,
 )
 from sharp_ros.network.nano_arrays import NanoArrays
 from sharp_ros.network.roles import NetworkPredictor, Predictor, SessionPredictor
-from sharp_ros.network.sessions import OpenVinoSession, Session
+from sharp_ros.network.sessions import Session
 from sharp_ros.process import prepare_for_large_network, prepare_for_other_threads
 
 if TYPE_CHECKING:
@@ -384,9 +383,9 @@ class Engine:
         return Pending(finish, queue.waiting(flight))
 
     @property
-    def overlaps(self) -> bool:
-        """Whether the network works between `submit` and `Pending.result`."""
-        return self._queue is not None and self._queue.overlaps
+    def runs_beside(self) -> bool:
+        """Whether the network has a device of its own: the next frame while this one goes on."""
+        return isinstance(self._queue, CudaQueue)
 
     def _called(
         self, image: np.ndarray, intrinsics: Intrinsics, depth: np.ndarray | None
@@ -476,8 +475,6 @@ def checked(network: SessionPredictor) -> float | None:
 
 def _array_queue(network: NanoArrays) -> InferenceQueue:
     prepare_for_other_threads()
-    if isinstance(network.session, OpenVinoSession):
-        return StartedQueue(network.start)
     return ArrayQueue(network.forward)
 
 

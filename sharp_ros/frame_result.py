@@ -137,6 +137,7 @@ class BegunFrame:
         pending: its Gaussians to be, or its depth where motion tells that.
         clock: of its steps, running.
         objection: why nothing may be learnt from it, see `ContentCheck` and `contradiction`.
+        runs_beside: see `Engine`: then it may be begun before the one before it is seen.
     """
 
     frame: Frame
@@ -144,6 +145,7 @@ class BegunFrame:
     pending: Pending | PredictedDepth
     clock: Stopwatch
     objection: InputError | None = None
+    runs_beside: bool = False
 
     @property
     def asks_network(self) -> bool:
@@ -152,8 +154,10 @@ class BegunFrame:
 
     @property
     def wait(self) -> Callable[[], None] | None:
-        """See `Pending.wait`."""
-        return self.pending.wait if isinstance(self.pending, Pending) else None
+        """See `Pending.wait`; where another frame may be under way, all wait for their turn."""
+        if isinstance(self.pending, Pending):
+            return self.pending.wait
+        return _nothing if self.runs_beside else None
 
     def predicted(
         self, covariances: bool, *, measured: bool
@@ -185,3 +189,7 @@ class BegunFrame:
         if frame.unseen is not None:
             depth = np.where(frame.unseen, np.float32(np.nan), depth)
         return gaussians, PredictedDepth(depth, log_std, cells)
+
+
+def _nothing() -> None:
+    """Waits for nothing."""

@@ -22,22 +22,8 @@ _WARM_UP_RUNS = 3  # before capture; libraries choose their kernels in the first
 _SLOTS = 2  # one is uploaded to while the network reads the other
 
 
-class Running(Protocol):
-    """A network that threads of a runtime compute."""
-
-    def outputs(self) -> tuple[list[np.ndarray], float]:
-        """Wait; outputs in arrays of the caller's own, and how long it took, ms."""
-        ...
-
-
 class InferenceQueue(Protocol):
-    """The role of all queues.
-
-    Attributes:
-        overlaps: whether the network works between `launch` and `collect`.
-    """
-
-    overlaps: bool
+    """The role of all queues."""
 
     def launch(self, inputs: Sequence[Any]) -> Any:
         """Begin with inputs on the CPU; returns what `collect` wants."""
@@ -63,8 +49,6 @@ class DirectQueue:
         forward: from tensors to tensors on one device.
         device: of it.
     """
-
-    overlaps = False
 
     def __init__(self, forward: Forward, device: torch.device) -> None:
         self._forward = forward
@@ -94,8 +78,6 @@ class ArrayQueue:
         forward: from arrays to arrays.
     """
 
-    overlaps = False
-
     def __init__(self, forward: Callable[..., tuple[np.ndarray, ...]]) -> None:
         self._forward = forward
 
@@ -116,37 +98,6 @@ class ArrayQueue:
         """See `InferenceQueue`; there is nothing to let go of."""
 
 
-class StartedQueue:
-    """A network that takes and gives arrays and is computed by threads of its own.
-
-    Args:
-        start: begins with arrays; see `Running`.
-    """
-
-    overlaps = True
-
-    def __init__(self, start: Callable[..., Running]) -> None:
-        self._start = start
-
-    def launch(self, inputs: Sequence[np.ndarray]) -> Running:
-        """See `InferenceQueue`; returns while the network works."""
-        return self._start(*inputs)
-
-    def waiting(self, flight: Running) -> None:
-        """See `InferenceQueue`: the cores are free only once all steps of this frame are done.
-
-        A frame begun before would be old by the time these cores get to it.
-        """
-
-    def collect(self, flight: Running) -> tuple[tuple[np.ndarray, ...], float]:
-        """See `InferenceQueue`."""
-        outputs, milliseconds = flight.outputs()
-        return tuple(outputs), milliseconds
-
-    def forget(self) -> None:
-        """See `InferenceQueue`; there is nothing to let go of."""
-
-
 class CudaQueue:
     """Page-locked buffers, a stream that uploads and one that computes, and a captured graph.
 
@@ -157,8 +108,6 @@ class CudaQueue:
         forward: from tensors to tensors on the device, able to be captured.
         captured: whether to replay a CUDA graph instead of launching every kernel again.
     """
-
-    overlaps = True
 
     def __init__(self, forward: Forward, *, captured: bool) -> None:
         import torch

@@ -103,7 +103,8 @@ class Pipeline(PipelineState):
         carried = None if objection else self._refinement.carried(frame)
         clock.lap('carry')
         if carried is not None:
-            return BegunFrame(frame, frozenset(wanted), carried, clock)
+            beside = self.engine.runs_beside
+            return BegunFrame(frame, frozenset(wanted), carried, clock, runs_beside=beside)
         # What is known of gravity and height makes the scale of the network better.
         floor = self._localizer.floor(frame)
         pending = self.engine.submit(frame.image, frame.intrinsics, frame.depth, floor)

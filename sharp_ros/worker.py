@@ -42,14 +42,6 @@ class WorkerCounts:
 Wait = Callable[[], None]  # until a device has done its part
 
 
-def nothing() -> None:
-    """Waits for nothing; the next item may be begun."""
-
-
-def later() -> None:
-    """Waits for nothing, and the next item may not be begun yet."""
-
-
 class Worker(Generic[Item]):
     """Runs `process` on its own thread, always with the newest item submitted.
 
@@ -57,13 +49,9 @@ class Worker(Generic[Item]):
         process: called with one item at a time on the worker thread. Where part of the work is
             done by another device, it may be a generator that hands the device its part and
             yields a function that waits for it: once that returns, the next item is begun before
-            this one goes on, so that the device is never idle while this thread works. Where the
-            device needs the cores of this thread, it yields `later` instead. It may yield again,
-            `nothing` where there is nothing to wait for: then the next item is begun if that was
-            not done yet. An item that was begun goes on only after the one before has ended, so
-            its first yield is to come right after it is handed over. A `SharpError` it raises
-            drops the item under the error's `reason`; any other exception under
-            `internal_error`. Neither ends the thread.
+            this one goes on, so that the device is never idle while this thread works. A
+            `SharpError` it raises drops the item under the error's `reason`; any other exception
+            under `internal_error`. Neither ends the thread.
         on_error: called with every exception and the reason it was counted under.
         name: of the thread, for debuggers.
     """
@@ -193,7 +181,7 @@ class Worker(Generic[Item]):
                 with suppress(StopIteration):
                     steps.throw(error)
             # whoever calls wants no item under way
-            if following is None and wait is not later and not self._calls:
+            if following is None and not self._calls:
                 following = self._begin()
             wait = next(steps, None)
         return following

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from sharp_ros.errors import InputError, SharpError
-from sharp_ros.worker import later, nothing, Worker
+from sharp_ros.worker import Worker
 
 
 class Gate:
@@ -155,56 +155,6 @@ def test_the_device_gets_its_next_item_before_the_last_one_is_finished():
     device.done.release()
     wait_until(lambda: worker.counts().pending == 0)
     assert device.log == ['begin 0', 'begin 2', 'end 0', 'end 2']
-    assert worker.counts().reasons == {'replaced': 1}
-    assert worker.stop()
-
-
-def test_an_item_that_came_meanwhile_is_begun_where_nothing_is_waited_for():
-    log, arrived, goes_on = [], threading.Event(), threading.Semaphore(0)
-
-    def process(item):
-        log.append(f'begin {item}')
-        yield nothing
-        log.append(f'see {item}')
-        if item == 0:
-            arrived.set()
-            assert goes_on.acquire(timeout=5)
-        yield nothing
-        log.append(f'end {item}')
-
-    worker = Worker(process, ignore)
-    worker.submit(0)
-    assert arrived.wait(5)
-    for item in (1, 2):
-        worker.submit(item)
-    goes_on.release()
-    wait_until(lambda: worker.counts().pending == 0)
-    assert log == ['begin 0', 'see 0', 'begin 2', 'end 0', 'see 2', 'end 2']
-    assert worker.counts().reasons == {'replaced': 1}
-    assert worker.stop()
-
-
-def test_an_item_that_is_begun_early_waits_for_the_end_of_the_one_before():
-    log, arrived, goes_on = [], threading.Event(), threading.Semaphore(0)
-
-    def process(item):
-        log.append(f'begin {item}')
-        yield later
-        log.append(f'see {item}')
-        if item == 0:
-            arrived.set()
-            assert goes_on.acquire(timeout=5)
-        yield nothing
-        log.append(f'end {item}')
-
-    worker = Worker(process, ignore)
-    worker.submit(0)
-    assert arrived.wait(5)
-    for item in (1, 2):
-        worker.submit(item)
-    goes_on.release()
-    wait_until(lambda: worker.counts().pending == 0)
-    assert log == ['begin 0', 'see 0', 'begin 2', 'end 0', 'see 2', 'end 2']
     assert worker.counts().reasons == {'replaced': 1}
     assert worker.stop()
 

@@ -7,7 +7,6 @@ what this is tested against. Channels and bounds that both know are defined here
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 import math
 
@@ -18,7 +17,7 @@ from sharp_ros.camera import FloorGeometry, Intrinsics
 from sharp_ros.errors import CheckpointError
 from sharp_ros.gaussians import GaussianArrays, Gaussians
 from sharp_ros.network.roles import SessionPredictor
-from sharp_ros.network.sessions import Inference, OpenVinoSession, Session
+from sharp_ros.network.sessions import Session
 
 PIXELS = 256 * 192  # of the image the network sees
 STRIDE = 32  # of which both of its sides are multiples
@@ -108,11 +107,6 @@ class NanoArrays(SessionPredictor):
         (prediction,) = self.session.run(*self._asked(inputs))
         return prediction, inputs[0]
 
-    def start(self, *inputs: np.ndarray) -> InferenceOfImage:
-        """As `forward`, but return while threads of the runtime work, which must have such."""
-        assert isinstance(self.session, OpenVinoSession)
-        return InferenceOfImage(self.session.start(*self._asked(inputs)), inputs[0])
-
     def _asked(self, inputs: Sequence[np.ndarray]) -> tuple[list[str], dict[str, np.ndarray]]:
         feeds = dict(zip(self.session.inputs, inputs, strict=True))
         return list(self.session.outputs)[:1], feeds
@@ -131,24 +125,6 @@ class NanoArrays(SessionPredictor):
         with np.errstate(over='ignore'):  # infinite is what the caller looks for
             logs, none, corrections = np.split(np.exp(prediction), (NONE, NONE + 1))
         return [*logs, 1 / (1 + none), *([corrections] if len(corrections) else [])]
-
-
-@dataclass(frozen=True)
-class InferenceOfImage:
-    """A run of nano that gives what `NanoArrays.forward` does.
-
-    Attributes:
-        running: the network.
-        small: [rows, columns, 3] uint8, what it sees.
-    """
-
-    running: Inference
-    small: np.ndarray
-
-    def outputs(self) -> tuple[list[np.ndarray], float]:
-        """See `Inference`."""
-        outputs, milliseconds = self.running.outputs()
-        return [*outputs, self.small], milliseconds
 
 
 def check_is_nano(session: Session) -> None:

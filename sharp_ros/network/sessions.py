@@ -5,7 +5,6 @@ Neither library is required, each is imported by its session only, and nothing h
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 import importlib
@@ -200,69 +199,32 @@ class OpenVinoSession:
             'INFERENCE_NUM_THREADS': inference_threads(threads),
             'ENABLE_CPU_PINNING': False,  # which containers forbid, and other nodes would suffer
         }
-        self._requests: dict[Any, deque[Any]] = {}
+        self._requests: dict[Any, Any] = {}
 
     def run(self, names: Sequence[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         """See `Session`; also compiles, if images of such a size have not come lately."""
-        return self.start(names, feeds).outputs()[0]
-
-    def start(self, names: Sequence[str], feeds: dict[str, np.ndarray]) -> Inference:
-        """As `run`, but return while threads of the runtime work.
-
-        The one before may be running still, but is to be asked for its outputs before another one
-        after this is started.
-        """
         shapes = {name: tuple(array.shape) for name, array in feeds.items()}
         key = tuple(sorted(shapes.items()))
-        requests = self._requests.pop(key, None) or self._compiled(shapes)
-        self._requests[key] = requests  # as the youngest
+        request = self._requests.pop(key, None) or self._compiled(shapes)
+        self._requests[key] = request  # as the youngest
         while len(self._requests) > _SIZES:
             self._requests.pop(next(iter(self._requests)))
-        requests.rotate()
-        return Inference(requests[0], names, feeds)
+        request.infer(feeds, share_inputs=True)
+        # copies, since the next run writes to the same place
+        return [np.array(request.get_tensor(name).data) for name in names]
 
     def close(self) -> None:
         """See `Session`; the next `run` compiles again."""
         self._requests.clear()
 
-    def _compiled(self, shapes: dict[str, tuple[int, ...]]) -> deque[Any]:
+    def _compiled(self, shapes: dict[str, tuple[int, ...]]) -> Any:
         model, self._read = self._read or self._core.read_model(self.path), None
         model.reshape({name: list(shape) for name, shape in shapes.items()})
         compiled = self._core.compile_model(model, 'CPU', self._settings)
         works_in = compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()
         if works_in != _HINTS[self.precision]:
             raise RuntimeError(f'OpenVINO took {works_in} where {self.precision} was asked for')
-        # one may be read while the other one is at work
-        return deque(compiled.create_infer_request() for _ in range(2))
-
-
-class Inference:
-    """One run of a request of OpenVINO, by threads of the runtime."""
-
-    def __init__(self, request: Any, names: Sequence[str], feeds: dict[str, np.ndarray]) -> None:
-        self._request, self._names = request, names
-        self._feeds = feeds  # whose memory the request reads
-        request.wait()  # of a frame that nobody asked for any more
-        request.start_async(feeds, share_inputs=True)
-
-    def wait(self) -> None:
-        """Return once it is done.
-
-        Raises:
-            RuntimeError: as the runtime says it, also for lack of memory.
-        """
-        self._request.wait()
-
-    def outputs(self) -> tuple[list[np.ndarray], float]:
-        """Wait; outputs in arrays of the caller's own, and how long it took, ms.
-
-        Raises:
-            RuntimeError: see `wait`.
-        """
-        self.wait()
-        # copies, since the next run writes to the same place
-        outputs = [np.array(self._request.get_tensor(name).data) for name in self._names]
-        return outputs, self._request.latency
+        return compiled.create_infer_request()
 
 
 def open_session(path: Path, device: str, threads: int, way: Way) -> Session:

@@ -67,7 +67,7 @@ from sharp_ros.ros.session import Running, Session
 from sharp_ros.ros.transforms import Transforms
 from sharp_ros.ros.wiring import CameraWiring
 from sharp_ros.stopwatch import Stopwatch
-from sharp_ros.worker import later, nothing, Wait, Worker
+from sharp_ros.worker import Wait, Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -496,7 +496,8 @@ class SharpNode(LifecycleNode):
             frame = session.lookup.complete(frame, wanted, maps=maps)
         clock.lap('pose')
         begun = pipeline.begin(frame, wanted)
-        yield begun.wait or later
+        if begun.wait is not None:
+            yield begun.wait
         seen = pipeline.see(begun)
         clock.lap('process')
         if self._worker is not worker:  # it hung, and the node has gone on without it
@@ -505,9 +506,6 @@ class SharpNode(LifecycleNode):
         self._health.note_seen(seen.result)
         session.outputs.publish_seen(seen.result, broadcast=session.config.pose.publish_tf)
         clock.lap('publish')
-        if pipeline.engine.overlaps:
-            yield nothing
-            clock.lap('next')
         result = pipeline.place(seen)
         clock.lap('process')
         if self._worker is not worker:
