@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import open3d as o3d
 
+from sharp_ros.procedural.light_kernels import SAME_DEPTH, smooth, upsample
 from sharp_ros.procedural.scene import Light, Scene, Sky
 from sharp_ros.procedural.textures import LEVEL_OFFSET, LEVELS, LINEAR, SIZE, Textures
 
@@ -53,6 +54,11 @@ def cast(scene: Scene, origins: np.ndarray, directions: np.ndarray) -> dict[str,
     return found
 
 
+def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # [..., 3], [..., 3] -> [...]
+    """Scalar products; a sum over an axis of three would cost several times as much."""
+    return np.einsum('...i,...i->...', a, b)
+
+
 def camera_rays(
     width: int, height: int, focal: float, samples: int = 1
 ) -> np.ndarray:  # -> [height * samples, width * samples, 3]
@@ -92,8 +98,8 @@ def render(
         return None
     depth = np.where(seen, depth, MISS_DEPTH if scene.sky is None else SKY_DISTANCE)
     triangle, normal = hits['primitive_ids'], hits['primitive_normals']
-    normal = np.where((normal * rays).sum(1, keepdims=True) > 0, -normal, normal)
-    slant = np.abs((normal * rays).sum(1)) / np.linalg.norm(rays, axis=1)
+    normal = np.where(dot(normal, rays)[:, None] > 0, -normal, normal)
+    slant = np.abs(dot(normal, rays)) / np.sqrt(dot(rays, rays))
     footprint = depth / focal / SUPERSAMPLING / np.maximum(slant, 0.12)
     albedo = _albedo(scene, textures, triangle, hits['primitive_uvs'], footprint, rng)
 
@@ -105,14 +111,14 @@ def render(
     emitted = albedo * emission[:, None]
     if scene.sky is not None:
         emitted[~seen] = _sky(scene.sky, textures, rays[~seen])
-    reflected = fold(albedo * (seen & (emission <= 0))[:, None]).mean((1, 3))
-    emitted = fold(emitted).mean((1, 3))
+    reflected = _mean(fold(albedo * (seen & (emission <= 0))[:, None]))
+    emitted = _mean(fold(emitted))
     depth, normal, first, triangle, seen = (
         fold(v)[:, 0, :, 0] for v in (depth, normal, rays, triangle, seen)
     )
     # From the first sample to the middle of the pixel, along the plane of the surface.
-    ray = fold(rays).mean((1, 3))
-    moved = (normal * first).sum(-1) / np.minimum((normal * ray).sum(-1), -1e-6)
+    ray = _mean(fold(rays))
+    moved = dot(normal, first) / np.minimum(dot(normal, ray), -1e-6)
     depth = depth * np.where(seen, np.clip(moved, 0.97, 1.03), 1)
     surface = Surface(origin + ray * depth[..., None], normal, triangle, depth, ray)
     light = _light(scene, surface, rng)
@@ -124,13 +130,17 @@ def render(
     return Rendering(colour, depth, second)
 
 
+def _mean(samples: np.ndarray) -> np.ndarray:  # [H, s, W, s, ...] -> [H, W, ...]
+    """Of the samples of every pixel; NumPy's own takes four times as long along short axes."""
+    each = [samples[:, i, :, j] for i in range(SUPERSAMPLING) for j in range(SUPERSAMPLING)]
+    return sum(each[1:], each[0]) / np.float32(len(each))
+
+
 def _sky(sky: Sky, textures: Textures, rays: np.ndarray) -> np.ndarray:  # [N, 3] -> [N, 3]
     """Colour of the sky: a gradient, and clouds on a plane above."""
-    up = np.maximum(rays[:, 2] / np.linalg.norm(rays, axis=1), 0.0)[:, None]
+    up = np.maximum(rays[:, 2] / np.sqrt(dot(rays, rays)), 0.0)[:, None]
     clear = sky.horizon + (sky.zenith - sky.horizon) * up**0.6
-    plane = rays[:, :2] / (
-        np.maximum(rays[:, 2:], 0) + 0.2 * np.linalg.norm(rays, axis=1)[:, None]
-    )
+    plane = rays[:, :2] / (np.maximum(rays[:, 2:], 0) + 0.2 * np.sqrt(dot(rays, rays))[:, None])
     texel = np.floor(plane * 0.3 * SIZE).astype(np.int64) % SIZE
     density = LINEAR[textures.mips[sky.texture, texel[:, 1] * SIZE + texel[:, 0], :1]]
     share = np.clip((density - 1 + sky.cover) * 3, 0, 1) * np.clip(up * 6, 0.2, 1)
@@ -184,10 +194,14 @@ def _light(scene: Scene, surface: Surface, rng: np.random.Generator) -> np.ndarr
         for _ in range(samples):
             light = light + _direct(scene, source, above, normals, rng) / samples
     light = light.astype(np.float32).reshape(rows, columns, 3)
-    tolerance = 0.02 * depth + 0.01
+    positions, normals = (
+        (np.ascontiguousarray(some, np.float32), np.ascontiguousarray(every, np.float32))
+        for some, every in ((position, surface.position), (normal, surface.normal))
+    )
+    tolerance = (SAME_DEPTH[0] * depth + SAME_DEPTH[1]).astype(np.float32)
     for dilation in (3, 1):
-        light = _smooth(light, position, normal, tolerance, dilation)
-    return _upsample(light, position, normal, surface)
+        light = smooth(light, positions[0], normals[0], tolerance, dilation)
+    return upsample(light, positions, normals, surface.depth.astype(np.float32))
 
 
 def _gathered(
@@ -199,7 +213,7 @@ def _gathered(
     """One diffuse bounce: mean colour of what a few random rays hit, darker in narrow corners."""
     count = len(points)
     rays = rng.normal(0, 1, (count, GATHER_RAYS, 3)).astype(np.float32)
-    rays /= np.linalg.norm(rays, axis=2, keepdims=True) + 1e-9
+    rays /= np.sqrt(dot(rays, rays))[..., None] + 1e-9
     rays = rays * 0.98 + normals[:, None]  # cosine-weighted, kept off the horizon
     hits = cast(scene, np.repeat(points, GATHER_RAYS, 0), rays.reshape(-1, 3))
     triangle, distance = hits['primitive_ids'], hits['t_hit']
@@ -236,9 +250,9 @@ def _direct(
         + rng.uniform(0, 1, (count, 1)) * light.side_v
     )
     ray = (target - points).astype(np.float32)
-    square = (ray**2).sum(1)
+    square = dot(ray, ray)
     distance = np.sqrt(square)
-    cosine = np.maximum((ray * normals).sum(1) / distance, 0)
+    cosine = np.maximum(dot(ray, normals) / distance, 0)
     if light.normal is not None:
         leaving = -(ray @ light.normal.astype(np.float32)) / distance
         cosine = cosine * np.maximum(leaving, 0) * 2
@@ -250,70 +264,6 @@ def _direct(
         visible[lit] = reach > 1 - 0.12 / np.maximum(distance[lit], 0.2)
     falloff = cosine * visible / (square + 0.15)
     return falloff[:, None] * light.power.astype(np.float32) / np.pi
-
-
-def _smooth(
-    light: np.ndarray,
-    position: np.ndarray,
-    normal: np.ndarray,
-    tolerance: np.ndarray,
-    dilation: int,
-) -> np.ndarray:
-    """Mean over a 5x5 window with holes, of pixels on the same plane (a-trous, Dammertz 2010)."""
-    rows, columns = tolerance.shape
-    edge = 2 * dilation
-    far_position, far_normal, far_light = (_pad(v, edge) for v in (position, normal, light))
-    total, weight = light * 1.0, np.ones((rows, columns, 1), np.float32)
-    for dy in range(-2, 3):
-        for dx in range(-2, 3):
-            if (dy == 0 and dx == 0) or abs(dy) + abs(dx) == 4:
-                continue
-            y, x = edge + dy * dilation, edge + dx * dilation
-            window = np.s_[y : y + rows, x : x + columns]
-            step = ((far_position[window] - position) * normal).sum(-1)
-            parallel = (far_normal[window] * normal).sum(-1) > 0.9
-            same = (parallel & (np.abs(step) < tolerance)).astype(np.float32)[..., None]
-            total += far_light[window] * same
-            weight += same
-    return total / weight
-
-
-def _upsample(
-    light: np.ndarray, position: np.ndarray, normal: np.ndarray, surface: Surface
-) -> np.ndarray:
-    """From every second pixel to all, linearly, from samples on the plane of the pixel only."""
-    height, width = surface.depth.shape
-    rows, columns = height // 2, width // 2
-    near_position, near_normal, near_light = (_pad(v, 1) for v in (position, normal, light))
-    total = np.zeros((height, width, 3), np.float32)
-    weight = np.full((height, width, 1), 1e-5, np.float32)
-    total += _double(light) * 1e-5  # where no sample fits, the nearest one
-    tolerance = 0.02 * surface.depth + 0.01
-    for dy in range(3):
-        for dx in range(3):
-            window = np.s_[dy : dy + rows, dx : dx + columns]
-            step = ((_double(near_position[window]) - surface.position) * surface.normal).sum(-1)
-            parallel = (_double(near_normal[window]) * surface.normal).sum(-1) > 0.8
-            same = (parallel & (np.abs(step) < tolerance)).astype(np.float32)
-            tent = (_tent(height, dy)[:, None] * _tent(width, dx)[None]).astype(np.float32)
-            share = same[..., None] * tent[..., None]
-            total += _double(near_light[window]) * share
-            weight += share
-    return total / weight
-
-
-def _tent(size: int, offset: int) -> np.ndarray:  # -> [size]
-    """Weights of the sample before (0), at (1) or after (2) a pixel; samples lie on odd pixels."""
-    even, odd = ((0.5, 0.25), (0.5, 0.5), (0.0, 0.25))[offset]
-    return np.where(np.arange(size) % 2 == 1, odd, even)
-
-
-def _pad(values: np.ndarray, edge: int) -> np.ndarray:
-    return np.pad(values, ((edge, edge), (edge, edge), (0, 0)), mode='edge')
-
-
-def _double(values: np.ndarray) -> np.ndarray:
-    return np.repeat(np.repeat(values, 2, 0), 2, 1)
 
 
 def _add_reflections(
@@ -332,10 +282,10 @@ def _add_reflections(
     ray = surface.ray.reshape(-1, 3)[glossy]
     normal = surface.normal.reshape(-1, 3)[glossy]
     normal = normal + rng.normal(0, 0.01, normal.shape)
-    mirrored = ray - 2 * (ray * normal).sum(1, keepdims=True) * normal
+    mirrored = ray - 2 * dot(ray, normal)[:, None] * normal
     hits = cast(scene, surface.position.reshape(-1, 3)[glossy] + normal * 4e-3, mirrored)
     triangle = hits['primitive_ids']
-    slant = np.abs((ray * normal).sum(1)) / np.linalg.norm(ray, axis=1)
+    slant = np.abs(dot(ray, normal)) / np.sqrt(dot(ray, ray))
     fresnel = (0.04 + 0.96 * (1 - np.clip(slant, 0, 1)) ** 5) * gloss.ravel()[glossy]
     arriving = scene.ambient * 1.3 + np.minimum(scene.emission[triangle], 5.0)[:, None]
     radiance = scene.mean_albedo[triangle] * arriving
@@ -360,7 +310,7 @@ def _second_depth(scene: Scene, surface: Surface, origin: np.ndarray) -> np.ndar
         hits = cast(scene, origin + rays[open_] * start[:, None], rays[open_])
         distance, triangle = hits['t_hit'], hits['primitive_ids']
         hit = np.isfinite(distance)
-        in_front = (hits['primitive_normals'] * rays[open_]).sum(1) < 0
+        in_front = dot(hits['primitive_normals'], rays[open_]) < 0
         found = hit & in_front & (scene.part[triangle] != own[open_])
         second[open_[found]] = (start + distance)[found]
         passed = hit & ~found
