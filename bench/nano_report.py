@@ -80,17 +80,26 @@ class ImageSet(NamedTuple):
 # --- images --------------------------------------------------------------------------------------
 
 
-def drawn_scenes(indoors: int, outdoors: int) -> Iterator[Frame]:
-    """One image each of scenes of the training generator, so many without sky and with."""
-    from sharp_ros.procedural.rooms import OUTDOORS, scene_views
+def drawn_scenes(indoors: int, outdoors: int, version: int = 3) -> Iterator[Frame]:
+    """One image each of scenes of the training generator, so many without sky and with.
+
+    Args:
+        indoors: number of images without sky.
+        outdoors: number of those with.
+        version: of the generator; every model is judged by the images of version 3.
+    """
+    from sharp_ros.procedural.recipes import RECIPES
+    from sharp_ros.procedural.rooms import scene_views
     from sharp_ros.procedural.textures import make_textures
 
-    textures = make_textures()
+    textures, recipe = make_textures(), RECIPES[version]
     left = {False: indoors, True: outdoors}
     seed = FIRST_SEED
     while any(left.values()):
-        outside = np.random.default_rng(seed).uniform() > 1 - OUTDOORS  # as `build_scene` does
-        for view in scene_views(seed, textures, pairs=1)[:1] if left[outside] else ():
+        outside = (
+            np.random.default_rng(seed).uniform() > 1 - recipe.outdoors
+        )  # as `build_scene` does
+        for view in scene_views(seed, textures, 1, recipe=recipe)[:1] if left[outside] else ():
             rows, columns = view.depth.shape
             k = Intrinsics.centred(float(view.focal), columns, rows)
             pose, depth = view.T_world_camera.astype(float), view.depth.astype(np.float32)

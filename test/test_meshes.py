@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from sharp_ros.errors import InputError
+from sharp_ros.procedural.cameras import Camera
 from sharp_ros.procedural.layout import build_storey
 from sharp_ros.procedural.meshes import attribution, load_models, Model, Models, with_models
 from sharp_ros.procedural.raycast import render
-from sharp_ros.procedural.rooms import build_scene, Camera, scene_views
+from sharp_ros.procedural.rooms import build_scene, scene_views
 from sharp_ros.procedural.scene import Piece, SceneBuilder, Sky
 from sharp_ros.procedural.textures import COUNTS, make_textures, Textures
 

@@ -75,7 +75,8 @@ def small_model(
 
 def how_much(scene: SceneBuilder, area: float) -> int:
     """How many small things lie on so many square metres: some places are tidy, some are not."""
-    return int(scene.rng.choice([0, 5, 14, 30], p=[0.1, 0.3, 0.35, 0.25]) * area + 1.5)
+    per_area = scene.rng.choice([0, 5, 14, 30], p=[0.1, 0.3, 0.35, 0.25]) * scene.clutter
+    return int(per_area * area + 1.5)
 
 
 def _parcel(scene: SceneBuilder, place: Vector, yaw: float) -> None:

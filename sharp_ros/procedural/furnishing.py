@@ -28,6 +28,7 @@ from sharp_ros.procedural.furniture import (
     add_shelf,
     add_sofa,
     add_table,
+    add_tote,
 )
 from sharp_ros.procedural.scene import (
     Light,
@@ -133,6 +134,24 @@ def furnish(
     _add_wall_pieces(builder, room)
     _add_lights(builder, room, style, lamps)
     _add_ducts(builder, room, style)
+
+
+def furnish_with_totes(builder: SceneBuilder, room: Room, wall: Material, count: int) -> None:
+    """Put open boxes full of things on the free floor, on stands of the height of a table."""
+    furnisher, rng = Furnisher(builder, room, wall), builder.rng
+    for _ in range(count):
+        width, depth = rng.uniform(0.35, 0.65), rng.uniform(0.28, 0.45)
+        height = rng.choice([0.0, rng.uniform(0.3, 1.0)], p=[0.3, 0.7])
+
+        def add(
+            x: float,
+            y: float,
+            yaw: float,
+            size: tuple[float, float, float] = (width, depth, height),
+        ) -> None:
+            add_tote(builder, x, y, *size, yaw)
+
+        furnisher.anywhere(width, depth, add)
 
 
 class Furnisher:

@@ -491,6 +491,40 @@ def add_pile(scene: SceneBuilder, x: float, y: float, width: float) -> None:
         z += height
 
 
+def add_tote(
+    scene: SceneBuilder, x: float, y: float, width: float, depth: float, z: float, yaw: float
+) -> None:
+    """An open box on a stand of height `z`, with things in it that lie as they fell."""
+    rng = scene.rng
+    at, part = local_frame(x, y, yaw), scene.new_part()
+    wall, deep = rng.uniform(0.003, 0.012), rng.uniform(0.1, 0.32)
+    made = scene.material_of('plain', 'plain', 'cardboard', 'metal', 'wood', scale=0.5)
+    if z > 0:
+        stand = scene.material_of('wood', 'plain', 'metal')
+        scene.box((width * 1.1, depth * 1.1, z), (x, y, 0), yaw, stand)
+    scene.box((width, depth, wall), (x, y, z), yaw, made, part)
+    for i in (-1, 1):
+        scene.box((width, wall, deep), at(0, i * depth / 2, z), yaw, made, part)
+        scene.box((wall, depth, deep), at(i * width / 2, 0, z), yaw, made, part)
+    fullest = int(rng.choice([0, 8, 30], p=[0.1, 0.4, 0.5]))
+    for i in range(int(rng.integers(fullest // 4, fullest + 1))):
+        longest = float(rng.uniform(0.04, 0.22))
+        size = (longest, longest * rng.uniform(0.25, 0.9), longest * rng.uniform(0.1, 0.7))
+        u = rng.uniform(-0.5, 0.5) * max(width - longest, 0)
+        v = rng.uniform(-0.5, 0.5) * max(depth - longest, 0)
+        up = z + wall + min(i * rng.uniform(0, 0.012), deep * 0.8)  # on what lies below
+        turn = tilted(rng.uniform(0, 6.28), rng.normal(0, 0.25), rng.normal(0, 0.25))
+        thing = scene.material(scale=0.3, gloss=scene.sheen(0.3))
+        kind, place = rng.integers(4), at(u, v, up)
+        if kind == 0:
+            scene.cylinder(size[1], longest, place, thing, turn=turn @ tilted(0, math.pi / 2))
+        elif kind == 1:
+            scene.sphere((size[1], size[1], size[1]), place, thing)
+        else:
+            scene.box(size, place, turn, thing)
+    scene.targets.append(Target(at(0, 0, z + deep * 0.4), None, tote=True))
+
+
 def _fill_shelf(
     scene: SceneBuilder, at: Place, width: float, depth: float, z: float, gap: float, yaw: float
 ) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sharp_ros.procedural.furnishing import furnish, Room
+from sharp_ros.procedural.furnishing import furnish, furnish_with_totes, Room
 from sharp_ros.procedural.scene import (
     Light,
     Material,
@@ -69,9 +69,19 @@ class Opening(NamedTuple):
         return self.start + self.width
 
 
-def build_storey(rng: np.random.Generator, textures: Textures) -> tuple[Scene, list[Room]]:
-    """A furnished storey and its rooms; the same state of `rng` gives the same scene."""
+def build_storey(
+    rng: np.random.Generator, textures: Textures, totes: int = 0, clutter: float = 1.0
+) -> tuple[Scene, list[Room]]:
+    """A furnished storey and its rooms; the same state of `rng` gives the same scene.
+
+    Args:
+        rng: source of every random choice.
+        textures: of its surfaces.
+        totes: most open boxes full of things, in every room.
+        clutter: factor on the number of small things.
+    """
     builder = SceneBuilder(rng, textures)
+    builder.clutter = clutter
     style = str(rng.choice(list(STYLES), p=list(STYLES.values())))
     builder.theme = THEME.get(style, 'any')
     width, length, height = _storey_size(rng, style)
@@ -91,6 +101,8 @@ def build_storey(rng: np.random.Generator, textures: Textures) -> tuple[Scene, l
     lamps = rng.choice([rng.uniform(0.02, 0.2), 1.0], p=[0.2, 0.8])  # off or dimmed
     for room in rooms:
         furnish(builder, room, main_wall, style, density, lamps)
+        if totes:
+            furnish_with_totes(builder, room, main_wall, int(rng.integers(0, totes + 1)))
     ambient = np.exp(rng.normal(0, 0.06, 3)) * rng.uniform(0.25, 0.9) * lamps**0.5
     return builder.finish(ambient.astype(np.float32)), rooms
 

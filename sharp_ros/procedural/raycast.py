@@ -14,10 +14,10 @@ import open3d as o3d
 
 from sharp_ros.procedural.light_kernels import SAME_DEPTH, smooth, upsample
 from sharp_ros.procedural.scene import Light, Scene, Sky
-from sharp_ros.procedural.textures import LEVEL_OFFSET, LEVELS, LINEAR, SIZE, Textures
+from sharp_ros.procedural.texture_kernels import albedo
+from sharp_ros.procedural.textures import LEVEL_OFFSET, LINEAR, SIZE, Textures
 
 SUPERSAMPLING = 2  # albedo samples per pixel, along each side
-GATHER_RAYS = 8  # per shaded pixel
 MAX_LIGHTS = 3  # that are sampled directly
 MISS_DEPTH = 50.0  # metres given to the rare ray that slips out between two walls
 SKY_DISTANCE = 300.0  # metres at which sky stands in for a surface until its depth becomes inf
@@ -76,6 +76,7 @@ def render(
     focal: float,
     size: tuple[int, int],
     rng: np.random.Generator,
+    gather_rays: int = 8,
 ) -> Rendering | None:
     """Render one view; None if it sees out of a scene without sky.
 
@@ -86,6 +87,7 @@ def render(
         focal: pixels; the principal point is the centre of the image.
         size: width and height, both even.
         rng: of the sampling noise.
+        gather_rays: of light from all around, per shaded pixel.
     """
     width, height = size
     rays = camera_rays(width, height, focal, SUPERSAMPLING).reshape(-1, 3).astype(np.float32)
@@ -101,17 +103,17 @@ def render(
     normal = np.where(dot(normal, rays)[:, None] > 0, -normal, normal)
     slant = np.abs(dot(normal, rays)) / np.sqrt(dot(rays, rays))
     footprint = depth / focal / SUPERSAMPLING / np.maximum(slant, 0.12)
-    albedo = _albedo(scene, textures, triangle, hits['primitive_uvs'], footprint, rng)
+    base = _albedo(scene, textures, triangle, hits['primitive_uvs'], footprint, rng)
 
     def fold(values: np.ndarray) -> np.ndarray:
         blocks = (height, SUPERSAMPLING, width, SUPERSAMPLING, *values.shape[1:])
         return values.reshape(blocks)
 
     emission = scene.emission[triangle]
-    emitted = albedo * emission[:, None]
+    emitted = base * emission[:, None]
     if scene.sky is not None:
         emitted[~seen] = _sky(scene.sky, textures, rays[~seen])
-    reflected = _mean(fold(albedo * (seen & (emission <= 0))[:, None]))
+    reflected = _mean(fold(base * (seen & (emission <= 0))[:, None]))
     emitted = _mean(fold(emitted))
     depth, normal, first, triangle, seen = (
         fold(v)[:, 0, :, 0] for v in (depth, normal, rays, triangle, seen)
@@ -121,7 +123,7 @@ def render(
     moved = dot(normal, first) / np.minimum(dot(normal, ray), -1e-6)
     depth = depth * np.where(seen, np.clip(moved, 0.97, 1.03), 1)
     surface = Surface(origin + ray * depth[..., None], normal, triangle, depth, ray)
-    light = _light(scene, surface, rng)
+    light = _light(scene, surface, gather_rays, rng)
     colour = reflected * light + emitted
     colour = _add_reflections(scene, textures, surface, colour, rng)
     second = _second_depth(scene, surface, origin)
@@ -156,35 +158,28 @@ def _albedo(
     footprint: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:  # -> [N, 3]
-    """Texture colour at hits, from the mip level whose texels are as large as the footprint.
-
-    The lookup is jittered by up to half a texel instead of interpolated.
-    """
-    corners = scene.uv[triangle]
-    second, third = barycentric[:, 0], barycentric[:, 1]
-    uv = (
-        corners[:, 0] * (1 - second - third)[:, None]
-        + corners[:, 1] * second[:, None]
-        + corners[:, 2] * third[:, None]
+    """Texture colour at hits; the lookup is jittered by up to half a texel, not interpolated."""
+    jitter = rng.uniform(-0.5, 0.5, (len(triangle), 2)).astype(np.float32)
+    return albedo(
+        (triangle, barycentric, footprint.astype(np.float32)),
+        jitter,
+        (scene.uv, scene.texture, scene.tint, scene.texel),
+        scene.detail,
+        textures.mips,
+        (LEVEL_OFFSET, LINEAR),
     )
-    blur = np.log2(np.maximum(footprint / scene.texel[triangle], 1e-6)) + 0.3
-    level = np.clip(np.floor(blur), 0, LEVELS - 1).astype(np.int64)
-    side = (SIZE >> level)[:, None]
-    jitter = rng.uniform(-0.5, 0.5, uv.shape).astype(np.float32)
-    texel = np.floor((uv - np.floor(uv)) * side + jitter).astype(np.int64) % side
-    index = LEVEL_OFFSET[level] + texel[:, 1] * side[:, 0] + texel[:, 0]
-    encoded = textures.mips[scene.texture[triangle], index]
-    return np.clip(LINEAR[encoded] * scene.tint[triangle], 0, 1.2)
 
 
-def _light(scene: Scene, surface: Surface, rng: np.random.Generator) -> np.ndarray:  # -> [H, W, 3]
+def _light(
+    scene: Scene, surface: Surface, gather_rays: int, rng: np.random.Generator
+) -> np.ndarray:  # -> [H, W, 3]
     """Light arriving at every pixel, from samples at every second row and column."""
     half = np.s_[1::2, 1::2]
     position, normal, depth = surface.position[half], surface.normal[half], surface.depth[half]
     rows, columns = depth.shape
     points, normals = position.reshape(-1, 3), normal.reshape(-1, 3)
     above = points + normals * 4e-3  # a little off the surface, so that it does not shade itself
-    light = _gathered(scene, above, normals, rng)
+    light = _gathered(scene, above, normals, gather_rays, rng)
     everything = surface.position
     middle = everything[everything.shape[0] // 2, everything.shape[1] // 2] * 0.5
     middle = middle + everything[::8, ::8].reshape(-1, 3).mean(0) * 0.5
@@ -208,21 +203,22 @@ def _gathered(
     scene: Scene,
     points: np.ndarray,
     normals: np.ndarray,
+    per_point: int,
     rng: np.random.Generator,
 ) -> np.ndarray:  # -> [N, 3]
     """One diffuse bounce: mean colour of what a few random rays hit, darker in narrow corners."""
     count = len(points)
-    rays = rng.normal(0, 1, (count, GATHER_RAYS, 3)).astype(np.float32)
+    rays = rng.normal(0, 1, (count, per_point, 3)).astype(np.float32)
     rays /= np.sqrt(dot(rays, rays))[..., None] + 1e-9
     rays = rays * 0.98 + normals[:, None]  # cosine-weighted, kept off the horizon
-    hits = cast(scene, np.repeat(points, GATHER_RAYS, 0), rays.reshape(-1, 3))
+    hits = cast(scene, np.repeat(points, per_point, 0), rays.reshape(-1, 3))
     triangle, distance = hits['primitive_ids'], hits['t_hit']
     arriving = scene.ambient + np.minimum(scene.emission[triangle], 4.0)[:, None]
     radiance = scene.mean_albedo[triangle] * arriving
     radiance[~np.isfinite(distance)] = scene.ambient
     near = np.clip(distance / 0.25, 0, 1)[:, None]
     radiance = radiance * (0.35 + 0.65 * near)
-    return radiance.reshape(count, GATHER_RAYS, 3).mean(1)
+    return radiance.reshape(count, per_point, 3).mean(1)
 
 
 def _strongest_lights(lights: list[Light], middle: np.ndarray) -> list[Light]:

@@ -92,6 +92,7 @@ class Target(NamedTuple):
 
     position: Vector
     yaw: float | None  # None: from everywhere
+    tote: bool = False  # whether it is what is in an open box
 
 
 class Sky(NamedTuple):
@@ -101,6 +102,22 @@ class Sky(NamedTuple):
     horizon: np.ndarray
     texture: int
     cover: float
+
+
+class Detail(NamedTuple):
+    """What surfaces show where a pixel is finer than their texels, per triangle.
+
+    Attributes:
+        mips: [T, P, 3] uint8 pyramids of factors on the colour, see `detail.grain_mips`.
+        texture: [F] int32 index of one.
+        repeats: [F] float32, of it in one repeat of the surface's texture.
+        strength: [F] float32 share of its contrast; 0 for none.
+    """
+
+    mips: np.ndarray
+    texture: np.ndarray
+    repeats: np.ndarray
+    strength: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -117,6 +134,7 @@ class Scene:
         emission: [F] factor on the albedo, 0 for what does not shine.
         gloss: [F] mirror share.
         texel: [F] metres per texture pixel.
+        detail: finer than that.
         lights: area lights.
         ambient: [3] light that arrives from everywhere.
         sky: what rays see that hit nothing; None where walls and ceiling stop all.
@@ -132,6 +150,7 @@ class Scene:
     emission: np.ndarray
     gloss: np.ndarray
     texel: np.ndarray
+    detail: Detail
     lights: list[Light]
     ambient: np.ndarray
     sky: Sky | None
@@ -150,6 +169,7 @@ class SceneBuilder:
         self.rng = rng
         self.lights: list[Light] = []
         self.targets: list[Target] = []
+        self.clutter = 1.0  # factor on the number of small things
         self.theme = 'any'  # of the small things that lie about, see furniture.THEMES
         self._textures = textures
         self._parts: list[tuple[np.ndarray, ...]] = []
@@ -350,6 +370,12 @@ class SceneBuilder:
             emission=emission,
             gloss=gloss,
             texel=_metres_per_texel(vertices[faces], uv),
+            detail=Detail(
+                np.zeros((1, 1, 3), np.uint8),
+                np.zeros(len(faces), np.int32),
+                np.ones(len(faces), np.float32),
+                np.zeros(len(faces), np.float32),
+            ),
             lights=self.lights,
             ambient=ambient,
             sky=sky,
