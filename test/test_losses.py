@@ -85,6 +85,29 @@ def test_every_term_is_zero_at_the_truth(batch: Batch) -> None:
         assert term.item() == pytest.approx(0, abs=2e-5), name
 
 
+@pytest.mark.parametrize('phase', [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_thinned_batch_is_that_of_a_camera_with_every_second_pixel(
+    batch: Batch, phase: tuple[int, int]
+) -> None:
+    prediction = truth(batch)
+    prediction[:, 0] += 0.1 * torch.randn_like(prediction[:, 0])
+    few, coarse = losses.thinned(prediction, batch, phase)
+    assert few.shape[2:] == coarse.depth.shape[1:] == (HEIGHT // 2, WIDTH // 2)
+    row, column = phase
+    assert torch.equal(coarse.depth, batch.depth[:, row::2, column::2])
+    fx, fy, cx, cy = batch.intrinsics[0].tolist()
+    ours = coarse.intrinsics[0].tolist()
+    for j in range(3):  # the ray through a pixel stays that of the pixel it was
+        x = (column + 2 * j + 0.5 - cx) / fx
+        assert (j + 0.5 - ours[2]) / ours[0] == pytest.approx(x, abs=1e-5)
+        y = (row + 2 * j + 0.5 - cy) / fy
+        assert (j + 0.5 - ours[3]) / ours[1] == pytest.approx(y, abs=1e-5)
+    assert losses.depth_loss(few, coarse)['total'].isfinite()
+    exact = losses.depth_loss(*losses.thinned(truth(batch), batch, phase))
+    assert exact['normals'].item() == pytest.approx(0, abs=2e-5)
+    assert exact['l1'].item() == pytest.approx(0, abs=2e-5)
+
+
 @pytest.mark.parametrize('name', ['l1', 'scale_invariant', 'gradient', 'edge', 'normals'])
 def test_every_term_grows_with_the_error(batch: Batch, name: str) -> None:
     bump = torch.zeros(1, HEIGHT, WIDTH)

@@ -365,6 +365,22 @@ def test_resumed_run_takes_the_same_steps_as_one_never_stopped(
     assert halted.advance(pool) == expected
 
 
+def test_a_run_with_thin_losses_takes_the_same_steps_after_a_resumption(
+    config: TrainingConfig, data: Path, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    images, thin = Shards([data / 'b.npz']), replace(config, thin_loss=1.0)
+    whole, full = Run(thin, images, len(images)), Run(config, images, len(images))
+    path = tmp_path / 'checkpoint.pt'
+    first, every_pixel = whole.advance(pool), full.advance(pool)
+    assert first['l1'] != every_pixel['l1']
+    assert first['l1'] == pytest.approx(every_pixel['l1'], rel=0.1)
+    whole.save(path)
+    expected = whole.advance(pool)
+    halted = Run(thin, images, len(images))
+    halted.resume(path)
+    assert halted.advance(pool) == expected
+
+
 def test_a_resumed_optimiser_counts_its_steps_on_the_cpu(
     config: TrainingConfig, data: Path, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:

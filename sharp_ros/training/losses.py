@@ -249,6 +249,24 @@ def render_second_view(prediction: Tensor, batch: Batch) -> tuple[Tensor, Tensor
 # --- all ----------------------------------------------------------------------------------------
 
 
+def thinned(prediction: Tensor, batch: Batch, phase: tuple[int, int]) -> tuple[Tensor, Batch]:
+    """Every second row and column of a prediction and its truth: the loss on a quarter of it.
+
+    Args:
+        prediction: [B, C, H, W].
+        batch: of which no second view is compared; `rgb` is left as it is.
+        phase: first row and column, 0 or 1; steps that alternate see every pixel.
+    """
+    row, column = phase
+    pick = (..., slice(row, None, 2), slice(column, None, 2))
+    corner = batch.intrinsics / 2
+    # from the corner of the new pixels, whose centres are those of the pixels picked
+    shift = torch.tensor([0, 0, 0.25 - column / 2, 0.25 - row / 2]).to(corner)
+    return prediction[pick], batch._replace(
+        depth=batch.depth[pick], second_depth=batch.second_depth[pick], intrinsics=corner + shift
+    )
+
+
 def depth_loss(
     prediction: Tensor, batch: Batch, encoder: Lite0Encoder | None = None
 ) -> dict[str, Tensor]:

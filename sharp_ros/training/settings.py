@@ -63,6 +63,12 @@ class TrainingConfig:
         0.4, 'share of the run spent on small images first', minimum=0, maximum=1
     )
     batch_pixels: int = option(512 * 1024, 'pixels per batch, at any image size', minimum=1)
+    thin_loss: float = option(
+        0.0,
+        'share of the steps whose loss looks at every second row and column, which is faster',
+        minimum=0,
+        maximum=1,
+    )
     second_view: float = option(
         0.0,
         'share of the steps that also compare the other view of each pair with a rendering',

@@ -41,7 +41,7 @@ from sharp_ros.network.nano import (
 )
 from sharp_ros.training.dataset import Batch, Shards
 from sharp_ros.training.drawn import draw_batch, DrawnImages
-from sharp_ros.training.losses import depth_loss, photometric, render_second_view
+from sharp_ros.training.losses import depth_loss, photometric, render_second_view, thinned
 from sharp_ros.training.progress import training_curve, validation_grid
 from sharp_ros.training.settings import TrainingConfig
 
@@ -291,6 +291,10 @@ class Run:
         batch = on_device([part.result() for part in parts], self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
             prediction = network.train()(batch.rgb, batch.intrinsics, batch.geometry)
+        chance, *phase = np.random.default_rng((self.config.seed, self.step, 4)).uniform(size=3)
+        if chance < self.config.thin_loss and batch.rgb2 is None:
+            row, column = (int(side < 0.5) for side in phase)
+            prediction, batch = thinned(prediction, batch, (row, column))
         terms = depth_loss(prediction, batch, self._perceptual)
         gradients = torch.autograd.grad(terms['total'], self._trained())
         values = torch.stack([term.detach() for term in terms.values()]).tolist()
