@@ -291,9 +291,9 @@ class RefinementConfig:
     )
     network_rate_hz: float = option(
         10.0,
-        'how often the network runs at least while the pose is known from tf or odometry; in '
-        'between motion carries its depth from image to image, but where more is new in view; '
-        'Gaussians, views and fused maps come with the network; 0: on every image',
+        'least rate of the network while poses come from tf or odometry; in between its depth is '
+        'carried from image to image by motion, unless too much of an image is new; Gaussians, '
+        'views and fused maps come with the network; 0: on every image',
         minimum=0.0,
         live=True,
     )

@@ -130,7 +130,7 @@ class Pending:
 
     Attributes:
         wait: returns once the device is free for the next frame; None where it only begins to
-            work when the result is asked for, or does so on the cores of the caller.
+            work when the result is asked for.
     """
 
     def __init__(
@@ -384,7 +384,7 @@ class Engine:
 
     @property
     def runs_beside(self) -> bool:
-        """Whether the network has a device of its own: the next frame while this one goes on."""
+        """Whether the network has a device of its own, and may run beside the rest of a frame."""
         return isinstance(self._queue, CudaQueue)
 
     def _called(

@@ -185,6 +185,21 @@ def test_the_network_sees_what_moves_by_itself(drive, width):
     assert carrier.carried(with_person(later, 150 + step), RATE) is None
 
 
+def test_what_is_too_small_to_ask_the_network_for_is_not_taken_for_what_was_there(drive):
+    """A ball of 3 % of the width that flies by: neither its old place nor its new one is known."""
+
+    def with_ball(frame, left):
+        image = frame.image.copy()
+        image[100:112, left : left + 10] = 0
+        return replace(frame, image=image)
+
+    later = replace(drive[0], stamp_ns=STEP_NS)
+    carried = carrier_of(with_ball(drive[0], 150)).carried(with_ball(later, 180), RATE)
+    assert np.isnan(carried.depth[103:109, 152:158]).all()
+    assert np.isnan(carried.depth[103:109, 182:188]).all()
+    assert np.isfinite(carried.depth[103:109, 100:140]).all()
+
+
 def test_the_network_sees_images_that_contradict_the_pose(drive):
     frozen = replace(drive[8], stamp_ns=STEP_NS, T_world_camera=drive[0].T_world_camera)
     assert carrier_of(drive[0]).carried(frozen, RATE) is None

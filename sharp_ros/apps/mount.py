@@ -15,30 +15,15 @@ from sharp_ros.camera_mount import (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sharp-ros mount`."""
-    for name, help_ in {
-        'forward': 'ahead of the origin of the base frame',
-        'left': 'to its left',
-        'up': 'above it',
-    }.items():
-        parser.add_argument(
-            f'--{name}',
-            type=float,
-            default=0.0,
-            metavar='M',
-            help=f'position of the lens {help_}, metres',
-        )
-    for name, help_ in {
-        'pitch': 'upwards: -15 looks down',
-        'yaw': 'to the left',
-        'roll': 'clockwise as seen from behind, its right side down',
-    }.items():
-        parser.add_argument(
-            f'--{name}',
-            type=float,
-            default=0.0,
-            metavar='DEG',
-            help=f'degrees by which it is turned {help_}',
-        )
+    for name, unit, help_ in (
+        ('forward', 'M', 'position of the lens ahead of the origin of the base frame, metres'),
+        ('left', 'M', 'position of the lens to its left, metres'),
+        ('up', 'M', 'position of the lens above it, metres'),
+        ('pitch', 'DEG', 'degrees by which it is turned upwards: -15 looks down'),
+        ('yaw', 'DEG', 'degrees by which it is turned to the left'),
+        ('roll', 'DEG', 'degrees by which it is turned clockwise as seen from behind'),
+    ):
+        parser.add_argument(f'--{name}', type=float, default=0.0, metavar=unit, help=help_)
     parser.add_argument('--base-frame', default='base_link', help='robot frame, x ahead and z up')
     parser.add_argument(
         '--camera-frame',

@@ -43,7 +43,7 @@ from sharp_ros.stopwatch import Stopwatch
 SETTLED = 2.0  # seconds after which an error is not excused by the start
 ALLOWED_LOSS = 0.005  # of AbsRel, that the scale may cost against the network alone
 STRIDE = 10  # frames from start to start of a recording
-_CELLS = 0.4  # to a pixel of 640, either way
+_CELLS = 256  # of nano, along the longer side
 _WORST = 5  # runs that the summary names
 _LEAST_SECONDS = SETTLED + 0.2  # of a recording that are left after the last start
 
@@ -83,8 +83,9 @@ class NodeSteps:
 
 
 def _cells_of(shown: Shown) -> np.ndarray:  # -> [h, w]
-    """Depth in about as many cells as nano has, of which only the images are kept."""
-    size = [round(_CELLS * n) for n in shown.predicted.shape[::-1]]
+    """Depth in as many cells as nano has, of which only the images are kept."""
+    high, wide = shown.predicted.shape
+    size = [round(n * _CELLS / max(high, wide)) for n in (wide, high)]
     with np.errstate(divide='ignore', invalid='ignore'):
         inverse = np.where(shown.predicted > 0, 1 / shown.predicted, np.float32(np.nan))
         return 1 / cv2.resize(inverse, size, interpolation=cv2.INTER_LINEAR)

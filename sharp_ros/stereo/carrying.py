@@ -143,6 +143,7 @@ class DepthCarrier:
         known = np.count_nonzero(rho >= 0) / rho.size
         if changed.mean() > _CHANGED or known < source.known - _NEW:
             return None
+        rho[changed] = np.nan  # something else is there, of which nothing is known
         rho *= np.float32(source.factor)
         depth = resize_inverse_depth(rho, frame.intrinsics.width, frame.intrinsics.height)
         if frame.unseen is not None:
