@@ -35,6 +35,8 @@ CELL = 4  # pixels of that
 _LEAST_DEPTH = 0.05  # metres
 _LEAST_VARIANCE = np.float32(0.01)  # of log depth that a network states, as far as believed
 _CORNERS = 200
+_CORNER_STEP = 0.2  # of log depth about a corner up to which it has one depth
+_ENOUGH_CORNERS = 60
 _LEAST_CORNERS = 20
 _REACH, _LABELS = 0.5, 40  # corrections that the sweep tries, either way, and their number
 _BITS = 0.8  # of mean cost that make a correction e times less likely
@@ -307,9 +309,8 @@ class DepthRefiner:
     @staticmethod
     def _std(view: _View, variance: np.ndarray) -> np.ndarray:  # [h, w] -> [h, w]
         """Standard deviation of log depth, from the variance that the fusion states."""
-        around = np.ones((3, 3), np.uint8)
-        step = cv2.dilate(view.log_depth, around) - cv2.erode(view.log_depth, around)
-        return np.sqrt(variance + (_NETWORK_SHARE * view.log_std) ** 2 + (_STEP_SHARE * step) ** 2)
+        network, step = _NETWORK_SHARE * view.log_std, _STEP_SHARE * view.steps
+        return np.sqrt(variance + network**2 + step**2)
 
     def _carried_over(
         self, view: _View, stamp_ns: int, T_world_camera: np.ndarray
@@ -542,10 +543,22 @@ class _View:
         return other
 
     @cached_property
+    def steps(self) -> np.ndarray:  # -> [h, w]
+        """By how much log depth differs among a cell and those around it."""
+        around = np.ones((3, 3), np.uint8)
+        return cv2.dilate(self.log_depth, around) - cv2.erode(self.log_depth, around)
+
+    @cached_property
     def corners(self) -> np.ndarray:  # -> [N, 2]
-        """Places of the image by which it is aligned with others."""
+        """Places of the image by which it is aligned with others.
+
+        Without those at a step of depth: what is seen to move there is what stands in front, but
+        the depth is often that behind, so that the scale of four rooms came out 1.3 % too small.
+        """
         px = corners(self.gray, np.empty((0, 2)), _CORNERS)
-        return px[shown(self.unseen, px)]
+        px = px[shown(self.unseen, px)]
+        even = px[self.steps[self.camera.cell_of(px)] < _CORNER_STEP]
+        return even if len(even) >= _ENOUGH_CORNERS else px
 
     def depth_at(self, px: np.ndarray) -> np.ndarray:  # [N, 2] -> [N]
         """Depth of places of the image, metres."""
