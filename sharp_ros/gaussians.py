@@ -5,13 +5,11 @@ One module: the file holds what the container holds, in units of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 import logging
-import mmap
 import os
 from pathlib import Path
-import re
 from typing import Any, cast, TYPE_CHECKING
 
 import cv2
@@ -20,7 +18,8 @@ import numpy as np
 from sharp_ros import se3
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
-from sharp_ros.files import regular_file, replacing
+from sharp_ros.files import replacing
+from sharp_ros.ply import PLY_TYPES, read_ply
 from sharp_ros.tensors import array_of, give_tensors, is_tensor, tensor_of
 
 if TYPE_CHECKING:
@@ -312,25 +311,16 @@ def linear_from_srgb(encoded: Tensor) -> Tensor:
 _SH_C0 = 0.28209479177387814  # sqrt(1 / (4 pi)), the constant spherical harmonic
 _OPACITY_RANGE = (1e-7, 1 - 2**-24)  # keeps the logit of 0 and 1 finite
 _SCALE_MIN = 1e-38  # keeps the logarithm of 0 finite
+_LOG_LIMIT = float(np.log(np.finfo(np.float32).max))  # of a finite scale
 _GAMMA = float(np.float32(1 / 2.4))  # SHARP's exponent
 _ROWS = 1 << 13  # Gaussians converted at a time, so that all steps of it stay in the cache
 _DEFAULT_INTRINSICS = Intrinsics(512, 512, 319.5, 239.5, 640, 480)  # of a file that names none
-_VERTEX = (
+# Columns of the vertex element of a 3DGS file, in the units of the file: metres, sRGB as harmonic,
+# logit, logarithms, quaternion wxyz.
+VERTEX = (
     *('x', 'y', 'z', 'f_dc_0', 'f_dc_1', 'f_dc_2', 'opacity'),
     *('scale_0', 'scale_1', 'scale_2', 'rot_0', 'rot_1', 'rot_2', 'rot_3'),
 )
-_PLY_TYPES = {
-    **dict.fromkeys(('char', 'int8'), 'i1'),
-    **dict.fromkeys(('uchar', 'uint8'), 'u1'),
-    **dict.fromkeys(('short', 'int16'), 'i2'),
-    **dict.fromkeys(('ushort', 'uint16'), 'u2'),
-    **dict.fromkeys(('int', 'int32'), 'i4'),
-    **dict.fromkeys(('uint', 'uint32'), 'u4'),
-    **dict.fromkeys(('float', 'float32'), 'f4'),
-    **dict.fromkeys(('double', 'float64'), 'f8'),
-}
-_HEADER = re.compile(rb'ply\r?\n(.*?)\nend_header\r?\n', re.DOTALL)
-_HEADER_LIMIT = 1 << 16  # bytes; the header of a 3DGS file with all harmonics has 2 kB
 
 
 # Every step of SHARP's export is in float32. Rounded float64 functions agree on all processors but
@@ -389,11 +379,77 @@ def _decode(
     return value
 
 
+def rows_of(gaussians: Gaussians) -> np.ndarray:  # [N, 14] float32
+    """Gaussians as the rows of a 3DGS file, see `VERTEX`.
+
+    Raises:
+        InputError: if these are points only.
+    """
+    blocks = [np.empty((0, len(VERTEX)), np.float32), *_row_blocks(gaussians.arrays)]
+    return np.concatenate(blocks)
+
+
+def _row_blocks(a: GaussianArrays) -> Iterator[np.ndarray]:  # each [up to _ROWS, 14] float32
+    """Rows of a 3DGS file, a block at a time."""
+    means, colors, opacities, scales, quats = (
+        values.astype(np.float32, copy=False)
+        for values in (a.means, a.colors, a.opacities, *a.shapes)
+    )
+    for start in range(0, len(means), _ROWS):
+        rows = slice(start, min(start + _ROWS, len(means)))
+        vertices = np.empty((rows.stop - start, len(VERTEX)), '<f4')
+        vertices[:, 0:3], vertices[:, 10:14] = means[rows], quats[rows]
+        vertices[:, 3:6] = _f_dc_from_linear(colors[rows])
+        vertices[:, 6], vertices[:, 7:10] = _logit(opacities[rows]), _log(scales[rows])
+        yield vertices
+
+
+def plain_header(count: int, comments: Sequence[str] = (), more: str = '') -> bytes:
+    """The header of a PLY file of `count` rows, which follow it, in the layout of 3DGS.
+
+    Args:
+        count: of rows.
+        comments: lines of ASCII.
+        more: lines about elements behind the rows, see `photo_elements`.
+    """
+    lines = ['ply', 'format binary_little_endian 1.0', *(f'comment {c}' for c in comments)]
+    lines += [f'element vertex {count}', *(f'property float {name}' for name in VERTEX)]
+    return '\n'.join([*lines, f'{more}end_header\n']).encode('ascii')
+
+
+def photo_elements(intrinsics: Intrinsics | None, depth: np.ndarray) -> tuple[str, bytes]:
+    """What SHARP writes behind the rows: lines for the header, and the values.
+
+    Args:
+        intrinsics: of the photo; None for those of `save_ply`.
+        depth: [N] z of the Gaussians, metres.
+    """
+    k = intrinsics or _DEFAULT_INTRINSICS
+    corner_x, corner_y = k.cx + 0.5, k.cy + 0.5  # the file counts from the image corner
+    extras = {
+        'extrinsic': ('float', np.eye(4)),
+        'intrinsic': ('float', [k.fx, 0, corner_x, 0, k.fy, corner_y, 0, 0, 1]),
+        'image_size': ('uint', [k.width, k.height]),
+        'frame': ('int', [1, len(depth)]),
+        'disparity': ('float', _disparity_range(depth.astype(np.float32, copy=False))),
+        'color_space': ('uchar', [0]),
+        'version': ('uchar', [1, 5, 0]),
+    }
+    header, values = '', b''
+    for name, (kind, numbers) in extras.items():
+        block = np.asarray(numbers).astype('<' + PLY_TYPES[kind])
+        header += f'element {name} {block.size}\nproperty {kind} {name}\n'
+        values += block.tobytes()
+    return header, values
+
+
 def save_ply(
     path: str | os.PathLike[str],
     gaussians: Gaussians,
     intrinsics: Intrinsics | None = None,
     comments: Sequence[str] = (),
+    *,
+    plain: bool = False,
 ) -> None:
     """Write Gaussians to a PLY file as SHARP and 3DGS viewers read it.
 
@@ -406,47 +462,18 @@ def save_ply(
         intrinsics: of the photo, for viewers that start at its viewpoint; without it 640x480
             pixels with a focal length of 512, which readers assume for a file that names none.
         comments: lines of ASCII for people, and for programs that know of them.
+        plain: without the elements about the photo, behind which some readers find nothing.
 
     Raises:
         InputError: if these are points only.
         OSError: if the file cannot be written; one of that name is then as it was.
     """
-    g, n, k = gaussians, len(gaussians), intrinsics or _DEFAULT_INTRINSICS
-    a = g.arrays
-    means, colors, opacities, scales, quats = (
-        values.astype(np.float32, copy=False)
-        for values in (a.means, a.colors, a.opacities, *a.shapes)
-    )
-    corner_x, corner_y = k.cx + 0.5, k.cy + 0.5  # the file counts from the image corner
-    extras = {
-        'extrinsic': ('float', np.eye(4)),
-        'intrinsic': ('float', [k.fx, 0, corner_x, 0, k.fy, corner_y, 0, 0, 1]),
-        'image_size': ('uint', [k.width, k.height]),
-        'frame': ('int', [1, n]),
-        'disparity': ('float', _disparity_range(means[:, 2])),
-        'color_space': ('uchar', [0]),
-        'version': ('uchar', [1, 5, 0]),
-    }
-    header = ['ply', 'format binary_little_endian 1.0', *(f'comment {c}' for c in comments)]
-    header.append(f'element vertex {n}')
-    header += [f'property float {name}' for name in _VERTEX]
-    tail = []
-    for name, (kind, values) in extras.items():
-        block = np.asarray(values).astype('<' + _PLY_TYPES[kind])
-        header += [f'element {name} {block.size}', f'property {kind} {name}']
-        tail.append(block.tobytes())
-    header.append('end_header\n')
-
+    a = gaussians.arrays
+    more, tail = ('', b'') if plain else photo_elements(intrinsics, a.means[:, 2])
     with replacing(Path(path)) as file:
-        file.write('\n'.join(header).encode('ascii'))
-        for start in range(0, n, _ROWS):
-            rows = slice(start, min(start + _ROWS, n))
-            vertices = np.empty((rows.stop - start, len(_VERTEX)), '<f4')
-            vertices[:, 0:3], vertices[:, 10:14] = means[rows], quats[rows]
-            vertices[:, 3:6] = _f_dc_from_linear(colors[rows])
-            vertices[:, 6], vertices[:, 7:10] = _logit(opacities[rows]), _log(scales[rows])
-            file.write(vertices.data)
-        file.writelines(tail)
+        file.write(plain_header(len(gaussians), comments, more))
+        file.writelines(block.data for block in _row_blocks(a))
+        file.write(tail)
 
 
 def _disparity_range(depth: np.ndarray) -> np.ndarray:  # [N] -> [2]
@@ -484,31 +511,14 @@ def load_ply(path: str | os.PathLike[str]) -> Gaussians:
         InputError: if the file cannot be read, is not such a PLY file, ends early, or holds not
             one usable Gaussian among many; reason `bad_ply`.
     """
-    elements = _read_ply(path)
-    vertex = elements.get('vertex')
-    names = () if vertex is None else vertex.dtype.names or ()
-    missing = [name for name in _VERTEX if name not in names]
-    if vertex is None or missing:
-        raise InputError(
-            f'{path} holds no Gaussians: vertex properties {", ".join(missing)} are missing; '
-            'export it as uncompressed 3DGS PLY',
-            'bad_ply',
-        )
-
-    # SHARP's first files stored linear colours and no `color_space`. 3DGS tools, which write
-    # vertices only, fit their colours to photographs as encoded.
-    color_space = elements.get('color_space')
-    if color_space is not None and len(color_space):
-        linear = color_space[0][0] == 1
-    else:
-        linear = 'intrinsic' in elements
+    vertex, linear = _gaussian_vertices(path)
     n = len(vertex)
     usable = np.empty(n, bool)
     fields = [np.empty((n, width), np.float32) for width in (3, 3, 1, 3, 4)]
     with np.errstate(over='ignore', invalid='ignore'):
         for start in range(0, n, _ROWS):
             rows = slice(start, start + _ROWS)
-            block = np.array([vertex[name][rows] for name in _VERTEX], np.float32)
+            block = np.array([vertex[name][rows] for name in VERTEX], np.float32)
             if linear:
                 block[3:6] = block[3:6] * _SH_C0 + 0.5
             else:
@@ -521,13 +531,71 @@ def load_ply(path: str | os.PathLike[str]) -> Gaussians:
     means, colors, opacities, scales, quats = fields
     arrays = GaussianArrays(means, quats, scales, opacities[:, 0], colors)
     gaussians = Gaussians.of_arrays(arrays)
+    return gaussians if _check_usable(path, usable) else gaussians.select(usable)
+
+
+def load_rows(path: str | os.PathLike[str]) -> np.ndarray:  # [N, 14] float32
+    """What `load_ply` reads, as the rows of a 3DGS file, see `VERTEX`, and in less time.
+
+    Values are as they are stored, but finite: infinite logits, which other tools write, mean an
+    opacity of 0 or 1, and the logarithm -inf a scale of nothing.
+
+    Raises:
+        InputError: as `load_ply`.
+    """
+    vertex, linear = _gaussian_vertices(path)
+    if vertex.dtype == np.dtype([(name, '<f4') for name in VERTEX]):
+        rows = vertex.view('<f4').reshape(-1, len(VERTEX)).astype(np.float32)
+    else:
+        rows = np.stack([vertex[name].astype(np.float32) for name in VERTEX], 1)
+    if linear:
+        rows[:, 3:6] = _f_dc_from_linear(rows[:, 3:6] * _SH_C0 + 0.5)
+    limits = _logit(np.array(_OPACITY_RANGE, np.float32))
+    np.clip(rows[:, 6], *limits, out=rows[:, 6])
+    np.maximum(rows[:, 7:10], np.float32(np.log(_SCALE_MIN)), out=rows[:, 7:10])
+    with np.errstate(over='ignore', invalid='ignore'):
+        usable = np.isfinite(rows @ np.ones(len(VERTEX), np.float32)) & rows[:, 10:].any(1)
+        usable &= (rows[:, 7:10] < _LOG_LIMIT).all(1)
+    return rows if _check_usable(path, usable) else rows[usable]
+
+
+def _gaussian_vertices(path: str | os.PathLike[str]) -> tuple[np.ndarray, bool]:
+    """The vertices of a file of Gaussians, and whether their colours are linear."""
+    elements = read_ply(path).elements
+    vertex = elements.get('vertex')
+    names = () if vertex is None else vertex.dtype.names or ()
+    missing = [name for name in VERTEX if name not in names]
+    if vertex is None or missing:
+        what = f'vertex properties {", ".join(missing)} are missing'
+        if missing == ['scale_2']:
+            what = 'these are 2D Gaussians, discs without a third scale'
+        elif 'packed_position' in names:
+            what = 'it is a compressed PLY file'
+        raise InputError(
+            f'{path} holds no Gaussians: {what}; export it as uncompressed 3DGS PLY', 'bad_ply'
+        )
+    # SHARP's first files stored linear colours and no `color_space`. 3DGS tools, which write
+    # vertices only, fit their colours to photographs as encoded.
+    color_space = elements.get('color_space')
+    if color_space is not None and len(color_space):
+        return vertex, color_space[0][0] == 1
+    return vertex, 'intrinsic' in elements
+
+
+def _check_usable(path: str | os.PathLike[str], usable: np.ndarray) -> bool:
+    """Whether all are; those that are not are logged.
+
+    Raises:
+        InputError: if none of many is.
+    """
+    n = len(usable)
     if usable.all():
-        return gaussians
+        return True
     if not usable.any():
         raise InputError(f'{path} holds {n} Gaussians, none finite; write it anew', 'bad_ply')
     left_out = f'left out {n - usable.sum()} of {n} Gaussians that are not finite'
     logging.getLogger(__name__).warning('%s: %s', path, left_out)
-    return gaussians.select(usable)
+    return False
 
 
 def load_ply_intrinsics(path: str | os.PathLike[str]) -> Intrinsics:
@@ -536,7 +604,7 @@ def load_ply_intrinsics(path: str | os.PathLike[str]) -> Intrinsics:
     Raises:
         InputError: if the file cannot be read or its camera is not one.
     """
-    elements = _read_ply(path)
+    elements = read_ply(path).elements
     size, values = (
         [float(row[0]) for row in elements[name][:10]] if name in elements else []
         for name in ('image_size', 'intrinsic')
@@ -550,50 +618,3 @@ def load_ply_intrinsics(path: str | os.PathLike[str]) -> Intrinsics:
         fx, _, corner_x, _, fy, corner_y = values[:6]
         return Intrinsics(fx, fy, corner_x - 0.5, corner_y - 0.5, int(size[0]), int(size[1]))
     return _DEFAULT_INTRINSICS
-
-
-def _read_ply(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Elements of a binary PLY file as structured arrays, mapped from the file, not read."""
-
-    def bad(what: str) -> InputError:
-        return InputError(f'{path} is not a readable PLY file: {what}', 'bad_ply')
-
-    try:
-        with regular_file(path).open('rb') as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:  # a ValueError says that the file is empty
-        raise bad(str(error)) from error
-    header = _HEADER.match(data, 0, _HEADER_LIMIT)
-    if header is None:
-        raise bad('it has no PLY header')
-    lines = [line.split() for line in header[1].decode('ascii', 'replace').split('\n')]
-    orders = {'binary_little_endian': '<', 'binary_big_endian': '>'}
-    byte_order = next((line[1] for line in lines if line[:1] == ['format'] and line[1:]), 'none')
-    if byte_order not in orders:
-        raise bad(f'format {byte_order}; write it as binary_little_endian instead')
-
-    layout: list[tuple[str, int, list[tuple[str, str]]]] = []
-    for line in lines:
-        if line[:1] == ['element']:
-            if len(line) != 3 or not re.fullmatch(r'\d{1,20}', line[2]):
-                raise bad(f'header line "{" ".join(line)}"')
-            layout.append((line[1], int(line[2]), []))
-        elif line[:1] == ['property']:
-            if line[1:2] == ['list']:
-                layout[-1:] = layout[-1:] and [(*layout[-1][:2], [])]
-                break  # of unknown length: nothing behind it can be found, nor is it needed
-            if len(line) != 3 or line[1] not in _PLY_TYPES or not layout:
-                raise bad(f'header line "{" ".join(line)}"')
-            layout[-1][2].append((line[2], orders[byte_order] + _PLY_TYPES[line[1]]))
-
-    elements, offset = {}, header.end()
-    for name, count, fields in layout:
-        if len({field for field, _ in fields}) != len(fields):
-            raise bad(f'element {name} names a property twice')
-        dtype = np.dtype(fields)
-        if offset + count * dtype.itemsize > len(data):
-            raise bad(f'it ends within element {name}; it was not written completely')
-        if fields:
-            elements[name] = np.frombuffer(data, dtype, count, offset)
-        offset += count * dtype.itemsize
-    return elements

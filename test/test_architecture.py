@@ -15,7 +15,7 @@ ROOT = PACKAGE.name
 # A module imports from lower rows, or, within a folder, from those of its folder.
 ROWS = [
     ['errors', 'files', 'parameter_text', 'process', 'rate_limiter', 'stopwatch', 'tensors'],
-    ['config', 'se3'],
+    ['config', 'se3', 'ply'],
     ['camera', 'camera_mount', 'images', 'evaluation.metrics'],
     [
         *('gaussians', 'image_content', 'viewpoints', 'point_cloud_kernels', 'rectification'),

@@ -58,6 +58,7 @@ from sharp_ros.mapping.path import tum_text
 from sharp_ros.mapping.stored import bad_map, stored_array, stored_poses
 from sharp_ros.mapping.surface_map import SurfaceMap
 from sharp_ros.mapping.verdict import Verdict
+from sharp_ros.ply import write_ply
 from sharp_ros.se3 import is_near
 
 LATEST = 'latest'
@@ -376,33 +377,9 @@ def _write_gaussians(
     return {'gaussians': len(fused)}
 
 
-def _write_ply(
-    path: Path,
-    points: np.ndarray,
-    colors: np.ndarray | None = None,
-    normals: np.ndarray | None = None,
-    triangles: np.ndarray | None = None,
-    comments: Sequence[str] = (),
-) -> None:
-    """Points [N, 3] in metres, RGB [N, 3] uint8, normals [N, 3]; triangles [F, 3] of points."""
-    columns = [('x y z', 'float', '<f4', points)]
-    if normals is not None:
-        columns.append(('nx ny nz', 'float', '<f4', normals))
-    if colors is not None:
-        columns.append(('red green blue', 'uchar', 'u1', colors))
-    header = ['ply', 'format binary_little_endian 1.0', *(f'comment {c}' for c in comments)]
-    header.append(f'element vertex {len(points)}')
-    header += [f'property {kind} {n}' for names, kind, _, _ in columns for n in names.split()]
-    vertices = np.empty(len(points), [(names, dtype, 3) for names, _, dtype, _ in columns])
-    for names, _, _, values in columns:
-        vertices[names] = values
-    faces = np.empty(0 if triangles is None else len(triangles), [('n', 'u1'), ('v', '<i4', 3)])
-    if triangles is not None:
-        header += [f'element face {len(faces)}', 'property list uchar int vertex_indices']
-        faces['n'], faces['v'] = 3, triangles
+def _write_ply(path: Path, points: np.ndarray, *columns: np.ndarray, **more: Any) -> None:
     with path.open('wb') as file:
-        file.write('\n'.join([*header, 'end_header\n']).encode('ascii'))
-        file.writelines((vertices.tobytes(), faces.tobytes()))
+        write_ply(file, points, *columns, **more)
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
