@@ -35,14 +35,18 @@ if [ -n "$missing" ]; then
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
         --no-install-recommends $missing; } >/dev/null || fail "apt-get install$missing failed"
 fi
-# The real cv_bridge is an outside witness for our decoder, wanted by the tests alone.
-if [ "${1:-}" = --test ] && [ "$(id -u)" = 0 ] && [ ! -d /usr/share/doc/python3-cv-bridge ] &&
-    command -v apt-get >/dev/null; then
-    echo 'setup: installing python3-cv-bridge for the tests'
+# Wanted by the tests alone: the real cv_bridge, an outside witness for our decoder, and a browser.
+test_package() { # package, a path it owns
+    [ "$mode" = --test ] && [ "$(id -u)" = 0 ] && [ ! -e "$2" ] && command -v apt-get >/dev/null ||
+        return 0
+    echo "setup: installing $1 for the tests"
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-        --no-install-recommends python3-cv-bridge; } >/dev/null ||
-        echo 'setup: python3-cv-bridge is not available; its comparison will be reported skipped' >&2
-fi
+        --no-install-recommends "$1"; } >/dev/null ||
+        echo "setup: $1 is not available; its tests will be reported skipped" >&2
+}
+mode=${1:-}
+test_package python3-cv-bridge /usr/share/doc/python3-cv-bridge
+test_package chromium /usr/bin/chromium
 
 [ "$have_packages" = 1 ] && exit 0
 echo 'setup: making .venv (some minutes on the first run)'

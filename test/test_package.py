@@ -27,8 +27,8 @@ KEYS = {
 }
 # What no rosdep key brings on every distribution, or what the node runs without.
 BY_PIP = {
-    'av', 'backports', 'google', 'gsplat', 'lz4', 'numba', 'onnx', 'onnxruntime', 'open3d',
-    'openvino', 'pillow_heif', 'psutil', 'rich', 'rosbags', 'safetensors', 'skimage', 'torch',
+    'av', 'backports', 'gaussforge', 'google', 'gsplat', 'laspy', 'lz4', 'numba', 'onnx', 'onnxruntime', 'open3d',
+    'openvino', 'pillow_heif', 'psutil', 'pxr', 'rich', 'rosbags', 'safetensors', 'skimage', 'torch',
 }  # fmt: skip
 # https://www.ros.org/reps/rep-0149.html: each at most in this order, names by REP-144
 ORDER = ['name', 'version', 'description', 'maintainer', 'license', 'url', 'author']
@@ -66,7 +66,12 @@ def test_what_comes_by_pip_is_named_by_the_requirements_with_its_version():
     assert all('==' in line for line in lines)
     names = {line.partition('==')[0].lower() for line in lines}
     optional = {'pillow_heif'}  # its absence is told with the command that installs it
-    wheels = {'skimage': 'scikit-image', 'backports': 'backports.zstd', 'google': 'protobuf'}
+    wheels = {
+        'pxr': 'usd-core',
+        'skimage': 'scikit-image',
+        'backports': 'backports.zstd',
+        'google': 'protobuf',
+    }
     assert {wheels.get(n, n) for n in BY_PIP - optional} <= names
 
 
