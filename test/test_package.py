@@ -27,8 +27,9 @@ KEYS = {
 }
 # What no rosdep key brings on every distribution, or what the node runs without.
 BY_PIP = {
-    'av', 'backports', 'gaussforge', 'google', 'gsplat', 'laspy', 'lz4', 'numba', 'onnx', 'onnxruntime', 'open3d',
-    'openvino', 'pillow_heif', 'psutil', 'pxr', 'rich', 'rosbags', 'safetensors', 'skimage', 'torch',
+    'av', 'backports', 'gaussforge', 'google', 'gsplat', 'laspy', 'lz4', 'numba', 'onnx',
+    'onnxruntime', 'open3d', 'openvino', 'pillow_heif', 'psutil', 'pxr', 'rich', 'rosbags',
+    'safetensors', 'skimage', 'torch',
 }  # fmt: skip
 # https://www.ros.org/reps/rep-0149.html: each at most in this order, names by REP-144
 ORDER = ['name', 'version', 'description', 'maintainer', 'license', 'url', 'author']

@@ -377,3 +377,25 @@ def test_of_an_animation_the_first_frame_is_taken_and_that_is_said(weights, tmp_
     frames[0].save(tmp_path / 'a.gif', save_all=True, append_images=frames[1:], duration=100)
     assert predict(weights, tmp_path, tmp_path / 'a.gif') == 0
     assert 'first of 3 frames' in capsys.readouterr().out
+
+
+def test_a_suffix_means_one_file_of_one_image(weights, tmp_path, capsys):
+    photo = write_photo(tmp_path / 'room.jpg')
+    assert predict(weights, tmp_path / 'out', photo) == 0
+    by_folder = (tmp_path / 'out' / 'room.ply').read_bytes()
+    assert predict(weights, tmp_path / 'new' / 'room.ply', photo) == 0
+    assert [p.name for p in (tmp_path / 'new').iterdir()] == ['room.ply']
+    assert (tmp_path / 'new' / 'room.ply').read_bytes() == by_folder
+    assert predict(weights, tmp_path / 'plain', photo, '--plain') == 0
+    plain = (tmp_path / 'plain' / 'room.ply').read_bytes()
+    assert plain.count(b'element') == 1
+    assert by_folder.split(b'end_header\n')[1].startswith(plain.split(b'end_header\n')[1])
+    assert predict(weights, tmp_path / 'room.spz', photo) == 0
+    assert (tmp_path / 'room.spz').read_bytes()[:2] == b'\x1f\x8b'
+    capsys.readouterr()
+    assert predict(weights, tmp_path / 'two.spz', photo, write_photo(tmp_path / 'b.png')) == 1
+    assert 'holds one image, not 2' in capsys.readouterr().err
+    assert predict(weights, tmp_path / 'out', photo, '--up', 'z') == 1
+    assert '--up is for one file' in capsys.readouterr().err
+    assert predict(weights, tmp_path / 'out.spz', photo, '--sharp-layout') == 1
+    assert not (tmp_path / 'out.spz').exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
+from sharp_ros.apps.export import add_layout_arguments
 from sharp_ros.config import ModelConfig, options
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.parameter_text import number
@@ -46,8 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         help='folder for the results, named as their images; images in folders below INPUT go to '
-        'such folders here, and the second of two equal names gets _2',
+        'such folders here, and the second of two equal names gets _2; or, for one image, a file '
+        'of its Gaussians in the format of its suffix, see sharp-ros export',
     )
+    add_layout_arguments(parser)
     add_model_arguments(parser)
     parser.set_defaults(model=None)  # so that run() sees whether it was given
     parser.add_argument(
@@ -69,11 +72,19 @@ def run(args: argparse.Namespace) -> int:
 
     from sharp_ros.exchange.photographs import find_images, photo_pipeline
     from sharp_ros.exchange.prediction_files import refuse_foreign_results
+    from sharp_ros.exchange.scene_files import suffix_of
 
     images = find_images([*args.images, *args.input])
     _check_focal(args)
-    _check_output(args.output)
-    refuse_foreign_results([args.output / stem for stem in images.values()])
+    one_file = bool(suffix_of(args.output)) and not args.output.is_dir()
+    _check_output(args.output.parent if one_file else args.output)
+    if one_file:
+        if len(images) > 1:
+            raise ConfigError(f'{args.output} holds one image, not {len(images)}; name a folder')
+    else:
+        if args.up is not None:
+            raise ConfigError('--up is for one file, such as -o scene.ply')
+        refuse_foreign_results([args.output / stem for stem in images.values()])
     pipeline = photo_pipeline(ModelConfig(name=_chosen_model(args), device=args.device))
     info = pipeline.info
     kind = 'metric' if info.metric else 'relative'
@@ -82,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
     with Progress(disable=len(images) == 1, transient=True) as progress:
         for path, stem in progress.track(images.items(), description='predict'):
             try:
-                print(_predict_file(pipeline, path, args.output / stem, args))
+                target = args.output if one_file else args.output / stem
+                print(_predict_file(pipeline, path, target, args, one_file))
             except InputError as error:
                 failed += 1
                 print(f'error: {error}', file=sys.stderr)
@@ -92,12 +104,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _predict_file(
-    pipeline: Pipeline, path: Path, stem: Path, args: argparse.Namespace
+    pipeline: Pipeline, path: Path, target: Path, args: argparse.Namespace, one_file: bool
 ) -> str:  # the line to print about it
     import numpy as np
 
     from sharp_ros.camera import Frame
-    from sharp_ros.exchange.prediction_files import save_prediction
+    from sharp_ros.exchange.prediction_files import save_gaussians, save_prediction
     from sharp_ros.frame_result import GAUSSIANS
     from sharp_ros.images import check_meaningful, frame_count, read_image
 
@@ -109,7 +121,12 @@ def _predict_file(
     intrinsics, origin = _intrinsics(size, exif_focal, args)
     try:
         result = pipeline.process(Frame(image, intrinsics, 0, 'camera'), {GAUSSIANS})
-        written = save_prediction(result, stem)
+        if one_file:
+            layout = True if args.sharp_layout else None if not args.plain else False
+            written = save_gaussians(result, target, args.up, sharp_layout=layout)
+        else:
+            files = save_prediction(result, target, plain=args.plain)
+            written = ', '.join(file.name for file in files)
     except (InputError, MemoryError) as error:
         reason = error if isinstance(error, InputError) else 'not enough memory; shrink it'
         raise InputError(f'cannot predict {path}: {reason}', 'prediction_failed') from error
@@ -118,7 +135,7 @@ def _predict_file(
         median = f'median depth {np.nanmedian(result.depth):.2f} m'
     return (
         f'{path}: {first}{size[0]}x{size[1]}, focal length {intrinsics.fx:.0f} px ({origin}), '
-        f'{median} -> {", ".join(file.name for file in written)}'
+        f'{median} -> {written}'
     )
 
 

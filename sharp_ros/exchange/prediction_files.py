@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 
 from sharp_ros.errors import ConfigError
+from sharp_ros.exchange.scene import Scene, Splats, Up
+from sharp_ros.exchange.scene_files import suffix_of, write_scene
 from sharp_ros.files import write_atomically
-from sharp_ros.gaussians import Gaussians
+from sharp_ros.gaussians import Gaussians, rows_of, save_ply
 from sharp_ros.pictures.depth import depth_range, draw_preview
 from sharp_ros.pictures.drawing import encode_picture
 
@@ -47,7 +49,7 @@ def refuse_foreign_results(stems: Iterable[Path]) -> None:
             )
 
 
-def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
+def save_prediction(result: FrameResult, stem: Path, *, plain: bool = False) -> list[Path]:
     """Write depth (`_depth.npz`, `_depth.png`), `_preview.png` and `.ply`, all or none of them.
 
     The PNG holds 16-bit millimetres, 0 where there is no depth, 65535 from 65.535 m on. The npz
@@ -57,6 +59,7 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
     Args:
         result: of a pipeline.
         stem: path of the results without their endings; its folder is made.
+        plain: whether the .ply holds vertices alone, see `gaussians.save_ply`.
 
     Returns:
         The files written.
@@ -64,8 +67,6 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
     Raises:
         ConfigError: if they cannot be written; older ones are then as they were.
     """
-    from sharp_ros.gaussians import save_ply  # with torch, which the names above do not need
-
     k = result.frame.intrinsics
     arrays: dict[str, Any] = {'depth': result.depth, 'intrinsics': k.parameters}
     spread = log_depth_std(result)
@@ -83,7 +84,7 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
             ready = [Path(folder, path.name) for path in results]
             for path, data in zip(ready, contents, strict=False):
                 write_atomically(path, data)
-            save_ply(ready[-1], _gaussians(result), k)
+            save_ply(ready[-1], _gaussians(result), k, plain=plain)
             for path, target in zip(ready, results, strict=True):
                 path.replace(target)
     except OSError as error:
@@ -92,6 +93,38 @@ def save_prediction(result: FrameResult, stem: Path) -> list[Path]:
             'another --output'
         ) from error
     return results
+
+
+def save_gaussians(
+    result: FrameResult, path: Path, up: Up | None = None, *, sharp_layout: bool | None = None
+) -> str:
+    """Write the Gaussians alone, in the format that the suffix stands for.
+
+    Args:
+        result: of a pipeline.
+        path: one of `scene_files.FORMATS`; its folder is made.
+        up: see `scene_files.write_scene`.
+        sharp_layout: see `scene_files.write_scene`; None for that of a .ply alone.
+
+    Returns:
+        A line about the file.
+
+    Raises:
+        ConfigError: if it cannot be written, or a library is missing.
+        InputError: if the format cannot hold them.
+    """
+    rows = rows_of(_gaussians(result))
+    scene = Scene(Splats(rows), '-y', from_camera=True, photo=result.frame.intrinsics)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if sharp_layout is None:
+            sharp_layout = suffix_of(path) == '.ply'
+        return write_scene(path, scene, up, sharp_layout=sharp_layout)
+    except OSError as error:
+        raise ConfigError(
+            f'cannot write {path}: {error.strerror or error}; make space or choose another '
+            '--output'
+        ) from error
 
 
 def log_depth_std(result: FrameResult) -> np.ndarray | None:  # -> [H, W]
