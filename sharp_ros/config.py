@@ -484,12 +484,31 @@ class SnapshotConfig:
     )
 
 
+# Of scenes in the formats of other programs; the writers are in exchange/scene_files.py.
+SCENE_SUFFIXES = (
+    *('.compressed.ply', '.ply', '.splat', '.spz', '.sog', '.ksplat', '.glb', '.usdz', '.html'),
+    *('.xyz', '.las', '.pcd'),
+)
+
+
 @dataclass(frozen=True)
 class OutputConfig:
     """Folders of ~/save_map and ~/load_map; services use no others."""
 
     directory: str = option('~/.ros/sharp_ros', 'parent folder of the maps that ~/save_map writes')
     load: str = option('latest', 'map folder below directory that ~/load_map reads', live=True)
+    formats: str = option(
+        '',
+        'suffixes, separated by spaces, of further files in saved maps, and of files of snapshots '
+        'below directory: .compressed.ply .ply .splat .spz .sog .ksplat .glb .usdz .html .xyz '
+        '.las .pcd',
+        live=True,
+    )
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Those of `formats`, each once."""
+        return tuple(dict.fromkeys(self.formats.split()))
 
 
 @dataclass(frozen=True)
@@ -632,6 +651,10 @@ class SharpConfig:
             raise ConfigError(
                 f'output.directory {directory}: there is no such user here; write the path out'
             )
+        for suffix in self.output.suffixes:
+            if suffix not in SCENE_SUFFIXES:
+                known = ' '.join(SCENE_SUFFIXES)
+                raise ConfigError(f'output.formats: {suffix!r} is none of {known}')
         for key in ('pose.base_to_camera', 'imu.base_to_imu'):
             if len(flat[key]) != 7:
                 raise ConfigError(f'{key} needs 7 numbers: x y z qx qy qz qw')

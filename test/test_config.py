@@ -156,6 +156,7 @@ def test_bad_values_are_refused_with_a_reason(flat, text):
         ),
         # maps would be saved wherever the process was started, or nowhere
         ({'output.directory': ''}, 'name a folder'),
+        ({'output.formats': '.spz .doc'}, "'.doc' is none of"),
         ({'output.directory': '~no_such_user/maps'}, 'no such user'),
     ],
 )

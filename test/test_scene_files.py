@@ -538,6 +538,50 @@ def test_points_keep_what_they_have(tmp_path):
     assert values(1).ravel().tolist() == [0, 1, 2]
 
 
+def test_a_saved_map_is_written_in_further_formats(map_folder):
+    from sharp_ros.exchange.map_formats import write_formats
+
+    (map_folder.path / 'cloud.ply').unlink()
+    before = set(map_folder.path.iterdir())
+    assert write_formats(map_folder.path, ['.spz', '.glb', '.xyz', '.ply']) == []
+    new = {path.name for path in set(map_folder.path.iterdir()) - before}
+    assert new == {'gaussians.spz', 'mesh.glb', 'cloud.xyz'}
+    assert np.loadtxt(map_folder.path / 'cloud.xyz').shape == (4, 6)  # corners of the mesh
+    (map_folder.path / 'gaussians.ply').unlink()
+    (complaint,) = write_formats(map_folder.path, ['.sog'])
+    assert complaint.startswith('no .sog: ')
+    assert 'gaussians.ply' in complaint
+    with pytest.raises(InputError, match='given up'):
+        write_formats(map_folder.path, ['.glb'], given_up=lambda: True)
+
+
+def test_points_of_a_snapshot_become_flat_gaussians_in_its_surface():
+    from sharp_ros.camera import Intrinsics
+    from sharp_ros.exchange.map_formats import surfels
+    from sharp_ros.snapshot import SnapshotCloud
+
+    random = np.random.default_rng(0)
+    normals = random.normal(size=(50, 3)).astype(np.float32)
+    normals[0], normals[1] = (0, 0, 1), (0, 0, -1)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    points = random.uniform(1, 3, (50, 3)).astype(np.float32)
+    colors = random.integers(0, 256, (50, 3), np.uint8)
+    k = Intrinsics(100, 100, 50, 50, 101, 101)
+    splats = surfels(SnapshotCloud(points, colors, normals, points[:, 0], k, 0, 'camera', 1))
+    np.testing.assert_array_equal(splats.positions, points)
+    np.testing.assert_allclose(splats.srgb * 255, colors, atol=1e-3)
+    np.testing.assert_allclose(splats.scales[:, 0], 0.006 * points[:, 2], rtol=1e-5)
+    thin = rotations(splats.quats)[:, :, splats.scales[0].argmin()]
+    np.testing.assert_allclose(np.abs((thin * normals).sum(1)), 1, atol=1e-5)
+
+
+def test_the_suffixes_of_the_configuration_are_those_that_are_written():
+    from sharp_ros.config import OutputConfig, SCENE_SUFFIXES
+
+    assert tuple(FORMATS) == SCENE_SUFFIXES
+    assert OutputConfig(formats=' .spz  .glb .spz').suffixes == ('.spz', '.glb')
+
+
 def _written(path, scene):
     write_scene(path, scene)
     return path

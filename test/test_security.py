@@ -187,7 +187,7 @@ def test_saving_runs_nothing_that_lies_in_the_working_directory(tmp_path, monkey
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
 def test_the_process_that_extracts_a_surface_ends_with_the_one_that_began_it(number):
-    child = 'import os, time; from sharp_ros.mapping.map_files import _end_with as end; '
+    child = 'import os, time; from sharp_ros.mapping.map_files import end_with as end; '
     child += 'end(os.getppid()); print(os.getpid(), flush=True); time.sleep(60)'
     parent = f'import subprocess, sys; subprocess.run([sys.executable, "-c", {child!r}])'
     with subprocess.Popen([sys.executable, '-c', parent], stdout=subprocess.PIPE) as process:
@@ -199,7 +199,7 @@ def test_the_process_that_extracts_a_surface_ends_with_the_one_that_began_it(num
 
 def test_a_surface_for_a_process_that_has_ended_is_not_extracted():
     with pytest.raises(SystemExit, match='has ended'):
-        map_files._end_with(os.getpid())  # it is not that of its parent
+        map_files.end_with(os.getpid())  # it is not that of its parent
 
 
 @pytest.mark.parametrize(('umask', 'forbidden'), [(0o022, 0o022), (0o077, 0o077)])

@@ -112,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         MapContents,
         title_of,
     )
+    from sharp_ros.exchange.map_formats import write_formats
     from sharp_ros.mapping.map_files import save_map
     from sharp_ros.pictures.drawing import encode_picture
     from sharp_ros.pipeline import Pipeline
@@ -155,7 +156,13 @@ def run(args: argparse.Namespace) -> int:
     measured = map_numbers(tally, contents)
     files = [] if args.to_bag is None else [args.to_bag]
     if args.output is not None:
-        files += save_map(args.output, state)
+        missing: list[str] = []
+        suffixes = config.output.suffixes
+        files += save_map(
+            args.output, state, finish=lambda f: missing.extend(write_formats(f, suffixes))
+        )
+        for line in missing:
+            print(f'warning: {line}', file=sys.stderr)
         for name, picture in draw_pictures(contents, tally, title_of(measured)).items():
             files.append(args.output / name)
             write_atomically(files[-1], encode_picture(picture))

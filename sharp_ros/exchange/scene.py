@@ -21,7 +21,7 @@ WHATS: tuple[What, ...] = ('gaussians', 'mesh', 'cloud')
 
 SOLID = 0.5  # opacity from which the centre of a Gaussian counts as a point of a surface
 _FROM_CAMERA = 'seen from the origin'  # a comment in PLY files
-_SH_C0 = 0.28209479177387814
+SH_C0 = 0.28209479177387814
 _IN_MAP: dict[What, str] = {
     'gaussians': 'gaussians.ply',
     'mesh': 'mesh.ply',
@@ -52,7 +52,7 @@ class Splats:
     @property
     def srgb(self) -> np.ndarray:  # [N, 3] float32, 0..1
         """Colours, encoded."""
-        return np.clip(self.rows[:, 3:6] * np.float32(_SH_C0) + np.float32(0.5), 0, 1)
+        return np.clip(self.rows[:, 3:6] * np.float32(SH_C0) + np.float32(0.5), 0, 1)
 
     @property
     def opacities(self) -> np.ndarray:  # [N] float32, 0..1

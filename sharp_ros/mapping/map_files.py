@@ -114,7 +114,10 @@ class MapState:
 
 
 def save_map(
-    folder: Path, state: MapState, given_up: Callable[[], bool] = lambda: False
+    folder: Path,
+    state: MapState,
+    given_up: Callable[[], bool] = lambda: False,
+    finish: Callable[[Path], object] = lambda _: None,
 ) -> list[Path]:
     """Write a map into a folder, which must not exist or be empty; all of it or nothing.
 
@@ -124,6 +127,7 @@ def save_map(
         folder: parents are made.
         state: of the map.
         given_up: asked from time to time whether to leave off.
+        finish: may put more files into the folder, which is complete but hidden still.
 
     Returns:
         The files.
@@ -138,11 +142,15 @@ def save_map(
             raise InputError(f'{folder} is not empty; name a new folder', 'cannot_save')
         with new_folder(folder) as partial:
             _write(partial, state, given_up)
+            finish(partial)
         return sorted(folder.iterdir())
 
 
 def save_new_map(
-    directory: Path, state: MapState, given_up: Callable[[], bool] = lambda: False
+    directory: Path,
+    state: MapState,
+    given_up: Callable[[], bool] = lambda: False,
+    finish: Callable[[Path], object] = lambda _: None,
 ) -> Path:
     """Write a map into a new folder named by the time, UTC, and let `latest` point there.
 
@@ -152,6 +160,7 @@ def save_new_map(
         directory: parents are made.
         state: of the map.
         given_up: as for `save_map`.
+        finish: likewise.
 
     Returns:
         The folder.
@@ -174,7 +183,7 @@ def save_new_map(
             while folder.exists():
                 number += 1
                 folder = directory / f'{name}_{number}'
-            save_map(folder, state, given_up)
+            save_map(folder, state, given_up, finish)
             replace_symlink(latest, folder.name)
     return folder
 
@@ -328,12 +337,29 @@ def _write_grid(
 def _surface_by_another_process(
     folder: Path, comments: Sequence[str] = (), given_up: Callable[[], bool] = lambda: False
 ) -> dict[str, int]:
-    """Cloud and mesh from the files written so far; their sizes.
+    """Cloud and mesh from the files written so far; their sizes."""
+    what = 'the surface of the map'
+    return json.loads(by_another_process(__name__, (str(folder), *comments), what, given_up))
 
-    Open3D holds the lock of the interpreter while it extracts them, for a second and more, in
-    which this process would not see an image, nor the wish that it end.
+
+def by_another_process(
+    module: str, arguments: Sequence[str], what: str, given_up: Callable[[], bool]
+) -> str:
+    """Run a module that writes files of a map; what it printed.
+
+    Libraries hold the lock of the interpreter while they make a surface or pack Gaussians, for a
+    second and more, in which this process would not see an image, nor the wish that it end.
+
+    Args:
+        module: whose first arguments are the id of this process, see `end_with`, and a folder.
+        arguments: the folder and more.
+        what: is written.
+        given_up: asked from time to time whether to leave off.
+
+    Raises:
+        InputError: `cannot_save` if it failed or was given up.
     """
-    command = [sys.executable, '-m', __name__, str(folder), str(os.getpid()), *comments]
+    command = [sys.executable, '-m', module, str(os.getpid()), *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd='/') as process:
         while True:
@@ -346,8 +372,8 @@ def _surface_by_another_process(
                     raise InputError('the map is not saved: given up', 'cannot_save') from None
     if process.returncode:
         last = errors.strip().splitlines()[-1:] or [f'exit code {process.returncode}']
-        raise InputError(f'the surface of the map cannot be saved: {last[0]}', 'cannot_save')
-    return json.loads(said)
+        raise InputError(f'{what} cannot be saved: {last[0]}', 'cannot_save')
+    return said
 
 
 def _write_surface(folder: Path, comments: Sequence[str]) -> dict[str, int]:
@@ -373,7 +399,8 @@ def _write_gaussians(
 ) -> dict[str, int]:
     fused = GaussianMap(config)
     fused.restore(state)
-    save_ply(folder / 'gaussians.ply', fused.gaussians(), comments=comments)
+    gaussians = fused.gaussians()
+    save_ply(folder / 'gaussians.ply', gaussians, comments=(*comments, 'up z'), plain=True)
     return {'gaussians': len(fused)}
 
 
@@ -460,7 +487,7 @@ def _read_about(path: Path) -> dict[str, Any]:
     return about
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """End this process when the one that began it does, however that ends (Linux)."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -478,6 +505,6 @@ def _read_origin(arrays: Mapping[str, np.ndarray], version: int) -> LocalOrigin:
 
 
 if __name__ == '__main__':
-    _end_with(int(sys.argv[2]))
+    end_with(int(sys.argv[1]))
     os.nice(10)  # the map may be saved while a robot drives
-    print(json.dumps(_write_surface(Path(sys.argv[1]), sys.argv[3:])))
+    print(json.dumps(_write_surface(Path(sys.argv[2]), sys.argv[3:])))

@@ -21,6 +21,7 @@ import rclpy.task
 from std_srvs.srv import SetBool, Trigger
 
 from sharp_ros.errors import InputError, PoseUnavailableError, SharpError
+from sharp_ros.exchange.map_formats import save_snapshot, write_formats
 from sharp_ros.mapping.map_files import load_map, map_folder, MapState, save_new_map
 from sharp_ros.mapping.map_fit import MapFit
 from sharp_ros.pipeline import Pipeline
@@ -28,7 +29,9 @@ from sharp_ros.ros.requests import Action, Lane
 from sharp_ros.ros.session import Running
 
 LOAD_PATIENCE = 10.0  # seconds within which a loaded map should have been checked
-SAVE_INTERVAL = 1.0  # seconds between two maps: callers in a loop must not fill the disk
+# Seconds between two maps, and between files of two snapshots: callers in a loop must not fill
+# the disk.
+SAVE_INTERVAL = 1.0
 LAST_PATIENCE = 1.0  # seconds that a request or frame in progress has left when the node ends
 
 
@@ -72,7 +75,7 @@ class Services:
         self._ending = threading.Event()
         self._snapshot_ready, self._map_checked = threading.Event(), threading.Event()
         self._loaded: MapFit | PoseUnavailableError | None = None  # what was found
-        self._next_save = 0.0
+        self._next_save = self._next_snapshot = 0.0
         # all are taken in at once, so that a service that is busy can say so
         group = ReentrantCallbackGroup()
         triggers: dict[str, Callable[..., str]] = {
@@ -176,10 +179,17 @@ class Services:
         self._ending.wait(max(0.0, self._next_save - time.monotonic()))
         directory = Path(session.config.output.directory).expanduser()
         state = running.call(lambda: save.copy(session.pipeline))
-        folder = save_new_map(directory, state, given_up=self._ending.is_set)
+        missing: list[str] = []
+
+        def finish(partial: Path) -> None:
+            suffixes = session.config.output.suffixes
+            missing.extend(write_formats(partial, suffixes, self._ending.is_set))
+
+        folder = save_new_map(directory, state, self._ending.is_set, finish)
         self._next_save = time.monotonic() + SAVE_INTERVAL
-        self._node.get_logger().info(f'map saved in {folder}')
-        return str(folder)
+        message = '; '.join((str(folder), *missing))
+        self._node.get_logger().info(f'map saved in {message}')
+        return message
 
     def _keep_what_is_to_be_saved(self, pipeline: Pipeline) -> None:
         """Copy the map, which goes, for those who asked for it before; between two frames."""
@@ -254,7 +264,14 @@ class Services:
         # joined on this thread: the next images need not wait for it
         cloud = running.call(session.pipeline.take_snapshot).cloud()
         session.outputs.publish_snapshot(cloud)
-        return f'{len(cloud.points)} points of {cloud.frames} images on ~/snapshot/points'
+        message = f'{len(cloud.points)} points of {cloud.frames} images on ~/snapshot/points'
+        output = session.config.output
+        if output.suffixes:
+            self._ending.wait(max(0.0, self._next_snapshot - time.monotonic()))
+            files = save_snapshot(Path(output.directory), cloud, output.suffixes)
+            self._next_snapshot = time.monotonic() + SAVE_INTERVAL
+            message += f', in {" ".join(map(str, files))}'
+        return message
 
     def _on_timings(self, request: Any, response: Any) -> Any:
         response.success, response.message = True, self._timings()

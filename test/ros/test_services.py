@@ -243,6 +243,25 @@ def test_map_is_saved_while_images_go_on(make_node, peer, call, tmp_path, monkey
     assert {'map.pgm', 'map.yaml', 'trajectory.txt', 'config.yaml', 'state.npz'} <= written
 
 
+def test_maps_and_snapshots_are_also_saved_in_other_formats(make_node, peer, call, tmp_path):
+    pytest.importorskip('laspy')
+    parameters = {'gaussian_map__enabled': True, 'output__formats': '.spz .las'}
+    node = mapping_node(make_node, peer, tmp_path, **parameters)
+    response = call('save_map', timeout=60.0)
+    assert response.success, response.message
+    assert 'no .las' not in response.message  # of the Gaussians, where there is no surface
+    written = {path.name for path in (tmp_path / 'latest').iterdir()}
+    assert {'gaussians.ply', 'gaussians.spz', 'cloud.las'} <= written
+    response = call('snapshot')
+    assert response.success, response.message
+    found = sorted(path.suffix for path in tmp_path.glob('snapshot_*'))
+    assert found == ['.las', '.spz']
+    assert all(str(path) in response.message for path in tmp_path.glob('snapshot_*'))
+    (changed,) = node.set_parameters([Parameter('output.formats', value='.doc')])
+    assert not changed.successful
+    assert '.doc' in changed.reason
+
+
 @pytest.fixture
 def next_run(make_node, peer, call, tmp_path, monkeypatch):
     """Another run after a map of the wall was saved, and the grid of that map."""

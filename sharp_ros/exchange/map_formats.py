@@ -1,0 +1,121 @@
+"""Further formats of a map that is being saved, and of a snapshot; see `output.formats`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+import json
+import os
+from pathlib import Path
+import sys
+
+import numpy as np
+
+from sharp_ros.errors import InputError, SharpError
+from sharp_ros.exchange.scene import Cloud, read_scene, Scene, SH_C0, Splats
+from sharp_ros.exchange.scene_files import FORMATS, write_scene
+from sharp_ros.mapping.map_files import by_another_process, end_with
+from sharp_ros.snapshot import SnapshotCloud
+
+_OPACITY = 5.0  # logit
+_FLAT = 0.1  # thickness of a point that became a Gaussian, of its width
+_WIDTH = 0.6  # its standard deviation along the surface, in pixels: neighbours join
+
+
+def write_formats(
+    folder: Path, suffixes: Sequence[str], given_up: Callable[[], bool] = lambda: False
+) -> list[str]:
+    """Write more files into the folder of a map, by another process.
+
+    They are gaussians, mesh or cloud by name; a .ply is there already.
+
+    Args:
+        folder: of a map, complete.
+        suffixes: of `scene_files.FORMATS`.
+        given_up: asked from time to time whether to leave off.
+
+    Returns:
+        What could not be written, and why: a map is worth more than a format of it.
+
+    Raises:
+        InputError: `cannot_save` if it was given up.
+    """
+    wanted = [suffix for suffix in suffixes if suffix != '.ply']
+    if not wanted:
+        return []
+    what = 'further formats of the map'
+    return json.loads(by_another_process(__name__, (str(folder), *wanted), what, given_up))
+
+
+def _write_each(folder: Path, suffixes: Sequence[str]) -> list[str]:
+    complaints: list[str] = []
+    for suffix in suffixes:
+        wanted = FORMATS[suffix].wanted
+        try:
+            scene = read_scene(folder, wanted)
+            points = wanted[0] == 'cloud' or isinstance(scene.content, Cloud)
+            gaussians = isinstance(scene.content, Splats)
+            name = 'cloud' if points else 'gaussians' if gaussians else 'mesh'
+            write_scene(folder / f'{name}{suffix}', scene)
+        except SharpError as error:
+            reason = str(error).replace(f'{folder}{os.sep}', '').replace(str(folder), 'it')
+            complaints.append(f'no {suffix}: {reason}')
+    return complaints
+
+
+def save_snapshot(directory: Path, cloud: SnapshotCloud, suffixes: Sequence[str]) -> list[Path]:
+    """Write a snapshot into files named by the time, UTC.
+
+    Where a format holds Gaussians alone, each point becomes a flat one that lies in the surface.
+
+    Args:
+        directory: parents are made.
+        cloud: in the frame of the camera.
+        suffixes: of `scene_files.FORMATS`.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: `cannot_save` if one cannot be written.
+        ConfigError: if a library is missing.
+    """
+    directory = directory.expanduser().absolute()
+    points = Cloud(cloud.points, cloud.colors, cloud.normals)
+    files: list[Path] = []
+    stem = f'snapshot_{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%S-%f}'
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for suffix in suffixes:
+            content = points if 'cloud' in FORMATS[suffix].wanted else surfels(cloud)
+            files.append(directory / f'{stem}{suffix}')
+            write_scene(files[-1], Scene(content, '-y', from_camera=True))
+    except OSError as error:
+        raise InputError(
+            f'the snapshot cannot be saved to {directory}: {error}; make room there, or save '
+            'elsewhere (output.directory)',
+            'cannot_save',
+        ) from error
+    return files
+
+
+def surfels(cloud: SnapshotCloud) -> Splats:
+    """Flat Gaussians as wide as the pixels of a snapshot, in its surface."""
+    n = len(cloud.points)
+    width = cloud.points[:, 2] * (_WIDTH / cloud.intrinsics.fx)
+    rows = np.empty((n, 14), np.float32)
+    rows[:, :3] = cloud.points
+    rows[:, 3:6] = (cloud.colors / np.float32(255) - 0.5) / SH_C0
+    rows[:, 6] = _OPACITY
+    rows[:, 7:10] = np.log(width)[:, None] + np.log(np.array([1, 1, _FLAT], np.float32))
+    # the shortest rotation from z to the normal, whose sign does not matter
+    normals = np.where(cloud.normals[:, 2:] < 0, -cloud.normals, cloud.normals)
+    rows[:, 10], rows[:, 11] = 1 + normals[:, 2], -normals[:, 1]
+    rows[:, 12], rows[:, 13] = normals[:, 0], 0
+    return Splats(rows)
+
+
+if __name__ == '__main__':
+    end_with(int(sys.argv[1]))
+    os.nice(10)  # the map may be saved while a robot drives
+    print(json.dumps(_write_each(Path(sys.argv[2]), sys.argv[3:])))
