@@ -28,7 +28,10 @@ COMMANDS = {
     ),
     'demo': ('sharp_ros.apps.demo', 'camera source and node over ROS 2 with a live table'),
     'bench': ('sharp_ros.apps.bench', 'speed and memory on this machine'),
-    'export': ('sharp_ros.apps.export', 'a network as ONNX, for other programs and for speed'),
+    'export': (
+        'sharp_ros.apps.export',
+        'scenes and maps in formats of other programs, nano as ONNX',
+    ),
     'train': ('sharp_ros.apps.train', 'training of nano on rendered rooms or on your recordings'),
     'fetch': ('sharp_ros.apps.fetch', 'download of weights that are not shipped'),
     'mount': ('sharp_ros.apps.mount', 'camera mounting as parameter, tf command and URDF'),

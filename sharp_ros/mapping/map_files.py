@@ -400,7 +400,7 @@ def _write_gaussians(
     fused = GaussianMap(config)
     fused.restore(state)
     gaussians = fused.gaussians()
-    save_ply(folder / 'gaussians.ply', gaussians, comments=(*comments, 'up z'), plain=True)
+    save_ply(folder / 'gaussians.ply', gaussians, comments=comments, plain=True)
     return {'gaussians': len(fused)}
 
 
