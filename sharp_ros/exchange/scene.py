@@ -183,6 +183,9 @@ def _turned(vectors: np.ndarray, quarters: int) -> np.ndarray:  # [N, 3] -> [N, 
     return np.stack((x, y, z), 1)
 
 
+_KINDS: dict[type, What] = {Splats: 'gaussians', Mesh: 'mesh', Cloud: 'cloud'}
+
+
 def read_scene(path: Path, wanted: tuple[What, ...]) -> Scene:
     """A scene from a PLY file, or from the folder of a map.
 
@@ -209,14 +212,16 @@ def read_scene(path: Path, wanted: tuple[What, ...]) -> Scene:
         raise ConfigError(f'{path} does not exist; give a .ply file or the folder of a map')
     file = read_ply(path)
     content = _content(path, file)
-    kind: What = {Splats: 'gaussians', Mesh: 'mesh', Cloud: 'cloud'}[type(content)]
+    kind = _KINDS[type(content)]
     if kind not in wanted:
         if kind == 'cloud':  # its reader knows best what is missing
             load_rows(path)
         raise InputError(f'{path} holds a {kind}, no {" nor ".join(wanted)}', 'bad_ply')
     said = [line[3:] for line in file.comments if line.startswith('up ')]
     in_map = _in_map(path)
-    up = next((u for u in UPS if [u] == said[-1:]), 'z' if in_map else '-y')
+    up: Up = 'z' if in_map else '-y'
+    for known in UPS:
+        up = known if said[-1:] == [known] else up
     from_camera = _FROM_CAMERA in file.comments or not (said or in_map)
     ours = (_FROM_CAMERA, *(f'up {u}' for u in UPS))
     kept = tuple(line for line in file.comments if line not in ours)
@@ -250,7 +255,7 @@ def _content(path: Path, file: PlyFile) -> Splats | Cloud | Mesh:
 
     positions = columns('x y z', np.float32)
     assert positions is not None
-    finite = np.isfinite(positions).all(1)
+    finite = np.asarray(np.isfinite(positions).all(1))
     if not finite.any():
         raise InputError(f'{path} holds {len(finite)} points, none finite', 'bad_ply')
     colors, normals = columns('red green blue', np.uint8), columns('nx ny nz', np.float32)
@@ -267,7 +272,7 @@ def _read_mesh(path: Path) -> Mesh:
     except ImportError as error:
         raise ConfigError(f'{path} is a mesh, which open3d reads; pip install open3d') from error
     with open3d.utility.VerbosityContextManager(open3d.utility.VerbosityLevel.Error):
-        mesh = open3d.io.read_triangle_mesh(str(path))
+        mesh = open3d.io.read_triangle_mesh(path)
     positions = np.asarray(mesh.vertices, np.float32)
     triangles = np.asarray(mesh.triangles, np.int32)
     if not len(triangles) or not np.isfinite(positions).all():

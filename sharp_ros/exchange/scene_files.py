@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass
+import gzip
 import html
 from pathlib import Path
 from typing import Any, BinaryIO
-import zlib
 
 import numpy as np
 
@@ -129,7 +129,7 @@ def _write_html(file: BinaryIO, scene: Scene) -> int:
             f'{MOST_IN_HTML:,} are written; give --most {MOST_IN_HTML}',
             'too_many',
         )
-    packed = zlib.compress(_converted(splats, 'compressed.ply'), wbits=zlib.MAX_WBITS | 16)
+    packed = gzip.compress(_converted(splats, 'compressed.ply'), mtime=0)
     page = Path(__file__).with_name('viewer.html').read_text('utf-8')
     filled = {
         '{{title}}': f'{len(splats):,} Gaussians',

@@ -22,37 +22,32 @@ def write_usdz(file: BinaryIO, content: Splats | Cloud | Mesh) -> None:
     Raises:
         ConfigError: if usd-core is missing, or is older than Gaussians in USD.
     """
-    try:
-        from pxr import Usd, UsdGeom, UsdUtils, UsdVol
-    except ImportError as error:
-        raise ConfigError(
-            'usd-core, which writes .usdz, is missing: pip install usd-core'
-        ) from error
-    if isinstance(content, Splats) and not hasattr(UsdVol, 'ParticleField3DGaussianSplat'):
+    pxr = _library()
+    if isinstance(content, Splats) and not hasattr(pxr.UsdVol, 'ParticleField3DGaussianSplat'):
         raise ConfigError('this usd-core knows no Gaussians: pip install "usd-core>=26.3"')
     with TemporaryDirectory() as folder:
         layer = Path(folder, 'scene.usdc')
-        stage = Usd.Stage.CreateNew(str(layer))
-        UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
-        UsdGeom.SetStageMetersPerUnit(stage, 1.0)
-        prim = _define(stage, content)
+        stage = pxr.Usd.Stage.CreateNew(str(layer))
+        pxr.UsdGeom.SetStageUpAxis(stage, pxr.UsdGeom.Tokens.y)
+        pxr.UsdGeom.SetStageMetersPerUnit(stage, 1.0)
+        prim = _define(pxr, stage, content)
         stage.SetDefaultPrim(prim)
         stage.GetRootLayer().Save()
         package = Path(folder, 'scene.usdz')
-        if not UsdUtils.CreateNewUsdzPackage(str(layer), str(package)):
+        if not pxr.UsdUtils.CreateNewUsdzPackage(str(layer), str(package)):
             raise OSError(f'usd-core could not write {package}')
         file.write(package.read_bytes())
 
 
-def _define(stage: Any, content: Splats | Cloud | Mesh) -> Any:
-    from pxr import Gf, UsdGeom, UsdVol, Vt
+def _define(pxr: Any, stage: Any, content: Splats | Cloud | Mesh) -> Any:
+    UsdGeom, Vt = pxr.UsdGeom, pxr.Vt
 
     def vectors(values: np.ndarray) -> Any:
         return Vt.Vec3fArray.FromNumpy(np.ascontiguousarray(values, np.float32))
 
     positions = vectors(content.positions)
     if isinstance(content, Splats):
-        field = UsdVol.ParticleField3DGaussianSplat.Define(stage, _PLACE)
+        field = pxr.UsdVol.ParticleField3DGaussianSplat.Define(stage, _PLACE)
         scales, srgb = content.scales, content.srgb
         field.CreatePositionsAttr(positions)
         field.CreateScalesAttr(vectors(scales))
@@ -78,16 +73,28 @@ def _define(stage: Any, content: Splats | Cloud | Mesh) -> Any:
             field.CreateWidthsAttr([_POINT_WIDTH])
             field.SetWidthsInterpolation(UsdGeom.Tokens.constant)
         field.CreatePointsAttr(positions)
-    field.CreateExtentAttr([Gf.Vec3f(*map(float, low)), Gf.Vec3f(*map(float, high))])
+    field.CreateExtentAttr([pxr.Gf.Vec3f(*map(float, bound)) for bound in (low, high)])
     if srgb is not None:
         colors = UsdGeom.PrimvarsAPI(field.GetPrim()).CreatePrimvar(
-            'displayColor', _color_type(), UsdGeom.Tokens.vertex
+            'displayColor', pxr.Sdf.ValueTypeNames.Color3fArray, UsdGeom.Tokens.vertex
         )
         colors.Set(vectors(linear_from_srgb(srgb)))
     return field.GetPrim()
 
 
-def _color_type() -> Any:
-    from pxr import Sdf
-
-    return Sdf.ValueTypeNames.Color3fArray
+def _library() -> Any:
+    """The modules of usd-core, which have no types."""
+    try:
+        import pxr
+        import pxr.Gf
+        import pxr.Sdf
+        import pxr.Usd
+        import pxr.UsdGeom
+        import pxr.UsdUtils
+        import pxr.UsdVol
+        import pxr.Vt
+    except ImportError as error:
+        raise ConfigError(
+            'usd-core, which writes .usdz, is missing: pip install usd-core'
+        ) from error
+    return pxr

@@ -404,9 +404,9 @@ def _write_gaussians(
     return {'gaussians': len(fused)}
 
 
-def _write_ply(path: Path, points: np.ndarray, *columns: np.ndarray, **more: Any) -> None:
+def _write_ply(path: Path, *columns: Any, **more: Any) -> None:
     with path.open('wb') as file:
-        write_ply(file, points, *columns, **more)
+        write_ply(file, *columns, **more)
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
