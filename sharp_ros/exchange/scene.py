@@ -17,7 +17,6 @@ from sharp_ros.ply import PlyFile, read_ply
 Up = Literal['y', 'z', '-y']
 What = Literal['gaussians', 'mesh', 'cloud']
 UPS: tuple[Up, ...] = ('y', 'z', '-y')
-WHATS: tuple[What, ...] = ('gaussians', 'mesh', 'cloud')
 
 SOLID = 0.5  # opacity from which the centre of a Gaussian counts as a point of a surface
 _FROM_CAMERA = 'seen from the origin'  # a comment in PLY files
