@@ -19,7 +19,7 @@ import argparse
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from fnmatch import fnmatch
@@ -50,6 +50,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import golden_sharp
+import gpu_frame
 
 from sharp_ros import self_check
 from sharp_ros.camera import Intrinsics
@@ -69,6 +70,7 @@ from sharp_ros.network.sharp import SharpNetwork, SharpNetworkConfig, TINY, TINY
 from sharp_ros.procedural import analytic
 from sharp_ros.process import prepare_process
 from sharp_ros.rasterizer import backend, rasterize
+from sharp_ros.rasterizer import cuda as cuda_rasterizer
 from sharp_ros.rasterizer import reference as plain_rasterizer
 from sharp_ros.training import trainer
 from sharp_ros.training.drawn import draw_batch
@@ -88,6 +90,7 @@ CAMERA = Intrinsics.from_hfov(1.1, 640, 480)
 WARM_UP = 3
 TRY_AGAIN = 75  # EX_TEMPFAIL
 IN_FLIGHT = 2
+FEW = 128  # Gaussians that gsplat's plain torch code, which is slow, draws in a dry run
 RASTERIZED = ('backend', 'ms', 'fps', 'median_depth_ms', 'gsplat_ms', 'times_gsplat')
 MB = 2**20
 
@@ -110,7 +113,8 @@ class Setup:
         runs: of each frame that is timed.
         frames: of each stream.
         stream_seconds: length of the long stream.
-        views: (width, height) of the rasterised images, the last of them on a GPU only.
+        views: (width, height) of the rasterised images, the last of them by gsplat only.
+        pixels: of the image that nano sees in ONNX.
         drawn: number, height and width of the training images drawn at a time.
         training: settings of the short training.
         folder: for what it leaves.
@@ -126,6 +130,7 @@ class Setup:
     frames: int
     stream_seconds: float
     views: tuple[tuple[int, int], ...]
+    pixels: int
     drawn: tuple[int, int, int]
     training: Report
     folder: Path = Path('out/bench')
@@ -152,6 +157,7 @@ FULL = Setup(
     frames=40,
     stream_seconds=20.0,
     views=((320, 240), (640, 480), (1280, 720)),
+    pixels=256 * 192,
     drawn=(256, 192, 256),
     training={'minutes': 2.0, 'batch_pixels': 4 * 2**20, 'validations': 4},
 )
@@ -166,6 +172,7 @@ DRY = Setup(
     frames=2,
     stream_seconds=0.1,
     views=((16, 12), (20, 12)),
+    pixels=64 * 32,
     drawn=(2, 32, 64),
     training={'steps': 1, 'batch_pixels': 1, 'low_resolution': 1.0, 'validation_images': 1},
 )
@@ -199,6 +206,9 @@ def sections(setup: Setup) -> dict[str, tuple[Section, float]]:
         for execution in ('eager', 'graph'):
             name = f'nano.{precision}_{execution}'
             chosen[name] = (partial(nano, precision=precision, execution=execution), 20)
+    chosen['providers'] = (lambda _: gpu_frame.choices(), 10)
+    chosen['runtimes'] = (runtimes, 60)
+    chosen['refinement'] = (refined, 60)
     chosen['training.drawn'] = (drawn, 100)
     chosen['training.rate'] = (training_rate, 60)
     chosen['training.nano'] = (training, 170)
@@ -214,7 +224,7 @@ def sections(setup: Setup) -> dict[str, tuple[Section, float]]:
     for kind, sizes in (('cuda', setup.views), ('reference', setup.views[:-1])):
         for size in sizes:
             name = f'rasterizer.{kind}_{size[0]}x{size[1]}'
-            chosen[name] = (partial(rasterized, kind=kind, size=size), 15)
+            chosen[name] = (partial(rasterized, kind=kind, size=size), 30)
     chosen['unprojection.compile'] = (partial(unprojected, compiled=True), 60)
     chosen['forward.fp16_compile'] = (partial(compiled, precision='fp16'), 240)
     return chosen
@@ -744,6 +754,21 @@ def nano(setup: Setup, precision: str, execution: str) -> Report:
     return report | {'self_check_difference': engine.check_error, 'memory': _memory(setup)}
 
 
+# --- around the network --------------------------------------------------------------------------
+
+
+def runtimes(setup: Setup) -> Report:
+    """Nano in ONNX Runtime, on the device too, and in OpenVINO; see `gpu_frame.runtimes`."""
+    _release(setup)
+    return gpu_frame.runtimes(setup.device.type, setup.pixels)
+
+
+def refined(setup: Setup) -> Report:
+    """Depth from motion with nano on the device; see `gpu_frame.refined`."""
+    _release(setup)
+    return gpu_frame.refined(setup.device.type, setup.frames) | {'memory': _memory(setup)}
+
+
 # --- training -----------------------------------------------------------------------------------
 
 
@@ -1025,9 +1050,20 @@ def _covariances(gaussians: Gaussians) -> Tensor:
 
 def gsplat_compiled(setup: Setup) -> Report:
     """What renders on the GPU; the seconds are those of compiling gsplat, where it was not yet."""
-    setup.need_cuda()
-    name = backend(setup.device.type)
-    return {'backend': name, 'passed': name == 'gsplat'}
+    with _gsplat(setup):
+        name = cuda_rasterizer.backend(setup.device.type)
+        return {'backend': name, 'passed': name == 'gsplat'}
+
+
+def _gsplat(setup: Setup) -> AbstractContextManager[None]:
+    """Within, gsplat draws; without a GPU by its plain torch code.
+
+    Raises:
+        NotMeasured: if it is not installed.
+    """
+    if util.find_spec('gsplat') is None:
+        raise NotMeasured('gsplat is not installed')
+    return nullcontext() if setup.cuda else gpu_frame.gsplat_without_gpu()
 
 
 @torch.inference_mode()
@@ -1037,13 +1073,21 @@ def rasterized(setup: Setup, kind: str, size: tuple[int, int]) -> Report:
     Of the GPU also what the median depth costs, and the plain call of gsplat, of which the whole
     is to be within 10 %.
     """
-    if kind == 'cuda':
-        setup.need_cuda()
-        if backend(setup.device.type) != 'gsplat':
-            raise NotMeasured(backend(setup.device.type))
+    if kind == 'reference':
+        return _rasterized(setup, kind, size)
+    with _gsplat(setup):
+        name = cuda_rasterizer.backend(setup.device.type)
+        if name != 'gsplat':
+            raise NotMeasured(name)
+        return _rasterized(setup, kind, size)
+
+
+def _rasterized(setup: Setup, kind: str, size: tuple[int, int]) -> Report:
     _release(setup)
     ndc = _on(_seeded_gaussians(setup.network.grid), setup.device)
     gaussians = unprojection.unproject(ndc, CAMERA)
+    if kind == 'cuda' and not setup.cuda:
+        gaussians = gaussians.select(slice(None, None, len(gaussians) // FEW))
     camera = CAMERA.resized(*size)
     scene = (gaussians, camera, np.eye(4))
     plain = partial(plain_rasterizer.rasterize, background=(0.0, 0.0, 0.0), near=0.05)
@@ -1074,7 +1118,13 @@ def _plain_gsplat(gaussians: Gaussians, camera: Intrinsics) -> Callable[[], obje
     K[:2, 2] += 0.5
     parts = (g.means, quats, scales, g.opacities, g.colors)
     view = (torch.eye(4, device=K.device)[None], K[None], camera.width, camera.height)
-    options = {'near_plane': 0.05, 'eps2d': 0.0, 'packed': False, 'render_mode': 'RGB+D'}
+    options = {
+        'near_plane': 0.05,
+        'far_plane': cuda_rasterizer.FAR,
+        'eps2d': 0.0,
+        'packed': False,
+        'render_mode': 'RGB+D',
+    }
     return partial(gsplat.rasterization, *parts, *view, **options)
 
 

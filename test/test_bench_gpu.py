@@ -13,6 +13,7 @@ import pytest
 from torch import Tensor
 
 from sharp_ros import self_check
+from sharp_ros.network import sessions
 from sharp_ros.training import losses
 from sharp_ros.training.dataset import Batch
 
@@ -57,6 +58,8 @@ def test_dry_run_measures_all_that_needs_no_gpu(
         *('forward.fp32_eager', 'forward.bf16_eager', 'nano.fp32_eager', 'nano.bf16_eager'),
         *('patch_batch.12', 'patch_batch.5', 'patch_batch.1', 'long_stream'),
         *('stages.bf16_eager', 'kernels.bf16_eager', 'rasterizer.reference_16x12'),
+        *('rasterizer.gsplat', 'rasterizer.cuda_16x12', 'rasterizer.cuda_20x12'),
+        *('providers', 'runtimes', 'refinement'),
         *('training.drawn', 'training.rate', 'training.second_view', 'training.nano'),
     }
     assert report['machine']['commit'] == '0123abc'
@@ -78,6 +81,15 @@ def test_dry_run_measures_all_that_needs_no_gpu(
     assert {'.safetensors', '.jsonl', '.png'} <= left
     assert '.pt' not in left
     assert report['summary']['stage_tflops']['encoder'] > 0
+    assert report['rasterizer.gsplat']['passed']
+    assert report['rasterizer.cuda_16x12']['color_difference'] < 0.01
+    assert report['refinement']['passed']
+    assert report['refinement']['abs_rel']['network'] > 0
+    ways = report['runtimes']['median_ms']
+    assert report['runtimes']['choice'] in ways
+    assert 'onnx CPU fp32' in ways
+    assert report['runtimes']['difference']['onnx CPU fp32'] == 0
+    assert report['runtimes']['passed']
     assert report['kernels.bf16_eager']['kernels'][0]['ms'] > 0
     assert report['summary']['times_fp32']['fp32_eager'] == 1
     printed = capsys.readouterr().out
@@ -140,3 +152,19 @@ def test_operations_of_the_released_network_are_counted(gpu: ModuleType) -> None
     encoders = tflop['patch_encoder'] + tflop['image_encoder']
     assert encoders == pytest.approx((products + embedding) / 1e12, rel=1e-6)
     assert encoders < tflop['encoder'] < tflop['forward']
+
+
+def test_tensorrt_is_asked_for_before_cuda_and_cuda_before_the_cpu(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = gpu.gpu_frame.choices()
+    assert report['passed']
+    assert report['chosen']['Tensorrt'][:2] == [
+        'TensorrtExecutionProvider',
+        'CUDAExecutionProvider',
+    ]
+    assert report['chosen']['CUDA'][0] == 'CUDAExecutionProvider'
+    assert report['chosen']['CPU'] == ['CPUExecutionProvider']
+    assert report['engines_kept']
+    monkeypatch.setitem(sessions._PROVIDERS, 'cuda', sessions._PROVIDERS['cuda'][::-1])
+    assert not gpu.gpu_frame.choices()['passed']  # the slowest would be taken
