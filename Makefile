@@ -2,6 +2,7 @@
 #           [DURATION=30] [HFOV=degrees] [OUT=out/demo]
 # make test
 # make soak [MINUTES=30]
+# make evidence [QUICK=1] [RECORDINGS=folder]
 SOURCE ?= synthetic
 MODEL ?= nano
 DURATION ?= 30
@@ -9,13 +10,14 @@ OUT ?= out/demo
 MINUTES ?= 30
 SHELL := /bin/bash
 
-.PHONY: help setup demo test lint format unit colcon soak bench clean
+.PHONY: help setup demo test lint format unit colcon soak bench evidence clean
 
 help:
 	@echo 'make demo   live: a camera source and the node over DDS; options SOURCE MODEL DURATION HFOV OUT'
 	@echo 'make test   lint, unit and ROS tests, colcon build and test'
 	@echo 'make soak   100,000 bad messages, 1,000 transitions, the table of hazards, then MINUTES=30 at full rate; out/soak'
 	@echo 'make bench  measure every stage on this machine, JSON into out/bench.json'
+	@echo 'make evidence  measure all that is claimed, on one page: out/evidence/index.html; options QUICK=1 RECORDINGS'
 
 setup:
 	@scripts/setup.sh
@@ -56,6 +58,11 @@ soak:
 
 bench: setup
 	@. scripts/env.sh && sharp-ros bench --json out/bench.json
+
+evidence:
+	@scripts/setup.sh --test
+	@. scripts/env.sh && python bench/evidence.py $(if $(QUICK),--quick) \
+	    $(if $(RECORDINGS),--recordings '$(RECORDINGS)') out/evidence
 
 clean:
 	rm -rf build install log out .pytest_cache .ruff_cache

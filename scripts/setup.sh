@@ -35,18 +35,16 @@ if [ -n "$missing" ]; then
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
         --no-install-recommends $missing; } >/dev/null || fail "apt-get install$missing failed"
 fi
-# Wanted by the tests alone: the real cv_bridge, an outside witness for our decoder, and a browser.
-test_package() { # package, a path it owns
-    [ "$mode" = --test ] && [ "$(id -u)" = 0 ] && [ ! -e "$2" ] && command -v apt-get >/dev/null ||
-        return 0
-    echo "setup: installing $1 for the tests"
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-        --no-install-recommends "$1"; } >/dev/null ||
-        echo "setup: $1 is not available; its tests will be reported skipped" >&2
-}
-mode=${1:-}
-test_package python3-cv-bridge /usr/share/doc/python3-cv-bridge
-test_package chromium /usr/bin/chromium
+# Wanted by the tests alone: the real cv_bridge as a witness for our decoder, a browser for pages.
+for package in python3-cv-bridge chromium; do
+    if [ "${1:-}" = --test ] && [ "$(id -u)" = 0 ] && [ ! -d "/usr/share/doc/$package" ] &&
+        command -v apt-get >/dev/null; then
+        echo "setup: installing $package for the tests"
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+            --no-install-recommends "$package"; } >/dev/null ||
+            echo "setup: $package is not available; its tests will be reported skipped" >&2
+    fi
+done
 
 [ "$have_packages" = 1 ] && exit 0
 echo 'setup: making .venv (some minutes on the first run)'

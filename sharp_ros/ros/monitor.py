@@ -62,14 +62,15 @@ class TopicStats:
         """Count, rate, ages and, for topics that carry every frame, how many are missing."""
         span = self.last - self.first
         ages = np.array(self.ages_ms) if self.ages_ms else np.array([np.nan])
-        p50, p95 = (
-            None if np.isnan(a) else round(float(a), 2) for a in np.percentile(ages, [50, 95])
+        p50, p95, p99 = (
+            None if np.isnan(a) else round(float(a), 2) for a in np.percentile(ages, [50, 95, 99])
         )
         return {
             'count': self.count,
             'rate_hz': round((self.count - 1) / span, 2) if span > 0 else 0.0,
             'age_ms_p50': p50,
             'age_ms_p95': p95,
+            'age_ms_p99': p99,
             'drops': max(0, sent - self.count) if self.every_frame else None,
         }
 
