@@ -38,6 +38,7 @@ from sensor_msgs.msg import Image, PointCloud2  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from sharp_ros.errors import SharpError  # noqa: E402
+from sharp_ros.evaluation.circumstances import commit, machine  # noqa: E402
 from sharp_ros.files import write_atomically  # noqa: E402
 from sharp_ros.process import TRANSPORTS  # noqa: E402
 from sharp_ros.ros.demo import end_process, manager_of  # noqa: E402
@@ -246,6 +247,7 @@ def main() -> int:
         return ask(service, context, of_clients, args.killed)
 
     report: dict[str, Any] = {}
+    started = commit()  # it may be another one at the end
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         counts = start(folder, stack, context)
@@ -272,6 +274,8 @@ def main() -> int:
         'killed': args.killed,
         'by': 'ros2 service call' if args.cli else 'rclpy',
         'load_average': round(os.getloadavg()[0], 1),
+        'machine': machine(),
+        'commit': started,
     }
     if args.json is not None:
         write_atomically(args.json, json.dumps(report, indent=2) + '\n')
