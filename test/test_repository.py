@@ -61,7 +61,11 @@ def test_launch_file_starts_our_executable_and_holds_no_settings_of_the_node():
 
 
 @pytest.mark.parametrize(
-    'name', ['README.md', 'CONTRIBUTING.md', 'docker/README.md', 'docs/architecture.md']
+    'name',
+    [
+        *('README.md', 'CONTRIBUTING.md', 'docker/README.md'),
+        *('docs/architecture.md', 'docs/findings.md'),
+    ],
 )
 def test_links_lead_somewhere(name):
     page = ROOT / name
@@ -80,3 +84,25 @@ def test_readme_names_every_command_and_service():
     assert len(names) == 4
     for service in (*names, 'set_enabled'):
         assert f'| `~/{service}` |' in readme, service
+
+
+def test_findings_are_listed_one_line_each_and_stand_on_their_own():
+    page = (ROOT / 'docs' / 'findings.md').read_text()
+    listed = re.findall(
+        r'^\| \[(\w+)\]\(\.\./findings/(\w+)\.sh\) \| \S.* \|$', page, re.MULTILINE
+    )
+    scripts = sorted((ROOT / 'findings').iterdir())
+    assert [name for name, _ in listed] == [file for _, file in listed]
+    assert [name for name, _ in listed] == [script.stem for script in scripts]
+    for script in scripts:
+        text = script.read_text()
+        assert script.suffix == '.sh'
+        assert script.stat().st_mode & 0o100, script
+        assert text.startswith('#!/bin/sh\n# '), script
+        assert 'set -eu\nfolder=$(mktemp -d)\n' in text, script
+        assert 'sharp_ros' not in text, script
+        installed = re.findall(r'install -qq((?:\\\n|[^\n])*)', text)
+        words = ' '.join(installed).replace('\\', ' ').split()
+        packages = [word for word in words if not word.startswith('-')]
+        assert packages, script
+        assert all('==' in word for word in packages), script
