@@ -90,7 +90,7 @@ CAMERA = Intrinsics.from_hfov(1.1, 640, 480)
 WARM_UP = 3
 TRY_AGAIN = 75  # EX_TEMPFAIL
 IN_FLIGHT = 2
-FEW = 128  # Gaussians that gsplat's plain torch code, which is slow, draws in a dry run
+FEW = 32  # Gaussians that gsplat's plain torch code, which is slow, draws in a dry run
 RASTERIZED = ('backend', 'ms', 'fps', 'median_depth_ms', 'gsplat_ms', 'times_gsplat')
 MB = 2**20
 
@@ -207,8 +207,8 @@ def sections(setup: Setup) -> dict[str, tuple[Section, float]]:
             name = f'nano.{precision}_{execution}'
             chosen[name] = (partial(nano, precision=precision, execution=execution), 20)
     chosen['providers'] = (lambda _: gpu_frame.choices(), 10)
-    chosen['runtimes'] = (runtimes, 60)
-    chosen['refinement'] = (refined, 60)
+    chosen['runtimes'] = (runtimes, 90)
+    chosen['refinement'] = (refined, 150)
     chosen['training.drawn'] = (drawn, 100)
     chosen['training.rate'] = (training_rate, 60)
     chosen['training.nano'] = (training, 170)
@@ -224,7 +224,7 @@ def sections(setup: Setup) -> dict[str, tuple[Section, float]]:
     for kind, sizes in (('cuda', setup.views), ('reference', setup.views[:-1])):
         for size in sizes:
             name = f'rasterizer.{kind}_{size[0]}x{size[1]}'
-            chosen[name] = (partial(rasterized, kind=kind, size=size), 30)
+            chosen[name] = (partial(rasterized, kind=kind, size=size), 60)
     chosen['unprojection.compile'] = (partial(unprojected, compiled=True), 60)
     chosen['forward.fp16_compile'] = (partial(compiled, precision='fp16'), 240)
     return chosen

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 import sys
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -55,13 +56,17 @@ def choices() -> Report:
     """
     chosen, kept = {}, False
     for first, offered in OFFERED.items():
-        session = mock.Mock()
+        session = mock.Mock(
+            **{
+                'get_providers.return_value': list(offered),
+                'get_inputs.return_value': [],
+                'get_outputs.return_value': [],
+            }
+        )
         with (
             mock.patch('onnxruntime.get_available_providers', return_value=list(offered)),
             mock.patch('onnxruntime.InferenceSession', return_value=session) as opened,
         ):
-            session.get_providers.return_value = list(offered)
-            session.get_inputs.return_value = session.get_outputs.return_value = []
             taken = OnnxSession(GRAPH, 'cuda').provider
         asked = opened.call_args.kwargs
         chosen[first] = asked['providers']
@@ -177,17 +182,14 @@ def gsplat_without_gpu() -> Iterator[None]:
         sys.path.append(test)
     import fake_gsplat
 
-    class Modules:
-        """What `install` needs of the fixture of pytest."""
-
-        setitem = staticmethod(lambda modules, name, module: modules.update({name: module}))
-
+    # what `install` needs of the fixture of pytest
+    patch = SimpleNamespace(setitem=lambda modules, name, module: modules.update({name: module}))
     cuda._try_gsplat.cache_clear()
     with (
         mock.patch.dict(sys.modules),
         mock.patch.object(rasterizer, '_implementation', return_value=cuda.rasterize),
     ):
-        fake_gsplat.install(Modules())
+        fake_gsplat.install(patch)
         try:
             yield
         finally:
