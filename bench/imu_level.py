@@ -1,6 +1,7 @@
 """How true is the direction up that an IMU gives: simulated motions, mountings and units.
 
     python bench/imu_level.py [--seeds 20] [--first 100] [--rate 200] [--no-gyro]
+        [--json FILE]
 
 For each motion: the worst and the 95th percentile of the error in degrees, once the unit has had
 two seconds; the median of the stated deviation; the share of stamps whose error lies within two
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+import json
 import math
 from pathlib import Path
+import shlex
 import sys
 import time
 
@@ -21,6 +24,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np  # noqa: E402
 
+from sharp_ros.evaluation.circumstances import commit, machine  # noqa: E402
+from sharp_ros.files import write_atomically  # noqa: E402
 from sharp_ros.localization.imu_gravity import ImuGravity, ImuSample  # noqa: E402
 from sharp_ros.se3 import matrix_from_quat  # noqa: E402
 
@@ -156,7 +161,9 @@ def main() -> None:
     parser.add_argument('--first', type=int, default=0)
     parser.add_argument('--rate', type=float, default=200.0)
     parser.add_argument('--no-gyro', action='store_true')
+    parser.add_argument('--json', type=Path)
     given = parser.parse_args()
+    report = {}
     print('motion     worst   p95  stated  <2std  <3std  us/sample')
     for name in MOTIONS:
         missed, stated, seconds = [], [], []
@@ -166,10 +173,20 @@ def main() -> None:
             e, s, dt = errors(*samples(rng, name, unit, gyro=not given.no_gyro), every=10)
             missed, stated, seconds = [*missed, e], [*stated, s], [*seconds, dt]
         e, s = np.degrees(np.concatenate(missed)), np.degrees(np.concatenate(stated))
-        print(
-            f'{name:9} {e.max():6.2f} {np.percentile(e, 95):5.2f} {np.median(s):7.2f} '
-            f'{np.mean(e < 2 * s):6.3f} {np.mean(e < 3 * s):6.3f} {1e6 * np.median(seconds):6.1f}'
-        )
+        report[name] = row = {
+            'worst_deg': round(float(e.max()), 3),
+            'p95_deg': round(float(np.percentile(e, 95)), 3),
+            'stated_deg': round(float(np.median(s)), 3),
+            'within_2_std': round(float(np.mean(e < 2 * s)), 4),
+            'within_3_std': round(float(np.mean(e < 3 * s)), 4),
+            'sample_us': round(float(1e6 * np.median(seconds)), 1),
+        }
+        worst, p95, stated, two, three, us = row.values()
+        print(f'{name:9} {worst:6.2f} {p95:5.2f} {stated:7.2f} {two:6.3f} {three:6.3f} {us:6.1f}')
+    if given.json is not None:
+        facts = {'motions': report, 'machine': machine(), 'commit': commit()}
+        facts['command'] = shlex.join(['python', *sys.argv])
+        write_atomically(given.json, json.dumps(facts, indent=1) + '\n')
 
 
 if __name__ == '__main__':

@@ -345,6 +345,24 @@ for _name in MAPS:
     of(f'map_{_name}.json', 'models.md')(maps)
 
 
+@of('imu_level.json', 'benchmark.md')
+def imu_level(report: Report) -> Iterator[str]:
+    titles = {
+        'still': 'still',
+        'robot': 'robot, stops and goes at up to 1.5 m/s',
+        'handheld': 'held in a hand',
+        'shaken': 'shaken, 2 to 5 Hz',
+        'drone': 'drone, up to 3 m/s',
+        'car': 'car, up to 12 m/s in 4 s',
+    }
+    for name, row in report['motions'].items():
+        within = ' | '.join(f'{row[f"within_{n}_std"]:.0%}' for n in (2, 3)).replace('%', ' %')
+        degrees = f'{row["worst_deg"]:.1f} | {row["p95_deg"]:.1f} | {row["stated_deg"]:.2f}'
+        yield f'| {titles[name]} | {degrees} | {within} |'
+    took = [row['sample_us'] for row in report['motions'].values()]
+    yield f'A sample takes {min(took):.0f} to {max(took):.0f} µs.'
+
+
 @of('scale_causes.json', 'models.md')
 def scale_causes(report: Report) -> Iterator[str]:
     for name, row in report['factors'].items():
