@@ -181,7 +181,7 @@ class Monitor:
     def table(self, sent: int) -> Group:
         """What has arrived so far, for the terminal."""
         table = Table(title=f'{NODE}: {sent} frames sent', title_justify='left')
-        for column in ('topic', 'count', 'Hz', 'age p50 ms', 'age p95 ms', 'drops'):
+        for column in ('topic', 'count', 'Hz', 'age p50 ms', 'p95', 'p99', 'drops'):
             table.add_column(column, justify='left' if column == 'topic' else 'right')
         for topic, stats in self.topics.items():
             row = stats.summary(sent)

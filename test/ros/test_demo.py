@@ -7,6 +7,7 @@ import io
 import json
 import os
 from pathlib import Path
+import re
 import signal
 import subprocess
 import sys
@@ -149,3 +150,18 @@ def test_what_the_node_says_of_its_map_is_reported(peer):
     console = Console(record=True, width=200, file=io.StringIO())
     console.print(monitor.table(0))
     assert 'the map is bad; black' in console.export_text()
+
+
+def test_every_number_of_the_table_stands_under_its_name(peer):
+    monitor = Monitor(peer.node)
+    for age in range(1, 101):
+        monitor.topics['depth/image'].arrived(b'', float(age))
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(monitor.table(104))
+    lines = [re.split(r'\s*[┃│]\s*', line) for line in console.export_text().splitlines()]
+    head = next(line for line in lines if 'drops' in line)
+    row = next(line for line in lines if '~/depth/image' in line)
+    shown = dict(zip(head[1:-1], row[1:-1], strict=True))
+    assert shown['count'] == '100'
+    assert [float(shown[k]) for k in ('age p50 ms', 'p95', 'p99')] == [50.5, 95.05, 99.01]
+    assert shown['drops'] == '4'
