@@ -11,13 +11,18 @@ from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.rasterizer.rendering import Rendering
+from sharp_ros.tensors import is_tensor
 
 __all__ = ['Rendering', 'backend', 'rasterize']
 
 
 @cache
-def _implementation(device: str) -> Callable[..., Rendering]:
+def _implementation(device: str, gradients: bool) -> Callable[..., Rendering]:
     """The renderer of a kind of device; numba and gsplat are loaded with the first rendering."""
+    if device == 'cpu' and gradients:
+        from sharp_ros.rasterizer import gradients as differentiable
+
+        return differentiable.rasterize
     if device == 'cpu':
         from sharp_ros.rasterizer import cpu
 
@@ -49,6 +54,16 @@ def backend(device: str) -> str:
     return 'numba' if kind == 'cpu' else 'reference'
 
 
+def asks_for_gradients(gaussians: Gaussians) -> bool:
+    """Whether what is made of these Gaussians shall carry gradients; loads no torch."""
+    held = [value for value in vars(gaussians).values() if is_tensor(value)]
+    if not any(value.requires_grad for value in held):
+        return False
+    import torch
+
+    return torch.is_grad_enabled()
+
+
 def rasterize(
     gaussians: Gaussians,
     intrinsics: Intrinsics,
@@ -63,8 +78,8 @@ def rasterize(
     Gaussians blend front to back in linear RGB and the result is encoded to sRGB, as SHARP was
     trained for. A Gaussian that cannot be drawn (NaN or infinity anywhere, a scale that is not
     positive, a zero quaternion, nearer than `near`, opacity below 1/255, thinner than a millionth
-    of a pixel) is left out. On the CPU the result carries no gradients; on a GPU it does, and
-    `reference.rasterize` is differentiable everywhere.
+    of a pixel) is left out. Where a tensor of the Gaussians asks for gradients, the result carries
+    them, to means, quats, scales, opacities and colors.
 
     Args:
         gaussians: in any frame, called `world` here; the device of its tensors chooses the
@@ -93,5 +108,5 @@ def rasterize(
         raise InputError(f'near must be positive metres, got {near}', 'bad_near')
     if len(background) != 3:
         raise InputError(f'background must be linear R, G, B, got {background}', 'bad_background')
-    render = _implementation(gaussians.device)
+    render = _implementation(gaussians.device, asks_for_gradients(gaussians))
     return render(gaussians, intrinsics, T, background, near, median_depth)

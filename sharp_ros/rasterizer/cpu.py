@@ -8,10 +8,10 @@ each step reads the table that the one before it wrote.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba import get_num_threads, njit, prange
 import numpy as np
@@ -30,26 +30,26 @@ from sharp_ros.rasterizer.rendering import (
     VARIANCE_MIN,
 )
 
-_TILE_BITS = 4
-_TILE = 1 << _TILE_BITS
-_PIXELS = _TILE * _TILE
+TILE_BITS = 4
+TILE = 1 << TILE_BITS
+PIXELS = TILE * TILE
 # A pixel counts as full here. Twice that, the usual limit, could show in black: sRGB is 13 times
 # steeper there, and the two implementations are to agree within 1e-3.
 _OPAQUE = np.float32(5e-5)
 _ENTRIES_AT_ONCE = 1 << 26  # of tile lists, 4 bytes each
 _CURVE = 4096  # intervals of the sRGB table
-_CHECK_EVERY = 16  # Gaussians between two looks at which rows of a tile are full
+CHECK_EVERY = 16  # Gaussians between two looks at which rows of a tile are full
 
 # Columns of the splat table: one cache line per Gaussian. The names are those of `Splats`.
-_U, _V, _SLOPE, _HX, _HY, _CUT, _OPACITY, _Z, _R, _G, _B = range(11)
-_Y0, _Y1 = 11, 12  # first and last row it can touch
+U, V, SLOPE, HX, HY, CUT, OPACITY, Z, R, G, B = range(11)
+Y0, Y1 = 11, 12  # first and last row it can touch
 _COLUMNS = 16
 
 # numba's cache on disk notices changes of this file only: after a change of a threshold imported
 # from rendering.py, touch this file.
 # Typed constants: numba widens float32 arithmetic to float64 at every bare literal.
-_ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
-_CLAMP, _MEDIAN = np.float32(ALPHA_MAX), np.float32(MEDIAN)
+ZERO, ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
+CLAMP, _MEDIAN = np.float32(ALPHA_MAX), np.float32(MEDIAN)
 _LOG2E = np.float32(math.log2(math.e))
 _E5, _E4, _E3, _E2, _E1 = (
     np.float32(math.log(2) ** n / math.factorial(n)) for n in (5, 4, 3, 2, 1)
@@ -58,8 +58,8 @@ _BIAS, _MANTISSA = np.int32(127), np.int32(23)
 # Unsigned positions: numba guards signed ones against counting from the end, which stops the
 # compiler from vectorising.
 _PLANES = 6  # of a tile: transmittance, R, G, B, depth, median depth
-_, _R0, _G0, _B0, _D0, _M0 = (np.uintp(_PIXELS * k) for k in range(_PLANES))
-_ROW = np.uintp(_TILE)
+_, _R0, _G0, _B0, _D0, _M0 = (np.uintp(PIXELS * k) for k in range(_PLANES))
+ROW = np.uintp(TILE)
 
 
 @njit(parallel=True, cache=True, nogil=True, error_model='numpy')
@@ -152,13 +152,13 @@ def _project(means, quats, scales, opacities, colors, T, camera, limits, width, 
         if x0 > x1 or y0 > y1:
             continue
         depth[i] = z
-        splats[i, _U], splats[i, _V], splats[i, _SLOPE] = u, v, b / c
-        splats[i, _HX], splats[i, _HY], splats[i, _CUT] = 0.5 * c / det, 0.5 / c, cutoff
-        splats[i, _OPACITY], splats[i, _Z] = opacity, z
-        splats[i, _R], splats[i, _G], splats[i, _B] = colors[i, 0], colors[i, 1], colors[i, 2]
-        splats[i, _Y0], splats[i, _Y1] = y0, y1
-        tiles[i, 0], tiles[i, 1] = np.uint32(x0) >> _TILE_BITS, np.uint32(x1) >> _TILE_BITS
-        tiles[i, 2], tiles[i, 3] = np.uint32(y0) >> _TILE_BITS, np.uint32(y1) >> _TILE_BITS
+        splats[i, U], splats[i, V], splats[i, SLOPE] = u, v, b / c
+        splats[i, HX], splats[i, HY], splats[i, CUT] = 0.5 * c / det, 0.5 / c, cutoff
+        splats[i, OPACITY], splats[i, Z] = opacity, z
+        splats[i, R], splats[i, G], splats[i, B] = colors[i, 0], colors[i, 1], colors[i, 2]
+        splats[i, Y0], splats[i, Y1] = y0, y1
+        tiles[i, 0], tiles[i, 1] = np.uint32(x0) >> TILE_BITS, np.uint32(x1) >> TILE_BITS
+        tiles[i, 2], tiles[i, 3] = np.uint32(y0) >> TILE_BITS, np.uint32(y1) >> TILE_BITS
     return splats, tiles, depth.view(np.uint32), skipped
 
 
@@ -250,12 +250,12 @@ def _deal(tiles, order, tiles_x, first_row, end_row, parts):
 
 
 @njit(cache=True, inline='always')
-def _exp_minus(x):
+def exp_minus(x):
     """exp(-x) for a float32 x in 0..6, relative error 3e-6; unlike math.exp it vectorises."""
     power = x * -_LOG2E
     whole = np.int32(power - _HALF)
     f = power - np.float32(whole)
-    mantissa = _ONE + f * (_E1 + f * (_E2 + f * (_E3 + f * (_E4 + f * _E5))))
+    mantissa = ONE + f * (_E1 + f * (_E2 + f * (_E3 + f * (_E4 + f * _E5))))
     return mantissa * np.int32((whole + _BIAS) << _MANTISSA).view(np.float32)
 
 
@@ -268,15 +268,15 @@ def _blend_row(pixels, first, start, row_x, hx, rest, cutoff, opacity, r, g, b, 
     float32. `median` is True or None: the type decides, so that those who want no median depth do
     not pay for it.
     """
-    for j in range(_ROW):
+    for j in range(ROW):
         dx = (start + np.float32(np.int32(j))) - row_x
         exponent = hx * dx * dx + rest
         inside = exponent <= cutoff
-        alpha = opacity * _exp_minus(exponent if inside else cutoff)
-        alpha = alpha if alpha < _CLAMP else _CLAMP
+        alpha = opacity * exp_minus(exponent if inside else cutoff)
+        alpha = alpha if alpha < CLAMP else CLAMP
         p = first + j
         transmittance = pixels[p]
-        weight = alpha * transmittance if inside else _ZERO
+        weight = alpha * transmittance if inside else ZERO
         left = transmittance - weight
         pixels[p] = left
         if median is not None:
@@ -301,6 +301,7 @@ def _composite(
     median,
     background,
     srgb,
+    opaque,
     workers,
 ):
     """Fill [H, W, 3] sRGB colour, [H, W] depth and alpha in the listed tiles, from `first_row`.
@@ -308,64 +309,70 @@ def _composite(
     And [H, W] median depth, unless that array is empty.
 
     Splats, starts and entries are as `_project` and `_deal` give them; images, background [3] and
-    the table of sRGB [_CURVE + 1] are float32, the rest ints.
+    the table of sRGB [_CURVE + 1] are float32, `opaque` is the light below which a pixel counts as
+    full, the rest are ints.
     """
     height, width = alpha.shape
     with_median = median.size > 0
     for worker in prange(workers):
-        pixels = np.empty(_PLANES * _PIXELS, np.float32)
-        live = np.empty(_TILE, np.bool_)
+        pixels = np.empty(_PLANES * PIXELS, np.float32)
+        live = np.empty(TILE, np.bool_)
         # Neighbouring tiles cost alike, so that dealing them out in turn balances the load.
         for tile in range(worker, len(starts) - 1, workers):
-            left, top = tile % tiles_x * _TILE, (tile // tiles_x + first_row) * _TILE
+            left, top = tile % tiles_x * TILE, (tile // tiles_x + first_row) * TILE
             left_x = np.float32(left)
-            pixels[:_PIXELS] = _ONE
-            pixels[_PIXELS:] = _ZERO
+            pixels[:PIXELS] = ONE
+            pixels[PIXELS:] = ZERO
             live[:] = True
             for j in range(starts[tile], starts[tile + 1]):
-                if (j - starts[tile]) % _CHECK_EVERY == _CHECK_EVERY - 1:
+                if (j - starts[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
                     open_rows = 0
-                    for row in range(_TILE):
+                    for row in range(TILE):
                         if live[row]:
                             open_pixels = 0
-                            for p in range(row * _TILE, (row + 1) * _TILE):
-                                open_pixels += pixels[p] >= _OPAQUE
+                            for p in range(row * TILE, (row + 1) * TILE):
+                                open_pixels += pixels[p] >= opaque
                             live[row] = open_pixels > 0
                             open_rows += live[row]
                     if open_rows == 0:
                         break
                 i = entries[j]
-                u, v, slope = splats[i, _U], splats[i, _V], splats[i, _SLOPE]
-                hx, hy, cutoff = splats[i, _HX], splats[i, _HY], splats[i, _CUT]
-                opacity, z = splats[i, _OPACITY], splats[i, _Z]
-                r, g, b = splats[i, _R], splats[i, _G], splats[i, _B]
-                low = max(np.int32(splats[i, _Y0]), top)
-                high = min(np.int32(splats[i, _Y1]), top + _TILE - 1)
+                u, v, slope = splats[i, U], splats[i, V], splats[i, SLOPE]
+                hx, hy, cutoff = splats[i, HX], splats[i, HY], splats[i, CUT]
+                opacity, z = splats[i, OPACITY], splats[i, Z]
+                r, g, b = splats[i, R], splats[i, G], splats[i, B]
+                low = max(np.int32(splats[i, Y0]), top)
+                high = min(np.int32(splats[i, Y1]), top + TILE - 1)
                 for y in range(low, high + 1):
                     dy = np.float32(y) - v
                     rest = hy * dy * dy
                     if live[y - top] and rest <= cutoff:
-                        first, row_x = np.uintp((y - top) * _TILE), u + slope * dy
+                        first, row_x = np.uintp((y - top) * TILE), u + slope * dy
                         place = (pixels, first, left_x, row_x, hx, rest, cutoff, opacity)
                         if with_median:
                             _blend_row(*place, r, g, b, z, True)
                         else:
                             _blend_row(*place, r, g, b, z, None)
-            for y in range(top, min(top + _TILE, height)):
-                for x in range(left, min(left + _TILE, width)):
-                    p = (y - top) * _TILE + x - left
+            for y in range(top, min(top + TILE, height)):
+                for x in range(left, min(left + TILE, width)):
+                    p = (y - top) * TILE + x - left
                     remaining = pixels[p]
-                    covered = _ONE - remaining
+                    covered = ONE - remaining
                     for k in range(3):
-                        linear = pixels[(k + 1) * _PIXELS + p] + remaining * background[k]
-                        linear = min(max(linear, _ZERO), _ONE) * np.float32(_CURVE)
+                        linear = pixels[(k + 1) * PIXELS + p] + remaining * background[k]
+                        linear = min(max(linear, ZERO), ONE) * np.float32(_CURVE)
                         step = min(np.int32(linear), _CURVE - 1)
                         part = linear - np.float32(step)
                         color[y, x, k] = srgb[step] + part * (srgb[step + 1] - srgb[step])
-                    depth[y, x] = pixels[4 * _PIXELS + p] / max(covered, np.float32(EPSILON))
+                    depth[y, x] = pixels[4 * PIXELS + p] / max(covered, np.float32(EPSILON))
                     alpha[y, x] = covered
                     if with_median:
                         median[y, x] = pixels[_M0 + np.uintp(p)]
+
+
+def linear_curve() -> np.ndarray:  # -> [_CURVE + 1]
+    """The table that leaves colours linear; steps are powers of two, so it is exact."""
+    return np.linspace(0, 1, _CURVE + 1, dtype=np.float32)
 
 
 @cache
@@ -374,6 +381,90 @@ def _srgb_curve() -> np.ndarray:  # -> [_CURVE + 1]
     linear = np.linspace(0, 1, _CURVE + 1)
     curve = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
     return curve.astype(np.float32)
+
+
+class Projection(NamedTuple):
+    """Gaussians on the image plane of one view.
+
+    Attributes:
+        arrays: means, quats, scales, opacities and colors as the kernels take them, float32.
+        view: T_camera_world [4, 4], (fx, fy, cx, cy) and the limits of the Jacobian, float64.
+        size: width and height of the image, pixels.
+        splats: [N, 16] float32, see the columns above.
+        tiles: [N, 4] int16, first and last column and row of tiles.
+        order: [M] int32, those that are drawn, nearest first.
+        skipped: how many cannot be drawn from anywhere.
+    """
+
+    arrays: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    view: tuple[np.ndarray, tuple[float, float, float, float], tuple[float, float, float, float]]
+    size: tuple[int, int]
+    splats: np.ndarray
+    tiles: np.ndarray
+    order: np.ndarray
+    skipped: int
+
+    def lists(self, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray, int, int]]:
+        """Of rounds of tile rows: list starts and entries (`_deal`), tiles in a row, first row.
+
+        One round in practice; several when a camera inside the scene sees most Gaussians fill it.
+        """
+        tiles_x, tiles_y = (-(-side // TILE) for side in self.size)
+        counts = _entries_per_tile_row(self.tiles, self.order, tiles_y)
+        first = 0
+        while first < tiles_y:
+            fitting = int((np.cumsum(counts[first:]) <= _ENTRIES_AT_ONCE).sum())
+            end = first + max(1, fitting)
+            starts, entries = _deal(self.tiles, self.order, tiles_x, first, end, workers)
+            yield starts, entries, tiles_x, first
+            first = end
+
+
+def project(
+    gaussians: Gaussians, intrinsics: Intrinsics, T_camera_world: np.ndarray, near: float
+) -> Projection:
+    """Project all Gaussians and sort them; see `sharp_ros.rasterizer.rasterize`."""
+    a, k = gaussians.arrays, intrinsics
+    scales, quats = a.shapes
+    means, quats, scales, opacities, colors = (
+        np.require(values, np.float32, ['C', 'W'])
+        for values in (a.means, quats, scales, a.opacities, a.colors)
+    )
+    arrays = (means, quats, scales, opacities, colors)
+    camera = (float(k.fx), float(k.fy), float(k.cx), float(k.cy))
+    limits = (*jacobian_limits(k.fx, k.cx, k.width), *jacobian_limits(k.fy, k.cy, k.height))
+    view = (np.ascontiguousarray(T_camera_world, np.float64), camera, limits)
+    size = (k.width, k.height)
+    splats, tiles, keys, skipped = _project(*arrays, *view, *size, float(near))
+    return Projection(arrays, view, size, splats, tiles, _front_to_back(keys), skipped)
+
+
+def composite(
+    projection: Projection,
+    background: Sequence[float],
+    curve: np.ndarray,
+    median_depth: bool,
+    opaque: np.float32 = _OPAQUE,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Images of what was projected: colour [H, W, 3], depth, alpha and median depth [H, W].
+
+    Args:
+        projection: of the view.
+        background: linear RGB behind everything.
+        curve: [_CURVE + 1] float32 what linear 0 to 1 becomes in the image.
+        median_depth: whether that is asked for; else it is empty.
+        opaque: the light below which a pixel counts as full.
+    """
+    width, height = projection.size
+    workers = get_num_threads()
+    color = np.empty((height, width, 3), np.float32)
+    depth, alpha = np.empty((2, height, width), np.float32)
+    median = np.empty((height, width) if median_depth else (0, 0), np.float32)
+    images = (color, depth, alpha, median)
+    light = (np.asarray(background, np.float32), curve, opaque)
+    for lists in projection.lists(workers):
+        _composite(projection.splats, *lists, *images, *light, workers)
+    return images
 
 
 def rasterize(
@@ -385,36 +476,8 @@ def rasterize(
     median_depth: bool = False,
 ) -> Rendering:
     """Render with tiles on all cores; see `sharp_ros.rasterizer.rasterize`."""
-    a, k = gaussians.arrays, intrinsics
-    scales, quats = a.shapes
-    means, quats, scales, opacities, colors = (
-        np.require(values, np.float32, ['C', 'W'])
-        for values in (a.means, quats, scales, a.opacities, a.colors)
-    )
-    camera = (float(k.fx), float(k.fy), float(k.cx), float(k.cy))
-    limits = (*jacobian_limits(k.fx, k.cx, k.width), *jacobian_limits(k.fy, k.cy, k.height))
-    T = np.ascontiguousarray(T_camera_world, np.float64)
-    size = (k.width, k.height)
-    splats, tiles, keys, skipped = _project(
-        means, quats, scales, opacities, colors, T, camera, limits, *size, float(near)
-    )
-    order = _front_to_back(keys)
-    tiles_x, tiles_y = -(-k.width // _TILE), -(-k.height // _TILE)
-    workers = get_num_threads()
-    color = np.empty((k.height, k.width, 3), np.float32)
-    depth, alpha = np.empty((2, k.height, k.width), np.float32)
-    median = np.empty((k.height, k.width) if median_depth else (0, 0), np.float32)
-    images = (color, depth, alpha, median)
-    light = (np.asarray(background, np.float32), _srgb_curve())
-
-    # One round in practice; several when a camera inside the scene sees most Gaussians fill it.
-    counts = _entries_per_tile_row(tiles, order, tiles_y)
-    first = 0
-    while first < tiles_y:
-        fitting = int((np.cumsum(counts[first:]) <= _ENTRIES_AT_ONCE).sum())
-        end = first + max(1, fitting)
-        lists = _deal(tiles, order, tiles_x, first, end, workers)
-        _composite(splats, *lists, tiles_x, first, *images, *light, workers)
-        first = end
-    given: Any = (color, depth, alpha, np.int64(skipped), median if median_depth else None)
+    projection = project(gaussians, intrinsics, T_camera_world, near)
+    color, depth, alpha, median = composite(projection, background, _srgb_curve(), median_depth)
+    skipped = np.int64(projection.skipped)
+    given: Any = (color, depth, alpha, skipped, median if median_depth else None)
     return Rendering(*given)
