@@ -421,6 +421,12 @@ class KeyframeConfig:
     interval: float = option(
         1.0, 'time since the last keyframe that triggers the next', minimum=0.0, live=True
     )
+    keep_images: int = option(
+        0,
+        'largest number of keyframe images kept in memory, 100 kB each, and saved with the map '
+        'for sharp-ros optimise and nerfstudio; 0: none',
+        minimum=0,
+    )
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        for file in (*temporary.iterdir(), temporary):
+        for file in (*temporary.rglob('*'), temporary):
             _force_to_disk(file)
         temporary.rename(path)
         _force_to_disk(path.parent)

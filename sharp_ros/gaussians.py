@@ -340,6 +340,11 @@ def _f_dc_from_linear(colors: np.ndarray) -> np.ndarray:
     return (np.where(c <= 0.0031308, 12.92 * c, 1.055 * power - 0.055) - 0.5) / _SH_C0
 
 
+def srgb_bytes(colors: np.ndarray) -> np.ndarray:  # [N, 3] -> [N, 3] uint8
+    """Linear RGB as sRGB in 8 bits, for files of coloured points."""
+    return np.rint((_f_dc_from_linear(colors) * _SH_C0 + 0.5) * 255).clip(0, 255).astype(np.uint8)
+
+
 def _exp(logs: np.ndarray) -> np.ndarray:
     return np.exp(logs.astype(np.float64)).astype(np.float32)
 

@@ -25,7 +25,7 @@ ROWS = [
         *('point_cloud', 'synthetic', 'rasterizer', 'network', 'procedural', 'trajectory'),
         *('inference_queue', 'self_check', 'execution_choice'),
     ],
-    ['localization.gravity', 'tracks', 'scan'],
+    ['localization.gravity', 'tracks', 'scan', 'optimise'],
     ['mapping', 'models', 'engine', 'snapshot', 'stereo'],
     ['localization', 'loading', 'downloads', 'views'],
     ['frame_result', 'refinement'],

@@ -18,6 +18,10 @@ COMMANDS = {
     'predict': ('sharp_ros.apps.predict', 'depth, preview and Gaussians of photographs'),
     'render': ('sharp_ros.apps.render', 'video or picture of Gaussians from a moving viewpoint'),
     'map': ('sharp_ros.apps.map', 'map on disk, with pictures, from a video, folder or bag'),
+    'optimise': (
+        'sharp_ros.apps.optimise',
+        'Gaussians of a saved map fitted to its keyframes',
+    ),
     'inspect': (
         'sharp_ros.apps.inspect',
         'what a recording holds, what is used of it, and why the rest is not',

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sharp_ros.exchange.result_bag import ResultBag
     from sharp_ros.mapping.verdict import Verdict
 
+_KEPT_IMAGES = 500  # of keyframes
 EXIT_BAD_MAP = 3  # 2 is that of arguments that argparse refuses
 
 
@@ -74,6 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='parameter override, such as scale.camera_height=1.1; repeatable. The fused maps are '
         'enabled unless surface_map.enabled=false or gaussian_map.enabled=false is set here',
+    )
+    parser.add_argument(
+        '--keyframes',
+        action='store_true',
+        help='images of keyframes saved with the map, for sharp-ros optimise and nerfstudio; as '
+        f'--set keyframe.keep_images={_KEPT_IMAGES}',
     )
     parser.add_argument(
         '--poses',
@@ -276,6 +283,8 @@ def _configured(args: argparse.Namespace) -> SharpConfig:
         'gaussian_map.enabled': True,
         VIEW_NAMES: [''],
     }
+    if args.keyframes:
+        values['keyframe.keep_images'] = _KEPT_IMAGES
     flags = {'model.name': args.model, 'model.device': args.device}
     values |= {key: value for key, value in flags.items() if value is not None}
     for text in args.set:

@@ -4,6 +4,7 @@
     occupied.ply        centres of the occupied voxels
     cloud.ply, mesh.ply the coloured surface, where `surface_map.enabled`
     gaussians.ply       where `gaussian_map.enabled`
+    transforms.json, images/, points.ply  a scene of nerfstudio, where `keyframe.keep_images`
     trajectory.txt      path of the camera, TUM format
     config.yaml         effective configuration
     about.json          where, when, how much, by which model, how good
@@ -44,8 +45,9 @@ from sharp_ros import __version__
 from sharp_ros.config import GaussianMapConfig, load_yaml, SharpConfig, to_yaml
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import new_folder, regular_file, replace_symlink
-from sharp_ros.gaussians import save_ply
+from sharp_ros.gaussians import save_ply, srgb_bytes
 from sharp_ros.mapping.gaussian_map import GaussianMap
+from sharp_ros.mapping.keyframes import Keyframe, POINTS, write_scene
 from sharp_ros.mapping.local_origin import LocalOrigin, OF_WORLD
 from sharp_ros.mapping.occupancy import (
     FREE,
@@ -96,6 +98,7 @@ class MapState:
         about: what else is worth knowing, for about.json.
         verdict: on the map, if there is one; it is written, but not read.
         origin: of the coordinates in the three maps; the path is in the world.
+        keyframes: images that were kept; they are written, but not read.
     """
 
     config: SharpConfig
@@ -111,6 +114,7 @@ class MapState:
     about: Mapping[str, str]
     verdict: Verdict | None = None
     origin: LocalOrigin = OF_WORLD
+    keyframes: Sequence[Keyframe] = ()
 
 
 def save_map(
@@ -268,7 +272,7 @@ def _write(folder: Path, state: MapState, given_up: Callable[[], bool]) -> None:
     _write_grid(folder, occupancy.grid(), state.origin, state.verdict)
     _write_ply(folder / 'occupied.ply', occupied, comments=comments)
     if state.gaussians is not None:
-        sizes |= _write_gaussians(folder, config.gaussian_map, state.gaussians, comments)
+        sizes |= _write_gaussians(folder, config.gaussian_map, state, comments)
     trajectory = tum_text(state.path_stamps_ns, state.path, comments)
     _write_text(folder / 'trajectory.txt', trajectory)
     _write_text(folder / 'config.yaml', to_yaml(config))
@@ -394,14 +398,20 @@ def _write_surface(folder: Path, comments: Sequence[str]) -> dict[str, int]:
 def _write_gaussians(
     folder: Path,
     config: GaussianMapConfig,
-    state: Mapping[str, np.ndarray],
+    state: MapState,
     comments: Sequence[str],
 ) -> dict[str, int]:
+    assert state.gaussians is not None
     fused = GaussianMap(config)
-    fused.restore(state)
+    fused.restore(state.gaussians)
     gaussians = fused.gaussians()
     save_ply(folder / 'gaussians.ply', gaussians, comments=comments, plain=True)
-    return {'gaussians': len(fused)}
+    if not state.keyframes:
+        return {'gaussians': len(fused)}
+    write_scene(folder, state.keyframes, comments)
+    a = gaussians.arrays
+    _write_ply(folder / POINTS, a.means, srgb_bytes(a.colors), comments=comments)
+    return {'gaussians': len(fused), 'keyframes': len(state.keyframes)}
 
 
 def _write_ply(path: Path, *columns: Any, **more: Any) -> None:

@@ -17,6 +17,7 @@ from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.fusion_schedule import FusionSchedule
 from sharp_ros.mapping.gaussian_map import GaussianMap
+from sharp_ros.mapping.keyframes import KeyframeStore
 from sharp_ros.mapping.local_origin import LocalOrigin, OF_WORLD
 from sharp_ros.mapping.map_files import MapState
 from sharp_ros.mapping.map_fit import MapCheck
@@ -46,6 +47,7 @@ class WorldMap:
         self._gaussians = GaussianMap(config.gaussian_map) if config.gaussian_map.enabled else None
         self._surface = SurfaceMap(config.surface_map) if config.surface_map.enabled else None
         self._fusion = FusionSchedule(config.keyframe)
+        self._keyframes = KeyframeStore(config.keyframe.keep_images)
         self._path = CameraPath()
         self.reset()
 
@@ -57,6 +59,7 @@ class WorldMap:
             self._gaussians,
             self._surface,
             self._fusion,
+            self._keyframes,
             self._path,
         ):
             if part is not None:
@@ -152,6 +155,7 @@ class WorldMap:
             self._gaussians.integrate(gaussians, depth, frame.intrinsics, local)
         if self._surface is not None:
             self._surface.integrate(frame.image, depth, frame.intrinsics, local)
+        self._keyframes.add(frame, local)
         self._fusion.note(frame.stamp_ns, pose)
 
     def grid(self) -> OccupancyGrid2D:
@@ -232,6 +236,7 @@ class WorldMap:
             path=poses,
             about=about,
             origin=self.origin,
+            keyframes=self._keyframes.kept,
         )
 
     @classmethod

@@ -191,7 +191,7 @@ def _read_nerfstudio(path: Path) -> Listing:
     """transforms.json of nerfstudio, instant-ngp and COLMAP converters.
 
     https://docs.nerf.studio/quickstart/data_conventions.html: cameras look along -z, pixels count
-    from the corner of the image, depth is in millimetres.
+    from the corner of the image, depth is in millimetres, masks are 0 where nothing is to be used.
     """
     file = path / 'transforms.json'
     about = _json(file)
@@ -209,6 +209,8 @@ def _read_nerfstudio(path: Path) -> Listing:
     for i, (frame, image) in enumerate(zip(frames, files, strict=True)):
         where = f'transforms.json: {frame["file_path"]}'
         _add_pose(found, part, i, frame.get('transform_matrix', []), where, camera=_FROM_GRAPHICS)
+        if 'mask_path' in frame:
+            found.masks[image] = path / str(frame['mask_path'])
         if image.is_file():
             with _calibrating(found, file):
                 camera = _nerf_camera({**about, **frame}, _size(image))

@@ -51,6 +51,7 @@ class Listing:
         parts: of the stock, with the keys `image`, `depth`, `poses` and `calibration`.
         stamped: whether the stamps were recorded, so that poses between two may be taken.
         to_depth: images of another size than their depth are brought to its size.
+        masks: of images that have one, 0 where they show nothing of the scene.
     """
 
     what: str
@@ -64,6 +65,7 @@ class Listing:
     parts: dict[str, Part] = field(default_factory=dict)
     stamped: bool = True
     to_depth: bool = False
+    masks: dict[Path, Path] = field(default_factory=dict)
 
 
 class RgbdSource:
@@ -174,12 +176,16 @@ class RgbdSource:
         cameras = self._listing.cameras
         model = cameras.get(file, cameras.get(None))
         height, width = image.shape[:2]
-        unseen, rectifier = None, None
+        unseen, rectifier = self._masked(file, (height, width)), None
         if model is None:
             intrinsics = assumed_intrinsics(self._hfov, width, height)
         else:
             rectifier = self._rectifier(model, (width, height), file)
-            image, unseen = rectifier.rectify(image), rectifier.unseen
+            image = rectifier.rectify(image)
+            if unseen is not None:
+                unseen = rectifier.rectify(np.stack([unseen * np.uint8(255)] * 3, -1))[..., 0] > 0
+            if rectifier.unseen is not None:
+                unseen = rectifier.unseen if unseen is None else unseen | rectifier.unseen
             intrinsics = rectifier.intrinsics
         if depth is not None and depth.shape != (height, width):
             if not self._listing.to_depth:
@@ -208,6 +214,21 @@ class RgbdSource:
             unseen,
             rectifier=rectifier,
         )
+
+    def _masked(self, file: Path, size: tuple[int, int]) -> np.ndarray | None:  # -> [H, W] bool
+        """Where the mask of an image says that it shows nothing; None without a mask."""
+        mask = self._listing.masks.get(file)
+        if mask is None:
+            return None
+        grey = None
+        with suppress(OSError, ValueError, InputError):  # said below
+            grey = decode_image(regular_file(mask).read_bytes(), cv2.IMREAD_GRAYSCALE)
+        if grey is None or grey.shape != size:
+            found = 'unreadable' if grey is None else f'{grey.shape[1]}x{grey.shape[0]}'
+            raise InputError(
+                f'mask {mask} is {found}; expected one of the size of {file.name}', 'bad_mask'
+            )
+        return grey == 0
 
     def _find_up(self, level: bool, said: str | None) -> None:
         """Look through the recording for what is up; it is used if it was asked for or said."""

@@ -52,6 +52,7 @@ REASONS: dict[str, Reason] = {
     'bad_data_length': Reason('an image message with too few or too many bytes'),
     'bad_intrinsics': Reason('a camera matrix that no camera has'),
     'bad_depth': Reason('a depth image that is damaged, of another size or not of 16 bits'),
+    'bad_mask': Reason('a mask that is damaged or not of the size of its image'),
 }
 LOST_KINDS = ('file', 'image', 'depth', 'calibration', 'poses', 'transforms')
 _EXAMPLES = 3  # of what was skipped, that are kept
