@@ -190,7 +190,7 @@ def test_what_an_image_does_not_show_is_not_learned(world, frames, tmp_path):
     assert abs(colors[0] - before) < 10 < colors[1] - before
     mask = tmp_path / 'masks/frame_000000.png'
     mask.write_bytes(mask.read_bytes()[:60])
-    with pytest.raises(InputError, match='masks/frame_000000.png is unreadable'):
+    with pytest.raises(InputError, match=r'frame_000000\.png is unreadable'):
         list(open_source(str(tmp_path)).frames())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 import json
 import math
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, TYPE_CHECKING, TypeVar
 from sharp_ros.apps.evaluation_tables import (
     depth_tables,
     map_tables,
+    optimiser_tables,
     scale_tables,
     view_tables,
 )
@@ -47,7 +49,8 @@ class _Source:
     def __init__(self, args: argparse.Namespace) -> None:
         self.name: str = args.source
         self._args, self._opened = args, None
-        self.recorded = args.kind != 'views' and self.name not in ('motorcycle', 'synthetic')
+        posed = args.kind != 'views' or args.against is not None
+        self.recorded = posed and self.name not in ('motorcycle', 'synthetic')
 
     @property
     def opened(self) -> Source | None:
@@ -72,8 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_mask_argument(depth)
     views = kinds.add_parser('views', help=_VIEWS_HELP, description=_VIEWS_HELP)
-    add_common_arguments(views, 'motorcycle or synthetic')
+    add_common_arguments(
+        views, 'motorcycle or synthetic; with --against a recording with poses or synthetic'
+    )
     add_picture_argument(views, 'views')
+    _add_optimiser_arguments(views)
     maps = kinds.add_parser('maps', help=_MAPS_HELP, description=_MAPS_HELP)
     add_common_arguments(maps, 'synthetic, or a recording with depth and poses')
     add_picture_argument(maps, 'maps')
@@ -191,6 +197,26 @@ def _add_scale_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_optimiser_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `eval views --against`."""
+    parser.add_argument(
+        '--against',
+        choices=('optimiser',),
+        help='images of a posed sequence that are held out instead: one image at once, the fused '
+        'map, and minutes of optimisation, over time',
+    )
+    parser.add_argument(
+        '--minutes',
+        type=number,
+        default=5.0,
+        metavar='N',
+        help='duration of the optimisation of a sequence (default: %(default)g)',
+    )
+    parser.add_argument(
+        '--seeds', type=whole_number, metavar='N', help='number of simulated rooms; default: 1'
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print a table, write the report.
 
@@ -209,7 +235,8 @@ def run(args: argparse.Namespace) -> int:
     if args.max_frames is not None and args.max_frames < 1:
         raise ConfigError(f'--max-frames must be at least 1, got {args.max_frames}')
     device = choose_device(args.device)
-    evaluate, tables = _KINDS[args.kind]
+    against = args.kind == 'views' and args.against is not None
+    evaluate, tables = _AGAINST if against else _KINDS[args.kind]
     source = _Source(args)
     measured = evaluate(args, device, source)
     report = {
@@ -254,6 +281,39 @@ def _views(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
     engine = Engine(predictor, ModelConfig(name=args.model, device=args.device))
     pairs = _with_progress(view_pairs(source.name, args.max_frames), 'views')
     return _Measured(evaluate_views(pairs, engine, Path(info.name).stem, args.pictures), info)
+
+
+def _optimised(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
+    from sharp_ros.engine import Engine
+    from sharp_ros.evaluation.optimised import evaluate_optimised
+    from sharp_ros.evaluation.view_pairs import room_frames
+    from sharp_ros.models import load_predictor
+
+    rooms = source.name == 'synthetic'
+    if not args.minutes > 0 or args.pictures is not None:
+        raise ConfigError(
+            f'--minutes {args.minutes:g}: give a time, and no --pictures with --against'
+        )
+    if args.seeds is not None and (args.seeds < 1 or not rooms):
+        raise ConfigError(f'--seeds {args.seeds}: give the number of rooms of synthetic')
+    predictor, info = load_predictor(args.model, device)
+    engine = Engine(predictor, ModelConfig(name=args.model, device=args.device))
+    runs = []
+    for seed in range(args.seeds or 1):
+        opened = source.opened
+        frames = room_frames(seed) if opened is None else opened.frames()
+        if args.max_frames is not None:
+            frames = islice(frames, args.max_frames)
+        run = evaluate_optimised(
+            frames,
+            engine,
+            args.minutes * 60,
+            device,
+            lambda stages: _with_progress(stages, 'points'),
+        )
+        runs.append({'name': f'room {seed}' if rooms else Path(source.name).name, **run})
+    note = '' if source.opened is None else source.opened.note
+    return _Measured({'minutes': args.minutes, 'runs': runs}, info, note)
 
 
 def _maps(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
@@ -350,6 +410,9 @@ _KINDS: dict[
     'maps': (_maps, map_tables),
     'scale': (_scale, scale_tables),
 }
+
+
+_AGAINST = (_optimised, optimiser_tables)
 
 
 def _frames_of(source: _Source) -> tuple[Iterable[Frame], str]:

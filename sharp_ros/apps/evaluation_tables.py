@@ -93,6 +93,49 @@ def view_tables(report: Mapping[str, Any]) -> Iterator[Any]:
     )
 
 
+def optimiser_tables(report: Mapping[str, Any]) -> Iterator[Any]:
+    """What rich prints: a table per sequence, and what its columns mean."""
+    from rich import box
+    from rich.table import Table
+
+    headings = ('time', 'PSNR', 'SSIM', 'features', 'common', 'Gaussians', 'memory')
+    for run in report['runs']:
+        title = (
+            f'{run["name"]}: {run["held_out"]} of {run["images"]} images held out, '
+            f'{run["size"][0]}x{run["size"][1]}'
+        )
+        table = Table(title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column('', no_wrap=True)
+        for heading in headings:
+            table.add_column(heading, justify='right', no_wrap=True)
+        points = [('one image', run['instant'])]
+        points += [(f'{p["images"]} fused', p) for p in run['fused']]
+        points += [(f'{p["iterations"]} steps', p) for p in run['optimised']]
+        for name, p in points:
+            every, common = p['all'], p['common']
+            table.add_row(
+                name,
+                f'{p["seconds"]:.2f} s',
+                *(_number(every.get(m), m) for m in ('psnr', 'ssim', 'feature_distance')),
+                _number(common['psnr'], 'psnr'),
+                f'{p["gaussians"]}',
+                f'{p["rss_mb"]} MB',
+            )
+        yield table
+        yield f'first view after {run["first_view"]:.3f} s'
+        if 'speed' in run:
+            s = run['speed']
+            yield (
+                f'optimiser at {s["size"][0]}x{s["size"][1]}: {s["iterations_per_s"]:.2f} '
+                f'iterations a second, {s["ratio"]:.0f} times those with the reference renderer'
+            )
+    yield (
+        'Means over the images held out; common: PSNR on what one image and the map cover, the '
+        f'rest on all pixels. features: {report["runs"][0]["feature_distance"]}. time: of work so '
+        'far. memory: of this process.'
+    )
+
+
 def _number(value: float | None, metric: str) -> str:
     if value is None:
         return '-'

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     evaluate.add_picture_argument(parser, 'views or maps')
     evaluate.add_mask_argument(parser)
     evaluate.add_map_arguments(parser)
+    parser.set_defaults(against=None)
     parser.add_argument('--views', action='store_true', help='as eval views')
     parser.add_argument('--map', action='store_true', help='as eval maps')
 

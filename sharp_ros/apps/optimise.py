@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
     from sharp_ros.engine import choose_device
     from sharp_ros.evaluation.circumstances import circumstances
-    from sharp_ros.evaluation.optimised import rendered_metrics, views_of_frames
+    from sharp_ros.evaluation.optimised import held_out, rendered_metrics, views_of_frames
     from sharp_ros.gaussians import load_ply, save_ply
     from sharp_ros.optimise import Optimiser, Settings
     from sharp_ros.rasterizer import backend
@@ -102,9 +102,9 @@ def run(args: argparse.Namespace) -> int:
         )
     source, device = open_recording(args, level=False), choose_device(args.device)
     views = list(views_of_frames(source.frames()))
-    every = args.hold_out or len(views) + 1
-    held = [view for i, view in enumerate(views) if i % every == every // 2]
-    fitted = [view for i, view in enumerate(views) if i % every != every // 2]
+    out = held_out(len(views), args.hold_out or 2 * len(views) + 1)
+    held = [view for view, is_out in zip(views, out, strict=True) if is_out]
+    fitted = [view for view, is_out in zip(views, out, strict=True) if not is_out]
     if not fitted:
         raise InputError(
             f'{source.name} has no images with poses; save a map with its keyframes: '

@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 
 from sharp_ros import se3
-from sharp_ros.camera import Intrinsics
+from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.errors import ConfigError
 from sharp_ros.synthetic import Room
 
@@ -58,6 +58,23 @@ def view_pairs(source: str, max_frames: int | None = None) -> Iterable[ViewPair]
         f'views need an image from a second, known pose, which {source} does not have; give '
         'motorcycle or synthetic'
     )
+
+
+def room_frames(
+    seed: int, count: int = 64, size: tuple[int, int] = (320, 240), hfov: float = 1.2
+) -> Iterator[Frame]:
+    """Images along the drive through a simulated room, with exact poses and depth.
+
+    Args:
+        seed: of the room.
+        count: images of one round.
+        size: (width, height) of the images, pixels.
+        hfov: horizontal field of view, radians.
+    """
+    room, intrinsics = Room(seed), Intrinsics.from_hfov(hfov, *size)
+    for t, T in room.trajectory(room.loop_duration, count / room.loop_duration):
+        image, depth = room.render(intrinsics, T)
+        yield Frame(image, intrinsics, round(t * 1e9), 'camera', T, 'world', depth)
 
 
 def motorcycle_pair() -> ViewPair:
