@@ -1,6 +1,7 @@
 """Folders, lists and videos as people bring them: encodings, clocks, layouts, cut files."""
 
 import argparse
+from dataclasses import replace
 from fractions import Fraction
 import json
 import struct
@@ -418,6 +419,83 @@ def test_layouts_of_others_are_read_with_depth_pose_and_calibration(tmp_path, wr
         np.testing.assert_allclose(frame.depth, depth_of(i)[0, 0], atol=2e-3)
         np.testing.assert_allclose(frame.T_world_camera, pose_of(i), atol=1e-6)
     assert losses(source) == []
+
+
+def colmap_poses():
+    for i in range(N):
+        T = se3.inverse(pose_of(i))
+        yield i, se3.quat_from_matrix(T[:3, :3]), T[:3, 3]
+
+
+def write_colmap_text(folder, distortion=()):
+    (folder / 'sparse/0').mkdir(parents=True)
+    model = 'OPENCV' if distortion else 'PINHOLE'
+    values = (K.fx, K.fy, K.cx + 0.5, K.cy + 0.5, *distortion)
+    (folder / 'sparse/0/cameras.txt').write_text(
+        f'# cameras\n7 {model} 160 120 {" ".join(map(str, values))}\n'
+    )
+    lines = ['# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME']
+    for i, q, t in colmap_poses():
+        write_rgb(folder / f'images/{i} a.png', pattern(i))
+        lines += [f'{i + 1} {" ".join(map(str, (*q, *t)))} 7 {i} a.png', '1.5 2.5 -1' * (i % 2)]
+    (folder / 'sparse/0/images.txt').write_text('\n'.join(lines) + '\n')
+    return K
+
+
+def write_colmap_binary(folder):
+    (folder / 'sparse').mkdir()
+    values = (K.fx, K.cx + 0.5, K.cy + 0.5)
+    camera = struct.pack('<QiiQQ3d', 1, 7, 0, 160, 120, *values)
+    (folder / 'sparse/cameras.bin').write_bytes(camera)
+    data = struct.pack('<Q', N)
+    for i, q, t in colmap_poses():
+        write_rgb(folder / f'images/{i}.png', pattern(i))
+        data += struct.pack('<i7di', i + 1, *q, *t, 7) + f'{i}.png'.encode() + b'\0'
+        data += struct.pack('<Q', i) + bytes(24 * i)
+    (folder / 'sparse/images.bin').write_bytes(data)
+    return replace(K, fy=K.fx)
+
+
+@pytest.mark.parametrize('write', [write_colmap_text, write_colmap_binary])
+def test_sparse_models_of_colmap_give_poses_and_calibration(tmp_path, write):
+    k = write(tmp_path)
+    frames = list(open_source(str(tmp_path), level=False).frames())
+    assert len(frames) == N
+    for i, frame in enumerate(frames):
+        np.testing.assert_allclose(frame.intrinsics.matrix, k.matrix, atol=1e-9)
+        np.testing.assert_allclose(frame.T_world_camera, pose_of(i), atol=1e-9)
+        assert frame.unseen is None
+
+
+def test_distorted_images_of_colmap_are_rectified(tmp_path):
+    write_colmap_text(tmp_path, (-0.2, 0.05, 0.0, 0.0))
+    source = open_source(str(tmp_path), level=False)
+    frame = next(source.frames())
+    assert not np.array_equal(frame.image, pattern(0))  # straightened
+    np.testing.assert_allclose(frame.T_world_camera, pose_of(0), atol=1e-9)
+    assert losses(source) == []
+
+
+@pytest.mark.parametrize(
+    ('file', 'data', 'words'),
+    [
+        ('images.bin', b'\x05' + bytes(40), 'images.bin ends early'),
+        ('images.bin', struct.pack('<Q', 1) + bytes(64) + b'abc', 'images.bin ends early'),
+    ],
+)
+def test_damaged_models_of_colmap_are_named(tmp_path, file, data, words):
+    write_colmap_binary(tmp_path)
+    (tmp_path / 'sparse' / file).write_bytes(data)
+    with pytest.raises(InputError, match=words):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize('model', [9, -1])
+def test_cameras_of_colmap_without_an_equal_are_named(tmp_path, model):
+    write_colmap_binary(tmp_path)
+    (tmp_path / 'sparse/cameras.bin').write_bytes(struct.pack('<QiiQQ', 1, 7, model, 160, 120))
+    source = open_source(str(tmp_path), level=False)
+    assert f'model {model}' in losses(source)[0]
 
 
 def test_a_pose_that_tracking_lost_is_skipped_and_named(tmp_path):

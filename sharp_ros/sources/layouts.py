@@ -23,7 +23,8 @@ from sharp_ros.errors import InputError
 from sharp_ros.files import natural, regular_file
 from sharp_ros.images import IMAGE_SUFFIXES
 from sharp_ros.rectification import CameraModel
-from sharp_ros.se3 import is_rotation
+from sharp_ros.se3 import inverse, is_rotation
+from sharp_ros.sources.colmap import model_folder, read_cameras, read_images
 from sharp_ros.sources.lists import pose_of_words, read_list, read_poses, read_text
 from sharp_ros.sources.rgbd import Listing
 from sharp_ros.sources.stock import Part
@@ -32,6 +33,13 @@ _TUM_SCALE = 5000.0  # of depth images, per metre, where nothing says otherwise
 _RATE_HZ = 30.0  # of layouts without stamps
 _FROM_GRAPHICS = np.diag([1.0, -1.0, -1.0, 1.0])  # camera with y up and z backwards to optical
 _Z_UP_FROM_Y_UP = np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], float)
+_COLMAP_DISTORTION = {
+    0: '',
+    1: 'plumb_bob',
+    2: 'plumb_bob',
+    4: 'plumb_bob',
+    8: 'rational_polynomial',
+}
 _MIRROR = np.diag([1.0, -1.0, 1.0, 1.0])
 
 
@@ -235,6 +243,40 @@ def _nerf_camera(about: Mapping[str, Any], size: tuple[int, int]) -> CameraModel
     if 'FISHEYE' in str(about.get('camera_model', '')):
         return _pinhole(pinhole, 'equidistant', (k1, k2, k3, k4))
     return _pinhole(pinhole, 'plumb_bob', (k1, k2, p1, p2, k3))
+
+
+def _is_colmap(path: Path) -> bool:
+    return model_folder(path) is not None
+
+
+def _read_colmap(path: Path) -> Listing:
+    """A sparse model of COLMAP beside images/; its world has any unit and direction."""
+    model = model_folder(path)
+    assert model is not None
+    placed = sorted(read_images(model), key=lambda image: natural(Path(image.name)))
+    files = [path / 'images' / image.name for image in placed]
+    found = _numbered('COLMAP', files, ())
+    part = found.parts['poses'] = Part('images', 'poses')
+    for number, image in enumerate(placed):
+        part.count += 1
+        w, *vector = map(str, image.rotation)
+        try:
+            T_camera_world = pose_of_words([*map(str, image.translation), *vector, w])
+        except (ValueError, InputError):
+            part.skip('bad_pose', image.name)
+            continue
+        found.poses.append((_stamp(number), inverse(T_camera_world)))
+    with _calibrating(found, model / 'cameras'):
+        cameras = read_cameras(model)
+        for image, file in zip(placed, files, strict=True):
+            c = cameras[image.camera]
+            centre = (c.corner[0] - 0.5, c.corner[1] - 0.5)
+            pinhole = Intrinsics(*c.focal, *centre, c.width, c.height)
+            name = 'equidistant' if c.fisheye else _COLMAP_DISTORTION[len(c.distortion)]
+            padded = c.distortion + (0.0,) * (4 - len(c.distortion))
+            found.cameras[file] = _pinhole(pinhole, name, padded)
+    found.notes.append('the world of COLMAP has a unit of its own, which need not be metres')
+    return found
 
 
 def _is_polycam(path: Path) -> bool:
@@ -509,7 +551,8 @@ LAYOUTS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Listing]], ..
     ('7-Scenes: frame-*.color.png', _is_seven_scenes, _read_seven_scenes),
     ('ScanNet export: color/, depth/, pose/', _is_scannet, _read_scannet),
     ('Replica: results/, traj.txt, cam_params.json', _is_replica, _read_replica),
-    ('nerfstudio or COLMAP: transforms.json', _is_nerfstudio, _read_nerfstudio),
+    ('nerfstudio: transforms.json', _is_nerfstudio, _read_nerfstudio),
+    ('COLMAP: images/, sparse/0', _is_colmap, _read_colmap),
     ('Polycam: keyframes/', _is_polycam, _read_polycam),
     ('Record3D: metadata.json, rgb/, depth/', _is_record3d, _read_record3d),
     ('EuRoC: mav0/cam0', _is_euroc, _read_euroc),
