@@ -116,7 +116,8 @@ class Optimiser:
             quats = now.shapes[1]
             unit = quats / quats.norm(dim=1, keepdim=True)
             held = (now.means, unit, now.shapes[0], now.opacities, now.colors)
-            return Gaussians(*(t.detach().clone().cpu() for t in held))
+            means, quats, scales, opacities, colors = (t.detach().clone().cpu() for t in held)
+            return Gaussians(means, quats, scales, opacities, colors)
 
     def run(
         self,
