@@ -518,6 +518,27 @@ class OutputConfig:
 
 
 @dataclass(frozen=True)
+class WebConfig:
+    """Live view in the browser; needs the package viser."""
+
+    enabled: bool = option(False, 'web server with a live view of what the node sees and maps')
+    port: int = option(
+        8080, 'port of the web server; 0: any free one, which is logged', minimum=0, maximum=65535
+    )
+    address: str = option(
+        'localhost',
+        'address the web server listens on; localhost: this computer alone; any other, such as '
+        '0.0.0.0 for all networks: browsers need the address with the token that is logged',
+    )
+    rate_mb_s: float = option(
+        10.0,
+        'largest mean rate of data to all browsers together, MB/s; what is too much is left out',
+        minimum=0.1,
+        maximum=1000.0,
+    )
+
+
+@dataclass(frozen=True)
 class ViewConfig:
     """One virtual camera."""
 
@@ -601,6 +622,7 @@ class SharpConfig:
     surface_map: SurfaceMapConfig = field(default_factory=SurfaceMapConfig)
     snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    web: WebConfig = field(default_factory=WebConfig)
     views: Mapping[str, ViewConfig] = field(
         default_factory=lambda: {
             'over_shoulder': ViewConfig(),

@@ -34,7 +34,7 @@ ROWS = [
     ['pipeline', 'worker', 'training'],
     ['ros.conversions', 'relative_pipeline'],
     ['sources', 'pictures'],
-    ['evaluation', 'exchange'],
+    ['evaluation', 'exchange', 'web'],
     ['ros'],
     ['apps'],
 ]
@@ -207,12 +207,12 @@ def run_python(code):
         *(
             f'from sharp_ros.apps.cli import main\ntry: main(["{command}", "--help"])\n'
             'except SystemExit: pass'
-            for command in ('predict', 'demo', 'doctor', 'fetch')
+            for command in ('predict', 'demo', 'doctor', 'fetch', 'view')
         ),
     ],
 )
 def test_light_things_do_not_load_heavy_libraries(code):
-    heavy = ('torch', 'open3d', 'numba', 'rclpy')
+    heavy = ('torch', 'open3d', 'numba', 'rclpy', 'viser')
     out = run_python(
         f'{code}\nimport sys\nprint("LOADED", [m for m in {heavy} if m in sys.modules])'
     )

@@ -22,6 +22,7 @@ COMMANDS = {
         'sharp_ros.apps.optimise',
         'Gaussians of a saved map fitted to its keyframes',
     ),
+    'view': ('sharp_ros.apps.view', 'live view in the browser of a source, Gaussians or a map'),
     'inspect': (
         'sharp_ros.apps.inspect',
         'what a recording holds, what is used of it, and why the rest is not',
