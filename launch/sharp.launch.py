@@ -52,6 +52,7 @@ ARGUMENTS = {
     ),
     'use_sim_time': ('', 'true: time from /clock; empty: true if a bag is played'),
     'bag': ('', 'bag to play with its clock once the node is active'),
+    'web': ('', 'true: live view in the browser (web.enabled); empty: as in the parameter files'),
     'rviz': ('false', 'start of RViz with the displays of rviz/sharp.rviz'),
 }
 FLAGS = {'true': True, '1': True, 'false': False, '0': False}
@@ -89,6 +90,8 @@ def start(context):
     }
     sensors = [name for name in SENSORS if given[name]]
     enabled = {f'{name}.enabled': True for name in sensors}
+    if given['web']:
+        enabled['web.enabled'] = flag(given, 'web')
     prefix = process_prefix(context)
     node = Node(
         package='sharp_ros',

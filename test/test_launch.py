@@ -325,6 +325,14 @@ def test_maps_of_several_cameras_are_saved_apart_unless_overrides_say_where(laun
         assert node.order[2] == f'{tmp_path}/{node.namespace}.yaml'
 
 
+def test_the_live_view_is_on_or_off_only_if_given(launch):
+    assert node_of(launch(web='true')).parameters['web.enabled'] is True
+    assert node_of(launch(web='false')).parameters['web.enabled'] is False
+    assert 'web.enabled' not in node_of(launch()).parameters
+    with pytest.raises(ValueError, match='web:=maybe'):
+        launch(web='maybe')
+
+
 def test_a_mask_is_passed_as_text_and_only_if_given(launch):
     polygon = '0,100 160,100 160,120'
     assert node_of(launch(mask=polygon)).parameters['camera.mask'] == polygon

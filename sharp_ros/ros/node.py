@@ -16,6 +16,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
+import numpy as np
 from rcl_interfaces.msg import SetParametersResult
 import rclpy
 from rclpy.exceptions import ParameterException
@@ -37,7 +38,12 @@ from sharp_ros.frame_result import FrameResult, OCCUPANCY
 from sharp_ros.pipeline import Pipeline
 from sharp_ros.relative_pipeline import load_any_pipeline
 from sharp_ros.ros.answers import answer_patiently
-from sharp_ros.ros.conversions import diagnostics_to_msg, pose_from_msg, stamp_ns_from_msg
+from sharp_ros.ros.conversions import (
+    diagnostics_to_msg,
+    pose_from_msg,
+    pose_to_msg,
+    stamp_ns_from_msg,
+)
 from sharp_ros.ros.decoding import FrameDecoder, RawFrame, StampPairs
 from sharp_ros.ros.diagnostics import Health, NORMAL_DROPS, THROTTLE, ThrottledLog
 from sharp_ros.ros.ending import Ending
@@ -65,8 +71,10 @@ from sharp_ros.ros.range_source import RangeSource
 from sharp_ros.ros.services import LAST_PATIENCE, Services
 from sharp_ros.ros.session import Running, Session
 from sharp_ros.ros.transforms import Transforms
+from sharp_ros.ros.web_view import open_web_view
 from sharp_ros.ros.wiring import CameraWiring
 from sharp_ros.stopwatch import Stopwatch
+from sharp_ros.web import LiveView
 from sharp_ros.worker import Wait, Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -161,6 +169,7 @@ class SharpNode(LifecycleNode):
             ),
             rasterizer=rasterizer,
             config=config,
+            web=self._open_web_view(config),
             wiring=CameraWiring(
                 health,
                 partial(publishers_of, self),
@@ -270,6 +279,8 @@ class SharpNode(LifecycleNode):
     def _release(self) -> None:
         self._stop()
         if self._session is not None:
+            if self._session.web is not None:
+                self._session.web.close()
             self._session.outputs.close()
             self._map_frame = self._session.outputs.map_frame
         self._session = self._worker = None
@@ -462,6 +473,20 @@ class SharpNode(LifecycleNode):
         if not waiting:
             running.worker.post(self._serve_request)
 
+    def _open_web_view(self, config: SharpConfig) -> LiveView | None:
+        assert self._requests is not None
+        log = self.get_logger()
+        return open_web_view(
+            config, self._requests, self._look, self._statuses, log.warning, log.info
+        )
+
+    def _look(self, T_world_view: np.ndarray) -> None:
+        """A view request from the live view, in the frame of the map."""
+        frame = self._configured().pipeline.world_frame
+        if frame:  # else nothing is mapped that could be looked at
+            msg = pose_to_msg(T_world_view, 0, frame)
+            self.running().call(partial(self._render_request, msg))
+
     def _on_incompatible_qos(self, topic: str, event: Any) -> None:
         """A publisher cannot reach us: name it, and what to do."""
         names = {self.resolve_topic_name(topic), topic}
@@ -475,7 +500,7 @@ class SharpNode(LifecycleNode):
     def _process(self, raw: RawFrame) -> Iterator[Wait]:
         session, worker = self._configured(), self._worker
         pipeline = session.pipeline
-        wanted = session.outputs.wanted()
+        wanted = session.wanted()
         metric = pipeline.info.metric
         maps = metric and session.config.pose.source != 'none'
         if maps:  # kept for late subscribers, so it is made without any subscriber, too
@@ -521,6 +546,8 @@ class SharpNode(LifecycleNode):
             session.publish_map()  # in place of the old one; `result` may hold a part only
         self._health.note_placed(result)
         session.outputs.publish_placed(result)
+        if session.web is not None:
+            session.web.offer(result)
         if self._requests is not None:
             if session.pipeline.snapshot_is_complete:
                 self._requests.snapshot_is_complete()
@@ -531,13 +558,20 @@ class SharpNode(LifecycleNode):
         """Render the views of placement `request` as the newest request says."""
         session = self._configured()
         msg, session.request = session.request, None
+        assert msg is not None
+        self._render_request(msg)
+
+    def _render_request(self, msg: PoseStamped) -> None:
+        session = self._configured()
         try:
-            wanted = session.outputs.wanted()
+            wanted = session.wanted()
             parent, T_parent_view = pose_from_msg(msg)
             frame = session.lookup.with_parent(session.pipeline.latest, parent)
             views, unplaced = session.pipeline.render_request(parent, T_parent_view, frame, wanted)
             self._health.views(views, unplaced)
             session.outputs.publish_views(views, frame.stamp_ns)
+            if session.web is not None:
+                session.web.offer_views(views, frame, session.pipeline.map_origin)
         except InputError as error:
             self._health.report('Views', error.reason, f'view request not served: {error}')
         except Exception as error:  # a request must not end the worker thread
@@ -580,17 +614,19 @@ class SharpNode(LifecycleNode):
 
     def publish_diagnostics(self) -> None:
         """Publish the state of every component (REP-107)."""
-        facts = self._session.facts() if self._session is not None else {}
         if self._subscribers:
             self._listen_to_latched_info()
-        counts = self._worker.counts() if self._worker is not None else None
         silence, reason = self._health.silence(), ''
         if self._subscribers and (silence is None or silence > 1.0):
             reason = why_silent(self, self._subscribers[0])  # that of the images
-        name = self.get_fully_qualified_name()
-        statuses = self._health.statuses(self._label, facts, counts, name.lstrip('/'), reason)
-        now_ns = self.get_clock().now().nanoseconds
-        self._diagnostics.publish(diagnostics_to_msg(statuses, now_ns, name))
+        now_ns, name = self.get_clock().now().nanoseconds, self.get_fully_qualified_name()
+        self._diagnostics.publish(diagnostics_to_msg(self._statuses(reason), now_ns, name))
+
+    def _statuses(self, why_silent: str = '') -> list[tuple[str, int, str, dict[str, str]]]:
+        facts = self._session.facts() if self._session is not None else {}
+        counts = self._worker.counts() if self._worker is not None else None
+        name = self.get_fully_qualified_name().lstrip('/')
+        return self._health.statuses(self._label, facts, counts, name, why_silent)
 
     def set_parameters_atomically(
         self, parameter_list: list[Parameter[Any]]

@@ -78,16 +78,16 @@ class Services:
         self._next_save = self._next_snapshot = 0.0
         # all are taken in at once, so that a service that is busy can say so
         group = ReentrantCallbackGroup()
-        triggers: dict[str, Callable[..., str]] = {
+        self._triggers: dict[str, Callable[..., str]] = {
             'reset': self._reset,
             'save_map': self._save_map,
             'load_map': self._load_map,
             'snapshot': self._snapshot,
         }
         self._lanes: dict[str, Lane] = {}
-        for name, action in triggers.items():
+        for name in self._triggers:
             service = node.create_service(
-                Trigger, f'~/{name}', self._answering(name, action), callback_group=group
+                Trigger, f'~/{name}', self._answering(name), callback_group=group
             )
             has_client = partial(_has_client, node, service.srv_name)
             self._lanes[name] = Lane(name, has_client, node.get_logger().info)
@@ -116,12 +116,23 @@ class Services:
         """Note that no more frames are needed for the snapshot."""
         self._snapshot_ready.set()
 
-    def _answering(self, name: str, action: Callable[..., str]) -> Callable[[Any, Any], Any]:
+    def ask(self, name: str) -> str:
+        """Do what a service does, in its turn, and wait for it; not on the executor's thread.
+
+        Raises:
+            SharpError: as the service would answer.
+        """
+        return self._lanes[name].ask(self._request(name)).result()
+
+    def _request(self, name: str) -> Action:
+        action = self._triggers[name]
+        return Save(action) if name == 'save_map' else action
+
+    def _answering(self, name: str) -> Callable[[Any, Any], Any]:
         """A service callback that answers with the message an action returns, or its error."""
 
         async def callback(_: Any, response: Any) -> Any:
-            request = Save(action) if name == 'save_map' else action
-            answer = await self._in_turn(self._lanes[name], request)
+            answer = await self._in_turn(self._lanes[name], self._request(name))
             assert answer is not None  # it is set, see `done`
             response.success, response.message = answer
             return response
@@ -264,6 +275,8 @@ class Services:
         # joined on this thread: the next images need not wait for it
         cloud = running.call(session.pipeline.take_snapshot).cloud()
         session.outputs.publish_snapshot(cloud)
+        if session.web is not None:
+            session.web.offer_snapshot(cloud)
         message = f'{len(cloud.points)} points of {cloud.frames} images on ~/snapshot/points'
         output = session.config.output
         if output.suffixes:

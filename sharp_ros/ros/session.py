@@ -18,6 +18,7 @@ from sharp_ros.ros.outputs import Outputs
 from sharp_ros.ros.pose_sources import PoseSource
 from sharp_ros.ros.range_source import RangeSource
 from sharp_ros.ros.wiring import CameraWiring
+from sharp_ros.web import LiveView
 from sharp_ros.worker import Worker
 
 Result = TypeVar('Result')
@@ -38,6 +39,7 @@ class Session:
         outputs: the publishers.
         rasterizer: what renders the views, for reports.
         config: in effect; replaced as a whole, between two frames.
+        web: the live view, if there is one.
         wiring: tells the camera from others on its topics, and knows its calibration.
         uncalibrated: newest image, and depth, that came before any calibration.
         last_stamp_ns: of the newest image since activation; None before it.
@@ -54,6 +56,7 @@ class Session:
     outputs: Outputs
     rasterizer: str
     config: SharpConfig
+    web: LiveView | None
     wiring: CameraWiring
     uncalibrated: RawFrame | None = None
     last_stamp_ns: int | None = None
@@ -65,9 +68,16 @@ class Session:
         self.lookup.reconfigure(config)
         self.config = config
 
+    def wanted(self) -> set[str]:
+        """Outputs of a frame that somebody wants now, named as in `frame_result`."""
+        wanted = self.outputs.wanted()
+        return wanted if self.web is None else wanted | self.web.wanted()
+
     def publish_map(self) -> None:
         """Publish the map as it is now, empty or not, in place of the one that stands."""
         pipeline, outputs = self.pipeline, self.outputs
+        if self.web is not None:
+            self.web.start_over(pipeline.grid())
         world_frame = pipeline.world_frame or outputs.map_frame
         if world_frame:  # else there never was a map
             outputs.publish_map(
