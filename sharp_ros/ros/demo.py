@@ -8,11 +8,13 @@ the truth where there is one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 import json
 import math
 from pathlib import Path
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -30,6 +32,7 @@ from rich.console import Group
 from sensor_msgs.msg import CameraInfo, Image
 
 from sharp_ros.camera import Frame
+from sharp_ros.config import WebConfig
 from sharp_ros.errors import SharpError
 from sharp_ros.ros.conversions import (
     camera_info_to_msg,
@@ -130,7 +133,8 @@ class Demo:
             SharpError: if the node fails.
         """
         monitor, executor, interrupted = self.monitor, self._executor, self._interrupted
-        with node_process(model, log, mask) as process:
+        port = free_port() if find_spec('viser') else None
+        with node_process(model, log, mask, port) as process:
             # while the node starts
             every = 1 if model == 'sensor' else _TRUTH_EVERY
             source = open_source(source_name, hfov=hfov, loop=True, depth_every=every)
@@ -141,6 +145,8 @@ class Demo:
             manager = manager_of(process, self._peer, executor, interrupted, self._say)
             manager.start()
             self._say('streaming; Ctrl-C ends')
+            if port is not None:
+                self._say(f'live view: http://localhost:{port}/')
             camera = CameraDriver(self._peer, source, monitor, with_depth=model == 'sensor')
             try:
                 _watch(
@@ -172,12 +178,31 @@ class Demo:
         return self.monitor.table(self._sent)
 
 
+def free_port() -> int:
+    """The usual port of the live view, or, if that is in use, one that was free just now."""
+    for port in (WebConfig.port, 0):
+        with suppress(OSError), socket.create_server(('localhost', port)) as taken:
+            return taken.getsockname()[1]
+    raise SharpError('no port of this computer is free')
+
+
 @contextmanager
-def node_process(model: str, log: Path, mask: str = '') -> Iterator[subprocess.Popen[bytes]]:
-    """The node as a process of its own, with this environment; ended when the block ends."""
+def node_process(
+    model: str, log: Path, mask: str = '', web_port: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The node as a process of its own, with this environment; ended when the block ends.
+
+    Args:
+        model: for `model.name`.
+        log: file for its output.
+        mask: for `camera.mask`.
+        web_port: of its live view; None: it serves none.
+    """
     topics = ('image', 'camera_info', 'odometry', 'depth')
     remappings = [part for t in topics for part in ('-r', f'{t}:={CAMERA}/{t}')]
     command = [sys.executable, '-c', _NODE_PROGRAM, '--ros-args', *remappings]
+    if web_port is not None:
+        command += ['-p', 'web.enabled:=true', '-p', f'web.port:={web_port}']
     with log.open('wb') as output:
         process = subprocess.Popen(
             [*command, '-p', f'model.name:={model}', '-p', f'camera.mask:={json.dumps(mask)}'],
