@@ -24,7 +24,7 @@ from sharp_ros.mapping.occupancy import OccupancyGrid2D
 from sharp_ros.pipeline import Pipeline
 from sharp_ros.se3 import matrix_from_quat
 from sharp_ros.sources import SyntheticSource
-from sharp_ros.web import Controls, LiveView
+from sharp_ros.web import Controls, LiveView, plain
 from sharp_ros.web.gate import Gate, MOST_WATCHERS
 from sharp_ros.web.playback import play
 from sharp_ros.web.splats import splats
@@ -331,6 +331,13 @@ def test_the_server_behind_does_not_lead_the_internet_here():
         host, _ = live._page.server
         assert host.startswith('127.')
         assert host not in ('127.0.0.1', '127.0.1.1')
+
+
+def test_text_of_others_is_shown_as_it_is():
+    text = '<img src=x onerror=alert(1)> {a} `b` [c](d) _e_ 5 m²\n\n# f'
+    escaped = plain(text)
+    assert escaped.replace('\\', '') == text.replace('\n\n', ' ')
+    assert all(c.isalnum() or c in ' ²\\' or escaped[i - 1] == '\\' for i, c in enumerate(escaped))
 
 
 # --- Gaussians within the format -----------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 from sharp_ros.config import SharpConfig
 from sharp_ros.errors import ConfigError
 from sharp_ros.ros.services import Services
-from sharp_ros.web import Controls, LiveView
+from sharp_ros.web import Controls, LiveView, plain
 
 Status = tuple[str, int, str, dict[str, str]]  # of `Health.statuses`
 _LEVELS = ('ok', 'warning', 'ERROR')
@@ -59,5 +59,5 @@ def _words(statuses: Sequence[Status]) -> list[str]:
         component = name.rpartition(': ')[2]
         shown = [f'{key} {values[key]}' for key in _SHOWN.get(component, ()) if key in values]
         text = ' · '.join([f'{_LEVELS[level]}: {message}', *shown])
-        lines.append(f'**{component}** {text}'.replace('_', '\\_'))
+        lines.append(f'**{component}** {plain(text)}')
     return lines

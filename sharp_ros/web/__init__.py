@@ -5,5 +5,6 @@ imported when one is made.
 """
 
 from sharp_ros.web.live import Controls, LiveView
+from sharp_ros.web.page import plain
 
-__all__ = ['Controls', 'LiveView']
+__all__ = ['Controls', 'LiveView', 'plain']

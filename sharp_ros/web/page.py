@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 import math
+import re
 import secrets
 import sys
 from typing import Any, TYPE_CHECKING
@@ -126,7 +127,7 @@ class Page:
                 said = action()
             except Exception as error:  # it is told where it was asked for, and harms nothing
                 said = str(error) if isinstance(error, SharpError) else repr(error)
-            self._said.content = f'{label}: `{said.replace("`", "")}`'
+            self._said.content = plain(f'{label}: {said}')
             button.disabled = False
 
         button.on_click(press)
@@ -321,6 +322,11 @@ class Page:
                 node.point_size = self._point_size.value / 1e3
             elif layer in (CAMERA, VIEWS):
                 node.scale = self._frustum.value
+
+
+def plain(text: str) -> str:
+    """Text as Markdown that shows it as it is; it may come from other nodes, and hold HTML."""
+    return re.sub(r'([!-/:-@\[-`{-~])', r'\\\1', ' '.join(text.split()))
 
 
 def behind(pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # [4, 4] -> [3], [3]

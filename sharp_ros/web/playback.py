@@ -19,6 +19,7 @@ from sharp_ros.pipeline import Pipeline
 from sharp_ros.sources import Source
 from sharp_ros.viewpoints import WORLD
 from sharp_ros.web.live import Controls, LiveView
+from sharp_ros.web.page import plain
 from sharp_ros.worker import Worker
 
 _PATIENCE = 30.0  # seconds for the frame in progress
@@ -113,7 +114,7 @@ class _Player:
         lines = [f'**frames** {counts.processed} shown, {counts.dropped} dropped']
         if self._ages:
             lines.append(f'**age** {1e3 * float(np.median(self._ages)):.0f} ms')
-        return [*lines, self._problem] if self._problem else lines
+        return [*lines, plain(self._problem)] if self._problem else lines
 
     def _reset(self) -> str:
         self._worker.call(self._pipeline.reset, _PATIENCE)
