@@ -75,6 +75,7 @@ def _packages() -> Iterator[Check]:
         ('PIL', 'reading photographs'),
         ('psutil', 'memory in sharp-ros bench'),
         ('rosbags', 'bags as a source'),
+        ('viser', 'live view in the browser'),
         ('av', 'videos, as a source and of sharp-ros render'),
         ('skimage', 'sharp-ros eval depth motorcycle'),
     ):
