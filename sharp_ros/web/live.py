@@ -31,7 +31,7 @@ _PERIOD = 0.1  # seconds between two drawings
 _WORDS_PERIOD, _LOOK_PERIOD = 1.0, 0.5
 _MOST_POINTS, _MOST_SPLATS = 40_000, 100_000
 _STEP, _MOST_STEPS = 0.05, 4000  # metres between two points of the path, and their number
-_SPLAT_BYTES, _SPLAT_SHARE = 32, 0.5  # of the rate, so that clouds and images come meanwhile
+_SPLAT_SHARE = 0.5  # of the rate, so that clouds and images come meanwhile
 _BURST = 0.2  # seconds of the rate that may be saved up
 _VOXEL_COLOUR = np.array([200, 60, 40], np.uint8)
 # Where a camera is shown whose pose is not known: level, at the origin.
@@ -298,7 +298,7 @@ class LiveView:
         depth = result.depth if result.relative_depth is None else result.relative_depth
         step = math.ceil(max(depth.shape) / 320)
         small = depth[::step, ::step]
-        colours = colour_depth(small, *depth_range(small))
+        colours = colour_depth(small, *depth_range(small[::3, ::3]))
         both = np.concatenate([frame.image[::step, ::step], colours], axis=1)
         page.show_image('camera, and depth from red (near) to blue', both)
         if page.shows(CLOUD) and result.relative_depth is None:
@@ -310,10 +310,10 @@ class LiveView:
             page.show_points('cloud', CLOUD, cloud[near][:, :3], image[near], pose)
 
     def _draw_splats(self, pose: np.ndarray, gaussians: Gaussians) -> None:
-        parts = splats(gaussians, _MOST_SPLATS)
-        if len(parts[0]):
-            self._page.show_splats(parts, self._origin.local(pose))
-        sent = len(parts[0]) * _SPLAT_BYTES * max(1, self._gate.watchers)
+        buffer = splats(gaussians, _MOST_SPLATS)
+        if len(buffer):
+            self._page.show_splats(buffer, self._origin.local(pose))
+        sent = buffer.nbytes * max(1, self._gate.watchers)
         self._splats_due = time.monotonic() + sent / (_SPLAT_SHARE * self._rate)
 
     def _draw_words(self, result: FrameResult | None) -> None:

@@ -12,46 +12,51 @@ import numpy as np
 
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.point_cloud import splat_records
-from sharp_ros.se3 import matrix_from_quat
+from sharp_ros.web.splat_kernels import covariance_kernel, half_kernel
 
-_SMALLEST, _LARGEST = 1e-3, 200.0  # metres of standard deviation; 1 mm is told within 3 %
-_FLATTEST = 1 / 24  # of the largest axis; rounding errs by up to sqrt(3) 2^-11 of its variance
-_BLOCK = 1 << 14  # at a time, so that all steps of it stay in the cache
+_SMALLEST, _LARGEST = np.float32(1e-3), np.float32(200)  # metres; 1 mm is told within 3 %
+# of the largest axis; rounding errs by up to sqrt(3) 2^-11 of its variance
+_FLATTEST = np.float32(1 / 24)
 
 
-def splats(gaussians: Gaussians, most: int) -> tuple[np.ndarray, ...]:
-    """The arguments of viser's `set_gaussians`, of Gaussians with shapes.
+def splats(gaussians: Gaussians, most: int) -> np.ndarray:  # -> [N, 8] uint32
+    """The buffer of viser's Gaussians, see `viser.GaussianSplatHandle`.
 
     Args:
-        gaussians: in any frame; those that are not finite, or that nobody sees, are left out.
+        gaussians: with shapes, in any frame; those that are not finite, or that nobody sees, are
+            left out.
         most: number of them; beyond, those that cover most are taken.
 
     Returns:
-        Centres [N, 3] and covariances [N, 3, 3] float32 in metres, sRGB [N, 3] and opacities
-        [N, 1] uint8.
+        A row for each: centre as three float32, metres; 0; six float16 of the covariance, square
+        metres; bytes of sRGB and opacity.
     """
     a = gaussians.arrays
     parts = (a.means, a.colors, a.opacities[:, None], *a.shapes)
-    finite = np.logical_and.reduce([np.isfinite(part).all(1) for part in parts])
-    records = splat_records(gaussians if finite.all() else gaussians.select(finite))
+    if not all(np.isfinite(part).all() for part in parts):
+        finite = np.logical_and.reduce([np.isfinite(part).all(1) for part in parts])
+        gaussians = gaussians.select(finite)
+    records = splat_records(gaussians)
     if len(records) > most:
         records = records[_largest(records, most)]
-    covariances = np.empty((len(records), 3, 3), np.float32)
-    for start in range(0, len(records), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        stds = limited(records[rows, 5:8])
-        axes = matrix_from_quat(records[rows, 8:12]).astype(np.float32) * stds[:, None, :]
-        covariances[rows] = axes @ axes.transpose(0, 2, 1)
-    packed = np.ascontiguousarray(records[:, 3]).view(np.uint32)
-    colors = np.stack([packed >> 16, packed >> 8, packed], 1).astype(np.uint8)
-    opacities = (np.clip(records[:, 4:5], 0, 1) * 255 + 0.5).astype(np.uint8)
-    return records[:, :3], covariances, colors, opacities
+    covariances = np.empty((len(records), 6), np.float32)
+    covariance_kernel(records, _SMALLEST, _LARGEST, _FLATTEST, covariances)
+    buffer = np.zeros((len(records), 8), np.uint32)
+    bits = records.view(np.uint32)
+    buffer[:, :3] = bits[:, :3]
+    buffer[:, 4:7] = half(covariances).view(np.uint32)
+    rgba = buffer.view(np.uint8)[:, 28:]
+    for channel, shift in enumerate((16, 8, 0)):
+        rgba[:, channel] = (bits[:, 3] >> shift) & 255
+    rgba[:, 3] = np.clip(records[:, 4], 0, 1) * 255 + 0.5
+    return buffer
 
 
-def limited(stds: np.ndarray) -> np.ndarray:  # [N, 3] -> [N, 3]
-    """Standard deviations, metres, that survive the format; see the top of this module."""
-    stds = np.clip(stds, _SMALLEST, _LARGEST)
-    return np.maximum(stds, _FLATTEST * stds.max(1, keepdims=True))
+def half(values: np.ndarray) -> np.ndarray:  # [N, M] float32 -> [N, M] uint16
+    """The bits of float16, rounded to even, of values below 65504."""
+    out = np.empty(values.shape, np.uint16)
+    half_kernel(values.ravel(), values.view(np.uint32).ravel(), out.ravel())
+    return out
 
 
 def _largest(records: np.ndarray, most: int) -> np.ndarray:  # -> [most]

@@ -103,15 +103,15 @@ class StillView:
 
     def _show_splats(self, gaussians: Gaussians) -> np.ndarray:
         """Show them; their centres [N, 3]."""
-        parts = splats(gaussians, _MOST_SPLATS)
-        count = len(parts[0])
+        buffer = splats(gaussians, _MOST_SPLATS)
+        count = len(buffer)
         if not count:
             raise InputError('there are no Gaussians that could be seen', 'nothing_to_show')
-        self._page.show_splats(parts, _HERE)
+        self._page.show_splats(buffer, _HERE)
         dropped = len(gaussians) - count
         left_out = f', {dropped} that show less left out' if dropped else ''
         self._tell(f'{count} Gaussians{left_out}')
-        return parts[0]
+        return buffer[:, :3].view(np.float32)
 
     def _tell(self, text: str) -> None:
         self.said = text
