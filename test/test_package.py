@@ -29,7 +29,7 @@ KEYS = {
 BY_PIP = {
     'av', 'backports', 'gaussforge', 'google', 'gsplat', 'laspy', 'lz4', 'numba', 'onnx',
     'onnxruntime', 'open3d', 'openvino', 'pillow_heif', 'psutil', 'pxr', 'rich', 'rosbags',
-    'safetensors', 'skimage', 'torch',
+    'safetensors', 'skimage', 'torch', 'viser',
 }  # fmt: skip
 # https://www.ros.org/reps/rep-0149.html: each at most in this order, names by REP-144
 ORDER = ['name', 'version', 'description', 'maintainer', 'license', 'url', 'author']

@@ -28,6 +28,8 @@ from sharp_ros.web.page import CAMERA, CLOUD, GRID, Page, PATH, SNAPSHOT, SPLATS
 from sharp_ros.web.splats import splats
 
 _PERIOD = 0.1  # seconds between two drawings
+_SHARE = 0.2  # of the time that may be spent drawing, where a busy machine makes that slow
+_LONGEST_REST = 1.0  # seconds after that; the first drawing loads compiled loops
 _WORDS_PERIOD, _LOOK_PERIOD = 1.0, 0.5
 _MOST_POINTS, _MOST_SPLATS = 40_000, 100_000
 _STEP, _MOST_STEPS = 0.05, 4000  # metres between two points of the path, and their number
@@ -145,7 +147,8 @@ class LiveView:
             if gaussians is not None and gaussians.has_shapes:
                 newest.splats = _NOWHERE if pose is None else pose, gaussians
             self._take_views(result.views, frame, result.origin)
-        self._wake.set()
+        if self.watched:  # to wake a thread for nothing would cost the frame its turn
+            self._wake.set()
 
     def offer_views(self, views: Mapping[str, View], frame: Frame, origin: LocalOrigin) -> None:
         """Take views that were rendered for themselves.
@@ -218,7 +221,9 @@ class LiveView:
                 self._look()
             except Exception as error:  # what cannot be shown must not end the view
                 _log.warning('the live view is incomplete: %s: %s', type(error).__name__, error)
-            self._sleep_until(max(begun + _PERIOD, self._when_free()))
+            ended = time.monotonic()
+            rested = ended + min((ended - begun) * (1 / _SHARE - 1), _LONGEST_REST)
+            self._sleep_until(max(begun + _PERIOD, rested, self._when_free()))
 
     def _sleep_until(self, when: float) -> None:
         while not self._closing and (left := when - time.monotonic()) > 0:
