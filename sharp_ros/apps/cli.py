@@ -8,8 +8,7 @@ from importlib import import_module
 import sys
 
 from sharp_ros import __version__
-from sharp_ros.apps.interruption import EXIT_INTERRUPTED
-from sharp_ros.errors import SharpError
+from sharp_ros.apps.outcome import outcome
 from sharp_ros.process import prepare_process
 
 # Every module offers add_arguments(parser) and run(args) -> exit code, and imports what is slow
@@ -48,24 +47,18 @@ _FORMER_EVAL, _KINDS = (
     'sharp_ros.apps.former_eval',
     ('depth', 'views', 'maps', 'scale', '-h', '--help'),
 )
-EXIT_FAILED = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code."""
     prepare_process()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        args = _parser(arguments).parse_args(arguments)
-        return args.run(args)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith('sharp_ros'):
-            raise
-        return _fail(f'{error.name} is not installed; `sharp-ros doctor` says what is missing')
-    except (SharpError, OSError) as error:
-        return _fail(str(error))
+    return outcome(lambda: _parsed(arguments))
+
+
+def _parsed(arguments: Sequence[str]) -> int:
+    args = _parser(arguments).parse_args(arguments)
+    return args.run(args)
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
@@ -84,11 +77,6 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     return parser
-
-
-def _fail(message: str) -> int:
-    print(f'error: {" ".join(message.split())}', file=sys.stderr)
-    return EXIT_FAILED
 
 
 if __name__ == '__main__':

@@ -17,6 +17,7 @@ from sharp_ros.apps.evaluation_tables import (
     scale_tables,
     view_tables,
 )
+from sharp_ros.apps.fleet import add_fleet_arguments, is_fleet, path_or_url, run_many
 from sharp_ros.apps.inspect import add_source_options, exit_code, open_recording
 from sharp_ros.config import ModelConfig
 from sharp_ros.errors import ConfigError
@@ -103,10 +104,18 @@ def add_common_arguments(parser: argparse.ArgumentParser, source_help: str) -> N
     """The source and the flags that every evaluation takes."""
     from sharp_ros.apps.predict import add_model_arguments
 
-    parser.add_argument('source', metavar='SOURCE', help=source_help)
+    parser.add_argument('source', metavar='SOURCE', nargs='+', help=source_help)
     add_model_arguments(parser)
     add_source_options(parser)
     parser.add_argument('--json', type=Path, metavar='FILE', help='report file')
+    parser.add_argument(
+        '-o',
+        '--output',
+        type=path_or_url,
+        metavar='FOLDER',
+        help='folder or URL for the results of many recordings',
+    )
+    add_fleet_arguments(parser)
     parser.add_argument(
         '--max-frames', type=whole_number, metavar='N', help='maximum number of frames with depth'
     )
@@ -234,6 +243,11 @@ def run(args: argparse.Namespace) -> int:
 
     if args.max_frames is not None and args.max_frames < 1:
         raise ConfigError(f'--max-frames must be at least 1, got {args.max_frames}')
+    if is_fleet(args, args.source):
+        return run_many(args, args.source, _place)
+    if args.output is not None:
+        raise ConfigError('--output is for many recordings, with --jobs or --executor')
+    (args.source,) = args.source
     device = choose_device(args.device)
     against = args.kind == 'views' and args.against is not None
     evaluate, tables = _AGAINST if against else _KINDS[args.kind]
@@ -256,6 +270,13 @@ def run(args: argparse.Namespace) -> int:
     if measured.note:
         print(f'note: {measured.note}')
     return 0 if source.opened is None else exit_code(source.opened.stock)
+
+
+def _place(args: argparse.Namespace, source: Path, folder: Path) -> None:
+    """One of many recordings, see `run_many`."""
+    args.source, args.json = [str(source)], folder / 'report.json'
+    if args.kind in ('views', 'maps'):
+        args.pictures = folder / 'pictures'
 
 
 def _depth(args: argparse.Namespace, device: str, source: _Source) -> _Measured:

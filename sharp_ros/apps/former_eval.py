@@ -39,5 +39,6 @@ def run(args: argparse.Namespace) -> int:
     if not args.map and of_maps != ('visual', 'model', 0.0, None):
         raise ConfigError('--poses, --depth, --camera-height and --seeds are of maps; add --map')
     args.kind = 'maps' if args.map else 'views' if args.views else 'depth'
-    print(f'advice: this is now `sharp-ros eval {args.kind} {args.source}`', file=sys.stderr)
+    sources = ' '.join(args.source)
+    print(f'advice: this is now `sharp-ros eval {args.kind} {sources}`', file=sys.stderr)
     return evaluate.run(args)

@@ -13,6 +13,7 @@ from pathlib import Path
 import sys
 from typing import Any, TYPE_CHECKING
 
+from sharp_ros.apps.fleet import add_fleet_arguments, is_fleet, path_or_url, run_many
 from sharp_ros.apps.inspect import (
     add_source_options,
     exit_code,
@@ -43,15 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'source',
         metavar='SOURCE',
-        help=f'{SOURCE_HELP} until Ctrl-C',
+        nargs='+',
+        help=f'{SOURCE_HELP} until Ctrl-C; several, or URLs, with --jobs or --executor',
     )
     parser.add_argument(
         '-o',
         '--output',
-        type=Path,
+        type=path_or_url,
         required=True,
         help='new or empty folder for the map and its pictures; or a new file *.mcap, as --to-bag '
-        'alone',
+        'alone; of many recordings a folder or URL, which may hold what is finished of them',
     )
     parser.add_argument(
         '--to-bag',
@@ -95,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_source_options(parser)
     parser.add_argument('--json', type=Path, metavar='FILE', help='report file')
+    add_fleet_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,6 +108,13 @@ def run(args: argparse.Namespace) -> int:
             written; nothing has been done then.
         InputError: if the source cannot be opened or none of its frames could be mapped.
     """
+    if is_fleet(args, args.source):
+        if args.to_bag is not None:
+            raise ConfigError('--to-bag names one file; leave it out with --jobs and --executor')
+        _check(argparse.Namespace(**{**vars(args), 'output': None}))
+        _configured(args)
+        return run_many(args, args.source, _place)
+    (args.source,) = args.source
     if args.output.suffix == '.mcap' and args.to_bag is None:
         args.output, args.to_bag = None, args.output
     _check(args)
@@ -194,6 +204,11 @@ def run(args: argparse.Namespace) -> int:
     for line in (*_warnings(tally, contents), *reasons):
         print(f'warning: {line}', file=sys.stderr)
     return exit_code(source.stock, _exit_code(tally, verdict))
+
+
+def _place(args: argparse.Namespace, source: Path, folder: Path) -> None:
+    """One of many recordings, see `run_many`."""
+    args.source, args.output, args.json = [str(source)], folder / 'map', folder / 'report.json'
 
 
 def _exit_code(tally: Tally, verdict: Verdict) -> int:

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from sharp_ros.apps.export import add_layout_arguments
+from sharp_ros.apps.fleet import add_fleet_arguments, is_fleet, path_or_url, run_many
 from sharp_ros.config import ModelConfig, options
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.parameter_text import number
@@ -35,8 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'images',
         metavar='INPUT',
         nargs='*',
-        type=Path,
-        help='image, or folder that is searched recursively for images',
+        type=path_or_url,
+        help='image, or folder that is searched recursively for images; URLs with --jobs or '
+        '--executor',
     )
     parser.add_argument(
         '-i', '--input', action='append', default=[], type=Path, help='INPUT as a flag'
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '-o',
         '--output',
-        type=Path,
+        type=path_or_url,
         required=True,
         help='folder for the results, named as their images; images in folders below INPUT go to '
         'such folders here, and the second of two equal names gets _2; or, for one image, a file '
@@ -59,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     focal = parser.add_mutually_exclusive_group()
     focal.add_argument('--focal-px', type=number, help='focal length of all images, pixels')
     focal.add_argument('--hfov', type=number, help='horizontal field of view, degrees')
+    add_fleet_arguments(parser)
+    parser.set_defaults(json=None)  # it writes no report
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,8 +78,12 @@ def run(args: argparse.Namespace) -> int:
     from sharp_ros.exchange.prediction_files import refuse_foreign_results
     from sharp_ros.exchange.scene_files import suffix_of
 
-    images = find_images([*args.images, *args.input])
     _check_focal(args)
+    args.images, args.input = [*args.images, *args.input], []
+    urls = [str(image) for image in args.images if isinstance(image, str)]
+    if is_fleet(args, urls):
+        return run_many(args, args.images, _place)
+    images = find_images(args.images)
     one_file = bool(suffix_of(args.output)) and not args.output.is_dir()
     _check_output(args.output.parent if one_file else args.output)
     if one_file:
@@ -101,6 +109,11 @@ def run(args: argparse.Namespace) -> int:
     if failed and len(images) > 1:
         print(f'{failed} of {len(images)} images failed', file=sys.stderr)
     return 1 if failed else 0
+
+
+def _place(args: argparse.Namespace, source: Path, folder: Path) -> None:
+    """One of many inputs, see `run_many`."""
+    args.images, args.output = [source], folder / 'prediction'
 
 
 def _predict_file(
