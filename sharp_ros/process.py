@@ -12,12 +12,14 @@ import hashlib
 import os
 from pathlib import Path
 import platform
+import site
 import sys
 
 # The shared memory that Fast DDS sets aside by itself is smaller than one image, so that it drops
 # most best-effort messages of that size. Launch files, scripts/env.sh and containers set it, for
 # all processes of a robot; see docs/launch.md.
 TRANSPORTS, TRANSPORTS_FOR_IMAGES = 'FASTDDS_BUILTIN_TRANSPORTS', 'DEFAULT?sockets_size=8MB'
+_PREFIX, _ANY_ROS_PACKAGE = 'AMENT_PREFIX_PATH', 'rmw_implementation'
 _SPINS = 'GOMP_SPINCOUNT'
 # A variable that the user has set keeps its value.
 _ENVIRONMENT = {
@@ -32,6 +34,10 @@ _ENVIRONMENT = {
     # Read by torch when it first takes memory. A million small pages cost SHARP seconds on a CPU.
     'THP_MEM_ALLOC_ENABLE': '1',
 }
+_THREAD_COUNTS = (
+    *('OMP_NUM_THREADS', 'NUMBA_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'),
+    'OPENCV_FOR_THREADS_NUM',
+)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 _prepared = False
 _may_spin = False  # by our own default
@@ -51,6 +57,35 @@ def prepare_process() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     _keep_freed_memory(block=32 << 20, kept=256 << 20)
+
+
+def prepare_for_ros() -> None:
+    """Set what ROS reads from the environment when it is loaded; for this process and its own.
+
+    Wheels of ROS make a virtual environment, or the packages of a user, a prefix of ROS, of which
+    nothing else tells them. Where a distribution was sourced everything is as it set it.
+    """
+    os.environ.setdefault(TRANSPORTS, TRANSPORTS_FOR_IMAGES)
+    prefixes = (sys.prefix, site.getuserbase())
+    index = 'share/ament_index/resource_index/packages'
+    found = [p for p in prefixes if (Path(p) / index / _ANY_ROS_PACKAGE).exists()]
+    if found:
+        os.environ.setdefault(_PREFIX, os.pathsep.join(found))
+
+
+def prepare_for_ray() -> None:
+    """Have Ray keep to itself that it was started; before it is imported."""
+    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+
+
+def limit_threads(count: int) -> None:
+    """Have every library of this process take so many threads; before they load."""
+    os.environ.update(thread_limits(count))
+
+
+def thread_limits(count: int) -> dict[str, str]:
+    """The environment in which every library takes so many threads."""
+    return dict.fromkeys(_THREAD_COUNTS, str(count))
 
 
 def prepare_for_other_threads() -> None:

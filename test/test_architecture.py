@@ -34,7 +34,7 @@ ROWS = [
     ['pipeline', 'worker', 'training'],
     ['ros.conversions', 'relative_pipeline'],
     ['sources', 'pictures'],
-    ['evaluation', 'exchange', 'web'],
+    ['evaluation', 'exchange', 'fleet', 'web'],
     ['ros'],
     ['apps'],
 ]

@@ -22,11 +22,12 @@ import pytest
 
 from sharp_ros.apps.cli import main
 from sharp_ros.errors import InputError
-from sharp_ros.fleet import executors, recordings
+from sharp_ros.fleet import recordings
 from sharp_ros.fleet.executors import EXECUTORS, Processes
 from sharp_ros.fleet.page import page
 from sharp_ros.fleet.results import parquet, Results, totals_of
 from sharp_ros.fleet.run import run_fleet
+from sharp_ros.process import thread_limits
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -336,7 +337,7 @@ def counts(names):
 
 
 def test_workers_have_the_threads_they_are_given():
-    names = executors._THREAD_COUNTS
+    names = list(thread_limits(3))
     with Processes(1, 3) as pool:
         future = pool.submit(counts, names)
         assert future.result() == dict.fromkeys(names, '3')

@@ -11,10 +11,8 @@ import os
 import signal
 from typing import Any, Protocol
 
-_THREAD_COUNTS = (
-    *('OMP_NUM_THREADS', 'NUMBA_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'),
-    'OPENCV_FOR_THREADS_NUM',
-)
+from sharp_ros.process import limit_threads, prepare_for_ray, thread_limits
+
 _IN_FLIGHT = 1000  # tasks that Ray is given at a time: enough for it to see what it has to place
 _PR_SET_PDEATHSIG = 1  # of Linux
 
@@ -99,14 +97,10 @@ class Processes:
 
 def _prepare(threads: int) -> None:
     """Set up a process of a pool before anything large is imported."""
-    os.environ.update(_thread_counts(threads))
+    limit_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which ends us
     with suppress(OSError, AttributeError):  # of other systems
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody is left to hear of it
-
-
-def _thread_counts(threads: int) -> dict[str, str]:
-    return dict.fromkeys(_THREAD_COUNTS, str(threads))
 
 
 class Ray:
@@ -118,8 +112,7 @@ class Ray:
     """
 
     def __init__(self, jobs: int, threads: int) -> None:
-        # Ray tells its makers about every cluster unless it is told not to
-        os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+        prepare_for_ray()
         import ray  # pyright: ignore[reportMissingImports]
 
         self._ray = ray
@@ -140,7 +133,7 @@ class Ray:
         self._options = {
             'num_cpus': threads,
             'max_retries': 0,
-            'runtime_env': {'env_vars': _thread_counts(threads)},
+            'runtime_env': {'env_vars': thread_limits(threads)},
         }
 
     def __enter__(self) -> Executor:
