@@ -5,10 +5,14 @@ from __future__ import annotations
 import ast
 import configparser
 from fnmatch import fnmatch
+import importlib
 import json
+import os
 from pathlib import Path
 import re
+import runpy
 import sys
+import tarfile
 import xml.etree.ElementTree as ET
 
 import yaml
@@ -27,9 +31,9 @@ KEYS = {
 }
 # What no rosdep key brings on every distribution, or what the node runs without.
 BY_PIP = {
-    'av', 'backports', 'gaussforge', 'google', 'gsplat', 'laspy', 'lz4', 'numba', 'onnx',
-    'onnxruntime', 'open3d', 'openvino', 'pillow_heif', 'psutil', 'pxr', 'rich', 'rosbags',
-    'safetensors', 'skimage', 'torch', 'viser',
+    'av', 'backports', 'fsspec', 'gaussforge', 'google', 'gsplat', 'laspy', 'lz4', 'numba',
+    'onnx', 'onnxruntime', 'open3d', 'openvino', 'pillow_heif', 'psutil', 'pxr', 'pyarrow', 'ray',
+    'rich', 'rosbags', 'safetensors', 'skimage', 'torch', 'viser',
 }  # fmt: skip
 # https://www.ros.org/reps/rep-0149.html: each at most in this order, names by REP-144
 ORDER = ['name', 'version', 'description', 'maintainer', 'license', 'url', 'author']
@@ -149,6 +153,117 @@ def test_nothing_heavy_is_installed_with_the_package():
     assert "install_requires=['setuptools']" in text
     for key in declared(*DEPENDENCIES):
         assert not re.match(r'python3-(torch|open3d|onnx)', key), key
+
+
+def setup_arguments(monkeypatch) -> dict:
+    """What setup.py gives to setuptools, without doing anything."""
+    given: dict = {}
+    monkeypatch.setattr('setuptools.setup', lambda **arguments: given.update(arguments))
+    monkeypatch.chdir(ROOT)
+    given['module'] = runpy.run_path(str(ROOT / 'setup.py'))
+    return given
+
+
+def test_extras_name_what_requirements_pin_and_nothing_of_ros_comes_unasked(monkeypatch):
+    arguments = setup_arguments(monkeypatch)
+    assert arguments['install_requires'] == ['setuptools']
+    extras = arguments['extras_require']
+    assert extras.keys() == {'core', 'demo', 'fleet', 'train', 'test'}
+    pinned = set()
+    for path in (ROOT / 'requirements').glob('*.txt'):
+        pinned |= {x for x in path.read_text().splitlines() if x and not x.startswith('#')}
+    for name, lines in extras.items():
+        assert name == 'test' or set(lines) <= pinned
+        of_ros = {line for line in lines if line.startswith('ros-')}
+        assert bool(of_ros) == (name == 'demo')
+        if name != 'test':
+            assert set(extras['core']) <= set(lines)
+    assert {line.partition('==')[0] for line in extras['fleet']} >= {'ray', 'pyarrow', 'torch'}
+
+
+def test_sdists_of_the_same_files_are_equal_to_the_byte(tmp_path, monkeypatch):
+    command = setup_arguments(monkeypatch)['cmdclass']['sdist']
+    monkeypatch.setenv('SOURCE_DATE_EPOCH', '1700000000')
+    archives = []
+    for folder, names, mode in (('one', 'abc', 0o644), ('two', 'cba', 0o600)):
+        tree = tmp_path / folder / 'top'
+        (tree / 'below').mkdir(parents=True)
+        for age, name in enumerate(names):
+            path = tree / 'below' / name
+            path.write_text(name)
+            path.chmod(mode)
+            os.utime(path, (age, age))
+        monkeypatch.chdir(tmp_path / folder)
+        made = command.make_archive(None, str(tmp_path / folder / 'out'), 'gztar', base_dir='top')
+        archives.append(Path(made).read_bytes())
+    assert archives[0] == archives[1]
+    with tarfile.open(tmp_path / 'one' / 'out.tar.gz') as archive:
+        assert archive.getnames() == ['top/below/a', 'top/below/b', 'top/below/c']
+        assert {(e.mtime, e.mode) for e in archive} == {(1700000000, 0o644)}
+
+
+def test_the_time_of_an_sdist_is_that_of_its_commit(monkeypatch):
+    when = setup_arguments(monkeypatch)['module']['time_of_source']
+    monkeypatch.delenv('SOURCE_DATE_EPOCH', raising=False)
+    assert when() >= 315532800  # the first that zip files can say, as without git
+    monkeypatch.setenv('SOURCE_DATE_EPOCH', '1700000000')
+    assert when() == 1700000000
+
+
+def test_weights_that_may_not_be_shipped_are_not_packed(monkeypatch):
+    patterns = setup_arguments(monkeypatch)['package_data']['sharp_ros']
+    shipped = [p.relative_to(ROOT / 'sharp_ros') for p in (ROOT / 'sharp_ros/weights').iterdir()]
+    for path in shipped:
+        packed = any(fnmatch(path.as_posix(), pattern) for pattern in patterns)
+        assert packed == (path.suffix != '.pt'), path
+    assert not any(fnmatch('weights/sharp.pt', pattern) for pattern in patterns)
+
+
+# Keys of rosdep/python.yaml of rosdistro with a package for Debian and for Ubuntu jammy and noble
+# (8468e88, August 2026); others may be null on one of them, as python3-open3d on noble.
+ROSDEP_KEYS = {
+    'python3-numpy', 'python3-opencv', 'python3-pil', 'python3-pytest', 'python3-scipy',
+    'python3-yaml',
+}  # fmt: skip
+
+
+def test_keys_of_rosdep_resolve():
+    keys = {key for key in declared(*DEPENDENCIES) if key.startswith('python3-')}
+    assert keys
+    assert keys <= ROSDEP_KEYS
+
+
+# What is public
+
+
+def test_all_that_is_promised_to_stay_is_there():
+    from sharp_ros.apps.cli import COMMANDS
+
+    page = (ROOT / 'docs' / 'stability.md').read_text()
+    names = re.findall(r'`(sharp_ros\.[\w.]+)`', page)
+    assert len(names) > 15
+    for name in names:
+        module, _, attribute = name.rpartition('.')
+        assert hasattr(importlib.import_module(module), attribute), name
+    commands = page.partition('| commands')[2].partition('\n')[0]
+    assert set(re.findall(r'`(?:sharp-ros )?([a-z]+)`', commands)) >= set(COMMANDS)
+    setup = (ROOT / 'setup.py').read_text()
+    programs = page.partition('| executables')[2].partition('\n')[0]
+    for program in re.findall(r"'([\w-]+) = sharp_ros", setup):
+        assert f'`{program}`' in programs
+
+
+def test_examples_use_what_is_promised_to_stay_or_constants_beside_it():
+    page = (ROOT / 'docs' / 'stability.md').read_text()
+    modules = {name.rpartition('.')[0] for name in re.findall(r'`(sharp_ros\.[\w.]+)`', page)}
+    modules |= {'sharp_ros.se3', 'sharp_ros.pictures.video'}  # mathematics, and files for people
+    for path in (ROOT / 'examples').glob('*.py'):
+        used = {
+            n.module
+            for n in ast.walk(ast.parse(path.read_text()))
+            if isinstance(n, ast.ImportFrom)
+        }
+        assert {m for m in used if m.startswith('sharp_ros')} <= modules
 
 
 def test_configuration_files_are_parameter_files_of_somebody():

@@ -20,11 +20,11 @@ process._set_malloc = lambda *values: calls.append(values)
 
 
 def printed(code, **environment):
-    """Lines that a program prints in a process where nothing of ours is set."""
+    """Lines that a program prints in a process where nothing of ours is set, nor what is None."""
     own = {k: v for k, v in os.environ.items() if k not in process._ENVIRONMENT}
     done = subprocess.run(
         [sys.executable, '-c', RECORDER + code],
-        env={**own, **environment},
+        env={k: v for k, v in {**own, **environment}.items() if v is not None},
         check=False,
         capture_output=True,
         text=True,
@@ -110,3 +110,21 @@ cli.main(['params'])
 print('PREPARED', calls)
 """
     assert 'PREPARED [False]' in printed(code)
+
+
+def test_wheels_of_ros_are_found_in_the_environment_they_are_installed_in(tmp_path):
+    code = f"""
+import site
+sys.prefix = {str(tmp_path)!r}
+site.getuserbase = lambda: '/nowhere'
+process.prepare_for_ros()
+print(os.environ.get('AMENT_PREFIX_PATH'), os.environ['FASTDDS_BUILTIN_TRANSPORTS'])
+"""
+    unset = {'AMENT_PREFIX_PATH': None, 'FASTDDS_BUILTIN_TRANSPORTS': None}
+    assert printed(code, **unset)[0] == 'None DEFAULT?sockets_size=8MB'
+    index = tmp_path / 'share' / 'ament_index' / 'resource_index' / 'packages'
+    index.mkdir(parents=True)
+    (index / 'rmw_implementation').touch()
+    assert printed(code, **unset)[0] == f'{tmp_path} DEFAULT?sockets_size=8MB'
+    sourced = {'AMENT_PREFIX_PATH': '/opt/ros', 'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
+    assert printed(code, **sourced)[0] == '/opt/ros UDPv4'

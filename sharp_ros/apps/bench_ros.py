@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from sharp_ros.files import write_atomically
-from sharp_ros.process import TRANSPORTS, TRANSPORTS_FOR_IMAGES
+from sharp_ros.process import prepare_for_ros, TRANSPORTS
 
 
 def run(args: argparse.Namespace) -> int:
@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SharpError: if the node does not start, or nothing of it arrives.
     """
-    os.environ.setdefault(TRANSPORTS, TRANSPORTS_FOR_IMAGES)  # before DDS is loaded
+    prepare_for_ros()
     from sharp_ros.evaluation.circumstances import circumstances
     from sharp_ros.evaluation.speed import HEIGHT, WIDTH
     from sharp_ros.ros.bench_conversions import cloud_comparison, decode_comparison

@@ -17,6 +17,7 @@ from sharp_ros.errors import SharpError
 from sharp_ros.files import write_atomically
 from sharp_ros.models import model_names
 from sharp_ros.parameter_text import number
+from sharp_ros.process import prepare_for_ros
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.live import Live
 
+    prepare_for_ros()
     from sharp_ros.pictures.drawing import encode_picture
     from sharp_ros.ros.demo import demo
 
