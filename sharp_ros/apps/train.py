@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sharp_ros.sources.stock import Stock
     from sharp_ros.training.trainer import Run
 
+EXIT_NO_BETTER = 3  # as a bad map
 _LINE_SECONDS = 60.0  # between lines of progress where there is no terminal
 
 
@@ -51,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
     """Train, resuming what is there, and print the accuracy on held-out images.
 
     Returns:
-        130 if Ctrl-C ended it after the step at hand, 3 if a part of the recording was found but
-        not used, else 0.
+        130 if Ctrl-C ended it after the step at hand, 3 if fine-tuning did not make the weights
+        better on held-out images, or a part of the recording was found but not used, else 0.
 
     Raises:
         ConfigError: if a setting is unknown or wrong, or the run is one on another recording.
@@ -86,8 +87,31 @@ def run(args: argparse.Namespace) -> int:
         print(f'interrupted: {config.out} is saved, the same command resumes it', file=sys.stderr)
         return EXIT_INTERRUPTED
     print(json.dumps({name: round(value, 4) for name, value in metrics.items()}))
-    print(f'weights, curve and validation pictures are in {config.out}')
-    return max([0, *(exit_code(stock) for stock in stocks)])
+    return max([_judge(config), *(exit_code(stock) for stock in stocks)])
+
+
+def _judge(config: TrainingConfig) -> int:
+    """Say what became of a run that has ended; 3 if it was a fine-tuning for nothing."""
+    from sharp_ros.training.selection import gain
+    from sharp_ros.training.trainer import Log
+
+    change = gain(Log(Path(config.out) / 'log.jsonl').rows())
+    if change is None:
+        print(f'weights, curve and validation pictures are in {config.out}')
+        return 0
+    errors = f'held-out {change.name} {change.before:.3f} -> {change.after:.3f}'
+    if change.better:
+        print(f'curve and pictures of {change.images} held-out images are in {config.out}')
+        print(f'{errors}; use it with --model {Path(config.out) / "nano.safetensors"}')
+        return 0
+    print(f'curve and pictures of {change.images} held-out images are in {config.out}')
+    print(
+        f'{errors} at best: no better than before, so no weights are '
+        f'written; stay with {config.init}. Images of more places, rendered ones among them '
+        '(--data) or a lower learning_rate may help',
+        file=sys.stderr,
+    )
+    return EXIT_NO_BETTER
 
 
 def _open(recording: Path) -> Source:

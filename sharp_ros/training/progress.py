@@ -12,6 +12,7 @@ import numpy as np
 _GREY = (110, 110, 110)  # where nothing is known
 _WORST = 0.5  # error in log depth that is drawn in the brightest colour
 _SIZE = (900, 420)  # width, height of the curves
+_INK = (60, 60, 60)
 _COLOURS = ((220, 60, 40), (40, 110, 220), (40, 150, 60), (160, 80, 190))  # RGB
 
 
@@ -46,11 +47,15 @@ def validation_grid(images: np.ndarray, truth: np.ndarray, predicted: np.ndarray
 
 
 def training_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Losses and held-out metrics over the images seen, both axes logarithmic.
+    """Losses and held-out metrics over the images seen.
+
+    An axis is logarithmic where all of its values are positive: a fine-tuning is judged before its
+    first image, too, and a loss may be negative, as likelihoods are.
 
     Args:
         rows: of the log: `seen` with `total`, the smoothed training loss, or with `validation`,
-            which has no AbsRel where there is no true depth.
+            which has no AbsRel where there is no true depth, or, at the end, with `kept`, the
+            images that the weights that were kept had seen.
     """
 
     def validated(name: str) -> list[tuple[float, float]]:
@@ -63,37 +68,41 @@ def training_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
         'held-out AbsRel': validated('abs_rel'),
         'scaled': validated('abs_rel_median_scaled'),
     }
-    # A loss may be negative, as likelihoods are; it has no place on such an axis.
     curves = {
-        name: np.array([p for p in points if p[0] > 0 and p[1] > 0 and math.isfinite(p[1])])
+        name: np.array([p for p in points if math.isfinite(p[1])], np.float64).reshape(-1, 2)
         for name, points in curves.items()
     }
     width, height = _SIZE
-    left, right, top, bottom = 60, 20, 40, 40
+    left, right, top, bottom = 70, 20, 40, 50
     picture = np.full((height, width, 3), 255, np.uint8)
-    shown = [points for points in curves.values() if len(points)]
-    if not shown:
+    shown = np.concatenate(list(curves.values()))
+    if not len(shown):
         return _png(picture)
-    low, high = (f(np.concatenate(shown), 0) for f in (np.min, np.max))
-    low, high = np.log10(low * (1, 0.9)), np.log10(high * (1.01, 1.1))
+    axes = [_Axis(values) for values in shown.T]
 
-    def place(points: np.ndarray) -> np.ndarray:
-        share = (np.log10(points) - low) / (high - low)
+    def place(points: np.ndarray) -> np.ndarray:  # [N, 2] -> [N, 2] pixels
+        share = np.stack([axis.share(v) for axis, v in zip(axes, points.T, strict=True)], -1)
         scale = (width - left - right, -(height - top - bottom))
         return np.rint(share * scale + (left, height - bottom)).astype(np.int32)
 
-    for axis in (0, 1):
-        for exponent in range(math.floor(low[axis]), math.ceil(high[axis])):
-            for digit in (1, 2, 5):
-                value = digit * 10.0**exponent
-                if low[axis] <= math.log10(value) <= high[axis]:
-                    corner = 10**low
-                    corner[axis] = value
-                    x, y = (int(v) for v in place(corner[None])[0])
-                    end = (x, top) if axis == 0 else (width - right, y)
-                    cv2.line(picture, (x, y), end, (225, 225, 225))
-                    at = (x - 14, height - 18) if axis == 0 else (6, y + 4)
-                    _write(picture, f'{value:g}', at, (60, 60, 60))
+    floor = height - bottom
+    for axis, ticks in enumerate(axis.ticks() for axis in axes):
+        for value in ticks:
+            corner = np.array([a.values[0] for a in axes])
+            corner[axis] = value
+            x, y = (int(v) for v in place(corner[None])[0])
+            start, end = ((x, top), (x, floor)) if axis == 0 else ((left, y), (width - right, y))
+            cv2.line(picture, start, end, (225, 225, 225))
+            text = f'{value:g}'
+            at = (x - 4 * len(text), floor + 18) if axis == 0 else (62 - 8 * len(text), y + 4)
+            _write(picture, text, at, _INK)
+    cv2.polylines(
+        picture, [np.array([(left, top), (left, floor), (width - right, floor)])], False, _INK
+    )
+    for seen in (row['kept'] for row in rows if row.get('kept')):
+        x = int(place(np.array([[seen, axes[1].values[0]]]))[0, 0])
+        cv2.line(picture, (x, top), (x, floor), _INK, 1)
+        _write(picture, 'kept', (x - 32, top + 12), _INK)
     x = left
     for (name, points), colour in zip(curves.items(), _COLOURS, strict=True):
         if len(points):
@@ -104,8 +113,40 @@ def training_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
             text = f'{name} {points[-1, 1]:.3f}'
             _write(picture, text, (x, 24), colour)
             x += 12 + 9 * len(text)
-    _write(picture, 'images seen', (width - right - 90, height - 4), (60, 60, 60))
+    _write(picture, 'images seen', (width - right - 80, height - 8), _INK)
+    _write(picture, 'loss, AbsRel', (6, height - 8), _INK)
     return _png(picture)
+
+
+class _Axis:
+    """From the lowest to the highest of some values, logarithmic if all are positive."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._log = bool((values > 0).all())
+        low, high = float(values.min()), float(values.max())
+        margin = 0.02 * (high - low) or 0.1 * abs(high) or 1.0
+        self.values = (low / 1.05, high * 1.05) if self._log else (low - margin, high + margin)
+        self._ends = self._scaled(np.array(self.values))
+
+    def share(self, values: np.ndarray) -> np.ndarray:
+        """Values to 0 at the beginning of the axis, 1 at its end."""
+        return (self._scaled(values) - self._ends[0]) / (self._ends[1] - self._ends[0])
+
+    def ticks(self) -> list[float]:
+        """Round values on the axis."""
+        low, high = self.values
+        if self._log and high / low > 2:
+            exponents = range(math.floor(self._ends[0]), math.ceil(self._ends[1]))
+            steps = [digit * 10.0**exponent for exponent in exponents for digit in (1, 2, 5)]
+        else:
+            rough = (high - low) / 4
+            size = 10.0 ** math.floor(math.log10(rough))
+            size *= max(digit for digit in (1, 2, 5) if digit * size <= rough)
+            steps = [size * i for i in range(math.ceil(low / size), math.floor(high / size) + 1)]
+        return [round(step, 12) for step in steps if low <= step <= high]
+
+    def _scaled(self, values: np.ndarray) -> np.ndarray:
+        return np.log10(values) if self._log else values
 
 
 def _coloured(value: np.ndarray, colours: int, known: np.ndarray) -> np.ndarray:

@@ -88,6 +88,11 @@ class TrainingConfig:
     validation_images: int = option(
         96, 'images per validation; all held-out ones at the end', minimum=1
     )
+    patience: int = option(
+        3,
+        'validations without a better one after which a run with a recording ends; 0: never',
+        minimum=0,
+    )
     checkpoint_seconds: float = option(120.0, 'time between checkpoints, seconds', minimum=0)
     device: str = option(
         'auto', 'training device; auto: cuda if available', choices=('auto', 'cpu', 'cuda')

@@ -43,6 +43,7 @@ from sharp_ros.training.dataset import Batch, Shards
 from sharp_ros.training.drawn import draw_batch, DrawnImages
 from sharp_ros.training.losses import depth_loss, photometric, render_second_view, thinned
 from sharp_ros.training.progress import training_curve, validation_grid
+from sharp_ros.training.selection import error_name, gain, Selection, state_of
 from sharp_ros.training.settings import TrainingConfig
 
 VALIDATION_SIZE = (192, 256)  # rows, columns; the resolution nano is meant for
@@ -61,6 +62,8 @@ def train(
     """Train, or resume training, and write the weights.
 
     An exception leaves the last checkpoint as it was: amid a step, the network is between two.
+    With a recording, those weights are kept that were best on held-out images; it ends early when
+    they get no better, and writes none if those it began with are the best (see `selection.gain`).
 
     Args:
         config: of the run.
@@ -68,7 +71,8 @@ def train(
         stop: asked before every step; where it is true, the run is saved, to be resumed.
 
     Returns:
-        Metrics of the averaged weights on all held-out images, see `validate`; empty if stopped.
+        Metrics of the weights kept, or else of the averaged ones, on all held-out images, see
+        `validate`; empty if stopped.
 
     Raises:
         InputError: if the data cannot be used.
@@ -83,13 +87,29 @@ def train(
     log.forget_after(run.step)
     held_out = judged or DrawnImages(config.validation_images, *VALIDATION_SIZE, run.device)
     with _single_threaded_operators(), ThreadPoolExecutor(config.threads) as pool:
+        if config.recording and run.selection is None:
+            run.selection = _before(run, held_out, pool)
+            log.append({'step': 0, 'seen': 0, 'validation': run.validation})
+            if run.step:  # a run that was begun before there was a selection
+                now = validate(run.averaged, held_out, config.validation_images, pool)
+                run.selection.consider(now, run.averaged, run.step, run.seen)
         _loop(run, held_out, pool, report, stop, out, log)
         run.save(checkpoint)
-        if run.progress < 1:
+        if not run.over:
             return {}
+        if run.selection is not None:
+            run.averaged.load_state_dict(run.selection.weights)
         metrics = validate(run.averaged, held_out, len(held_out), pool)
-    log.append({'step': run.step, 'seen': run.seen, 'final': metrics})
+    kept = run.seen
+    final = {'step': run.step, 'seen': run.seen, 'final': metrics}
+    if run.selection is not None:
+        kept = run.selection.seen
+        final |= {'before': run.selection.before, 'kept': kept}
+    log.append(final)
     write_atomically(out / 'curve.png', training_curve(log.rows()))
+    change = gain(log.rows())
+    if change is not None and not change.better:
+        return metrics
     metadata = {
         'name': 'nano',
         'version': config.version,
@@ -99,7 +119,7 @@ def train(
         f'{len(images or ()) - rendered} of own recordings, '
         f'{config.on_device:.0%} of the steps on new ones of sharp_ros.procedural.analytic',
         'input_size': f'{VALIDATION_SIZE[1]}x{VALIDATION_SIZE[0]}',
-        'samples': str(run.seen),
+        'samples': str(kept),
         'outputs': 'log z1, log z2, log Laplace scale (of metres); logit of nothing there; '
         'corrections of the Gaussians',
     }
@@ -133,6 +153,7 @@ class Run:
         self.elapsed = 0.0  # seconds of training, over all resumptions
         self.losses: dict[str, float] = {}  # smoothed
         self.validation: dict[str, float] = {}  # the latest
+        self.selection: Selection | None = None  # of a fine-tuning
         self.device = torch.device(_device(config.device))
         on_cpu = self.device.type == 'cpu'
         self._images, self._rendered = images, rendered
@@ -166,6 +187,13 @@ class Run:
         if self.config.steps:
             return self.step / self.config.steps
         return self.elapsed / max(self.config.minutes * 60, 1e-9)
+
+    @property
+    def over(self) -> bool:
+        """Whether its time is up, or held-out images have not got better for too long."""
+        patience, selection = self.config.patience, self.selection
+        tired = selection is not None and 0 < patience <= selection.stale
+        return self.progress >= 1 or tired
 
     def plan(self, step: int) -> tuple[int, int, int]:
         """Number, height and width of the images of a batch: a function of step and progress."""
@@ -220,6 +248,7 @@ class Run:
             'network': self.network.state_dict(),
             'averaged': self.averaged.state_dict(),
             'optimizer': self.optimizer.state_dict(),
+            'selection': None if self.selection is None else vars(self.selection),
         }
         with replacing(path) as file:
             torch.save(state, file)
@@ -241,6 +270,8 @@ class Run:
             self.optimizer.load_state_dict(state['optimizer'])
             for name in ('step', 'seen', 'elapsed', 'losses', 'validation'):
                 setattr(self, name, state[name])
+            if state.get('selection') is not None:  # which runs of older versions lack
+                self.selection = Selection(**state['selection'])
         except Exception as error:  # torch raises many types for files that are no checkpoint
             raise CheckpointError(
                 f'cannot resume from {path} ({error}); remove it to start anew'
@@ -334,6 +365,8 @@ class Log:
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows; a kill may have cut the last one short, which is then left out."""
+        if not self._path.exists():
+            return []
         rows = []
         for line in self._path.read_text(encoding='utf-8').splitlines():
             try:
@@ -539,7 +572,7 @@ def _loop(
     last = saved = logged = time.monotonic()
     count = run.config.validations
     next_validation = math.floor(run.progress * count + 1) / count
-    while run.progress < 1 and not stop():
+    while not run.over and not stop():
         run.advance(pool)
         now = time.monotonic()
         run.elapsed += now - last
@@ -552,6 +585,8 @@ def _loop(
             next_validation = math.floor(run.progress * count + 1) / count
             run.validation = validate(run.averaged, held_out, run.config.validation_images, pool)
             log.append({**_place(run), 'validation': run.validation})
+            if run.selection is not None:
+                run.selection.consider(run.validation, run.averaged, run.step, run.seen)
             write_atomically(out / f'validation_{run.step:07d}.png', _picture(run, held_out))
             write_atomically(out / 'curve.png', training_curve(log.rows()))
             report(run)
@@ -559,6 +594,15 @@ def _loop(
         if now - saved >= run.config.checkpoint_seconds:
             run.save(out / 'checkpoint.pt')
             saved = now
+
+
+def _before(run: Run, held_out: Shards | DrawnImages, pool: ThreadPoolExecutor) -> Selection:
+    """The weights that a fine-tuning begins with, which its own have to be better than."""
+    network = _initial_network(run.config).to(run.device).eval()
+    run.validation = validate(network, held_out, run.config.validation_images, pool)
+    error = run.validation[error_name(run.validation)]
+    every = validate(network, held_out, len(held_out), pool)
+    return Selection(every, error, state_of(network))
 
 
 def _place(run: Run) -> dict[str, float]:
