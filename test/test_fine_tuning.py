@@ -71,6 +71,7 @@ def judged(errors: list[float], weights: list[torch.Tensor], monkeypatch) -> Non
     left = iter(errors)
 
     def validate(network: NanoNetwork, *_: object) -> dict[str, float]:
+        assert network.head.bias is not None
         weights.append(network.head.bias.detach().clone())
         error = next(left)
         return {'abs_rel': error, 'abs_rel_median_scaled': 0.1, 'loss': error, 'frames': 8.0}

@@ -57,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsed(arguments: Sequence[str]) -> int:
-    args = _parser(arguments).parse_args(arguments)
+    args, unknown = _parser(arguments).parse_known_args(arguments)
+    if unknown:  # with the usage of the command, where argparse shows that of all commands
+        args.parser.error(f'unrecognized arguments: {" ".join(unknown)}')
     return args.run(args)
 
 
@@ -75,7 +77,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
             former = name == 'eval' and rest and rest[0] not in _KINDS
             module = import_module(_FORMER_EVAL if former else module_name)
             module.add_arguments(command)
-            command.set_defaults(run=module.run)
+            command.set_defaults(run=module.run, parser=command)
     return parser
 
 

@@ -89,6 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scale = kinds.add_parser('scale', help=_SCALE_HELP, description=_SCALE_HELP)
     add_common_arguments(scale, 'synthetic, or a recording with depth and poses')
     _add_scale_arguments(scale)
+    for kind in kinds.choices.values():  # whose usage is shown where a flag is unknown
+        kind.set_defaults(parser=kind)
 
 
 _DEPTH_HELP = 'errors of predicted depth, compared with baselines without a network'
