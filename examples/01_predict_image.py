@@ -16,6 +16,8 @@ from sharp_ros.images import DEFAULT_FOCAL_35MM, focal_from_35mm, read_image
 from sharp_ros.models import load_predictor
 from sharp_ros.point_cloud import depth_from_gaussians
 
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
 photo, ply = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else 'photo.ply'
 
 image, focal = read_image(photo)

@@ -14,6 +14,11 @@ from sharp_ros.mapping.map_files import save_map
 from sharp_ros.pipeline import Pipeline
 from sharp_ros.sources import open_source
 
+if len(sys.argv) < 3:
+    sys.exit(
+        f'{__doc__}\n\nrecording.mcap is a ROS bag, or a video or folder of images as in '
+        'docs/recordings.md; map/ is the folder for the map.'
+    )
 bag, folder = sys.argv[1], Path(sys.argv[2])
 model = sys.argv[3] if len(sys.argv) > 3 else 'nano'  # sensor: the depth of the bag
 

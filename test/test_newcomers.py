@@ -1,6 +1,9 @@
 """Command lines as newcomers write them: what is wrong is named, with what to give instead."""
 
 import json
+from pathlib import Path
+import runpy
+import sys
 
 import pytest
 from test_folder_recordings import write_tum, write_video
@@ -81,3 +84,20 @@ def test_numbers_are_those_of_settings():
     for text in ('1e1', '1.0', '1_0'):
         with pytest.raises(ValueError, match='no whole number'):
             whole_number(text)
+
+
+@pytest.mark.parametrize('command', ['mount', 'predict a.png -o out', 'eval depth synthetic'])
+def test_an_unknown_flag_shows_the_usage_of_its_command(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), '--hfof', '60'])
+    assert ended.value.code == 2
+    shown, name = capsys.readouterr().err, command.removesuffix(' synthetic').split(' a.png')[0]
+    assert shown.startswith(f'usage: sharp-ros {name} [-h]')
+    assert 'unrecognized arguments: --hfof 60' in shown
+
+
+@pytest.mark.parametrize('name', ['01_predict_image.py', '03_map_a_bag.py'])
+def test_examples_without_arguments_explain_themselves(name, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', [name])
+    with pytest.raises(SystemExit, match=f'python {name}'):
+        runpy.run_path(str(Path(__file__).parents[1] / 'examples' / name), run_name='__main__')

@@ -5,6 +5,7 @@ from functools import lru_cache
 import math
 import os
 from pathlib import Path
+import re
 import runpy
 import sys
 
@@ -16,6 +17,8 @@ import torch
 
 from sharp_ros import loading, models
 from sharp_ros.apps.cli import main
+from sharp_ros.camera import Frame, Intrinsics
+from sharp_ros.exchange.doubts import doubts
 from sharp_ros.exchange.photographs import find_images
 from sharp_ros.exchange.prediction_files import millimetres
 from sharp_ros.gaussians import load_ply
@@ -399,3 +402,45 @@ def test_a_suffix_means_one_file_of_one_image(weights, tmp_path, capsys):
     assert '--up is for one file' in capsys.readouterr().err
     assert predict(weights, tmp_path / 'out.spz', photo, '--sharp-layout') == 1
     assert not (tmp_path / 'out.spz').exists()
+
+
+def test_the_line_of_a_photo_says_how_unsure_the_network_is_and_what_else_is_doubtful(
+    weights, tmp_path, capsys
+):
+    photo = write_photo(tmp_path / 'a.png')
+    assert predict(weights, tmp_path, photo, '--render', '-v') == 0
+    with np.load(tmp_path / 'a_depth.npz') as arrays:
+        spread = np.median(arrays['log_depth_std'])
+    line = capsys.readouterr().out.splitlines()[0]
+    stated = re.search(r'median depth [\d.]+ m ± (\d+) % by its own estimate', line)
+    assert stated is not None, line
+    assert int(stated[1]) == pytest.approx(100 * spread, abs=3)
+    assert 'doubtful: the image shows nothing sharp' in line  # as enlarged as it is
+    assert cv2.VideoCapture(str(tmp_path / 'a_orbit.mp4')).read()[0]
+
+
+def doubted(focal, spread=0.2, shape=(192, 256)):
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    image = cv2.resize(image, shape[::-1], interpolation=cv2.INTER_NEAREST)
+    frame = Frame(image, Intrinsics.centred(focal, *shape[::-1]), 0, 'camera')
+    return list(doubts(frame, np.full((48, 64), spread, np.float32), 'nano'))
+
+
+def test_photos_like_those_of_the_training_are_not_doubted():
+    assert doubted(180) == doubted(180, shape=(256, 192)) == []
+
+
+def test_narrow_and_wide_views_and_unsure_networks_are_doubted():
+    assert 'not of 29°' in ' '.join(doubted(500))
+    assert 'not of 127°' in ' '.join(doubted(64))
+    assert '± 45 %' in ' '.join(doubted(180, 0.45))
+
+
+def test_a_preview_says_what_grey_means_where_there_is_grey():
+    image, depth = np.zeros((200, 30, 3), np.uint8), np.full((200, 30), 2.0, np.float32)
+    depth[100:] = 3.0
+    whole = draw_preview(image, depth, 1, 4)[-40:, 60:]
+    depth[:9] = np.nan
+    assert np.abs(whole.astype(int) - draw_preview(image, depth, 1, 4)[-40:, 60:]).max() > 100
+    depth[:9] = 2.0
+    assert (whole == draw_preview(image, depth, 1, 4)[-40:, 60:]).all()

@@ -229,6 +229,33 @@ def test_scenes_without_anything_in_front_are_refused(tmp_path, capsys, depth):
     assert [file.name for file in tmp_path.iterdir()] == ['a.ply']
 
 
+# --- folders ------------------------------------------------------------------------------------
+
+
+def test_every_scene_of_a_folder_becomes_a_video(ply, tmp_path, capsys):
+    scenes = tmp_path / 'scenes'
+    scenes.mkdir()
+    for name in ('a.ply', 'b.ply'):
+        (scenes / name).symlink_to(ply)
+    words = ['render', '-i', str(scenes), '-o', str(tmp_path / 'out'), '--steps', '2', '-v']
+    assert main(words) == 0
+    (scenes / 'a.ply').unlink()
+    (scenes / 'a.ply').write_bytes(b'no scene')
+    assert main(words) == 1
+    assert 'a.ply' in capsys.readouterr().err
+    assert sorted(file.name for file in (tmp_path / 'out').iterdir()) == ['a.mp4', 'b.mp4']
+
+
+def test_a_folder_needs_scenes_and_a_folder_for_their_videos(ply, tmp_path, capsys):
+    assert render(tmp_path, tmp_path / 'out') == 1
+    assert 'holds no .ply' in capsys.readouterr().err
+    assert render(ply.parent, tmp_path / 'out.mp4') == 1
+    assert 'must be a folder' in capsys.readouterr().err
+    assert main(['render', '-o', 'out.mp4']) == 1
+    assert main(['render', str(ply), '-i', str(ply), '-o', 'out.mp4']) == 1
+    assert capsys.readouterr().err.count('one scene or folder of scenes is needed') == 2
+
+
 # --- refusals -----------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import sys
 
 from sharp_ros import __version__
 from sharp_ros.apps.outcome import outcome
+from sharp_ros.apps.verbosity import obey
 from sharp_ros.process import prepare_process
 
 # Every module offers add_arguments(parser) and run(args) -> exit code, and imports what is slow
@@ -60,6 +61,7 @@ def _parsed(arguments: Sequence[str]) -> int:
     args, unknown = _parser(arguments).parse_known_args(arguments)
     if unknown:  # with the usage of the command, where argparse shows that of all commands
         args.parser.error(f'unrecognized arguments: {" ".join(unknown)}')
+    obey(args)
     return args.run(args)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sharp_ros.apps.export import add_layout_arguments
 from sharp_ros.apps.fleet import add_fleet_arguments, is_fleet, path_or_url, run_many
+from sharp_ros.apps.verbosity import add_verbose_argument
 from sharp_ros.config import ModelConfig, options
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.parameter_text import number
@@ -41,11 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--executor',
     )
     parser.add_argument(
-        '-i', '--input', action='append', default=[], type=Path, help='INPUT as a flag'
+        '-i',
+        '--input',
+        '--input-path',
+        action='append',
+        default=[],
+        type=Path,
+        help='INPUT as a flag',
     )
     parser.add_argument(
         '-o',
         '--output',
+        '--output-path',
         type=path_or_url,
         required=True,
         help='folder for the results, named as their images; images in folders below INPUT go to '
@@ -61,6 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     focal = parser.add_mutually_exclusive_group()
     focal.add_argument('--focal-px', type=number, help='focal length of all images, pixels')
     focal.add_argument('--hfov', type=number, help='horizontal field of view, degrees')
+    parser.add_argument(
+        '--render',
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help='additional video NAME_orbit.mp4 of each result, as sharp-ros render makes it',
+    )
+    add_verbose_argument(parser)
     add_fleet_arguments(parser)
     parser.set_defaults(json=None)  # it writes no report
 
@@ -89,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
     if one_file:
         if len(images) > 1:
             raise ConfigError(f'{args.output} holds one image, not {len(images)}; name a folder')
+        if args.render:
+            raise ConfigError('--render puts a video beside other results; name a folder with -o')
     else:
         if args.up is not None:
             raise ConfigError('--up is for one file, such as -o scene.ply')
@@ -103,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
             try:
                 target = args.output if one_file else args.output / stem
                 print(_predict_file(pipeline, path, target, args, one_file))
+                if args.render:
+                    _render(target, args.device)
             except InputError as error:
                 failed += 1
                 print(f'error: {error}', file=sys.stderr)
@@ -122,6 +141,7 @@ def _predict_file(
     import numpy as np
 
     from sharp_ros.camera import Frame
+    from sharp_ros.exchange.doubts import doubts
     from sharp_ros.exchange.prediction_files import save_gaussians, save_prediction
     from sharp_ros.frame_result import GAUSSIANS
     from sharp_ros.images import check_meaningful, frame_count, read_image
@@ -143,13 +163,27 @@ def _predict_file(
     except (InputError, MemoryError) as error:
         reason = error if isinstance(error, InputError) else 'not enough memory; shrink it'
         raise InputError(f'cannot predict {path}: {reason}', 'prediction_failed') from error
+    spread = None if result.gaussians is None else result.gaussians.front_log_std
     median = 'no depth'
     if np.isfinite(result.depth).any():
         median = f'median depth {np.nanmedian(result.depth):.2f} m'
+        if spread is not None:
+            median += f' ± {100 * np.nanmedian(spread):.0f} % by its own estimate'
     return (
         f'{path}: {first}{size[0]}x{size[1]}, focal length {intrinsics.fx:.0f} px ({origin}), '
         f'{median} -> {written}'
+        + ''.join(f'; doubtful: {d}' for d in doubts(result.frame, spread, pipeline.info.name))
     )
+
+
+def _render(stem: Path, device: str) -> None:
+    """A video of the results, as `sharp-ros render` makes it."""
+    from sharp_ros.apps import render
+
+    parser = argparse.ArgumentParser()
+    render.add_arguments(parser)
+    video = stem.with_name(f'{stem.name}_orbit.mp4')
+    render.run(parser.parse_args([f'{stem}.ply', '-o', str(video), '--device', device]))
 
 
 def _intrinsics(

@@ -14,9 +14,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from sharp_ros.apps.verbosity import add_verbose_argument
 from sharp_ros.config import options
 from sharp_ros.errors import ConfigError, InputError
-from sharp_ros.files import write_atomically
+from sharp_ros.files import natural, write_atomically
 from sharp_ros.parameter_text import number, whole_number
 
 if TYPE_CHECKING:
@@ -36,13 +37,22 @@ _EMPTY = 0.01  # mean coverage of a frame that is as good as black
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sharp-ros render`."""
     device = next(entry for entry in options() if entry.key == 'model.device')
-    parser.add_argument('scene', type=Path, metavar='SCENE.ply', help='Gaussian PLY file')
+    parser.add_argument(
+        'scene',
+        type=Path,
+        nargs='?',
+        metavar='SCENE.ply',
+        help='Gaussian PLY file, or a folder of such: a video of each',
+    )
+    parser.add_argument('-i', '--input', '--input-path', type=Path, help='SCENE.ply as a flag')
     parser.add_argument(
         '-o',
         '--output',
+        '--output-path',
         type=Path,
         required=True,
-        help=f'output file: {_VIDEO} for a video, or a picture ({", ".join(_PICTURES)})',
+        help=f'output file: {_VIDEO} for a video, or a picture ({", ".join(_PICTURES)}); of a '
+        'folder of scenes the folder for their videos',
     )
     parser.add_argument(
         '--trajectory',
@@ -84,15 +94,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--device', default=device.default, choices=device.choices, help='rendering device'
     )
+    add_verbose_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Render one video or picture.
+    """Render one video or picture, or a video of every scene of a folder.
+
+    Returns:
+        1 if a scene of a folder could not be used, else 0.
 
     Raises:
         ConfigError: if a flag is out of range or the output cannot be written.
         InputError: if the scene or the trajectory cannot be used.
     """
+    if (args.scene is None) == (args.input is None):
+        raise ConfigError('one scene or folder of scenes is needed; name it as such or with -i')
+    args.scene = args.scene or args.input
+    return _render_folder(args) if args.scene.is_dir() else _render_scene(args)
+
+
+def _render_folder(args: argparse.Namespace) -> int:
+    scenes = sorted(args.scene.glob('*.ply'), key=natural)
+    if not scenes:
+        raise ConfigError(f'{args.scene} holds no .ply; give a file, or a folder of such')
+    if args.output.suffix or args.output.is_file():
+        raise ConfigError(f'{args.output} must be a folder, as {args.scene} is one')
+    args.output.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for scene in scenes:
+        output = args.output / f'{scene.stem}{_VIDEO}'
+        try:
+            _render_scene(argparse.Namespace(**{**vars(args), 'scene': scene, 'output': output}))
+        except InputError as error:
+            failed += 1
+            print(f'error: {error}', file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _render_scene(args: argparse.Namespace) -> int:
     _check(args)
     from sharp_ros.engine import choose_device
     from sharp_ros.gaussians import load_ply, load_ply_intrinsics

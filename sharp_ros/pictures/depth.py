@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 
 _PREVIEW_SIDE = 960  # longest side of either half of a preview, pixels
+_UNKNOWN = np.uint8(40)  # grey
+_LEGEND = 46  # pixels below the scale, of an image that is high enough
 
 
 def depth_range(depth: np.ndarray) -> tuple[float, float]:
@@ -34,11 +36,11 @@ def colour_depth(depth: np.ndarray, near: float, far: float) -> np.ndarray:
     part = np.log(np.where(known, depth, near) / near) / math.log(far / near)
     shade = (255 * (1 - np.clip(part, 0, 1)) + 0.5).astype(np.uint8)
     colour = cv2.applyColorMap(shade, cv2.COLORMAP_TURBO)[..., ::-1]
-    return np.where(known[..., None], colour, np.uint8(40))
+    return np.where(known[..., None], colour, _UNKNOWN)
 
 
 def draw_preview(image: np.ndarray, depth: np.ndarray, near: float, far: float) -> np.ndarray:
-    """The image, its depth in colours and a scale bar in metres, side by side.
+    """The image, its depth in colours, and what these mean, in metres, side by side.
 
     Args:
         image: [H, W, 3] uint8 RGB.
@@ -54,15 +56,28 @@ def draw_preview(image: np.ndarray, depth: np.ndarray, near: float, far: float) 
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
     photo = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     colour = colour_depth(cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST), near, far)
-    bar = _scale_bar(size[1], near, far)
+    bar = _legend(size[1], near, far, some_unknown=bool((~(depth > 0)).any()))
     return np.concatenate([photo, colour, bar], axis=1)
+
+
+def _legend(height: int, near: float, far: float, some_unknown: bool) -> np.ndarray:
+    """The scale, and below it, where there is such, what has no depth; [height, ~90, 3]."""
+    if not some_unknown or height < 3 * _LEGEND:
+        return _scale_bar(height, near, far)
+    bar = _scale_bar(height - _LEGEND, near, far)
+    below = np.full((_LEGEND, bar.shape[1], 3), _UNKNOWN)
+    cv2.rectangle(below, (12, 8), (29, 36), (255, 255, 255), 1)
+    font, white = cv2.FONT_HERSHEY_SIMPLEX, (255,) * 3
+    for y, text in ((18, 'sky or'), (34, 'unknown')):
+        cv2.putText(below, text, (34, y), font, 0.4, white, 1, cv2.LINE_AA)
+    return np.concatenate([bar, below])
 
 
 def _scale_bar(height: int, near: float, far: float) -> np.ndarray:  # -> [height, ~90, 3]
     """The colours of `colour_depth` from near (bottom) to far (top), with ticks in metres."""
     font, text = cv2.FONT_HERSHEY_SIMPLEX, 0.45
     margin = min(14, height // 4)
-    bar = np.full((height, 92, 3), 40, np.uint8)
+    bar = np.full((height, 92, 3), _UNKNOWN)
     rows = max(height - 2 * margin, 2)
     metres = far * (near / far) ** (np.arange(rows) / (rows - 1))
     ramp = colour_depth(np.repeat(metres[:, None], 18, 1), near, far)
