@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--duration',
         type=number,
         default=30.0,
-        help='duration, seconds; 0: until Ctrl-C (default: 30)',
+        help='duration, seconds; 0: until Ctrl-C (default: 30); videos, bags and RGB-D folders '
+        'that are shorter end before',
     )
     parser.add_argument(
         '--hfov', type=number, help='horizontal field of view of an uncalibrated source, deg'

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.util import find_spec
 import json
 import math
@@ -21,8 +22,10 @@ import threading
 import time
 from typing import Any, Protocol
 
+import cv2
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import Odometry
+import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -31,7 +34,7 @@ from rclpy.signals import SignalHandlerOptions
 from rich.console import Group
 from sensor_msgs.msg import CameraInfo, Image
 
-from sharp_ros.camera import Frame
+from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import WebConfig
 from sharp_ros.errors import SharpError
 from sharp_ros.ros.conversions import (
@@ -43,7 +46,7 @@ from sharp_ros.ros.conversions import (
 from sharp_ros.ros.ending import limited
 from sharp_ros.ros.lifecycle import Manager, TransitionTimeoutError
 from sharp_ros.ros.monitor import Monitor, NODE
-from sharp_ros.sources import open_source, Source
+from sharp_ros.sources import Looped, open_source, Source
 
 CAMERA = '/camera'
 WORLD = 'odom'
@@ -56,6 +59,11 @@ from sharp_ros.ros.programs import sharp_node
 sharp_node()
 """
 _SHOW_EVERY = 0.5  # seconds
+# The drive through the room comes back to its start, and pictures are too few for a demo. Other
+# recordings end: a camera does not jump from their end to their start, and a map would show it.
+_ENDLESS = ('simulation', 'images')
+_SAME_SHAPE = 0.01  # of the ratio of the sides
+_LAST = 2.0  # seconds for what the last images become
 _TRUTH_EVERY = 6  # images of a recording whose depth is compared; leaves the cores to the node
 Show = Callable[[Group], object]
 START_TIMEOUT = 240.0  # a first run compiles kernels and reads weights from a cold disk
@@ -137,17 +145,21 @@ class Demo:
         with node_process(model, log, mask, port) as process:
             # while the node starts
             every = 1 if model == 'sensor' else _TRUTH_EVERY
-            source = open_source(source_name, hfov=hfov, loop=True, depth_every=every)
+            source = open_source(source_name, hfov=hfov, depth_every=every)
             self._say(f'source: {source.name}, {source.rate_hz:g} Hz. {source.note}')
             if model == 'sensor':
                 source.stock.require_depth(model)
+                monitor.truth = 'the depth of the sensor'
+            if source.stock.what in _ENDLESS:
+                source = Looped(source)
             self._say('starting the node; its first start on a machine compiles kernels')
             manager = manager_of(process, self._peer, executor, interrupted, self._say)
             manager.start()
             self._say('streaming; Ctrl-C ends')
             if port is not None:
                 self._say(f'live view: http://localhost:{port}/')
-            camera = CameraDriver(self._peer, source, monitor, with_depth=model == 'sensor')
+            sensor = model == 'sensor'
+            camera = CameraDriver(self._peer, source, monitor, with_depth=sensor, say=self._say)
             try:
                 _watch(
                     executor,
@@ -268,16 +280,30 @@ class CameraDriver:
     """Publishes the frames of a source in real time, as a camera driver does.
 
     Stamps are those of the moment of publishing, so that ages mean the same for a recording as
-    for a camera.
+    for a camera. One camera has one size of image: pictures of the shape of the first one are
+    resized to it, others are skipped.
 
     Args:
         peer: node that owns the publishers.
         source: where frames come from.
         observer: called with every frame and its truth, before it is sent.
         with_depth: whether to publish the depth of the source on the topic the node reads.
+        say: called, in the thread of the camera, with a line about what is skipped.
+
+    Attributes:
+        sent: frames so far.
+        over: whether the source has ended.
+        error: with which it has ended.
     """
 
-    def __init__(self, peer: Node, source: Source, observer: Observer, with_depth: bool) -> None:
+    def __init__(
+        self,
+        peer: Node,
+        source: Source,
+        observer: Observer,
+        with_depth: bool,
+        say: Callable[[str], object] = lambda line: None,
+    ) -> None:
         self._source = source
         self._observer = observer
         self._now = lambda: peer.get_clock().now().nanoseconds
@@ -287,7 +313,10 @@ class CameraDriver:
         self._odometry = peer.create_publisher(Odometry, f'{CAMERA}/odometry', 10)
         topic = f'{CAMERA}/depth' if with_depth else f'{CAMERA}/true_depth'
         self._depth = peer.create_publisher(Image, topic, best_effort)
-        self.sent = 0
+        self.sent, self.over = 0, False
+        self._first: Intrinsics | None = None  # of the first image
+        self._skipped: set[tuple[int, int]] = set()  # sizes of what was
+        self._say = say
         self.error: Exception | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name='camera', daemon=True)
@@ -313,9 +342,32 @@ class CameraDriver:
                 if self._stopping.wait(max(0.0, -late)):
                     return
                 due += period
-                self._publish(frame)
+                fitting = self._fitting(frame)
+                if fitting is not None:
+                    self._publish(fitting)
+            self.over = True
         except Exception as error:  # shown by the main thread
             self.error = error
+
+    def _fitting(self, frame: Frame) -> Frame | None:
+        """The frame as the first one is, in size and lens; None where it has another shape."""
+        first = self._first = self._first or frame.intrinsics
+        k = frame.intrinsics
+        if (k.width, k.height) == (first.width, first.height):
+            return frame
+        shape = k.width * first.height / (k.height * first.width)
+        if frame.depth is not None or abs(shape - 1) > _SAME_SHAPE:
+            if (k.width, k.height) not in self._skipped:
+                self._skipped.add((k.width, k.height))
+                self._say(
+                    f'skipped: what is {k.width}x{k.height}, where the first image is '
+                    f'{first.width}x{first.height}; give pictures of one shape'
+                )
+            return None
+        image = cv2.resize(frame.image, (first.width, first.height), interpolation=cv2.INTER_AREA)
+        k = k.resized(first.width, first.height)
+        # a digit in the last place would make two cameras of them
+        return replace(frame, image=image, intrinsics=first if _alike(k, first) else k)
 
     def _publish(self, frame: Frame) -> None:
         stamp_ns, frame_id = self._now(), frame.frame_id
@@ -330,6 +382,10 @@ class CameraDriver:
         self.sent += 1
 
 
+def _alike(a: Intrinsics, b: Intrinsics) -> bool:
+    return bool(np.allclose(a.parameters, b.parameters, rtol=_SAME_SHAPE, atol=0))
+
+
 def _watch(
     executor: SingleThreadedExecutor,
     process: subprocess.Popen[bytes],
@@ -341,7 +397,7 @@ def _watch(
     show: Show | None,
 ) -> None:
     """Spin and show the table until time is up, Ctrl-C, or something ended."""
-    begun, complete = time.monotonic(), False
+    begun, complete, over = time.monotonic(), False, False
     end, shown = begun + (duration or math.inf), begun
     while time.monotonic() < end and not interrupted.is_set():
         executor.spin_once(timeout_sec=0.05)
@@ -349,6 +405,9 @@ def _watch(
             raise SharpError(f'the node ended with code {process.returncode}; see node.log')
         if camera.error is not None:
             raise camera.error
+        if camera.over and not over:
+            over, end = True, min(end, time.monotonic() + _LAST)
+            say(f'the recording is over after {time.monotonic() - begun:.1f} s')
         if not complete and all(topic.count for topic in monitor.topics.values()):
             complete = True
             say(f'every topic came back within {time.monotonic() - begun:.1f} s')

@@ -83,6 +83,7 @@ class Monitor:
     """
 
     def __init__(self, peer: Node) -> None:
+        self.truth = 'truth'
         self._now = lambda: peer.get_clock().now().nanoseconds
         self._lock = threading.Lock()
         self._sent: OrderedDict[int, Frame] = OrderedDict()
@@ -195,7 +196,7 @@ class Monitor:
         errors = self.depth_errors()
         if errors:
             lines.append(
-                'depth against truth: ' + ' · '.join(f'{k} {errors[k]:g}' for k in _SHOWN)
+                f'depth against {self.truth}: ' + ' · '.join(f'{k} {errors[k]:g}' for k in _SHOWN)
             )
         verdict = self.verdict()
         if verdict is not None:
@@ -230,7 +231,8 @@ class Monitor:
             pictures[f'depth, {near:.1f} to {far:.1f} m'] = colour_depth(z, near, far)
             if frame.depth is not None:
                 truth = colour_depth(frame.depth, near, far)
-                pictures['true depth, same colours'] = truth
+                name = 'true depth' if self.truth == 'truth' else self.truth
+                pictures[f'{name}, same colours'] = truth
         cloud = self._newest('points')
         if cloud is not None:
             data = np.frombuffer(bytes(cloud.data), np.float32)

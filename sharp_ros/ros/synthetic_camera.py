@@ -72,7 +72,8 @@ def _publish(node: Node, stopping: threading.Event) -> None:
     hfov = node.declare_parameter('hfov', 0.0, angle).value
     source = open_source(spec, hfov=hfov or None, loop=True)
     node.get_logger().info(f'{source.name}, {source.rate_hz:g} Hz. {source.note}'.strip())
-    camera = CameraDriver(node, source, Localisation(node), with_depth=True)
+    say = node.get_logger().warning
+    camera = CameraDriver(node, source, Localisation(node), with_depth=True, say=say)
     try:
         while camera.error is None and not stopping.is_set():
             rclpy.spin_once(node, timeout_sec=0.1)

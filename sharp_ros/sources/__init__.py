@@ -90,7 +90,7 @@ def open_source(
                 )
             given = (hfov, image_topic, level, pose_offset, association, depth_every, up)
             source = kind.open(spec, path, _Options(*given))
-            return _Looped(source) if loop else source
+            return Looped(source) if loop else source
     names = '\n'.join(f'  {kind.what}' for kind in KINDS)
     problem = f'does not exist{meant(path)}'
     if path.exists():
@@ -102,7 +102,7 @@ def open_source(
     raise InputError(f'source {spec!r} {problem}; give one of\n{names}', 'no_such_source')
 
 
-class _Looped:
+class Looped:
     """Repeats a source for ever, with stamps that go on rising."""
 
     def __init__(self, source: Source) -> None:
@@ -111,6 +111,7 @@ class _Looped:
         self.stock = source.stock
 
     def frames(self) -> Iterator[Frame]:
+        """All frames, again and again."""
         offset = 0
         while True:
             first = last = None

@@ -16,10 +16,14 @@ import time
 from types import SimpleNamespace
 
 import cv2
+import numpy as np
 import psutil
 import pytest
+from rclpy.qos import qos_profile_sensor_data
 from rich.console import Console
+from sensor_msgs.msg import CameraInfo, Image
 
+from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.ros import demo
 from sharp_ros.ros.monitor import Monitor
 
@@ -99,7 +103,7 @@ def test_ctrl_c_ends_an_endless_demo_with_every_topic_true_depth_and_a_picture(t
 @pytest.mark.parametrize('interrupted', [False, True])
 def test_demo_streams_as_long_as_it_shall_or_until_ctrl_c(interrupted):
     executor = SimpleNamespace(spin_once=lambda timeout_sec: time.sleep(0.01))
-    process, camera = SimpleNamespace(poll=lambda: None), SimpleNamespace(error=None)
+    process, camera = SimpleNamespace(poll=lambda: None), SimpleNamespace(error=None, over=False)
     monitor = SimpleNamespace(topics={'points': SimpleNamespace(count=0)}, table=lambda sent: '')
     ctrl_c, begun = threading.Event(), time.monotonic()
     if interrupted:
@@ -165,3 +169,46 @@ def test_every_number_of_the_table_stands_under_its_name(peer):
     assert shown['count'] == '100'
     assert [float(shown[k]) for k in ('age p50 ms', 'p95', 'p99')] == [50.5, 95.05, 99.01]
     assert shown['drops'] == '4'
+
+
+def driven(peer, executor, frames):
+    """What a camera driver publishes of some frames, and says."""
+    source = SimpleNamespace(rate_hz=50.0, frames=lambda: iter(frames))
+    sent, said = [], []
+    observer = SimpleNamespace(expect=lambda stamp_ns, frame: sent.append(frame))
+    for kind, topic in ((Image, 'image'), (CameraInfo, 'camera_info')):  # or none would be sent
+        peer.node.create_subscription(
+            kind, f'/camera/{topic}', lambda msg: None, qos_profile_sensor_data
+        )
+    camera = demo.CameraDriver(peer.node, source, observer, with_depth=False, say=said.append)
+    try:
+        peer.spin_until(lambda: camera.over or camera.error)
+    finally:
+        camera.stop()
+    assert camera.error is None
+    return sent, said
+
+
+def photo(width, height):
+    image = np.zeros((height, width, 3), np.uint8)
+    return Frame(image, Intrinsics.from_hfov(1.0, width, height), 0, 'camera')
+
+
+def test_photos_of_other_sizes_are_resized_or_skipped_in_words(peer, executor):
+    photos = [photo(64, 48), photo(128, 96), photo(48, 64), photo(64, 48), photo(48, 64)]
+    sent, said = driven(peer, executor, photos)
+    assert [frame.image.shape for frame in sent] == [(48, 64, 3)] * 3
+    assert sent[1].intrinsics == sent[0].intrinsics
+    assert len(said) == 1
+    assert '48x64, where the first image is 64x48' in said[0]
+
+
+def test_a_demo_ends_soon_after_its_recording(monkeypatch):
+    monkeypatch.setattr(demo, '_LAST', 0.1)
+    executor = SimpleNamespace(spin_once=lambda timeout_sec: time.sleep(0.01))
+    process, camera = SimpleNamespace(poll=lambda: None), SimpleNamespace(error=None, over=True)
+    monitor = SimpleNamespace(topics={'points': SimpleNamespace(count=0)}, table=lambda sent: '')
+    said = []
+    demo._watch(executor, process, camera, monitor, 0.0, threading.Event(), said.append, None)
+    assert len(said) == 1
+    assert 'the recording is over' in said[0]
