@@ -231,7 +231,7 @@ def _run(arguments: Sequence[str], log: Path, seconds: float) -> int:
     """The exit code; all output goes into the log."""
     command = [sys.executable, *arguments]
     if arguments[0] == 'sharp-ros':
-        command = [sys.executable, '-m', 'sharp_ros.apps.cli', *arguments[1:]]
+        command = [str(Path(sys.executable).with_name('sharp-ros')), *arguments[1:]]
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]).rstrip(os.pathsep)
     with log.open('wb') as output:
         process = subprocess.Popen(

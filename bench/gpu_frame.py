@@ -3,7 +3,7 @@
 Which runtime and provider run a network in ONNX, what refinement by motion costs and gains with
 the network on the device, and the calls of gsplat. Without a GPU the choice of a provider is taken
 from a stand-in that offers what a machine with one would, and gsplat's kernels are replaced by
-its plain torch code (`test/fake_gsplat.py`).
+its plain torch code (`bench/fake_gsplat.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -177,10 +176,7 @@ def refined(device: str, frames: int) -> Report:
 @contextmanager
 def gsplat_without_gpu() -> Iterator[None]:
     """Within, what draws on a GPU draws on the CPU, by gsplat's plain torch code."""
-    test = str(Path(__file__).resolve().parents[1] / 'test')
-    if test not in sys.path:
-        sys.path.append(test)
-    import fake_gsplat
+    import fake_gsplat  # which loads gsplat
 
     # what `install` needs of the fixture of pytest
     patch = SimpleNamespace(setitem=lambda modules, name, module: modules.update({name: module}))

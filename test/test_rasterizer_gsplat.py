@@ -214,7 +214,7 @@ def test_what_gsplat_cannot_do_the_reference_does(monkeypatch):
 
 def test_a_gpu_is_served_by_gsplat(stand_in, monkeypatch):
     monkeypatch.setattr(cuda, '_try_gsplat', lambda device: (stand_in, ''))
-    assert rasterizer._implementation('cuda') is cuda.rasterize
+    assert rasterizer._implementation('cuda', gradients=True) is cuda.rasterize
     assert rasterizer.backend('cuda:1') == 'gsplat'
 
 
