@@ -419,7 +419,7 @@ def plain_header(count: int, comments: Sequence[str] = (), more: str = '') -> by
     """
     lines = ['ply', 'format binary_little_endian 1.0', *(f'comment {c}' for c in comments)]
     lines += [f'element vertex {count}', *(f'property float {name}' for name in VERTEX)]
-    return '\n'.join([*lines, f'{more}end_header\n']).encode('ascii')
+    return '\n'.join([*lines, f'{more}end_header\n']).encode('ascii', 'replace')
 
 
 def photo_elements(intrinsics: Intrinsics | None, depth: np.ndarray) -> tuple[str, bytes]:

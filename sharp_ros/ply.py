@@ -128,5 +128,5 @@ def write_ply(
     if triangles is not None:
         header += [f'element face {len(faces)}', 'property list uchar int vertex_indices']
         faces['n'], faces['v'] = 3, triangles
-    file.write('\n'.join([*header, 'end_header\n']).encode('ascii'))
+    file.write('\n'.join([*header, 'end_header\n']).encode('ascii', 'replace'))
     file.writelines((vertices.tobytes(), faces.tobytes()))

@@ -144,3 +144,15 @@ def test_a_curve_shows_both_losses_whatever_their_sign(loss: float) -> None:
         near = np.abs(below.astype(int) - colour).max(-1) < 90  # of smoothed lines
         columns = np.flatnonzero(near.any(0))
         assert np.ptp(columns) > 300
+
+
+def test_what_was_tried_is_no_gain_if_it_was_not_kept():
+    """All held-out images are harder than those that validations look at."""
+    rows = [
+        {'validation': {'abs_rel': 0.10}, 'seen': 0},
+        {'validation': {'abs_rel': 0.12}, 'seen': 64},
+        {'final': {'abs_rel': 0.2}, 'before': {'abs_rel': 0.2, 'frames': 300}, 'kept': False},
+    ]
+    result = gain(rows)
+    assert (result.before, result.after, result.better) == (0.10, 0.12, False)
+    assert gain([rows[0], rows[2]]).better is False  # ended before its first validation

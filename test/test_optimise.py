@@ -15,6 +15,7 @@ from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.config import GaussianMapConfig, KeyframeConfig, SharpConfig
 from sharp_ros.errors import InputError
 from sharp_ros.evaluation.optimised import rendered_metrics
+from sharp_ros.exchange.scene import read_scene
 from sharp_ros.gaussians import Gaussians, load_ply
 from sharp_ros.mapping.keyframes import KeyframeStore, write_scene
 from sharp_ros.mapping.map_files import save_map
@@ -221,6 +222,7 @@ def test_command_writes_what_it_gained(folder, capsys):
     assert numbers['iterations'] == 20
     assert numbers['held_out']['after']['psnr'] > numbers['held_out']['before']['psnr']
     assert len(load_ply(folder / 'optimised.ply')) == numbers['gaussians']['after']
+    assert read_scene(folder / 'optimised.ply', ('gaussians',)).up == 'z'  # as those of the map
 
 
 @pytest.mark.parametrize(

@@ -555,6 +555,23 @@ def test_a_saved_map_is_written_in_further_formats(map_folder):
         write_formats(map_folder.path, ['.glb'], given_up=lambda: True)
 
 
+def test_a_format_that_fails_in_any_way_costs_no_other(map_folder, monkeypatch):
+    from sharp_ros.exchange import map_formats
+
+    def fail(path, scene):
+        if path.suffix == '.glb':
+            raise RuntimeError('of a library')
+        path.touch()
+
+    monkeypatch.setattr(map_formats, 'write_scene', fail)
+    (complaint,) = map_formats._write_each(map_folder.path, ['.glb', '.xyz'])
+    assert 'of a library' in complaint
+    assert (map_folder.path / 'cloud.xyz').exists()
+    monkeypatch.setattr(map_formats, 'by_another_process', lambda *args: 'no JSON')
+    (complaint,) = map_formats.write_formats(map_folder.path, ['.glb'])
+    assert complaint.startswith('no .glb: ')
+
+
 def test_points_of_a_snapshot_become_flat_gaussians_in_its_surface():
     from sharp_ros.camera import Intrinsics
     from sharp_ros.exchange.map_formats import surfels

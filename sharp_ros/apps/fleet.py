@@ -21,7 +21,7 @@ from sharp_ros.parameter_text import whole_number
 if TYPE_CHECKING:
     from sharp_ros.fleet.run import Progress
 
-_OWN = ('jobs', 'threads', 'executor', 'retries', 'output', 'json', 'run')
+_OWN = ('jobs', 'threads', 'executor', 'retries', 'output', 'json', 'run', 'parser', 'verbose')
 Place = Callable[[argparse.Namespace, Path, Path], None]
 
 

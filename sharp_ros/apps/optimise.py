@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from sharp_ros.engine import choose_device
     from sharp_ros.evaluation.circumstances import circumstances
     from sharp_ros.evaluation.optimised import held_out, rendered_metrics, views_of_frames
+    from sharp_ros.exchange.scene import read_scene
     from sharp_ros.gaussians import load_ply, save_ply
     from sharp_ros.optimise import Optimiser, Settings
     from sharp_ros.rasterizer import backend
@@ -124,7 +125,9 @@ def run(args: argparse.Namespace) -> int:
         interrupted = stop.is_set()
     after = optimiser.gaussians
     output = args.output or folder / 'optimised.ply'
-    save_ply(output, after, fitted[0].intrinsics)
+    # in the frame of those it began with, whose comments say what that is
+    about = read_scene(begin, ('gaussians',))
+    save_ply(output, after, comments=about.all_comments(), plain=True)
     gained = {
         'before': rendered_metrics(before, held) if held else None,
         'after': rendered_metrics(after, held) if held else None,

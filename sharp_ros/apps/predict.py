@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--input-path',
         action='append',
         default=[],
-        type=Path,
+        type=path_or_url,
         help='INPUT as a flag',
     )
     parser.add_argument(

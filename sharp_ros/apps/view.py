@@ -67,13 +67,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show_still(path: Path, config: SharpConfig, up: str, stop: threading.Event) -> None:
+    from sharp_ros.exchange.scene import read_scene
     from sharp_ros.gaussians import load_ply
     from sharp_ros.mapping.map_files import load_map
     from sharp_ros.web.still import StillView
 
     is_ply = path.is_file()
     content = load_ply(path) if is_ply else load_map(path)
-    auto = '-y' if is_ply else 'z'  # of the optical frame; of maps
+    auto = read_scene(path, ('gaussians',)).up if is_ply else 'z'
     axis = auto if up == 'auto' else up
     view = StillView(config.web, axis if axis.startswith('-') else f'+{axis}')
     try:

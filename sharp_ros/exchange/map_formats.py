@@ -44,7 +44,13 @@ def write_formats(
     if not wanted:
         return []
     what = 'further formats of the map'
-    return json.loads(by_another_process(__name__, (str(folder), *wanted), what, given_up))
+    try:
+        said = by_another_process(__name__, (str(folder), *wanted), what, given_up)
+        return json.loads(said.splitlines()[-1])
+    except (InputError, ValueError, IndexError) as error:
+        if given_up():
+            raise
+        return [f'no {" ".join(wanted)}: {error}']
 
 
 def _write_each(folder: Path, suffixes: Sequence[str]) -> list[str]:
@@ -57,8 +63,9 @@ def _write_each(folder: Path, suffixes: Sequence[str]) -> list[str]:
             gaussians = isinstance(scene.content, Splats)
             name = 'cloud' if points else 'gaussians' if gaussians else 'mesh'
             write_scene(folder / f'{name}{suffix}', scene)
-        except SharpError as error:
-            reason = str(error).replace(f'{folder}{os.sep}', '').replace(str(folder), 'it')
+        except Exception as error:  # of any library, or a full disk: the map is worth more
+            reason = str(error) if isinstance(error, (SharpError, OSError)) else repr(error)
+            reason = reason.replace(f'{folder}{os.sep}', '').replace(str(folder), 'it')
             complaints.append(f'no {suffix}: {reason}')
     return complaints
 

@@ -105,7 +105,8 @@ class Results:
         report = {**about, 'totals': totals, 'recordings': rows}
         self._write('results.json', json.dumps(report, indent=2).encode())
         self._write('index.html', page(rows, totals).encode())
-        with suppress(ModuleNotFoundError):
+        # not installed; or a column of several kinds, which JSON holds
+        with suppress(ModuleNotFoundError, ValueError, TypeError):
             self._write('results.parquet', parquet(rows))
         return totals
 

@@ -25,7 +25,7 @@ import time
 import traceback
 from typing import Any, Protocol
 
-from sharp_ros.errors import SharpError
+from sharp_ros.errors import InputError, SharpError
 from sharp_ros.fleet.executors import Executor
 from sharp_ros.fleet.recordings import Contents, contents, fingerprint, local_copy, stem
 from sharp_ros.fleet.results import (
@@ -305,7 +305,10 @@ def _thumbnail(folder: Path) -> Row:
         return {'picture': None, 'thumbnail': None}
     import cv2
 
-    image, _ = read_image(pictures[0])
+    try:
+        image, _ = read_image(pictures[0])
+    except InputError:  # of a user's own; the results are there without it
+        return {'picture': None, 'thumbnail': None}
     size = (_WIDTH, max(1, round(image.shape[0] * _WIDTH / image.shape[1])))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     (folder / THUMBNAIL).write_bytes(encode_jpeg(small))

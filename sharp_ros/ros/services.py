@@ -281,8 +281,10 @@ class Services:
         output = session.config.output
         if output.suffixes:
             self._ending.wait(max(0.0, self._next_snapshot - time.monotonic()))
-            files = save_snapshot(Path(output.directory), cloud, output.suffixes)
-            self._next_snapshot = time.monotonic() + SAVE_INTERVAL
+            try:
+                files = save_snapshot(Path(output.directory), cloud, output.suffixes)
+            finally:
+                self._next_snapshot = time.monotonic() + SAVE_INTERVAL
             message += f', in {" ".join(map(str, files))}'
         return message
 

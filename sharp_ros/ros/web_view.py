@@ -45,8 +45,8 @@ def open_web_view(
     buttons = {label: partial(services.ask, name) for label, name in _BUTTONS.items()}
     try:
         view = LiveView(config, Controls(buttons, look, lambda: _words(statuses())))
-    except ConfigError as error:
-        warn(f'no live view: {error}')
+    except Exception as error:  # of whatever viser is installed: the node does without
+        warn(f'no live view: {error if isinstance(error, ConfigError) else repr(error)}')
         return None
     info(f'live view: {view.url}')
     return view

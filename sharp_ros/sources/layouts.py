@@ -269,7 +269,10 @@ def _read_colmap(path: Path) -> Listing:
     with _calibrating(found, model / 'cameras'):
         cameras = read_cameras(model)
         for image, file in zip(placed, files, strict=True):
-            c = cameras[image.camera]
+            c = cameras.get(image.camera)
+            if c is None:  # of a model without an equal here
+                found.parts['calibration'].skip('bad_camera_info', f'camera {image.camera}')
+                continue
             centre = (c.corner[0] - 0.5, c.corner[1] - 0.5)
             pinhole = Intrinsics(*c.focal, *centre, c.width, c.height)
             name = 'equidistant' if c.fisheye else _COLMAP_DISTORTION[len(c.distortion)]

@@ -63,11 +63,12 @@ class Gain:
     before: float
     after: float
     images: int
+    kept: bool = True
 
     @property
     def better(self) -> bool:
         """Whether it was worth it."""
-        return self.after < self.before
+        return self.kept and self.after < self.before
 
 
 def gain(rows: Sequence[Mapping[str, Any]]) -> Gain | None:
@@ -77,10 +78,12 @@ def gain(rows: Sequence[Mapping[str, Any]]) -> Gain | None:
         return None
     before, after = ends[-1]['before'], ends[-1]['final']
     name = error_name(before)
-    error = after[name]
-    if not ends[-1]['kept']:  # `after` is `before`, since nothing was better
-        error = min(row['validation'][name] for row in rows if 'validation' in row and row['seen'])
-    return Gain(ERRORS[name], before[name], error, int(before['frames']))
+    first, error, kept = before[name], after[name], bool(ends[-1]['kept'])
+    if not kept:  # `after` is `before`; so both of the images that every validation looks at
+        checks = [row for row in rows if 'validation' in row]
+        first = next((row['validation'][name] for row in checks if not row['seen']), first)
+        error = min((row['validation'][name] for row in checks if row['seen']), default=first)
+    return Gain(ERRORS[name], first, error, int(before['frames']), kept)
 
 
 @torch.no_grad()

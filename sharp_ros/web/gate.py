@@ -31,6 +31,7 @@ _BUFFER = 1 << 18
 
 _ENDINGS = (
     *(OSError, EOFError, asyncio.LimitOverrunError, asyncio.TimeoutError),  # of the peer
+    ValueError,  # likewise, a header that is no address
     asyncio.CancelledError,  # of the gate
 )
 
