@@ -572,10 +572,32 @@ def test_a_format_that_fails_in_any_way_costs_no_other(map_folder, monkeypatch):
     assert complaint.startswith('no .glb: ')
 
 
+def test_a_snapshot_is_written_by_another_process_whatever_fails(tmp_path):
+    from sharp_ros.camera import Intrinsics
+    from sharp_ros.exchange.map_formats import save_snapshot
+    from sharp_ros.snapshot import SnapshotCloud
+
+    points = np.array([[0, 0, 1], [0, 0, 2]], np.float32)
+    up = np.array([[0, 0, -1]] * 2, np.float32)
+    k = Intrinsics(100, 100, 50, 50, 101, 101)
+    cloud = SnapshotCloud(
+        points, np.full((2, 3), 9, np.uint8), up, points[:, 0], k, 0, 'camera', 1
+    )
+    files, missing = save_snapshot(tmp_path, cloud, ['.xyz', '.spz'])
+    assert missing == []
+    assert sorted(tmp_path.iterdir()) == sorted(files)  # and nothing hidden
+    np.testing.assert_allclose(np.loadtxt(files[0])[:, :3], [[0, 1, 0], [0, 2, 0]], atol=1e-4)
+    (tmp_path / 'file').touch()
+    with pytest.raises(InputError, match='cannot be saved'):
+        save_snapshot(tmp_path / 'file', cloud, ['.xyz'])
+    with pytest.raises(InputError, match='given up'):
+        save_snapshot(tmp_path, cloud, ['.xyz'], given_up=lambda: True)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_points_of_a_snapshot_become_flat_gaussians_in_its_surface():
     from sharp_ros.camera import Intrinsics
     from sharp_ros.exchange.map_formats import surfels
-    from sharp_ros.snapshot import SnapshotCloud
 
     random = np.random.default_rng(0)
     normals = random.normal(size=(50, 3)).astype(np.float32)
@@ -584,7 +606,7 @@ def test_points_of_a_snapshot_become_flat_gaussians_in_its_surface():
     points = random.uniform(1, 3, (50, 3)).astype(np.float32)
     colors = random.integers(0, 256, (50, 3), np.uint8)
     k = Intrinsics(100, 100, 50, 50, 101, 101)
-    splats = surfels(SnapshotCloud(points, colors, normals, points[:, 0], k, 0, 'camera', 1))
+    splats = surfels(Cloud(points, colors, normals), k.fx)
     np.testing.assert_array_equal(splats.positions, points)
     np.testing.assert_allclose(splats.srgb * 255, colors, atol=1e-3)
     np.testing.assert_allclose(splats.scales[:, 0], 0.006 * points[:, 2], rtol=1e-5)

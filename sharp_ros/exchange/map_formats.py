@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 import sys
+import tempfile
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from sharp_ros.exchange.scene_files import FORMATS, write_scene
 from sharp_ros.mapping.map_files import by_another_process, end_with
 from sharp_ros.snapshot import SnapshotCloud
 
+_ARRAYS = 'snapshot.npz'  # of a snapshot, in a folder of its own
 _OPACITY = 5.0  # logit
 _FLAT = 0.1  # thickness of a point that became a Gaussian, of its width
 _WIDTH = 0.6  # its standard deviation along the surface, in pixels: neighbours join
@@ -64,14 +66,18 @@ def _write_each(folder: Path, suffixes: Sequence[str]) -> list[str]:
             name = 'cloud' if points else 'gaussians' if gaussians else 'mesh'
             write_scene(folder / f'{name}{suffix}', scene)
         except Exception as error:  # of any library, or a full disk: the map is worth more
-            reason = str(error) if isinstance(error, (SharpError, OSError)) else repr(error)
-            reason = reason.replace(f'{folder}{os.sep}', '').replace(str(folder), 'it')
-            complaints.append(f'no {suffix}: {reason}')
+            reason = _complaint(suffix, error)
+            complaints.append(reason.replace(f'{folder}{os.sep}', '').replace(str(folder), 'it'))
     return complaints
 
 
-def save_snapshot(directory: Path, cloud: SnapshotCloud, suffixes: Sequence[str]) -> list[Path]:
-    """Write a snapshot into files named by the time, UTC.
+def save_snapshot(
+    directory: Path,
+    cloud: SnapshotCloud,
+    suffixes: Sequence[str],
+    given_up: Callable[[], bool] = lambda: False,
+) -> tuple[list[Path], list[str]]:
+    """Write a snapshot into files named by the time, UTC, by another process.
 
     Where a format holds Gaussians alone, each point becomes a flat one that lies in the surface.
 
@@ -79,39 +85,66 @@ def save_snapshot(directory: Path, cloud: SnapshotCloud, suffixes: Sequence[str]
         directory: parents are made.
         cloud: in the frame of the camera.
         suffixes: of `scene_files.FORMATS`.
+        given_up: asked from time to time whether to leave off.
 
     Returns:
-        The files.
+        The files, and what could not be written, and why.
 
     Raises:
-        InputError: `cannot_save` if one cannot be written.
-        ConfigError: if a library is missing.
+        InputError: `cannot_save` if the folder cannot be written, or it was given up.
     """
     directory = directory.expanduser().absolute()
-    points = Cloud(cloud.points, cloud.colors, cloud.normals)
-    files: list[Path] = []
-    stem = f'snapshot_{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%S-%f}'
+    stem = directory / f'snapshot_{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%S-%f}'
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for suffix in suffixes:
-            content = points if 'cloud' in FORMATS[suffix].wanted else surfels(cloud)
-            files.append(directory / f'{stem}{suffix}')
-            write_scene(files[-1], Scene(content, '-y', from_camera=True))
+        with tempfile.TemporaryDirectory(prefix='.snapshot_', dir=directory) as hidden:
+            arrays = {name: getattr(cloud, name) for name in ('points', 'colors', 'normals')}
+            np.savez(Path(hidden) / _ARRAYS, fx=cloud.intrinsics.fx, **arrays)
+            arguments = (hidden, str(stem), *suffixes)
+            said = by_another_process(__name__, arguments, 'the snapshot', given_up)
     except OSError as error:
         raise InputError(
             f'the snapshot cannot be saved to {directory}: {error}; make room there, or save '
             'elsewhere (output.directory)',
             'cannot_save',
         ) from error
-    return files
+    complaints = json.loads(said.splitlines()[-1])
+    files = [stem.with_name(f'{stem.name}{suffix}') for suffix in suffixes]
+    return [file for file in files if file.exists()], complaints
 
 
-def surfels(cloud: SnapshotCloud) -> Splats:
-    """Flat Gaussians as wide as the pixels of a snapshot, in its surface."""
-    n = len(cloud.points)
-    width = cloud.points[:, 2] * (_WIDTH / cloud.intrinsics.fx)
+def _write_snapshot(arrays: Path, stem: Path, suffixes: Sequence[str]) -> list[str]:
+    with np.load(arrays) as file:
+        points = Cloud(file['points'], file['colors'], file['normals'])
+        fx = float(file['fx'])
+    complaints: list[str] = []
+    for suffix in suffixes:
+        try:
+            content = points if 'cloud' in FORMATS[suffix].wanted else surfels(points, fx)
+            path = stem.with_name(f'{stem.name}{suffix}')
+            write_scene(path, Scene(content, '-y', from_camera=True))
+        except Exception as error:  # as for maps: one format costs no other
+            complaints.append(_complaint(suffix, error))
+    return complaints
+
+
+def _complaint(suffix: str, error: Exception) -> str:
+    return f'no {suffix}: {error if isinstance(error, (SharpError, OSError)) else repr(error)}'
+
+
+def surfels(cloud: Cloud, fx: float) -> Splats:
+    """Flat Gaussians as wide as the pixels of a snapshot, in its surface.
+
+    Args:
+        cloud: in the frame of the camera, with colours and normals.
+        fx: focal length, pixels.
+    """
+    assert cloud.colors is not None
+    assert cloud.normals is not None
+    n = len(cloud)
+    width = cloud.positions[:, 2] * (_WIDTH / fx)
     rows = np.empty((n, 14), np.float32)
-    rows[:, :3] = cloud.points
+    rows[:, :3] = cloud.positions
     rows[:, 3:6] = (cloud.colors / np.float32(255) - 0.5) / SH_C0
     rows[:, 6] = _OPACITY
     rows[:, 7:10] = np.log(width)[:, None] + np.log(np.array([1, 1, _FLAT], np.float32))
@@ -125,4 +158,9 @@ def surfels(cloud: SnapshotCloud) -> Splats:
 if __name__ == '__main__':
     end_with(int(sys.argv[1]))
     os.nice(10)  # the map may be saved while a robot drives
-    print(json.dumps(_write_each(Path(sys.argv[2]), sys.argv[3:])))
+    folder = Path(sys.argv[2])
+    if (folder / _ARRAYS).is_file():
+        found = _write_snapshot(folder / _ARRAYS, Path(sys.argv[3]), sys.argv[4:])
+    else:
+        found = _write_each(folder, sys.argv[3:])
+    print(json.dumps(found))

@@ -247,6 +247,8 @@ class SharpNode(LifecycleNode):
             self._requests.stop()
         if not self._stop(step=LAST_PATIENCE, ending=True):
             self.get_logger().info('the frame in progress is abandoned: the node is shutting down')
+        if self._session is not None and self._session.web is not None:
+            self._session.web.close()
         super().destroy_node()
         # rclpy leaves this to the garbage collector, which cannot break the cycle: services of the
         # transitions would go on, and the participant would stay with its shared memory

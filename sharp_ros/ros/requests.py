@@ -40,13 +40,17 @@ class Lane:
         with self._lock:
             return list(self._requests)
 
-    def ask(self, action: Action) -> Future[str]:
+    def ask(self, action: Action, heard: bool | None = None) -> Future[str]:
         """Have a request carried out when its turn comes; the future holds its message.
+
+        Args:
+            action: what it asks for.
+            heard: whether it ends with the last client of the service; None: if there is one.
 
         Raises:
             SharpError: if too many wait already, or the lane was stopped.
         """
-        heard = self._has_client()
+        heard = self._has_client() if heard is None else heard
         with self._lock:
             ahead = len(self._requests)
             if ahead > MOST_WAITING:

@@ -122,7 +122,7 @@ class Services:
         Raises:
             SharpError: as the service would answer.
         """
-        return self._lanes[name].ask(self._request(name)).result()
+        return self._lanes[name].ask(self._request(name), heard=False).result()
 
     def _request(self, name: str) -> Action:
         action = self._triggers[name]
@@ -282,10 +282,12 @@ class Services:
         if output.suffixes:
             self._ending.wait(max(0.0, self._next_snapshot - time.monotonic()))
             try:
-                files = save_snapshot(Path(output.directory), cloud, output.suffixes)
+                files, missing = save_snapshot(
+                    Path(output.directory), cloud, output.suffixes, self._ending.is_set
+                )
             finally:
                 self._next_snapshot = time.monotonic() + SAVE_INTERVAL
-            message += f', in {" ".join(map(str, files))}'
+            message += '; '.join((f', in {" ".join(map(str, files))}', *missing))
         return message
 
     def _on_timings(self, request: Any, response: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 import logging
 import math
@@ -13,7 +14,7 @@ import numpy as np
 
 from sharp_ros.camera import Frame
 from sharp_ros.config import SharpConfig, WebConfig
-from sharp_ros.errors import ConfigError
+from sharp_ros.errors import ConfigError, SharpError
 from sharp_ros.frame_result import FrameResult, GAUSSIANS, MAP_POINTS
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.local_origin import LocalOrigin, OF_WORLD
@@ -341,7 +342,8 @@ class LiveView:
         self._look_due = time.monotonic() + _LOOK_PERIOD
         T_world_view = placed.copy()
         T_world_view[:3, 3] += self._origin.position
-        look(T_world_view)
+        with suppress(SharpError):  # while nothing runs there is nothing to see
+            look(T_world_view)
 
 
 def open_gate(web: WebConfig, page: Page, came: Callable[[], None] = lambda: None) -> Gate:

@@ -13,6 +13,7 @@ import numpy as np
 
 from sharp_ros.camera import Frame
 from sharp_ros.errors import SharpError
+from sharp_ros.exchange.map_formats import save_snapshot, write_formats
 from sharp_ros.frame_result import OCCUPANCY
 from sharp_ros.mapping.map_files import save_new_map
 from sharp_ros.pipeline import Pipeline
@@ -124,7 +125,12 @@ class _Player:
     def _save(self) -> str:
         state = self._worker.call(self._pipeline.map_state, _PATIENCE)
         directory = Path(self._pipeline.config.output.directory).expanduser()
-        return str(save_new_map(directory, state))
+        missing: list[str] = []
+        suffixes = self._pipeline.config.output.suffixes
+        folder = save_new_map(
+            directory, state, finish=lambda made: missing.extend(write_formats(made, suffixes))
+        )
+        return '; '.join((str(folder), *missing))
 
     def _snapshot(self) -> str:
         pipeline = self._pipeline
@@ -134,7 +140,12 @@ class _Player:
             time.sleep(0.05)
         cloud = self._worker.call(pipeline.take_snapshot, _PATIENCE).cloud()
         self.view.offer_snapshot(cloud)
-        return f'{len(cloud.points)} points of {cloud.frames} images'
+        said = f'{len(cloud.points)} points of {cloud.frames} images'
+        output = pipeline.config.output
+        if not output.suffixes:
+            return said
+        files, missing = save_snapshot(Path(output.directory), cloud, output.suffixes)
+        return '; '.join((f'{said}, in {" ".join(map(str, files))}', *missing))
 
     def _look(self, T_world_view: np.ndarray) -> None:
         pipeline = self._pipeline
