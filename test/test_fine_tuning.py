@@ -102,7 +102,7 @@ def test_a_run_that_makes_nothing_better_fails_and_writes_no_weights(
     judged([0.2, 0.212, 0.3, 0.25, 0.27, 0.212], seen, monkeypatch)
     assert main(command) == 3
     shown = capsys.readouterr()
-    assert 'held-out AbsRel 0.212 -> 0.250 at best: no better than before' in shown.err
+    assert 'held-out AbsRel 0.200 -> 0.250 at best: no better than before' in shown.err
     assert str(WEIGHTS_FOLDER / 'nano.safetensors') in shown.err
     assert 'use it' not in shown.out
     assert not (tmp_path / 'run' / 'nano.safetensors').exists()
