@@ -34,7 +34,8 @@ ROWS = [
     ['pipeline', 'worker', 'training'],
     ['ros.conversions', 'relative_pipeline'],
     ['sources', 'pictures'],
-    ['evaluation', 'exchange', 'fleet', 'web'],
+    ['evaluation', 'exchange', 'fleet'],
+    ['web'],
     ['ros'],
     ['apps'],
 ]
