@@ -196,7 +196,7 @@ class Services:
             suffixes = session.config.output.suffixes
             missing.extend(write_formats(partial, suffixes, self._ending.is_set))
 
-        folder = save_new_map(directory, state, self._ending.is_set, finish)
+        folder = save_new_map(directory, state, given_up=self._ending.is_set, finish=finish)
         self._next_save = time.monotonic() + SAVE_INTERVAL
         message = '; '.join((str(folder), *missing))
         self._node.get_logger().info(f'map saved in {message}')
