@@ -145,6 +145,7 @@ def test_every_live_setting_changes_in_a_running_node_without_harm(make_node, pe
     no_other = {  # of whose values few are valid
         'camera.mask': '0,0 9,0 9,9',
         'camera.robot_box': [0.0, 0.0, 0.0, 0.01, 0.01, 0.01],
+        'output.formats': '.xyz',
     }
     node = start(make_node(pose__base_to_camera=[0.0] * 6 + [1.0]))
     peer.spin_until(lambda: peer.received[DEPTH], each=peer.send)
