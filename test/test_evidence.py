@@ -9,8 +9,8 @@ import importlib
 import json
 from pathlib import Path
 import re
-import shutil
 
+from browsers import chromium
 import evidence
 import evidence_page
 import pytest
@@ -156,12 +156,7 @@ def test_a_program_that_takes_too_long_is_ended_with_all_that_it_began(tmp_path:
 @pytest.fixture(scope='module')
 def browser_page(written: Path):
     """The page in Chromium, with what it asked for and complained of."""
-    playwright = pytest.importorskip('playwright.sync_api')
-    chromium = shutil.which('chromium')
-    if chromium is None:
-        pytest.skip('chromium is not installed')
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
+    with chromium() as browser:
         page = browser.new_page(viewport={'width': 1100, 'height': 800})
         said: list[str] = []
         page.on('request', lambda request: said.append(request.url))
@@ -169,7 +164,6 @@ def browser_page(written: Path):
         page.on('pageerror', lambda error: said.append(str(error)))
         page.goto((written / 'index.html').as_uri())
         yield page, said
-        browser.close()
 
 
 def test_people_read_the_page_in_a_browser(browser_page, written: Path):

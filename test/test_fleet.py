@@ -222,6 +222,7 @@ def test_what_is_finished_is_known_by_its_contents_and_the_settings(fleet, tmp_p
 
 def test_unchanged_recordings_are_not_read_again(fleet, monkeypatch):
     fleet('a', 'b')
+    fleet('a')  # which forgets nothing of the other
     read = []
     monkeypatch.setattr('sharp_ros.fleet.run.contents', read.append)
     assert fleet('a', 'b')[1]['finished'] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 import io
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+from browsers import chromium
 import numpy as np
 import pytest
 
@@ -668,31 +670,16 @@ def test_a_page_shows_the_scene_without_network(tmp_path):
     np.testing.assert_allclose(seen(-1.2, 0, 3), [0.063, 0.07, 0.078], atol=0.01)
 
 
+@contextmanager
 def _page(path):
     """A page of Chromium that shows a file, in which a request for anything else is an error."""
-    from contextlib import contextmanager
-
-    sync_api = pytest.importorskip('playwright.sync_api')
-    browser = shutil.which('chromium')
-    if browser is None:
-        pytest.skip('chromium is not installed')
-    flags = '--no-sandbox --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader'
-
-    @contextmanager
-    def opened():
-        with sync_api.sync_playwright() as playwright:
-            started = playwright.chromium.launch(
-                executable_path=browser, args=[*flags.split(), '--ignore-gpu-blocklist']
-            )
-            page = started.new_page(viewport={'width': 400, 'height': 300})
-            asked, errors = [], []
-            page.on('request', lambda request: asked.append(request.url))
-            page.on('pageerror', lambda error: errors.append(str(error)))
-            page.goto(path.as_uri())
-            page.wait_for_function('document.body.dataset.drawn', timeout=60_000)
-            yield page
-            started.close()
-        assert asked == [path.as_uri()]
-        assert not errors
-
-    return opened()
+    with chromium() as browser:
+        page = browser.new_page(viewport={'width': 400, 'height': 300})
+        asked, errors = [], []
+        page.on('request', lambda request: asked.append(request.url))
+        page.on('pageerror', lambda error: errors.append(str(error)))
+        page.goto(path.as_uri())
+        page.wait_for_function('document.body.dataset.drawn', timeout=60_000)
+        yield page
+    assert asked == [path.as_uri()]
+    assert not errors

@@ -39,7 +39,7 @@ EXIT_BAD_MAP = 3  # 2 is that of arguments that argparse refuses
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sharp-ros map`."""
-    from sharp_ros.apps.predict import add_model_arguments
+    from sharp_ros.apps.predict import add_config_arguments
 
     parser.add_argument(
         'source',
@@ -62,14 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='new bag *.mcap of the results: depth, points, odometry, grid and tf, at the stamps '
         'of the images, to be replayed beside the recording',
     )
-    add_model_arguments(parser)
-    parser.set_defaults(model=None, device=None)  # so that those of --config count
-    parser.add_argument(
-        '--config',
-        type=Path,
-        metavar='FILE',
-        help='parameter file in the format of config/sharp.yaml',
-    )
+    add_config_arguments(parser)
     parser.add_argument(
         '--set',
         action='append',

@@ -31,6 +31,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those, and `--config`, whose values count where the flags are not given."""
+    add_model_arguments(parser)
+    parser.set_defaults(model=None, device=None)
+    parser.add_argument(
+        '--config',
+        type=Path,
+        metavar='FILE',
+        help='parameter file in the format of config/sharp.yaml',
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sharp-ros predict`; `-i IN -o OUT -c CKPT --device D` is SHARP's own interface."""
     parser.add_argument(

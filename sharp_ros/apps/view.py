@@ -19,7 +19,7 @@ _FLAGS = {'port': 'web.port', 'address': 'web.address', 'rate_mb_s': 'web.rate_m
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sharp-ros view`."""
-    from sharp_ros.apps.predict import add_model_arguments
+    from sharp_ros.apps.predict import add_config_arguments
     from sharp_ros.parameter_text import number, whole_number
 
     parser.add_argument(
@@ -27,14 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='SOURCE',
         help=f'PLY file of Gaussians, folder of a saved map, or {SOURCE_HELP}',
     )
-    add_model_arguments(parser)
-    parser.set_defaults(model=None, device=None)  # so that those of --config count
-    parser.add_argument(
-        '--config',
-        type=Path,
-        metavar='FILE',
-        help='parameter file in the format of config/sharp.yaml',
-    )
+    add_config_arguments(parser)
     entries = {entry.key: entry for entry in options()}
     for name, key in _FLAGS.items():
         entry = entries[key]

@@ -170,7 +170,8 @@ def _read(
             unreadable[name] = _failed_row(name, str(outcome))
         tracked.progress.read += 1
         tracked.show(tracked.progress)
-    results.write_contents({name: (marks[name], told) for name, told in held.items()})
+    now = {name: (marks[name], told) for name, told in held.items()}
+    results.write_contents({**known, **now})  # those of other calls, too
     return {name: held[name] for name in recordings if name in held}, unreadable
 
 

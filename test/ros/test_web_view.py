@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 import io
-from pathlib import Path
 import socket
 import threading
 import time
 from urllib.request import urlopen
 
+from browsers import chromium
 import numpy as np
 from PIL import Image as PillowImage
 import pytest
@@ -19,11 +19,6 @@ from ros_helpers import CAMERA, start
 from sharp_ros.ros.conversions import image_to_msg
 
 pytest.importorskip('viser', reason='viser is not installed')
-CHROMIUM = Path('/usr/bin/chromium')
-_SOFTWARE_GL = (
-    *('--no-sandbox', '--use-gl=angle', '--use-angle=swiftshader'),
-    *('--enable-unsafe-swiftshader', '--ignore-gpu-blocklist'),
-)
 MAGENTA, GREEN = (230, 20, 230), (20, 200, 20)
 
 
@@ -53,15 +48,10 @@ def streaming(peer):
 
 @pytest.fixture
 def browser_page():
-    sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-    if not CHROMIUM.exists():
-        pytest.skip('chromium is not installed')
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_SOFTWARE_GL))
+    with chromium() as browser:
         page = browser.new_page(viewport={'width': 1000, 'height': 700})
         page.set_default_timeout(60_000)
         yield page
-        browser.close()
 
 
 def share(picture, colour):
