@@ -12,6 +12,7 @@ import argparse
 from itertools import cycle
 import json
 from pathlib import Path
+import shlex
 import subprocess
 import sys
 import time
@@ -87,6 +88,7 @@ def main():
         'sent_mb_s': round(sent / 1e6, 2),
         'offer_unwatched_us': round(1e6 * float(np.median(offered)), 1),
         **circumstances(),
+        'command': shlex.join(['python', *sys.argv]),
     }
     print(json.dumps(report, indent=2))
     if args.json is not None:
