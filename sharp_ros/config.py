@@ -679,6 +679,11 @@ class SharpConfig:
             raise ConfigError(
                 f'output.directory {directory}: there is no such user here; write the path out'
             )
+        if self.keyframe.keep_images and not self.gaussian_map.enabled:
+            raise ConfigError(
+                'keyframe.keep_images needs gaussian_map.enabled: true, with whose map the images '
+                'are saved'
+            )
         for suffix in self.output.suffixes:
             if suffix not in SCENE_SUFFIXES:
                 known = ' '.join(SCENE_SUFFIXES)

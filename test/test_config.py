@@ -157,6 +157,7 @@ def test_bad_values_are_refused_with_a_reason(flat, text):
         # maps would be saved wherever the process was started, or nowhere
         ({'output.directory': ''}, 'name a folder'),
         ({'output.formats': '.spz .doc'}, "'.doc' is none of"),
+        ({'keyframe.keep_images': 5}, 'needs gaussian_map.enabled: true'),
         ({'output.directory': '~no_such_user/maps'}, 'no such user'),
     ],
 )

@@ -156,7 +156,7 @@ class Demo:
             manager = manager_of(process, self._peer, executor, interrupted, self._say)
             manager.start()
             self._say('streaming; Ctrl-C ends')
-            if port is not None:
+            if port is not None and is_served(port):
                 self._say(f'live view: http://localhost:{port}/')
             sensor = model == 'sensor'
             camera = CameraDriver(self._peer, source, monitor, with_depth=sensor, say=self._say)
@@ -196,6 +196,13 @@ def free_port() -> int:
         with suppress(OSError), socket.create_server(('localhost', port)) as taken:
             return taken.getsockname()[1]
     raise SharpError('no port of this computer is free')
+
+
+def is_served(port: int) -> bool:
+    """Whether the node listens there; if not, its log says why."""
+    with suppress(OSError), socket.create_connection(('localhost', port), 1.0):
+        return True
+    return False
 
 
 @contextmanager

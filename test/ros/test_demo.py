@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -212,3 +213,10 @@ def test_a_demo_ends_soon_after_its_recording(monkeypatch):
     demo._watch(executor, process, camera, monitor, 0.0, threading.Event(), said.append, None)
     assert len(said) == 1
     assert 'the recording is over' in said[0]
+
+
+def test_a_live_view_is_announced_only_where_it_is_served():
+    with socket.create_server(('localhost', 0)) as server:
+        port = server.getsockname()[1]
+        assert demo.is_served(port)
+    assert not demo.is_served(port)
