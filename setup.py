@@ -43,6 +43,7 @@ class ReproducibleSdist(sdist):
         top = Path(root_dir or '.') / base_dir
         files = sorted(p for p in top.rglob('*') if p.is_file())
         target = f'{base_name}.tar.gz'
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
         with (
             open(target, 'wb') as file,
             gzip.GzipFile('', 'wb', mtime=when, fileobj=file) as packed,
