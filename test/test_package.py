@@ -194,10 +194,11 @@ def test_sdists_of_the_same_files_are_equal_to_the_byte(tmp_path, monkeypatch):
             path.chmod(mode)
             os.utime(path, (age, age))
         monkeypatch.chdir(tmp_path / folder)
-        made = command.make_archive(None, str(tmp_path / folder / 'out'), 'gztar', base_dir='top')
+        base = tmp_path / folder / 'dist' / 'out'  # nobody has made the folder
+        made = command.make_archive(None, str(base), 'gztar', base_dir='top')
         archives.append(Path(made).read_bytes())
     assert archives[0] == archives[1]
-    with tarfile.open(tmp_path / 'one' / 'out.tar.gz') as archive:
+    with tarfile.open(tmp_path / 'one' / 'dist' / 'out.tar.gz') as archive:
         assert archive.getnames() == ['top/below/a', 'top/below/b', 'top/below/c']
         assert {(e.mtime, e.mode) for e in archive} == {(1700000000, 0o644)}
 
