@@ -20,6 +20,7 @@ from sharp_ros.config import ModelConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import CheckpointError, ConfigError, EngineError
 from sharp_ros.evaluation import installation
+from sharp_ros.gaussians import rotations_from_quats
 from sharp_ros.loading import load_engine
 from sharp_ros.models import load_predictor
 from sharp_ros.network.nano_arrays import CHANNELS, NanoArrays, NONE
@@ -195,6 +196,14 @@ def test_a_frame_whose_result_nobody_takes_does_not_stop_those_that_follow():
 # --- without torch -------------------------------------------------------------------------------
 
 
+def of_unit_width(gaussians):
+    """Covariances [N, 3, 3] as multiples of the least of each."""
+    scales, quats = (values.double() for values in gaussians.shapes)
+    rotations = rotations_from_quats(torch.nn.functional.normalize(quats, dim=1))
+    axes = rotations * (scales / scales[:, :1])[:, None]
+    return axes @ axes.mT
+
+
 @pytest.mark.parametrize('known_floor', [True, False])
 @pytest.mark.parametrize('rows', [480, 360])
 def test_arrays_say_what_tensors_say(rows, known_floor):
@@ -220,9 +229,15 @@ def test_arrays_say_what_tensors_say(rows, known_floor):
         comparable = plain.comparable((torch.from_numpy(prediction), rgb))
     found = fast.gaussians((prediction, small), camera)
     assert found.grid == expected.grid
-    for name in ('means', 'quats', 'scales', 'opacities', 'colors', 'log_depth_std', 'empty'):
+    points = fast.gaussians((prediction, small), camera, covariances=False)
+    assert points.quats is points.scales is None
+    for name in ('means', 'opacities', 'colors', 'log_depth_std', 'empty'):
         a, b = getattr(found, name), getattr(expected, name)
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f'{n}: {m}')
+        assert torch.equal(getattr(points, name), a)
+    # a millionth of depth is a thousandth of a slope between cells
+    units = (of_unit_width(g) for g in (found, expected))
+    torch.testing.assert_close(*units, rtol=1e-2, atol=0.01)
     for a, b in zip(fast.comparable((prediction, small)), comparable, strict=True):
         np.testing.assert_allclose(np.squeeze(a), b.squeeze().numpy(), rtol=1e-5, atol=1e-6)
 

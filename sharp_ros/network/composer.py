@@ -18,7 +18,9 @@ from torch.nn import functional as F
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.gaussians import Gaussians, linear_from_srgb
+from sharp_ros.network.footprints import stretched
 from sharp_ros.network.nano_arrays import HIDDEN, SECOND_LAYER_RATIO, STD_CELLS, VISIBLE
+from sharp_ros.tensors import array_of
 
 # Of SHARP, all as trained.
 _STRIDE = 2  # pixels to a cell, per axis
@@ -37,7 +39,10 @@ def gaussians_from_depth(
     intrinsics: Intrinsics,
     log_depth_std: Tensor | None = None,  # [rows, columns]
 ) -> Gaussians:  # N = layers * rows * columns
-    """Place an isotropic Gaussian on the ray of every cell, as wide as the cell appears there.
+    """Place a Gaussian on the ray of every cell, as wide as the cell appears there.
+
+    Along a slanted surface it is as long as the cell covers of it, so that the surface is closed
+    seen from elsewhere, too (`footprints`); no gradient flows through how long that is.
 
     Args:
         depth: z-depth of the surfaces met by each ray, front layer first, metres; cells that are
@@ -71,16 +76,19 @@ def gaussians_from_depth(
     rays = torch.from_numpy(intrinsics.rays()).to(z)
     means = torch.cat([rays * z[..., None], z[..., None]], -1).reshape(-1, 3)
     # pixels may be anisotropic after a resize; the geometric mean keeps the footprint's area
-    cell = STD_CELLS / (intrinsics.fx * intrinsics.fy) ** 0.5
-    quats = torch.zeros(len(means), 4, dtype=z.dtype, device=z.device)
-    quats[:, 0] = 1
+    widths = z * (STD_CELLS / (intrinsics.fx * intrinsics.fy) ** 0.5)
+    stretch, quats = (
+        torch.from_numpy(values).to(z)
+        for values in stretched(array_of(z.float()), array_of(valid), intrinsics)
+    )
+    scales = torch.stack([widths, widths, widths * stretch], -1).reshape(-1, 3)
     colors = linear_from_srgb(image).permute(1, 2, 0).reshape(-1, 3)
     if log_depth_std is not None:
         log_depth_std = log_depth_std.reshape(-1).repeat(layers)
     return Gaussians(
         means=means,
-        quats=quats,
-        scales=(z.reshape(-1, 1) * cell).expand(-1, 3).contiguous(),
+        quats=quats.reshape(-1, 4),
+        scales=scales,
         opacities=opacity.reshape(-1),
         colors=colors.repeat(layers, 1),
         grid=(layers, rows, columns),

@@ -42,6 +42,7 @@ from sharp_ros.network.nano_arrays import (
     CHANNELS,
     HIDDEN_COLOR,
     LOG_SCALE,
+    NARROWEST,
     NONE,
     OPACITIES,
     SURELY,
@@ -210,14 +211,14 @@ def gaussians_from_prediction(
     if len(prediction) < CHANNELS:
         return gaussians
     scales, _ = gaussians.shapes
-    wider = torch.exp(WIDTH_STEP * torch.tanh(prediction[WIDTHS])).reshape(-1, 1)
+    wider = torch.exp(WIDTH_STEP * torch.tanh(prediction[WIDTHS])).clamp(NARROWEST)
     # what is quite invisible stays so; the rest never disappears, and keeps its place in the depth
     opacities = gaussians.opacities
     corrected = torch.sigmoid(torch.logit(opacities, 1e-3) + prediction[OPACITIES].reshape(-1))
     hidden = linear_from_srgb(image + prediction[HIDDEN_COLOR]).flatten(1).T
     return replace(
         gaussians,
-        scales=scales * wider,
+        scales=scales * wider.reshape(-1, 1),
         opacities=torch.where(opacities > 0, corrected, opacities),
         colors=torch.cat([gaussians.colors[: len(hidden)], hidden]),
     )

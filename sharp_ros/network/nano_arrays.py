@@ -16,6 +16,7 @@ import numpy as np
 from sharp_ros.camera import FloorGeometry, Intrinsics
 from sharp_ros.errors import CheckpointError
 from sharp_ros.gaussians import GaussianArrays, Gaussians
+from sharp_ros.network.footprints import stretched
 from sharp_ros.network.roles import SessionPredictor
 from sharp_ros.network.sessions import Session
 
@@ -23,6 +24,7 @@ PIXELS = 256 * 192  # of the image the network sees
 STRIDE = 32  # of which both of its sides are multiples
 SURELY = 3.0  # logit of "nothing there", 95 %, from which a ray is taken to be free
 WIDTH_STEP = 0.5  # of the log: at most this much narrower or wider
+NARROWEST = 0.85  # times as wide as without the correction: what is narrower opens gaps
 
 # Channels of a prediction.
 LOG_Z1, LOG_Z2, LOG_SCALE, NONE = range(4)
@@ -114,10 +116,10 @@ class NanoArrays(SessionPredictor):
     def gaussians(
         self, outputs: Sequence[np.ndarray], intrinsics: Intrinsics, *, covariances: bool = True
     ) -> Gaussians:
-        """See `NetworkPredictor`; covariances cost next to nothing here."""
+        """See `NetworkPredictor`."""
         prediction, small = outputs
         k = intrinsics.resized(small.shape[1], small.shape[0])
-        return gaussians_of_prediction(prediction, small, k)
+        return gaussians_of_prediction(prediction, small, k, covariances=covariances)
 
     def comparable(self, outputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Depths, spread, how likely something is there, and factors of correction."""
@@ -141,7 +143,11 @@ def check_is_nano(session: Session) -> None:
 
 
 def gaussians_of_prediction(
-    prediction: np.ndarray, small: np.ndarray, intrinsics: Intrinsics
+    prediction: np.ndarray,
+    small: np.ndarray,
+    intrinsics: Intrinsics,
+    *,
+    covariances: bool = True,
 ) -> Gaussians:
     """Gaussians on the predicted surfaces, see `nano.gaussians_from_prediction`.
 
@@ -149,9 +155,9 @@ def gaussians_of_prediction(
         prediction: [C, h, w] float32.
         small: [h, w, 3] uint8 sRGB.
         intrinsics: of that size.
+        covariances: False if only points are needed.
     """
     layers, (rows, columns) = 2, small.shape[:2]
-    n = rows * columns
     with np.errstate(over='ignore'):  # numbers that overflow are no sky
         z = np.exp(prediction[:layers])
     free = prediction[NONE] > SURELY
@@ -160,12 +166,9 @@ def gaussians_of_prediction(
     hidden = np.where(z[1] > z[0] * np.float32(SECOND_LAYER_RATIO), np.float32(HIDDEN), 0)
     opacities = np.where(valid, (np.full_like(hidden, VISIBLE), hidden), np.float32(0))
     x, y = (axis.astype(np.float32) for axis in intrinsics.axes())
-    # pixels may be anisotropic after a resize; the geometric mean keeps the footprint's area
-    widths = z * np.float32(STD_CELLS / (intrinsics.fx * intrinsics.fy) ** 0.5)
     colors = np.empty((layers, rows, columns, 3), np.float32)
     cv2.LUT(small, _linear_of_bytes(), colors[0])
     if len(prediction) >= CHANNELS:
-        widths *= np.exp(WIDTH_STEP * np.tanh(prediction[WIDTHS]))
         # what is quite invisible stays so; the rest keeps its place in the depth
         with np.errstate(divide='ignore', over='ignore'):  # the logit of 0 is -inf, and comes back
             corrected = _logit(opacities) + prediction[OPACITIES]
@@ -174,20 +177,30 @@ def gaussians_of_prediction(
         cv2.merge([*_linear_from_srgb(planes + prediction[HIDDEN_COLOR])], colors[1])
     else:
         colors[1] = colors[0]
-    quats = np.zeros((layers * n, 4), np.float32)
-    quats[:, 0] = 1
+    scales, quats = _shapes(prediction, z, valid, intrinsics) if covariances else (None, None)
     # a Laplace distribution of scale b has standard deviation sqrt(2) b
     std = np.exp(prediction[LOG_SCALE].reshape(-1)) * np.float32(2**0.5)
     arrays = GaussianArrays(
         means=_joined(x * z, y[:, None] * z, z),
         quats=quats,
-        scales=_joined(widths, widths, widths),
+        scales=scales,
         opacities=opacities.reshape(-1),
         colors=colors.reshape(-1, 3),
         log_depth_std=np.tile(std, layers),
         empty=np.tile(free.reshape(-1), layers),
     )
     return Gaussians.of_arrays(arrays, (layers, rows, columns))
+
+
+def _shapes(
+    prediction: np.ndarray, z: np.ndarray, valid: np.ndarray, intrinsics: Intrinsics
+) -> tuple[np.ndarray, np.ndarray]:  # [C, h, w], [L, h, w], [L, h, w] -> [N, 3], [N, 4]
+    # pixels may be anisotropic after a resize; the geometric mean keeps the footprint's area
+    widths = z * np.float32(STD_CELLS / (intrinsics.fx * intrinsics.fy) ** 0.5)
+    if len(prediction) >= CHANNELS:
+        widths *= np.exp(WIDTH_STEP * np.tanh(prediction[WIDTHS])).clip(NARROWEST)
+    stretch, quats = stretched(z, valid, intrinsics)
+    return _joined(widths, widths, widths * stretch), quats.reshape(-1, 4)
 
 
 def _joined(*planes: np.ndarray) -> np.ndarray:  # 3 x [L, h, w] -> [N, 3]
