@@ -33,6 +33,7 @@ FOR_EACH = {  # arguments of sharp.launch.py
 ARGUMENTS = {
     'cameras': ('front,rear', 'names of the cameras, also their namespaces'),
     'rviz': ('', 'name of the camera shown in RViz; empty: no RViz'),
+    'web': ('', 'name of the camera shown in the browser; empty: as in the parameter files'),
     **FOR_EACH,
 }
 
@@ -53,12 +54,15 @@ def start(context):
     cameras = [name.strip() for name in given['cameras'].split(',')]
     if not all(cameras) or len(set(cameras)) < len(cameras):
         raise ValueError(f'cameras:={given["cameras"]}: give each camera a name of its own')
-    if given['rviz'] not in {'', *cameras}:
-        raise ValueError(f'rviz:={given["rviz"]} is none of the cameras {given["cameras"]}')
+    for shown in ('rviz', 'web'):
+        if given[shown] not in {'', *cameras}:
+            raise ValueError(f'{shown}:={given[shown]} is none of the cameras {given["cameras"]}')
     groups = []
     for camera in cameras:
         arguments = {name: given[name].replace('{camera}', camera) for name in FOR_EACH}
         arguments |= {'namespace': camera, 'rviz': str(camera == given['rviz']).lower()}
+        if given['web']:
+            arguments['web'] = str(camera == given['web']).lower()
         source = PythonLaunchDescriptionSource(str(launch / 'sharp.launch.py'))
         include = IncludeLaunchDescription(source, launch_arguments=arguments.items())
         groups.append(GroupAction([include]))

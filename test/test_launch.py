@@ -465,6 +465,15 @@ def test_rviz_shows_one_of_several_cameras(launch):
         launch('multi_camera.launch.py', rviz='side')
 
 
+def test_the_browser_shows_one_of_several_cameras(launch):
+    nodes = started(launch('multi_camera.launch.py', web='rear'), 'sharp_node')
+    assert [node.parameters['web.enabled'] for node in nodes] == [False, True]
+    nodes = started(launch('multi_camera.launch.py'), 'sharp_node')
+    assert not any('web.enabled' in node.parameters for node in nodes)
+    with pytest.raises(ValueError, match='web:=side is none of the cameras'):
+        launch('multi_camera.launch.py', web='side')
+
+
 @pytest.mark.parametrize('cameras', ['front,front', 'front,', ''])
 def test_cameras_without_a_name_of_their_own_are_refused(launch, cameras):
     with pytest.raises(ValueError, match=f'cameras:={cameras}: give each'):
