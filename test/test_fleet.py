@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 import io
 import json
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 
 from sharp_ros.apps.cli import main
+from sharp_ros.apps.fleet import _Command
 from sharp_ros.errors import InputError
 from sharp_ros.fleet import recordings
 from sharp_ros.fleet.executors import EXECUTORS, Processes
@@ -52,7 +54,7 @@ class Toy:
         if 'always_killed' in source.name or ('killed_once' in source.name and seen == 1):
             os.kill(os.getpid(), signal.SIGKILL)
         if 'slow' in source.name:
-            time.sleep(60)
+            time.sleep(600)
         if 'bad' in source.name:
             raise ValueError('no good <b>')
         print('said', source.name)
@@ -157,6 +159,25 @@ def test_patterns_are_of_urls_and_what_is_missing_is_refused(tmp_path):
         with pytest.raises(InputError) as caught:
             recordings.found([missing])
         assert caught.value.reason == 'no_such_source'
+
+
+@pytest.mark.parametrize('url', ['lacking://bucket/a.mcap', 'unheard_of://a.mcap'])
+def test_a_url_that_nothing_here_can_open_is_one_line(url, tmp_path, monkeypatch, capsys):
+    said = 'Install lacking' if url.startswith('lacking') else 'Protocol not known'
+    errtxt = 'Install lacking to access it'
+    fsspec.register_implementation('lacking', 'no_such_package.System', True, errtxt)
+    (tmp_path / 'a').touch()
+    for source, out in ((url, str(tmp_path / 'out')), (str(tmp_path / 'a'), url)):
+        assert main(['map', source, '-o', out, '--jobs', '1']) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f'error: {url} cannot be opened: ')
+        assert said in error
+
+
+def test_names_of_results_fit_into_any_file_system():
+    for name in ('x' * 300, '\u8def' * 85, '/bags/.hidden.mcap/', 'a b?.mcap'):
+        assert 0 < len(f'.{recordings.stem(name)}-{"0" * 16}.partial'.encode()) < 256
+    assert recordings.stem('/bags/.a b?.mcap/') == 'a_b_.mcap'
 
 
 def test_only_what_is_elsewhere_is_copied(tmp_path):
@@ -317,6 +338,21 @@ def test_a_killed_worker_costs_its_own_recording_one_attempt(fleet):
     killed_and_others(fleet, Processes(2, 1))
 
 
+def test_a_worker_that_is_killed_while_idle_costs_nothing():
+    with Processes(1, 1) as pool:
+        future = pool.submit(abs, -1)
+        ((_, pid),) = pool._busy.values()
+        assert future.result() == 1
+        pool.release(future)
+        ((idle, _),) = pool._idle
+        os.kill(pid.result(), signal.SIGKILL)
+        with pytest.raises(BrokenProcessPool):
+            idle.submit(time.sleep, 60).result(60)  # either of them notices
+        future = pool.submit(abs, -2)
+        assert future.result() == 2
+        pool.release(future)
+
+
 def test_stopping_ends_what_runs_and_the_next_call_goes_on(fleet, tmp_path):
     stop, begin = threading.Event(), time.monotonic()
 
@@ -325,7 +361,7 @@ def test_stopping_ends_what_runs_and_the_next_call_goes_on(fleet, tmp_path):
             stop.set()
 
     rows, totals, toy = fleet('a', 'slow', executor=Processes(2, 1), show=show, stop=stop)
-    assert time.monotonic() - begin < 50  # `slow` would take 60 s
+    assert time.monotonic() - begin < 500  # `slow` would take 600 s, of which it had some
     assert list(rows) == ['a']
     (tmp_path / 'slow').rename(tmp_path / 'quick')
     rows, totals, toy = fleet('a', 'quick')
@@ -465,6 +501,24 @@ def test_map_and_eval_make_a_map_and_numbers_of_a_bag(inline, tmp_path):
     (row,) = table_of(out / 'depth')
     assert row['abs_rel'] < 0.01
     assert row['baselines.constant.abs_rel'] > 0.1
+
+
+def nothing_placed(args, source, folder):
+    del args, source, folder
+
+
+@pytest.mark.parametrize(
+    ('log', 'reason'),
+    [
+        ('warning: no .sog: a\nerror: the disk is full\n', 'the disk is full'),
+        ('warning: bad map\nwarning: few frames\n', 'bad map'),
+        ('', 'exit code 1'),
+    ],
+)
+def test_the_reason_is_what_ended_a_command_rather_than_a_warning(tmp_path, log, reason):
+    (tmp_path / 'log.txt').write_text(log)
+    task = _Command(lambda args: 1, {}, nothing_placed, ('sharp-ros',))
+    assert task(tmp_path, tmp_path) == {'exit_code': 1, 'reason': reason}
 
 
 @pytest.mark.parametrize(

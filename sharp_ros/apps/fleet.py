@@ -99,6 +99,7 @@ def run_many(args: argparse.Namespace, recordings: Sequence[object], place: Plac
 
     Raises:
         InputError: if a recording does not exist.
+        ConfigError: if the package for a URL is not installed.
         OSError: if the results cannot be written.
     """
     from rich.console import Console
@@ -154,8 +155,10 @@ class _Command:
         reason = ''
         if code in (EXIT_FAILED, EXIT_INTERRUPTED):
             log = (folder / LOG).read_text(encoding='utf-8')
-            errors = re.findall(r'^(?:error|warning): (.*)', log, re.MULTILINE)
-            reason = errors[0] if errors else f'exit code {code}'
+            said = re.findall(r'^(error|warning): (.*)', log, re.MULTILINE)
+            # what ended it, else what may have; warnings come before an error, too
+            said.sort(key=lambda line: line[0] != 'error')
+            reason = said[0][1] if said else f'exit code {code}'
         return {'exit_code': code, 'reason': reason}
 
     def arguments(self) -> argparse.Namespace:

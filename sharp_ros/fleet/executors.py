@@ -74,7 +74,21 @@ class Processes:
 
     def submit(self, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
         """See `Executor`."""
-        pool, pid = self._idle.pop() if self._idle else self._new_pool()
+        while self._idle:
+            pool, pid = self._idle.pop()
+            try:
+                return self._begun(pool, pid, function, argument)
+            except BrokenProcessPool:  # it was killed while it had nothing to do
+                pool.shutdown()
+        return self._begun(*self._new_pool(), function, argument)
+
+    def _begun(
+        self,
+        pool: ProcessPoolExecutor,
+        pid: Future[int],
+        function: Callable[[Any], Any],
+        argument: Any,
+    ) -> Future[Any]:
         future = pool.submit(function, argument)
         self._busy[future] = pool, pid
         return future

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sharp_ros.errors import InputError
+from sharp_ros.errors import ConfigError, InputError
 
 _BLOCK = 1 << 20  # bytes that are read at once
 _PATTERN = frozenset('*?[')
@@ -25,18 +25,31 @@ def is_url(name: str) -> bool:
     return '://' in name
 
 
+def file_system(place: str) -> tuple[Any, str]:
+    """The file system of a path or URL, and its path there.
+
+    Raises:
+        ConfigError: if the kind of URL is unknown, or the package for it is not installed.
+    """
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(place)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f'{place} cannot be opened: {error}') from error
+
+
 def found(names: Iterable[str]) -> list[str]:
     """Names of recordings, each once, with patterns in URLs filled in, since no shell does that.
 
     Raises:
         InputError: `no_such_source` for what leads nowhere.
+        ConfigError: see `file_system`.
     """
-    import fsspec
-
     names_found: list[str] = []
     for name in names:
         if is_url(name) and _PATTERN & set(name):
-            system, pattern = fsspec.core.url_to_fs(name)
+            system, pattern = file_system(name)
             matches = sorted(system.glob(pattern))
             if not matches:
                 raise InputError(f'nothing matches {name}', 'no_such_source')
@@ -97,15 +110,14 @@ def local_copy(name: str, folder: Path) -> Path:
 def stem(name: str) -> str:
     """What its results are called after, fit for a file name anywhere."""
     last = name.rstrip('/').rpartition('/')[2] or 'recording'
-    plain = ''.join(c if c.isalnum() or c in '-_.' else '_' for c in last)
-    return plain.lstrip('.')[:80] or 'recording'
+    plain = ''.join(c if c.isalnum() or c in '-_.' else '_' for c in last).lstrip('.')
+    # file systems count bytes, of which a letter may have four
+    return plain.encode()[:80].decode(errors='ignore') or 'recording'
 
 
 def _files(name: str) -> tuple[Any, str, list[tuple[str, dict[str, Any]]]]:
     """File system, path, and (path below it, what is told of it) of all files, in order."""
-    import fsspec
-
-    system, root = fsspec.core.url_to_fs(name if is_url(name) else str(Path(name).absolute()))
+    system, root = file_system(name if is_url(name) else str(Path(name).absolute()))
     try:
         info = system.info(root)
     except FileNotFoundError:

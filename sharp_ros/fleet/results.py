@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sharp_ros.fleet.page import page
-from sharp_ros.fleet.recordings import Contents, is_url
+from sharp_ros.fleet.recordings import Contents, file_system, is_url
 
 RESULT, REPORT, LOG, THUMBNAIL = 'result.json', 'report.json', 'log.txt', 'thumbnail.jpg'
 FINISHED, FAILED, LOST = 'finished', 'failed', 'lost'
@@ -37,13 +37,14 @@ class Results:
 
     Args:
         place: folder or URL.
+
+    Raises:
+        ConfigError: if the package for such URLs is not installed.
     """
 
     def __init__(self, place: str) -> None:
-        import fsspec
-
         self.place = place if is_url(place) else str(Path(place).absolute())
-        self._system, self._root = fsspec.core.url_to_fs(self.place)
+        self._system, self._root = file_system(self.place)
         self._root = self._root.rstrip('/')
 
     def create(self) -> None:
