@@ -57,7 +57,7 @@ soak:
 	    exit $$(( faults + hazards )); }
 
 bench: setup
-	@. scripts/env.sh && sharp-ros bench --json out/bench.json
+	@. scripts/env.sh && mkdir -p out && sharp-ros bench --json out/bench.json
 
 evidence:
 	@scripts/setup.sh --test

@@ -108,6 +108,16 @@ def test_help_of_the_demo_loads_no_network():
     assert loaded_by_help_of(['demo'], ('torch', 'open3d', 'numba')) == '[]'
 
 
+@pytest.mark.parametrize(
+    'line', ['eval depth motorcycle', 'bench --quick', 'bench ros --quick', 'eval maps synthetic']
+)
+def test_a_report_that_cannot_be_written_is_refused_before_it_is_measured(line, capsys):
+    if 'ros' in line:
+        pytest.importorskip('rclpy')
+    assert cli.main([*line.split(), '--json', 'none/report.json']) == 1
+    assert 'the folder none does not exist; make it first' in capsys.readouterr().err
+
+
 def test_module_runs_as_a_program():
     done = subprocess.run(
         [sys.executable, '-m', 'sharp_ros.apps.cli', 'predict', '/nowhere.jpg', '-o', '/tmp'],

@@ -503,6 +503,15 @@ def test_map_and_eval_make_a_map_and_numbers_of_a_bag(inline, tmp_path):
     assert row['baselines.constant.abs_rel'] > 0.1
 
 
+@pytest.mark.parametrize('flags', [(), ('--against', 'optimiser')])
+def test_views_of_many_recordings_may_be_compared_with_the_optimiser(inline, tmp_path, flags):
+    (tmp_path / 'a').write_text('no recording')
+    line = ['eval', 'views', str(tmp_path / 'a'), '-o', str(tmp_path / 'out'), '--jobs', '1']
+    assert main([*line, *flags, *SENSOR]) == 1
+    (row,) = table_of(tmp_path / 'out')
+    assert '--pictures' not in row['reason']
+
+
 def nothing_placed(args, source, folder):
     del args, source, folder
 

@@ -233,11 +233,21 @@ def test_command_writes_what_it_gained(folder, capsys):
         (['--growth', '0.5'], 'at least 1'),
         (['--iterations', '0'], 'at least 1'),
         (['--gaussians', 'nowhere.ply'], 'sharp-ros map'),
+        (['-o', 'none/scene.ply'], 'the folder none does not exist; make it first'),
+        (['--json', 'none/report.json'], 'the folder none does not exist; make it first'),
+        (['-o', '.'], '. is a folder'),
     ],
 )
 def test_what_cannot_be_optimised_is_said(folder, flags, words, capsys):
     assert main(['optimise', str(folder), *flags]) == 1
     assert words in capsys.readouterr().err
+
+
+def test_a_recording_that_is_a_file_has_no_room_for_the_result(folder, tmp_path, capsys):
+    (tmp_path / 'bag.mcap').touch()
+    begin = str(folder / 'gaussians.ply')
+    assert main(['optimise', str(tmp_path / 'bag.mcap'), '--gaussians', begin]) == 1
+    assert 'give the file to write as --output' in capsys.readouterr().err
 
 
 def test_nothing_to_fit_is_refused(world):

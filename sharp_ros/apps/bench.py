@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sharp_ros.apps.outputs import check_outputs
 from sharp_ros.config import ModelConfig, SharpConfig
 from sharp_ros.errors import ConfigError
 from sharp_ros.files import write_atomically
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not 0 <= args.minutes < 1e5:
         raise ConfigError(f'--minutes must not be negative, got {args.minutes:g}')
+    check_outputs(args.json)
     config = SharpConfig(model=ModelConfig(name=args.model, device=args.device))
     pipeline = Pipeline.from_config(config)
     make_frames = plain_frames if args.quick else open_source('synthetic').frames

@@ -8,6 +8,7 @@ import json
 import os
 from typing import Any
 
+from sharp_ros.apps.outputs import check_outputs
 from sharp_ros.files import write_atomically
 from sharp_ros.process import prepare_for_ros, TRANSPORTS
 
@@ -26,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from sharp_ros.ros.bench_parameters import measure_parameters
     from sharp_ros.ros.bench_start import measure_start
 
+    check_outputs(args.json)
     runs = 5 if args.quick else 50
     layer, latency = measure_layer(0.0 if args.quick else args.seconds, at_least=runs)
     report = {

@@ -19,6 +19,7 @@ from sharp_ros.apps.evaluation_tables import (
 )
 from sharp_ros.apps.fleet import add_fleet_arguments, is_fleet, path_or_url, run_many
 from sharp_ros.apps.inspect import add_source_options, exit_code, open_recording
+from sharp_ros.apps.outputs import check_outputs
 from sharp_ros.config import ModelConfig
 from sharp_ros.errors import ConfigError
 from sharp_ros.files import write_atomically
@@ -250,6 +251,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         raise ConfigError('--output is for many recordings, with --jobs or --executor')
     (args.source,) = args.source
+    check_outputs(args.json)
     device = choose_device(args.device)
     against = args.kind == 'views' and args.against is not None
     evaluate, tables = _AGAINST if against else _KINDS[args.kind]
@@ -277,7 +279,8 @@ def run(args: argparse.Namespace) -> int:
 def _place(args: argparse.Namespace, source: Path, folder: Path) -> None:
     """One of many recordings, see `run_many`."""
     args.source, args.json = [str(source)], folder / 'report.json'
-    if args.kind in ('views', 'maps'):
+    # held-out views are compared by numbers alone
+    if args.kind == 'maps' or (args.kind == 'views' and args.against is None):
         args.pictures = folder / 'pictures'
 
 

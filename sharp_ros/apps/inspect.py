@@ -10,6 +10,7 @@ from pathlib import Path
 import sys
 from typing import Any, TYPE_CHECKING
 
+from sharp_ros.apps.outputs import check_outputs
 from sharp_ros.errors import ConfigError
 from sharp_ros.files import write_atomically
 from sharp_ros.parameter_text import number
@@ -124,8 +125,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
-    if args.output is not None and not args.output.absolute().parent.is_dir():
-        raise ConfigError(f'the folder {args.output.parent} does not exist; make it first')
+    check_outputs(args.output)
     source = open_recording(args)
     if args.output is not None:
         from sharp_ros.pictures.strip import thumbnails

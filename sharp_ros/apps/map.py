@@ -22,6 +22,7 @@ from sharp_ros.apps.inspect import (
     stock_table,
 )
 from sharp_ros.apps.interruption import EXIT_INTERRUPTED, interruptible
+from sharp_ros.apps.outputs import check_outputs
 from sharp_ros.config import differences, flatten, from_flat, load_yaml, SharpConfig, VIEW_NAMES
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import write_atomically
@@ -322,8 +323,7 @@ def _check(args: argparse.Namespace) -> None:
         existing = next(p for p in path.absolute().parents if p.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise ConfigError(f'{existing} is no folder that can be written; choose another one')
-    if args.json is not None and not args.json.absolute().parent.is_dir():
-        raise ConfigError(f'the folder {args.json.parent} does not exist; make it first')
+    check_outputs(args.json)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 from sharp_ros.apps.inspect import add_source_options, open_recording
 from sharp_ros.apps.interruption import EXIT_INTERRUPTED, interruptible
+from sharp_ros.apps.outputs import check_outputs
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.files import write_atomically
 from sharp_ros.parameter_text import number, whole_number
@@ -101,6 +102,10 @@ def run(args: argparse.Namespace) -> int:
             f'sharp-ros map {folder} -o map --keyframes',
             'no_gaussians',
         )
+    if args.output is None and not folder.is_dir():
+        raise ConfigError(f'{folder} is no folder; give the file to write as --output')
+    output = args.output or folder / 'optimised.ply'
+    check_outputs(output, args.json)
     source, device = open_recording(args, level=False), choose_device(args.device)
     views = list(views_of_frames(source.frames()))
     out = held_out(len(views), args.hold_out or 2 * len(views) + 1)
@@ -124,7 +129,6 @@ def run(args: argparse.Namespace) -> int:
         optimiser.run(args.minutes * 60, show, stop, args.iterations)
         interrupted = stop.is_set()
     after = optimiser.gaussians
-    output = args.output or folder / 'optimised.ply'
     # in the frame of those it began with, whose comments say what that is
     about = read_scene(begin, ('gaussians',))
     save_ply(output, after, comments=about.all_comments(), plain=True)

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 import math
-import os
 from pathlib import Path
 import re
 import sys
 import time
 from typing import TYPE_CHECKING
 
+from sharp_ros.apps.outputs import check_outputs
 from sharp_ros.apps.verbosity import add_verbose_argument
 from sharp_ros.config import options
 from sharp_ros.errors import ConfigError, InputError
@@ -346,13 +346,7 @@ def _check(args: argparse.Namespace) -> None:
             f'{output} must end in {_VIDEO} for a video, or for a picture in '
             f'{", ".join(_PICTURES)}'
         )
-    for file in (output, *([_depth_path(output)] if args.depth else [])):
-        if file.is_dir():
-            raise ConfigError(f'{file} is a folder; choose another --output')
-    if not output.parent.is_dir():
-        raise ConfigError(f'the folder {output.parent} does not exist; make it first')
-    if not os.access(output.parent, os.W_OK | os.X_OK):
-        raise ConfigError(f'{output.parent} is not writable; choose another --output')
+    check_outputs(output, _depth_path(output) if args.depth else None)
     if args.size is not None:
         _parse_size(args.size)
     if args.fov is not None and not 1 <= args.fov < 180:
