@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 import json
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from sharp_ros.evaluation import view_pairs
 from sharp_ros.evaluation.optimised import evaluate_optimised, held_out
 from sharp_ros.evaluation.view_pairs import room_frames
 from sharp_ros.network.predictor import SensorPredictor
+from sharp_ros.optimise import Optimiser
 
 pytest.importorskip('skimage')
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -56,6 +58,19 @@ def test_curves_of_a_room_rise_from_one_image_to_the_optimised_map(frames):
     assert gained['iterations'] > report['optimised'][0]['iterations']
     assert gained['all']['psnr'] > last['all']['psnr']
     assert gained['common']['psnr'] > last['common']['psnr']
+
+
+def test_what_is_compiled_on_first_use_is_no_time_of_the_optimisation(frames, monkeypatch):
+    steps = []
+
+    def step(optimiser, progress):
+        time.sleep(0.01 if steps else 0.5)  # the first one compiles
+        steps.append(progress)
+
+    monkeypatch.setattr(Optimiser, 'step', step)
+    engine = Engine(SensorPredictor(stride=4), ModelConfig(name='sensor', device='cpu'))
+    evaluate_optimised(frames[:16], engine, 0.2, 'cpu', compare_speed=False)
+    assert len(steps) > 2
 
 
 def test_command_writes_the_curves(frames, monkeypatch, tmp_path, capsys):

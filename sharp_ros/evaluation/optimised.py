@@ -195,6 +195,7 @@ def evaluate_optimised(
         'instant': judge.point(instant, float(np.median(times)), images=1),
         'fused': [judge.point([g], t, images=n) for n, t, g in marks],
     }
+    Optimiser(whole, fitted[:1], device=device).step(0.0)  # likewise, the way back
     optimiser = Optimiser(whole, fitted, device=device)
     for share in watched(_stages(optimiser, seconds)):
         at = spent + seconds * share / 100
