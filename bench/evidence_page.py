@@ -426,7 +426,12 @@ def _foot(evidence: Report) -> Iterator[str]:
 def _part(part: Report, shown: Callable[[Any], Iterator[str]]) -> Iterator[str]:
     state = part['state']
     if state == 'ok':
-        yield from shown(part['report'])
+        try:
+            yield ''.join(shown(part['report']))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # the measurements to come shall not be lost for a number that this one lacks
+            said = f'Its report, beside this page, lacks what is shown here: {error!r}'
+            yield f'<p class="failed">{_text(said)}</p>\n'
     elif state == 'failed':
         yield f'<p class="failed">Failed</p><pre>{_text(part["reason"])}</pre>\n'
     else:

@@ -116,6 +116,25 @@ def test_report_has_state_numbers_machine_versions_and_commit(written: Path):
     assert report['commit']
 
 
+def test_a_report_that_cannot_be_shown_costs_no_other(written: Path):
+    report = json.loads((written / 'evidence.json').read_text())
+    report['measurements']['answers']['report'] = {'services': {'reset': {'calls': 1}}}
+    shown = evidence_page.page(report, Path('none'))
+    assert "lacks what is shown here: KeyError('answered')" in shown
+    assert '98.8%' in shown  # of another
+
+
+def test_the_picture_of_an_earlier_run_is_not_that_of_this_one(tmp_path: Path):
+    (tmp_path / 'demo').mkdir()
+    (tmp_path / 'demo' / evidence.PICTURE).write_bytes(b'of yesterday')
+    what = replace(
+        next(what for what in evidence.MEASUREMENTS if what.name == 'demo'),
+        command=('-c', 'raise SystemExit("no camera")'), full=(), ros=False,
+    )  # fmt: skip
+    assert evidence.measured(what, tmp_path, None, quick=False)['state'] == 'failed'
+    assert not (tmp_path / 'demo' / evidence.PICTURE).exists()
+
+
 def test_tests_with_others_are_counted_by_what_became_of_them(written: Path):
     rows = {row['what']: row for row in evidence.exchanged(written / 'exchanged.xml')}
     assert rows['Gaussians as PLY']['passed'] == 1
