@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,7 @@ _LONGEST_REST = 1.0  # seconds after that; the first drawing loads compiled loop
 _WORDS_PERIOD, _LOOK_PERIOD = 1.0, 0.5
 _MOST_POINTS, _MOST_SPLATS = 40_000, 100_000
 _STEP, _MOST_STEPS = 0.05, 4000  # metres between two points of the path, and their number
+_MOST_POSES = 300  # of recent frames, 10 s of a camera at 30 Hz
 _SPLAT_SHARE = 0.5  # of the rate, so that clouds and images come meanwhile
 _BURST = 0.2  # seconds of the rate that may be saved up
 _VOXEL_COLOUR = np.array([200, 60, 40], np.uint8)
@@ -94,6 +96,8 @@ class LiveView:
         self.url = self._gate.url
         self._rate = config.web.rate_mb_s * 1e6
         self._newest = _Newest()
+        # (stamp, pose): joining a snapshot takes a while, in which the camera may go on
+        self._poses: deque[tuple[int, np.ndarray | None]] = deque(maxlen=_MOST_POSES)
         self._drawn: dict[str, object] = {}  # what each node of the page shows
         self._origin = OF_WORLD
         self._splats_due = self._words_due = self._look_due = 0.0
@@ -138,6 +142,7 @@ class LiveView:
             if result.restarted:
                 self._forget()
             newest.result = result
+            self._poses.append((frame.stamp_ns, pose))
             if pose is not None:
                 self._note(pose[:3, 3])
             if result.grid is not None:
@@ -164,10 +169,9 @@ class LiveView:
         self._wake.set()
 
     def offer_snapshot(self, cloud: SnapshotCloud) -> None:
-        """Take a snapshot of what the newest frame shows."""
+        """Take a snapshot; it is shown where the camera was then, as far as that is known."""
         with self._lock:
-            result = self._newest.result
-            pose = None if result is None else result.frame.T_world_camera
+            pose = dict(self._poses).get(cloud.stamp_ns)
             self._newest.snapshot = _NOWHERE if pose is None else pose, cloud
         self._wake.set()
 
@@ -180,6 +184,7 @@ class LiveView:
 
     def _forget(self) -> None:
         self._newest.path.clear()
+        self._poses.clear()
         self._newest.views.clear()
         self._newest.grid = self._newest.splats = self._newest.points = None
         self._newest.snapshot = None
