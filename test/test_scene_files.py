@@ -573,6 +573,13 @@ def test_a_format_that_fails_in_any_way_costs_no_other(map_folder, monkeypatch):
     (complaint,) = map_formats.write_formats(map_folder.path, ['.glb'])
     assert complaint.startswith('no .glb: ')
 
+    def no_memory(*arguments):
+        raise OSError(12, 'Cannot allocate memory')
+
+    monkeypatch.setattr(map_formats, 'by_another_process', no_memory)
+    (complaint,) = map_formats.write_formats(map_folder.path, ['.glb'])
+    assert 'Cannot allocate memory' in complaint
+
 
 def test_a_snapshot_is_written_by_another_process_whatever_fails(tmp_path):
     from sharp_ros.camera import Intrinsics

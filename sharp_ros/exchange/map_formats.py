@@ -49,7 +49,7 @@ def write_formats(
     try:
         said = by_another_process(__name__, (str(folder), *wanted), what, given_up)
         return json.loads(said.splitlines()[-1])
-    except (InputError, ValueError, IndexError) as error:
+    except (InputError, OSError, ValueError, IndexError) as error:
         if given_up():
             raise
         return [f'no {" ".join(wanted)}: {error}']
