@@ -22,6 +22,7 @@ from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.frame_result import FrameResult, GAUSSIANS
 from sharp_ros.gaussians import GaussianArrays, Gaussians
 from sharp_ros.mapping.occupancy import OccupancyGrid2D
+from sharp_ros.mapping.world_map import WorldMap
 from sharp_ros.pipeline import Pipeline
 from sharp_ros.se3 import matrix_from_quat
 from sharp_ros.snapshot import SnapshotCloud
@@ -506,3 +507,14 @@ def test_a_recording_is_mapped_shown_saved_and_the_map_opened(tmp_path, still, m
     with watching(still.url) as watcher:
         watcher.wait_for('ImageMessage', '/grid')
         watcher.wait_for('PointCloudMessage', '/voxels')
+    # of more than a page shows, some everywhere
+    monkeypatch.setattr('sharp_ros.web.still._MOST_POINTS', 7)
+    shown = []
+    monkeypatch.setattr(still._page, 'show_points', lambda *args, **_: shown.append(args))
+    still.show(load_map(folder))
+    (_, _, voxels, colours, _), *_ = shown
+    assert len(voxels) == len(colours) <= 7
+    every = WorldMap.restored(load_map(folder).config, load_map(folder)).points()
+    assert np.array_equal(voxels, every[:: -(-len(every) // 7)])
+    left_out = len(every) - len(voxels)
+    assert f'{len(every)} occupied voxels, {left_out} of them left out' in still.said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -76,21 +77,21 @@ class StillView:
         if len(path) > 1:
             page.show_path(path)
         page.show_grid(world.grid(), origin)
-        voxels = world.points()[:_MOST_POINTS]
-        said = [f'{len(path)} poses, {len(voxels)} occupied voxels']
+        said = [f'{len(path)} poses']
+        (voxels,), told = _thinned((world.points(),), 'occupied voxels')
+        said.append(told)
         if len(voxels):
             colours = np.broadcast_to(np.array(_VOXEL_COLOUR, np.uint8), voxels.shape)
             size = state.config.occupancy.voxel_size
             page.show_points('voxels', VOXELS, voxels, colours, _HERE, size=size, exact=True)
         surface = world.surface() if state.surface is not None else None
         if surface is not None and len(surface[0]):
-            step = -(-len(surface[0]) // _MOST_POINTS)
-            points, colours = (part[::step] for part in surface[:2])
+            (points, colours), told = _thinned(surface[:2], 'points of the surface')
             size = state.config.surface_map.voxel_size
             page.show_points(
                 'cloud', CLOUD, points - origin, colours, _HERE, size=size, exact=True
             )
-            said.append(f'{len(points)} points of the surface')
+            said.append(told)
         if state.gaussians is not None:
             with suppress(InputError, PoseUnavailableError):  # none are fused
                 self._show_splats(world.fused()[0])
@@ -116,3 +117,12 @@ class StillView:
     def _tell(self, text: str) -> None:
         self.said = text
         self._page.say([text])
+
+
+def _thinned(parts: Sequence[np.ndarray], what: str) -> tuple[list[np.ndarray], str]:
+    """As many rows [N, ...] of each as are shown, evenly chosen, and a word about them."""
+    count = len(parts[0])
+    step = max(1, -(-count // _MOST_POINTS))
+    shown = [part[::step] for part in parts]
+    left_out = f', {count - len(shown[0])} of them left out' if step > 1 else ''
+    return shown, f'{count} {what}{left_out}'
