@@ -19,7 +19,7 @@ class Gate:
 
     def __call__(self, item):
         self.entered.release()
-        assert self.let_go.acquire(timeout=5)
+        assert self.let_go.acquire(timeout=30)
         self.seen.append(item)
 
 
@@ -27,7 +27,7 @@ def ignore(error, reason):
     pass
 
 
-def wait_until(condition, timeout=5.0):
+def wait_until(condition, timeout=30.0):
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, 'condition not reached'
@@ -42,7 +42,7 @@ def test_newest_frame_replaces_waiting_one():
     gate = Gate()
     worker = Worker(gate, ignore)
     worker.submit(0)
-    gate.entered.acquire(timeout=5)
+    gate.entered.acquire(timeout=30)
     for item in range(1, 6):
         worker.submit(item)
         assert balanced(worker.counts())
@@ -112,7 +112,7 @@ def test_call_times_out_when_the_worker_is_busy_and_is_not_run_later():
     gate, ran = Gate(), []
     worker = Worker(gate, ignore)
     worker.submit(0)
-    gate.entered.acquire(timeout=5)
+    gate.entered.acquire(timeout=30)
     with pytest.raises(TimeoutError):
         worker.call(lambda: ran.append(1), 0.05)
     gate.let_go.release()
@@ -133,7 +133,7 @@ class Device:
 
         def wait():
             self.at_work.release()
-            assert self.done.acquire(timeout=5)
+            assert self.done.acquire(timeout=30)
             if item == 'broken':
                 raise InputError('the device failed', 'device')
 
@@ -145,11 +145,11 @@ def test_the_device_gets_its_next_item_before_the_last_one_is_finished():
     device = Device()
     worker = Worker(device, ignore)
     worker.submit(0)
-    assert device.at_work.acquire(timeout=5)
+    assert device.at_work.acquire(timeout=30)
     for item in (1, 2):
         worker.submit(item)
     device.done.release()
-    assert device.at_work.acquire(timeout=5)
+    assert device.at_work.acquire(timeout=30)
     assert worker.counts().pending in {1, 2}  # 0 may be finished by now
     assert balanced(worker.counts())
     device.done.release()
@@ -164,7 +164,7 @@ def test_a_device_that_fails_drops_its_item_only():
     worker = Worker(device, lambda error, reason: reasons.append(reason))
     for item in ('broken', 'good'):
         worker.submit(item)
-        assert device.at_work.acquire(timeout=5)
+        assert device.at_work.acquire(timeout=30)
         device.done.release()
         wait_until(lambda: worker.counts().pending == 0)
     assert device.log == ['begin broken', 'begin good', 'end good']
@@ -176,7 +176,7 @@ def test_a_call_finds_no_item_under_way():
     device = Device()
     worker = Worker(device, ignore)
     worker.submit(0)
-    assert device.at_work.acquire(timeout=5)
+    assert device.at_work.acquire(timeout=30)
     worker.submit(1)
     log = []
     caller = threading.Thread(target=lambda: log.extend(worker.call(lambda: list(device.log), 5)))
@@ -202,11 +202,11 @@ def test_calls_that_wait_behind_the_one_at_work_are_not_begun_after_stop():
 
     def first():
         entered.set()
-        assert gate.wait(5)
+        assert gate.wait(30)
 
     with worker._condition:  # so that the thread takes all of them at once
         futures = [worker.post(first), worker.post(lambda: done.append(1))]
-    assert entered.wait(5)
+    assert entered.wait(30)
     assert not worker.stop(0.0)
     gate.set()
     with pytest.raises(SharpError, match='stopped'):

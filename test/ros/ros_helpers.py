@@ -171,7 +171,7 @@ class Peer:
         self.image.publish(msg)
         return stamp_ns
 
-    def spin_until(self, condition, timeout=10.0, each=lambda: None, period=0.05):
+    def spin_until(self, condition, timeout=60.0, each=lambda: None, period=0.05):
         """Spin both nodes until the condition holds, calling `each` every period."""
         end, due = time.monotonic() + timeout, 0.0
         while not condition():

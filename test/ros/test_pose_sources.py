@@ -53,13 +53,13 @@ def test_an_image_waits_for_the_pose_that_follows_it():
 
 @pytest.mark.parametrize('first', [None, 0])
 def test_nobody_waits_for_odometry_that_never_began_or_broke_off(first):
-    source = OdometrySource(PoseConfig(wait=2.0))
+    source = OdometrySource(PoseConfig(wait=10.0))
     if first is not None:
         source.add(odometry(first))
     start = time.monotonic()
     with pytest.raises(PoseUnavailableError):
         source.lookup(60_000 * MS, CAMERA)
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < 5.0
 
 
 def test_a_stale_pose_is_refused():
