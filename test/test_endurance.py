@@ -201,7 +201,8 @@ def alone(one_thread):
 @pytest.mark.parametrize('model', ACCURACY)
 def test_a_drive_keeps_the_maps_bounded_and_right(model):
     pipeline, result, memory = drive(model, SHORT)
-    assert max(memory) < 1.05 * memory[0]
+    # the first tenth fills the maps and loads what the second finds: 3 and 5 % more, then 0.6 %
+    assert max(memory) < 1.03 * memory[1]
     assert_right(pipeline, result, model, SHORT)
 
 
