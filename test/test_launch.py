@@ -404,7 +404,7 @@ def test_rviz_shows_the_topics_of_this_very_node(launch):
 
 
 def test_the_demo_shows_a_simulated_camera_in_rviz(launch):
-    from sharp_ros.ros.demo import CAMERA
+    from sharp_ros.ros.camera_driver import CAMERA
 
     run = launch('demo.launch.py')
     assert {p.command[0] for p in run.processes} == {

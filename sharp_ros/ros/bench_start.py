@@ -19,8 +19,9 @@ from sensor_msgs.msg import CameraInfo, Image
 from sharp_ros.errors import SharpError
 from sharp_ros.ros.bench_conversions import FRAME_ID, INTRINSICS, picture_msg, rounded_median
 from sharp_ros.ros.bench_layer import own_context, START_TIMEOUT
+from sharp_ros.ros.camera_driver import CAMERA
 from sharp_ros.ros.conversions import camera_info_to_msg
-from sharp_ros.ros.demo import CAMERA, manager_of, node_process
+from sharp_ros.ros.demo import manager_of, node_process
 from sharp_ros.ros.monitor import NODE
 
 TARGET_S = 6.0

@@ -15,7 +15,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from sharp_ros.camera import Frame
 from sharp_ros.errors import SharpError
-from sharp_ros.ros.demo import CameraDriver, WORLD
+from sharp_ros.ros.camera_driver import CameraDriver, WORLD
 from sharp_ros.ros.ending import Ending
 from sharp_ros.ros.transforms import Transforms
 from sharp_ros.sources import open_source

@@ -44,7 +44,8 @@ def soak(minutes, output):
     from rclpy.node import Node
 
     from sharp_ros.files import write_atomically
-    from sharp_ros.ros.demo import CameraDriver, manager_of, node_process
+    from sharp_ros.ros.camera_driver import CameraDriver
+    from sharp_ros.ros.demo import manager_of, node_process
     from sharp_ros.ros.monitor import Monitor
     from sharp_ros.sources import open_source
 

@@ -26,6 +26,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.ros import demo
+from sharp_ros.ros.camera_driver import CameraDriver
 from sharp_ros.ros.monitor import Monitor
 
 ROOT = Path(__file__).parents[2]
@@ -181,7 +182,7 @@ def driven(peer, executor, frames):
         peer.node.create_subscription(
             kind, f'/camera/{topic}', lambda msg: None, qos_profile_sensor_data
         )
-    camera = demo.CameraDriver(peer.node, source, observer, with_depth=False, say=said.append)
+    camera = CameraDriver(peer.node, source, observer, with_depth=False, say=said.append)
     try:
         peer.spin_until(lambda: camera.over or camera.error)
     finally:
