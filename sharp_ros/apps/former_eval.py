@@ -8,18 +8,18 @@ from __future__ import annotations
 import argparse
 import sys
 
-from sharp_ros.apps import evaluate
+from sharp_ros.apps import evaluate, evaluation_arguments
 from sharp_ros.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of all evaluations."""
-    evaluate.add_common_arguments(
+    evaluation_arguments.add_common_arguments(
         parser, 'motorcycle, synthetic, an RGB-D folder in TUM layout, or a bag with true depth'
     )
-    evaluate.add_picture_argument(parser, 'views or maps')
-    evaluate.add_mask_argument(parser)
-    evaluate.add_map_arguments(parser)
+    evaluation_arguments.add_picture_argument(parser, 'views or maps')
+    evaluation_arguments.add_mask_argument(parser)
+    evaluation_arguments.add_map_arguments(parser)
     parser.set_defaults(against=None)
     parser.add_argument('--views', action='store_true', help='as eval views')
     parser.add_argument('--map', action='store_true', help='as eval maps')
