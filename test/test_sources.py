@@ -13,11 +13,11 @@ from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 
-from sharp_ros import se3, sources
+from sharp_ros import se3
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
 from sharp_ros.localization.gravity import level_from_up
-from sharp_ros.sources import open_source
+from sharp_ros.sources import open_source, webcam
 from sharp_ros.sources.base import DEFAULT_HFOV, LevelWorld
 from sharp_ros.synthetic import Room
 from sharp_ros.synthetic.renderer import Atlas
@@ -527,7 +527,7 @@ class FakeCamera:
 
 def with_camera(monkeypatch, camera):
     fake = types.SimpleNamespace(**{**vars(cv2), 'VideoCapture': camera})
-    monkeypatch.setattr(sources, 'cv2', fake)
+    monkeypatch.setattr(webcam, 'cv2', fake)
 
 
 def test_webcam_delivers_until_it_is_pulled_out(monkeypatch):

@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     from sharp_ros.mapping.map_files import save_map
     from sharp_ros.pictures.drawing import encode_picture
     from sharp_ros.pipeline import Pipeline
-    from sharp_ros.sources import WebcamSource
+    from sharp_ros.sources.webcam import WebcamSource
 
     source = open_recording(args, time_offset=config.pose.time_offset)
     console = Console()

@@ -8,17 +8,13 @@ delivers nothing raises.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 import logging
 import math
 import os
 from pathlib import Path
-import time
 from typing import Literal
-
-import cv2
-import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics
 from sharp_ros.errors import InputError
@@ -38,6 +34,7 @@ from sharp_ros.sources.rgbd import RgbdSource
 from sharp_ros.sources.stock import Part, Stock
 from sharp_ros.sources.storage import bag_files
 from sharp_ros.sources.video import VideoSource
+from sharp_ros.sources.webcam import WebcamSource
 
 _log = logging.getLogger(__name__)
 
@@ -248,66 +245,6 @@ class ImageSource:
                 + '; give complete image files' * ('unreadable_image' in self._part.skipped),
                 'unreadable_image',
             )
-
-
-@contextmanager
-def _capture(device: str | int, message: str, reason: str) -> Iterator[cv2.VideoCapture]:
-    capture = cv2.VideoCapture(device)
-    try:
-        if not capture.isOpened():
-            raise InputError(message, reason)
-        yield capture
-    finally:
-        capture.release()
-
-
-def _rgb_frame(bgr: np.ndarray, hfov: float | None, stamp_ns: int) -> Frame:
-    height, width = bgr.shape[:2]
-    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return Frame(rgb, assumed_intrinsics(hfov, width, height), stamp_ns, CAMERA)
-
-
-class WebcamSource:
-    """A live camera, stamped by the wall clock on arrival.
-
-    Args:
-        device: index, or path of a video device.
-        hfov: horizontal field of view, radians.
-
-    Raises:
-        InputError: `camera_unavailable` if it is missing, busy or not permitted.
-    """
-
-    def __init__(self, device: str | int, hfov: float | None) -> None:
-        self.name = f'camera {device}'
-        self._device, self._hfov = device, hfov
-        self.note = assumption(hfov)
-        self.stock = Stock(self.name, 'camera')
-        with self._open() as capture:
-            rate = capture.get(cv2.CAP_PROP_FPS)
-            self.rate_hz = float(rate) if math.isfinite(rate) and rate > 0 else 30.0
-
-    @contextmanager
-    def _open(self) -> Iterator[cv2.VideoCapture]:
-        message = (
-            f'{self.name} cannot be opened; check that it is plugged in (ls /dev/video*), that no '
-            'other program uses it, and that you are in the group "video"'
-        )
-        with _capture(self._device, message, 'camera_unavailable') as capture:
-            capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest image, not the oldest kept
-            yield capture
-
-    def frames(self) -> Iterator[Frame]:
-        """Images until the camera is taken away."""
-        with self._open() as capture:
-            while True:
-                read, bgr = capture.read()
-                if not read:
-                    raise InputError(
-                        f'{self.name} stopped delivering; plug it in and start again',
-                        'camera_unavailable',
-                    )
-                yield _rgb_frame(bgr, self._hfov, time.time_ns())
 
 
 # --- the table -----------------------------------------------------------------------------------
