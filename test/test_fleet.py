@@ -7,9 +7,11 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 import io
 import json
+import mmap
 import os
 from pathlib import Path
 import re
+import resource
 import signal
 import sys
 import threading
@@ -222,6 +224,15 @@ def test_each_recording_has_a_folder_a_row_and_a_picture(fleet, tmp_path):
     assert '<b>' not in html
     for target in re.findall(r'(?:href|src)="([^"]*)"', html):
         assert (tmp_path / 'out' / unquote(target)).exists(), target
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='forgetting the peak is of Linux')
+def test_memory_is_that_of_the_recording_and_not_of_one_before(fleet):
+    with mmap.mmap(-1, 300_000_000) as ballast:
+        ballast.write(b'x' * len(ballast))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rows, _, _ = fleet('a')
+    assert rows['a']['peak_mb'] < before - 100
 
 
 def test_what_is_finished_is_known_by_its_contents_and_the_settings(fleet, tmp_path):
