@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,6 +145,13 @@ def test_a_curve_shows_both_losses_whatever_their_sign(loss: float) -> None:
         near = np.abs(below.astype(int) - colour).max(-1) < 90  # of smoothed lines
         columns = np.flatnonzero(near.any(0))
         assert np.ptp(columns) > 300
+
+
+def test_images_after_a_clock_was_set_back_are_taken_too():
+    stamps = [0, 10**8, 2 * 10**8, 5 * 10**9, 10**9, 11 * 10**8, 12 * 10**8]
+    frames = [SimpleNamespace(stamp_ns=stamp) for stamp in stamps]
+    taken = [frame.stamp_ns for frame in fine_tuning._thinned(frames)]
+    assert taken == [0, 2 * 10**8, 5 * 10**9, 10**9, 12 * 10**8]
 
 
 def test_what_was_tried_is_no_gain_if_it_was_not_kept():

@@ -27,7 +27,7 @@ from sharp_ros.pipeline import Pipeline
 from sharp_ros.se3 import matrix_from_quat
 from sharp_ros.snapshot import SnapshotCloud
 from sharp_ros.sources import SyntheticSource
-from sharp_ros.web import Controls, LiveView, plain
+from sharp_ros.web import Controls, LiveView, plain, playback
 from sharp_ros.web.gate import Gate, MOST_WATCHERS
 from sharp_ros.web.playback import play
 from sharp_ros.web.splats import half, splats
@@ -468,6 +468,30 @@ def test_a_file_of_another_kind_is_one_clear_line(content, tmp_path, capsys):
     assert error.startswith('error: ')
     assert str(path) in error
     assert error.count('\n') == 1
+
+
+def test_a_clock_that_was_set_stops_no_playback(monkeypatch):
+    monkeypatch.setattr(playback, '_LONGEST_PAUSE', 0.2)
+    day, tick = 86_400 * 10**9, 5 * 10**7
+    stamps = [0, tick, day, day + tick, 0, tick, 2 * tick]
+    frames = [result_of(stamp_ns=stamp).frame for stamp in stamps]
+    shown = []
+
+    def submit(frame):
+        shown.append((frame.stamp_ns, time.monotonic()))
+
+    pipeline = SimpleNamespace(
+        config=SharpConfig(), info=SimpleNamespace(needs_depth=False), warm_up=lambda k: None
+    )
+    source, player = SimpleNamespace(frames=lambda: iter(frames)), SimpleNamespace(submit=submit)
+    stop = threading.Event()
+    timer = threading.Timer(60, stop.set)  # it waited for a day
+    timer.start()
+    playback._feed(source, pipeline, player, stop)
+    timer.cancel()
+    assert [stamp for stamp, _ in shown] == stamps
+    begun = shown[0][1]  # the pace is kept before and after
+    assert shown[-1][1] - begun > 0.05 + 0.2 + 0.05 + 0.1 - 1e-3
 
 
 def test_a_recording_is_mapped_shown_saved_and_the_map_opened(tmp_path, still, monkeypatch):

@@ -84,6 +84,6 @@ def _thinned(frames: Iterable[Frame]) -> Iterator[Frame]:
     """At most five frames a second."""
     last = None
     for frame in frames:
-        if last is None or frame.stamp_ns - last >= _INTERVAL_NS:
+        if last is None or abs(frame.stamp_ns - last) >= _INTERVAL_NS:  # a clock may be set back
             last = frame.stamp_ns
             yield frame

@@ -23,6 +23,7 @@ from sharp_ros.web.live import Controls, LiveView
 from sharp_ros.web.page import plain
 from sharp_ros.worker import Worker
 
+_LONGEST_PAUSE = 2.0  # seconds between two images
 _PATIENCE = 30.0  # seconds for the frame in progress
 _log = logging.getLogger(__name__)
 Timed = tuple[Frame, float]  # and when it came
@@ -32,6 +33,8 @@ def play(
     source: Source, pipeline: Pipeline, stop: threading.Event, say: Callable[[str], object]
 ) -> None:
     """Show a source at its own pace until it is asked to stop; frames that come too soon drop.
+
+    Pauses of a recording last 2 s at most.
 
     Args:
         source: where frames come from.
@@ -57,13 +60,15 @@ def play(
 def _feed(source: Source, pipeline: Pipeline, player: _Player, stop: threading.Event) -> None:
     recorded = False
     world_frame, needs_depth = pipeline.config.pose.world_frame, pipeline.info.needs_depth
-    first_ns, begun = None, time.monotonic()
+    last_ns, due = None, 0.0
     for frame in source.frames():
-        if first_ns is None:
+        if last_ns is None:
             pipeline.warm_up(frame.intrinsics)  # before the worker touches it
-            first_ns, begun = frame.stamp_ns, time.monotonic()
-        early = begun + (frame.stamp_ns - first_ns) / 1e9 - time.monotonic()
-        if stop.wait(max(0.0, early)):
+            last_ns, due = frame.stamp_ns, time.monotonic()
+        # clocks may be set while they are recorded, and pauses be of hours
+        due += min(max((frame.stamp_ns - last_ns) / 1e9, 0.0), _LONGEST_PAUSE)
+        last_ns = frame.stamp_ns
+        if stop.wait(max(0.0, due - time.monotonic())):
             return
         recorded |= frame.T_world_camera is not None
         if recorded and frame.T_world_camera is None:
