@@ -373,7 +373,7 @@ def by_another_process(
             except subprocess.TimeoutExpired:
                 if given_up():
                     process.kill()
-                    raise InputError('the map is not saved: given up', 'cannot_save') from None
+                    raise InputError(f'{what} is not saved: given up', 'cannot_save') from None
     if process.returncode:
         last = errors.strip().splitlines()[-1:] or [f'exit code {process.returncode}']
         raise InputError(f'{what} cannot be saved: {last[0]}', 'cannot_save')
