@@ -252,6 +252,14 @@ def test_what_is_finished_is_known_by_its_contents_and_the_settings(fleet, tmp_p
     assert toy.done() == ['a', 'b', 'b', 'b']
 
 
+def test_the_folder_of_results_may_be_called_anything(fleet, tmp_path):
+    for out in (tmp_path / 'out [1]*', 'memory://fleet_test/[x]?'):
+        fleet('a', out=out)
+        assert fleet('a', out=out)[1]['finished'] == 1
+        assert fleet('a', out=out)[2].done() == ['a']
+        (tmp_path / 'journal').write_text('')
+
+
 def test_unchanged_recordings_are_not_read_again(fleet, monkeypatch):
     fleet('a', 'b')
     fleet('a')  # which forgets nothing of the other

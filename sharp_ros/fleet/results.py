@@ -19,6 +19,7 @@ from contextlib import suppress
 import io
 import json
 from pathlib import Path
+import re
 from typing import Any
 
 from sharp_ros.fleet.page import page
@@ -58,8 +59,10 @@ class Results:
     def finished(self) -> dict[str, Row]:
         """The rows of all recordings that are finished, by key."""
         rows: dict[str, Row] = {}
-        paths = self._system.glob(f'{self._root}/*/{RESULT}')
-        for data in (self._system.cat(paths) if paths else {}).values():
+        root = re.sub(r'([*?[])', r'[\1]', self._root)  # which may be called `maps [1]`
+        paths = self._system.glob(f'{root}/*/{RESULT}')
+        # `cat` would take the names for patterns, too
+        for data in self._system.cat_ranges(paths, None, None, on_error='return'):
             with suppress(ValueError, KeyError, TypeError):  # cut short: not finished
                 row = json.loads(data)
                 if row['status'] == FINISHED:
