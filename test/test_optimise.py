@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 import json
+import tracemalloc
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -168,6 +170,22 @@ def test_keyframes_are_thinned_out_evenly(frames):
     none = KeyframeStore(0)
     none.add(frames[0], np.eye(4))
     assert not none.kept
+
+
+def test_a_kept_image_takes_100_kb_with_what_it_does_not_show(frames):
+    """Also where each image hides pixels of its own, as those of a moving arm."""
+    image = cv2.resize(frames[0].image, (640, 480), interpolation=cv2.INTER_CUBIC)
+    store, unseen = KeyframeStore(3), np.zeros((480, 640), bool)
+    unseen[300:, 100:400] = True
+    k = K.resized(640, 480)
+    tracemalloc.start()
+    for _ in range(3):
+        frame = Frame(image, k, 0, 'camera', np.eye(4), 'world', unseen=unseen.copy())
+        store.add(frame, np.eye(4))
+        del frame
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 3 * 100_000
 
 
 def test_what_an_image_does_not_show_is_not_learned(world, frames, tmp_path):

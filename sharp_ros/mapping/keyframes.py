@@ -33,14 +33,14 @@ class Keyframe:
         jpeg: of its pixels.
         intrinsics: of the image.
         T_local_camera: [4, 4] pose from the origin of the map.
-        unseen: as of `Frame`.
+        mask: a PNG of its size, 0 where it shows nothing of the scene, else 255; None: nowhere.
     """
 
     stamp_ns: int
     jpeg: bytes
     intrinsics: Intrinsics
     T_local_camera: np.ndarray
-    unseen: np.ndarray | None = None
+    mask: bytes | None = None
 
 
 class KeyframeStore:
@@ -73,7 +73,11 @@ class KeyframeStore:
         bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
         _, jpeg = cv2.imencode('.jpg', bgr, (cv2.IMWRITE_JPEG_QUALITY, _QUALITY))
         pose = np.array(T_local_camera, np.float64)
-        kept = (frame.stamp_ns, jpeg.tobytes(), frame.intrinsics, pose, frame.unseen)
+        mask = None
+        if frame.unseen is not None:  # each may be of its own, and larger than the JPEG
+            _, png = cv2.imencode('.png', np.where(frame.unseen, 0, 255).astype(np.uint8))
+            mask = png.tobytes()
+        kept = (frame.stamp_ns, jpeg.tobytes(), frame.intrinsics, pose, mask)
         self._kept.append(Keyframe(*kept))
 
     @property
@@ -90,7 +94,7 @@ def write_scene(folder: Path, keyframes: Sequence[Keyframe], comments: Sequence[
         keyframes: at least one.
         comments: on the frame of the poses, for people.
     """
-    masked = any(keyframe.unseen is not None for keyframe in keyframes)
+    masked = any(keyframe.mask is not None for keyframe in keyframes)
     for name in (_IMAGES, *[_MASKS] * masked):
         (folder / name).mkdir()
     frames = []
@@ -99,10 +103,9 @@ def write_scene(folder: Path, keyframes: Sequence[Keyframe], comments: Sequence[
         (folder / name).write_bytes(keyframe.jpeg)
         pose = keyframe.T_local_camera @ _FLIP
         about: dict[str, Any] = {'file_path': name, 'stamp_ns': keyframe.stamp_ns}
-        if keyframe.unseen is not None:
+        if keyframe.mask is not None:
             about['mask_path'] = f'{_MASKS}/frame_{number:06d}.png'
-            _, png = cv2.imencode('.png', np.where(keyframe.unseen, 0, 255).astype(np.uint8))
-            (folder / about['mask_path']).write_bytes(png.tobytes())
+            (folder / about['mask_path']).write_bytes(keyframe.mask)
         camera = _camera(keyframe.intrinsics)
         frames.append({**about, **camera, 'transform_matrix': pose.tolist()})
     scene = {
