@@ -81,6 +81,7 @@ def _eval(name: str, kind: str, source: str, *rest: str, **runs: tuple[str, ...]
 
 
 _SEEDS = {'full': ('--seeds', '20'), 'quick': ('--seeds', '1')}
+_MINUTES = {'full': ('--minutes', '5'), 'quick': ('--minutes', '0.2', '--max-frames', '40')}
 _ROOMS = {'full': ('--seeds', '3'), 'quick': ('--seeds', '1')}
 
 # Files of this package in the hands of others, and theirs in its own: what, with whom, the test.
@@ -158,6 +159,8 @@ MEASUREMENTS = (
     ),
     _eval('views', 'views', 'motorcycle'),
     _eval('views_rooms', 'views', 'synthetic', quick=('--max-frames', '2')),
+    _eval('optimised', 'views', 'synthetic', '--against', 'optimiser', **_MINUTES),
+    _eval('optimised_recording', 'views', '{recording}', '--against', 'optimiser', **_MINUTES),
     Measurement(
         'exchanged',
         ('-m', 'pytest', '-q', '-p', 'no:cacheprovider', '--junitxml', '{folder}.xml'),

@@ -8,6 +8,9 @@ import html
 from pathlib import Path
 from typing import Any
 
+from sharp_ros.evaluation.optimised import curve_of_run
+from sharp_ros.pictures.drawing import encode_picture
+
 Report = Mapping[str, Any]
 Row = Sequence[str | None]  # None: does not apply
 
@@ -309,6 +312,42 @@ def _views(report: Report) -> Iterator[str]:
     )
 
 
+def _optimised(report: Report) -> Iterator[str]:
+    for run in report['runs']:
+        speed = run['speed']
+        yield _note(
+            f'{run["name"]}: {run["held_out"]} of {run["images"]} images held out; first view in '
+            f'{run["first_view"]:.2f} s; {speed["iterations_per_s"]:.2f} iterations/s at '
+            f'{speed["size"][0]}x{speed["size"][1]}, {speed["ratio"]:.0f} times the reference.'
+        )
+        yield _inline_png(encode_picture(curve_of_run(run)), 'PSNR over seconds of work')
+        points = (
+            ('one image', run['instant']),
+            *((f'map of {point["images"]}', point) for point in run['fused']),
+            *((f'{point["iterations"]} iterations', point) for point in run['optimised']),
+        )
+        yield _table(
+            ('Gaussians of', 's', 'number', 'MB', 'PSNR dB', 'on common pixels', 'SSIM'),
+            (
+                (
+                    kind,
+                    _number(point['seconds'], '{:.1f}'),
+                    str(point['gaussians']),
+                    str(point['rss_mb']),
+                    _number(point['all']['psnr'], '{:.1f}'),
+                    _number(point['common']['psnr'], '{:.1f}'),
+                    _number(point['common']['ssim'], '{:.2f}'),
+                )
+                for kind, point in points
+            ),
+        )
+
+
+def _inline_png(data: bytes, shows: str) -> str:
+    encoded = base64.b64encode(data).decode()
+    return f'<p><img alt="{_text(shows)}" src="data:image/png;base64,{encoded}"></p>\n'
+
+
 def _exchanged(report: Sequence[Report]) -> Iterator[str]:
     def outcome(row: Report) -> str:
         if row['failed']:
@@ -350,6 +389,8 @@ SECTIONS: dict[str, dict[str, tuple[str, Callable[[Any], Iterator[str]]]]] = {
     'Views from elsewhere': {
         'views': ('Photograph, 0.19 m to the side', _views),
         'views_rooms': ('Simulated rooms', _views),
+        'optimised': ('At once against minutes of optimisation, simulated room', _optimised),
+        'optimised_recording': ('At once against minutes of optimisation, recording', _optimised),
     },
     'Files read and written by others': {'exchanged': ('By test', _exchanged)},
 }
@@ -370,11 +411,8 @@ def page(evidence: Report, picture: Path) -> str:
         for name, (subtitle, shown) in chosen.items():
             body += [f'<h3>{_text(subtitle)}</h3>\n', *_part(parts[name], shown)]
         if 'demo' in chosen and picture.is_file():
-            data = base64.b64encode(picture.read_bytes()).decode()
-            body.append(
-                '<p><img alt="Input, depth, truth, cloud, grid and a virtual view of the run" '
-                f'src="data:image/png;base64,{data}"></p>\n'
-            )
+            shows = 'Input, depth, truth, cloud, grid and a virtual view of the run'
+            body.append(_inline_png(picture.read_bytes(), shows))
     body += _foot(evidence)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

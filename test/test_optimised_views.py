@@ -6,6 +6,7 @@ from itertools import pairwise
 import json
 import time
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from sharp_ros.config import ModelConfig
 from sharp_ros.engine import Engine
 from sharp_ros.errors import InputError
 from sharp_ros.evaluation import view_pairs
-from sharp_ros.evaluation.optimised import evaluate_optimised, held_out
+from sharp_ros.evaluation.optimised import curve_of_run, evaluate_optimised, held_out
 from sharp_ros.evaluation.view_pairs import room_frames
 from sharp_ros.network.predictor import SensorPredictor
 from sharp_ros.optimise import Optimiser
@@ -78,11 +79,15 @@ def test_command_writes_the_curves(frames, monkeypatch, tmp_path, capsys):
     report = tmp_path / 'report.json'
     command = ['eval', 'views', 'synthetic', '--against', 'optimiser', '--model', 'sensor']
     command += ['--minutes', '0.01', '--max-frames', '16', '--json', str(report)]
-    assert main(command) == 0
+    assert main([*command, '--pictures', str(tmp_path / 'curves')]) == 0
     out = capsys.readouterr().out
     assert 'room 0: 2 of 16 images held out' in out
     assert 'one image' in out
     (run,) = json.loads(report.read_text())['runs']
+    picture = cv2.imread(str(tmp_path / 'curves' / 'room_0.png'))
+    np.testing.assert_array_equal(picture[..., ::-1], curve_of_run(run))
+    for colour in ((220, 60, 40), (40, 110, 220), (40, 150, 60)):  # one image, map, optimised
+        assert (picture[..., ::-1] == colour).all(-1).sum() > 50
     assert run['name'] == 'room 0'
     speed = run['speed']  # of the same loop with the reference renderer, in turn
     assert speed['size'] == list(SIZE)
@@ -100,7 +105,6 @@ def test_a_sequence_without_poses_is_refused(frames):
     ('flags', 'words'),
     [
         (['--minutes', '0'], 'give a time'),
-        (['--pictures', 'x'], 'no --pictures'),
         (['--seeds', '0'], 'number of rooms'),
     ],
 )

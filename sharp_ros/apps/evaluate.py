@@ -118,8 +118,7 @@ def run(args: argparse.Namespace) -> int:
 def _place(args: argparse.Namespace, source: Path, folder: Path) -> None:
     """One of many recordings, see `run_many`."""
     args.source, args.json = [str(source)], folder / 'report.json'
-    # held-out views are compared by numbers alone
-    if args.kind == 'maps' or (args.kind == 'views' and args.against is None):
+    if args.kind in {'maps', 'views'}:
         args.pictures = folder / 'pictures'
 
 
@@ -150,17 +149,18 @@ def _views(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
 
 def _optimised(args: argparse.Namespace, device: str, source: _Source) -> _Measured:
     from sharp_ros.engine import Engine
-    from sharp_ros.evaluation.optimised import evaluate_optimised
+    from sharp_ros.evaluation.optimised import curve_of_run, evaluate_optimised
     from sharp_ros.evaluation.view_pairs import room_frames
     from sharp_ros.models import load_predictor
+    from sharp_ros.pictures.drawing import encode_picture
 
     rooms = source.name == 'synthetic'
-    if not args.minutes > 0 or args.pictures is not None:
-        raise ConfigError(
-            f'--minutes {args.minutes:g}: give a time, and no --pictures with --against'
-        )
+    if not args.minutes > 0:
+        raise ConfigError(f'--minutes {args.minutes:g}: give a time')
     if args.seeds is not None and (args.seeds < 1 or not rooms):
         raise ConfigError(f'--seeds {args.seeds}: give the number of rooms of synthetic')
+    if args.pictures is not None:
+        args.pictures.mkdir(parents=True, exist_ok=True)
     predictor, info = load_predictor(args.model, device)
     engine = Engine(predictor, ModelConfig(name=args.model, device=args.device))
     runs = []
@@ -176,7 +176,11 @@ def _optimised(args: argparse.Namespace, device: str, source: _Source) -> _Measu
             device,
             lambda stages: _with_progress(stages, 'points'),
         )
-        runs.append({'name': f'room {seed}' if rooms else Path(source.name).name, **run})
+        name = f'room {seed}' if rooms else Path(source.name).name
+        runs.append({'name': name, **run})
+        if args.pictures is not None:
+            picture = encode_picture(curve_of_run(run))
+            write_atomically(args.pictures / f'{name.replace(" ", "_")}.png', picture)
     note = '' if source.opened is None else source.opened.note
     return _Measured({'minutes': args.minutes, 'runs': runs}, info, note)
 

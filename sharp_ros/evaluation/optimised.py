@@ -7,7 +7,7 @@ images it was made from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import math
 import time
 from typing import Any, TYPE_CHECKING
@@ -24,6 +24,7 @@ from sharp_ros.evaluation.views import COVERED, feature_distance, Features, imag
 from sharp_ros.gaussians import Gaussians
 from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.optimise import Optimiser, View
+from sharp_ros.pictures.curves import draw_curves
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians
 from sharp_ros.rasterizer import rasterize, reference, Rendering
 
@@ -204,6 +205,24 @@ def evaluate_optimised(
     if compare_speed:
         report['speed'] = _speed(whole, fitted, device)
     return report
+
+
+def curve_of_run(run: Mapping[str, Any]) -> np.ndarray:  # -> [H, W, 3] uint8 RGB
+    """PSNR of the pixels that all cover over seconds of work, of what `evaluate_optimised` gives.
+
+    One image is drawn from its time to the end, since more time makes it no better.
+    """
+    fused, optimised = (
+        [(point['seconds'], point['common']['psnr']) for point in run[name]]
+        for name in ('fused', 'optimised')
+    )
+    psnr = run['instant']['common']['psnr']
+    curves = {
+        'one image': [(run['first_view'], psnr), (optimised[-1][0], psnr)],
+        'fused map': fused,
+        'optimised': [fused[-1], *optimised],
+    }
+    return draw_curves(curves, ('seconds of work', 'PSNR of held-out views, dB'))
 
 
 def _stages(optimiser: Optimiser, seconds: float) -> Iterator[int]:

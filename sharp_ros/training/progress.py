@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-import math
 from typing import Any
 
 import cv2
 import numpy as np
 
+from sharp_ros.pictures.curves import draw_curves
+from sharp_ros.pictures.drawing import encode_picture
+
 _GREY = (110, 110, 110)  # where nothing is known
 _WORST = 0.5  # error in log depth that is drawn in the brightest colour
-_SIZE = (900, 420)  # width, height of the curves
-_INK = (60, 60, 60)
-_COLOURS = ((220, 60, 40), (40, 110, 220), (40, 150, 60), (160, 80, 190))  # RGB
 
 
 def validation_grid(images: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> bytes:
@@ -43,14 +42,11 @@ def validation_grid(images: np.ndarray, truth: np.ndarray, predicted: np.ndarray
             _coloured(error, cv2.COLORMAP_INFERNO, known),
         ]
         rows.append(np.hstack(tiles))
-    return _png(np.vstack(rows))
+    return encode_picture(np.vstack(rows))
 
 
 def training_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Losses and held-out metrics over the images seen.
-
-    An axis is logarithmic where all of its values are positive: a fine-tuning is judged before its
-    first image, too, and a loss may be negative, as likelihoods are.
 
     Args:
         rows: of the log: `seen` with `total`, the smoothed training loss, or with `validation`,
@@ -68,85 +64,9 @@ def training_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
         'held-out AbsRel': validated('abs_rel'),
         'scaled': validated('abs_rel_median_scaled'),
     }
-    curves = {
-        name: np.array([p for p in points if math.isfinite(p[1])], np.float64).reshape(-1, 2)
-        for name, points in curves.items()
-    }
-    width, height = _SIZE
-    left, right, top, bottom = 70, 20, 40, 50
-    picture = np.full((height, width, 3), 255, np.uint8)
-    shown = np.concatenate(list(curves.values()))
-    if not len(shown):
-        return _png(picture)
-    axes = [_Axis(values) for values in shown.T]
-
-    def place(points: np.ndarray) -> np.ndarray:  # [N, 2] -> [N, 2] pixels
-        share = np.stack([axis.share(v) for axis, v in zip(axes, points.T, strict=True)], -1)
-        scale = (width - left - right, -(height - top - bottom))
-        return np.rint(share * scale + (left, height - bottom)).astype(np.int32)
-
-    floor = height - bottom
-    for axis, ticks in enumerate(axis.ticks() for axis in axes):
-        for value in ticks:
-            corner = np.array([a.values[0] for a in axes])
-            corner[axis] = value
-            x, y = (int(v) for v in place(corner[None])[0])
-            start, end = ((x, top), (x, floor)) if axis == 0 else ((left, y), (width - right, y))
-            cv2.line(picture, start, end, (225, 225, 225))
-            text = f'{value:g}'
-            at = (x - 4 * len(text), floor + 18) if axis == 0 else (62 - 8 * len(text), y + 4)
-            _write(picture, text, at, _INK)
-    cv2.polylines(
-        picture, [np.array([(left, top), (left, floor), (width - right, floor)])], False, _INK
-    )
-    for seen in (row['kept'] for row in rows if row.get('kept')):
-        x = int(place(np.array([[seen, axes[1].values[0]]]))[0, 0])
-        cv2.line(picture, (x, top), (x, floor), _INK, 1)
-        _write(picture, 'kept', (x - 32, top + 12), _INK)
-    x = left
-    for (name, points), colour in zip(curves.items(), _COLOURS, strict=True):
-        if len(points):
-            pixels = place(points)
-            cv2.polylines(picture, [pixels], False, colour, 2, cv2.LINE_AA)
-            for pixel in pixels if len(points) < 40 else ():
-                cv2.circle(picture, pixel.tolist(), 3, colour, -1, cv2.LINE_AA)
-            text = f'{name} {points[-1, 1]:.3f}'
-            _write(picture, text, (x, 24), colour)
-            x += 12 + 9 * len(text)
-    _write(picture, 'images seen', (width - right - 80, height - 8), _INK)
-    _write(picture, 'loss, AbsRel', (6, height - 8), _INK)
-    return _png(picture)
-
-
-class _Axis:
-    """From the lowest to the highest of some values, logarithmic if all are positive."""
-
-    def __init__(self, values: np.ndarray) -> None:
-        self._log = bool((values > 0).all())
-        low, high = float(values.min()), float(values.max())
-        margin = 0.02 * (high - low) or 0.1 * abs(high) or 1.0
-        self.values = (low / 1.05, high * 1.05) if self._log else (low - margin, high + margin)
-        self._ends = self._scaled(np.array(self.values))
-
-    def share(self, values: np.ndarray) -> np.ndarray:
-        """Values to 0 at the beginning of the axis, 1 at its end."""
-        return (self._scaled(values) - self._ends[0]) / (self._ends[1] - self._ends[0])
-
-    def ticks(self) -> list[float]:
-        """Round values on the axis."""
-        low, high = self.values
-        if self._log and high / low > 2:
-            exponents = range(math.floor(self._ends[0]), math.ceil(self._ends[1]))
-            steps = [digit * 10.0**exponent for exponent in exponents for digit in (1, 2, 5)]
-        else:
-            rough = (high - low) / 4
-            size = 10.0 ** math.floor(math.log10(rough))
-            size *= max(digit for digit in (1, 2, 5) if digit * size <= rough)
-            steps = [size * i for i in range(math.ceil(low / size), math.floor(high / size) + 1)]
-        return [round(step, 12) for step in steps if low <= step <= high]
-
-    def _scaled(self, values: np.ndarray) -> np.ndarray:
-        return np.log10(values) if self._log else values
+    kept = [row['kept'] for row in rows if row.get('kept')]
+    marked = {'kept': kept[-1]} if kept else {}
+    return encode_picture(draw_curves(curves, ('images seen', 'loss, AbsRel'), marked))
 
 
 def _coloured(value: np.ndarray, colours: int, known: np.ndarray) -> np.ndarray:
@@ -155,13 +75,3 @@ def _coloured(value: np.ndarray, colours: int, known: np.ndarray) -> np.ndarray:
     picture = cv2.applyColorMap(levels, colours)[..., ::-1].copy()
     picture[~known] = _GREY
     return picture
-
-
-def _write(picture: np.ndarray, text: str, at: tuple[int, int], colour: Sequence[int]) -> None:
-    cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
-
-
-def _png(picture: np.ndarray) -> bytes:
-    done, data = cv2.imencode('.png', np.ascontiguousarray(picture[..., ::-1]))
-    assert done
-    return data.tobytes()
