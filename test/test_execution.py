@@ -197,10 +197,10 @@ def test_a_frame_whose_result_nobody_takes_does_not_stop_those_that_follow():
 
 
 def of_unit_width(gaussians):
-    """Covariances [N, 3, 3] as multiples of the least of each."""
+    """Covariances [N, 3, 3] as multiples of the width of each."""
     scales, quats = (values.double() for values in gaussians.shapes)
     rotations = rotations_from_quats(torch.nn.functional.normalize(quats, dim=1))
-    axes = rotations * (scales / scales[:, :1])[:, None]
+    axes = rotations * (scales / scales[:, 1:2])[:, None]
     return axes @ axes.mT
 
 

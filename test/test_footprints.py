@@ -11,7 +11,9 @@ import torch
 from sharp_ros.camera import Intrinsics
 from sharp_ros.network.composer import gaussians_from_depth
 from sharp_ros.network.footprints import STEEPEST, stretched
+from sharp_ros.network.nano_arrays import STD_CELLS
 from sharp_ros.rasterizer import rasterize
+from sharp_ros.se3 import matrix_from_quat
 
 CAMERA = Intrinsics.from_hfov(1.0, 64, 48)
 
@@ -26,9 +28,11 @@ def plane(normal, distance, k=CAMERA):
 
 
 def slow(z, known, k):
-    """What `stretched` gives, in float64 and from points and cross products alone."""
+    """What `stretched` gives, in float64 from cross products: lengths, areas, long axes and
+    normals."""
     x, y = k.axes()
-    stretch, long = np.ones(z.shape), np.zeros((*z.shape, 3))
+    stretch, areas = np.ones(z.shape), np.ones(z.shape)
+    long, normals = np.zeros((2, *z.shape, 3))
 
     def flatter(v, u, dv, du):
         """Slope of the log of z towards (dv, du) and from behind, whichever is less."""
@@ -52,15 +56,10 @@ def slow(z, known, k):
         unit = normal / area
         inside = ray - (ray @ unit) * unit
         if length > 1 and np.linalg.norm(inside) > 1e-3:
-            stretch[layer, v, u] = length
+            stretch[layer, v, u], areas[layer, v, u] = length, area
             long[layer, v, u] = inside / np.linalg.norm(inside)
-    return stretch, long
-
-
-def local_z(quats):
-    """The z axis after each turn, [..., 3] of unit length."""
-    w, x, y, z = np.moveaxis(quats / np.linalg.norm(quats, axis=-1, keepdims=True), -1, 0)
-    return np.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], -1)
+            normals[layer, v, u] = unit
+    return stretch, areas, long, normals
 
 
 @pytest.mark.parametrize('missing', [0.0, 0.3])
@@ -69,15 +68,21 @@ def test_cells_are_as_long_as_points_and_cross_products_say(missing):
     k = Intrinsics(70.0, 60.0, 30.0, 20.0, 64, 48)
     rough = np.exp(0.2 * np.cumsum(rng.normal(0, 0.15, (2, 48, 64)), 2)).astype(np.float32)
     known = rng.random(rough.shape) >= missing
-    stretch, quats = stretched(rough, known, k)
-    truth, long = slow(rough, known, k)
+    (stretch, thick), quats = stretched(rough, known, k)
+    truth, areas, long, normals = slow(rough, known, k)
     assert np.median(truth[known]) > 1.1  # the rough surface has cells of all kinds
     assert (truth == 1).mean() > 0.02
     assert truth.max() > 6
     np.testing.assert_allclose(stretch, truth, rtol=2e-3)
-    turned = (truth > 1.01) & (np.linalg.norm(long, axis=-1) > 0)
-    cosine = np.abs((local_z(quats) * long).sum(-1))[turned]
-    assert cosine.min() > 0.999
+    surface = (truth > 1) & (truth == areas)
+    np.testing.assert_allclose(thick[surface], 1 / truth[surface], rtol=0.02)
+    assert (thick >= np.float32(0.99) / stretch).all()
+    assert (thick <= 1).all()
+    turned = truth > 1.01
+    quats = np.moveaxis(quats, 0, -1).astype(np.float64)
+    axes = matrix_from_quat(quats / np.linalg.norm(quats, axis=-1, keepdims=True))
+    for axis, expected in ((axes[..., 0], long), (axes[..., 2], normals)):
+        assert np.abs((axis * expected).sum(-1))[turned].min() > 0.999
     assert (quats[truth == 1] == [1, 0, 0, 0]).all()
 
 
@@ -101,16 +106,36 @@ def test_a_slanted_surface_has_no_gaps_from_the_side(normal):
     gaussians = gaussians_from_depth(torch.from_numpy(z)[None], gray, CAMERA)
     assert least_covered(gaussians, normal) > 0.8
     scales, _ = gaussians.shapes
-    unstretched = replace(gaussians, scales=scales[:, :1].expand(-1, 3).contiguous())
+    unstretched = replace(gaussians, scales=scales[:, 1:2].expand(-1, 3).contiguous())
     assert least_covered(unstretched, normal) < 0.75
+
+
+@pytest.mark.parametrize('normal', [(0, 0.94, 0.35), (0.87, 0, 0.5), (0.6, 0.6, 0.53)])
+def test_a_slanted_surface_is_as_sharp_as_ever_from_where_it_was_seen(normal):
+    """Standard deviations in the image, in cells, are those of a surface seen square on."""
+    z = plane(normal, 1.0)[8:-8, 8:-8]
+    k = CAMERA.cropped(8, 8, 48, 32)
+    gaussians = gaussians_from_depth(torch.from_numpy(z)[None], torch.zeros(3, *z.shape), k)
+    scales, quats = (values.double().numpy() for values in gaussians.shapes)
+    axes = matrix_from_quat(quats / np.linalg.norm(quats, axis=1, keepdims=True))
+    axes *= scales[:, None]
+    x, y = (axis.ravel() for axis in np.meshgrid(*k.axes()))
+    jacobian = np.zeros((len(x), 2, 3))
+    jacobian[:, 0, 0], jacobian[:, 0, 2] = k.fx, -k.fx * x
+    jacobian[:, 1, 1], jacobian[:, 1, 2] = k.fy, -k.fy * y
+    seen = jacobian @ axes / z.reshape(-1, 1, 1)
+    known = np.isfinite(z).ravel()
+    deviations = np.linalg.svd(seen[known], compute_uv=False)
+    assert deviations.max() < 1.15 * STD_CELLS
+    assert deviations.min() > 0.8 * STD_CELLS
 
 
 def test_nothing_is_stretched_across_a_jump_of_depth():
     z = np.full((1, 48, 64), 3.0, np.float32)
     z[0, 10:30, 20:40] = 1.0
     stretch, quats = stretched(z, np.ones(z.shape, bool), CAMERA)
-    np.testing.assert_allclose(stretch, 1, atol=1e-5)
-    assert (quats[..., 0] > 0).all()
+    np.testing.assert_allclose(stretch, 1, atol=1e-4)
+    assert (quats[0] > 0).all()
 
 
 def test_what_is_steeper_than_any_surface_is_round():

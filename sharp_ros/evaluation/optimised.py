@@ -222,7 +222,8 @@ def curve_of_run(run: Mapping[str, Any]) -> np.ndarray:  # -> [H, W, 3] uint8 RG
         'fused map': fused,
         'optimised': [fused[-1], *optimised],
     }
-    return draw_curves(curves, ('seconds of work', 'PSNR of held-out views, dB'))
+    axes = ('seconds of work', 'PSNR of held-out views, dB')
+    return draw_curves(curves, axes, logarithmic=(True, False))
 
 
 def _stages(optimiser: Optimiser, seconds: float) -> Iterator[int]:

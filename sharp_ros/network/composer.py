@@ -41,8 +41,9 @@ def gaussians_from_depth(
 ) -> Gaussians:  # N = layers * rows * columns
     """Place a Gaussian on the ray of every cell, as wide as the cell appears there.
 
-    Along a slanted surface it is as long as the cell covers of it, so that the surface is closed
-    seen from elsewhere, too (`footprints`); no gradient flows through how long that is.
+    Along a slanted surface it is as long as the cell covers of it, and as much thinner, so that
+    the surface is closed seen from elsewhere, too (`footprints`), and not blurred from here. No
+    gradient flows through how long that is.
 
     Args:
         depth: z-depth of the surfaces met by each ray, front layer first, metres; cells that are
@@ -77,17 +78,17 @@ def gaussians_from_depth(
     means = torch.cat([rays * z[..., None], z[..., None]], -1).reshape(-1, 3)
     # pixels may be anisotropic after a resize; the geometric mean keeps the footprint's area
     widths = z * (STD_CELLS / (intrinsics.fx * intrinsics.fy) ** 0.5)
-    stretch, quats = (
+    (long, thick), quats = (
         torch.from_numpy(values).to(z)
         for values in stretched(array_of(z.float()), array_of(valid), intrinsics)
     )
-    scales = torch.stack([widths, widths, widths * stretch], -1).reshape(-1, 3)
+    scales = torch.stack([widths * long, widths, widths * thick], -1).reshape(-1, 3)
     colors = linear_from_srgb(image).permute(1, 2, 0).reshape(-1, 3)
     if log_depth_std is not None:
         log_depth_std = log_depth_std.reshape(-1).repeat(layers)
     return Gaussians(
         means=means,
-        quats=quats.reshape(-1, 4),
+        quats=quats.flatten(1).T.contiguous(),
         scales=scales,
         opacities=opacity.reshape(-1),
         colors=colors.repeat(layers, 1),

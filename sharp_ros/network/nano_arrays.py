@@ -199,14 +199,15 @@ def _shapes(
     widths = z * np.float32(STD_CELLS / (intrinsics.fx * intrinsics.fy) ** 0.5)
     if len(prediction) >= CHANNELS:
         widths *= np.exp(WIDTH_STEP * np.tanh(prediction[WIDTHS])).clip(NARROWEST)
-    stretch, quats = stretched(z, valid, intrinsics)
-    return _joined(widths, widths, widths * stretch), quats.reshape(-1, 4)
+    (long, thick), quats = stretched(z, valid, intrinsics)
+    return _joined(widths * long, widths, widths * thick), _joined(*quats)
 
 
-def _joined(*planes: np.ndarray) -> np.ndarray:  # 3 x [L, h, w] -> [N, 3]
+def _joined(*planes: np.ndarray) -> np.ndarray:  # K x [L, h, w] -> [N, K]
     """Numbers of each Gaussian together; numpy would copy them one by one."""
     columns = planes[0].shape[-1]
-    return cv2.merge([plane.reshape(-1, columns) for plane in planes]).reshape(-1, 3)
+    merged = cv2.merge([plane.reshape(-1, columns) for plane in planes])
+    return merged.reshape(-1, len(planes))
 
 
 def _logit(p: np.ndarray) -> np.ndarray:

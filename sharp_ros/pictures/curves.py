@@ -18,15 +18,15 @@ def draw_curves(
     curves: Mapping[str, Sequence[tuple[float, float]]],
     axes: tuple[str, str],
     marked: Mapping[str, float] | None = None,
+    logarithmic: tuple[bool, bool] = (True, True),
 ) -> np.ndarray:  # -> [H, W, 3] uint8 RGB
     """Draw curves, each with its name and last value above; empty without any point.
-
-    An axis is logarithmic where all of its values are positive.
 
     Args:
         curves: name to points, four at most; what is not finite is left out.
         axes: names of both.
         marked: name to place on the horizontal axis of vertical lines.
+        logarithmic: whether each axis is that where all of its values are positive.
     """
     shown = {
         name: np.array([p for p in points if np.isfinite(p).all()], np.float64).reshape(-1, 2)
@@ -37,7 +37,7 @@ def draw_curves(
     points = np.concatenate(list(shown.values()))
     if not len(points):
         return picture
-    scales = [_Axis(values) for values in points.T]
+    scales = [_Axis(values, log) for values, log in zip(points.T, logarithmic, strict=True)]
     floor = height - _BOTTOM
 
     def place(points: np.ndarray) -> np.ndarray:  # [N, 2] -> [N, 2] pixels
@@ -81,8 +81,8 @@ def draw_curves(
 class _Axis:
     """From the lowest to the highest of some values, logarithmic if all are positive."""
 
-    def __init__(self, values: np.ndarray) -> None:
-        self._log = bool((values > 0).all())
+    def __init__(self, values: np.ndarray, log: bool) -> None:
+        self._log = log and bool((values > 0).all())
         low, high = float(values.min()), float(values.max())
         margin = 0.02 * (high - low) or 0.1 * abs(high) or 1.0
         self.values = (low / 1.05, high * 1.05) if self._log else (low - margin, high + margin)
