@@ -197,7 +197,8 @@ class SharpNode(LifecycleNode):
             return FAILURE
         result = super().on_activate(state)  # enables the publishers
         self._worker = Worker(self._process, self._on_error, name='sharp_worker')
-        session.last_stamp_ns = session.request = session.uncalibrated = None
+        session.last_stamp_ns = session.uncalibrated = None
+        session.requests.clear()
         session.wiring.forget_camera()
         self._is_to_apply = False
         try:
@@ -470,10 +471,8 @@ class SharpNode(LifecycleNode):
 
     def _on_view_request(self, msg: PoseStamped) -> None:
         running = self.running()
-        waiting = running.session.request is not None
-        running.session.request = msg
-        if not waiting:
-            running.worker.post(self._serve_request)
+        running.session.requests.append(msg)
+        running.worker.post(self._serve_request)  # each: it may just be taking the one before
 
     def _open_web_view(self, config: SharpConfig) -> LiveView | None:
         assert self._requests is not None
@@ -558,10 +557,9 @@ class SharpNode(LifecycleNode):
 
     def _serve_request(self) -> None:
         """Render the views of placement `request` as the newest request says."""
-        session = self._configured()
-        msg, session.request = session.request, None
-        assert msg is not None
-        self._render_request(msg)
+        requests = self._configured().requests
+        if requests:  # else it was served in the turn of an older one
+            self._render_request(requests.pop())
 
     def _render_request(self, msg: PoseStamped) -> None:
         session = self._configured()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from geometry_msgs.msg import PoseStamped
@@ -43,7 +44,7 @@ class Session:
         wiring: tells the camera from others on its topics, and knows its calibration.
         uncalibrated: newest image, and depth, that came before any calibration.
         last_stamp_ns: of the newest image since activation; None before it.
-        request: pose of the newest view request that is not served yet.
+        requests: the newest view request, unless it was served.
     """
 
     pipeline: Pipeline
@@ -60,7 +61,7 @@ class Session:
     wiring: CameraWiring
     uncalibrated: RawFrame | None = None
     last_stamp_ns: int | None = None
-    request: PoseStamped | None = None
+    requests: deque[PoseStamped] = field(default_factory=lambda: deque(maxlen=1))
 
     def reconfigure(self, config: SharpConfig) -> None:
         """Go on with other settings, which differ in live ones only; between two frames."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 
 from geometry_msgs.msg import PoseStamped
@@ -216,6 +217,24 @@ def test_a_requested_pose_is_rendered_from_the_newest_image(make_node, peer, wat
     fixed, sent = tf2.sent[-1]
     assert not fixed
     assert (sent.header.frame_id, sent.child_frame_id) == (parent, 'requested_optical_frame')
+
+
+def test_a_request_that_comes_while_another_is_taken_is_served_too(make_node, peer, watch, tf2):
+    class Taken(deque):
+        def pop(self):
+            taken = super().pop()
+            if not late:
+                late.append(pose_to_msg(VIEW_POSE, peer.now(), CAMERA))
+                node._on_view_request(late[0])
+            return taken
+
+    late = []
+    got = watch('requested', ['image'])
+    node = start(make_node())
+    node._configured().requests = Taken(maxlen=1)
+    peer.spin_until(lambda: node._worker.counts().processed >= 1, each=peer.send)
+    node._on_view_request(pose_to_msg(VIEW_POSE, peer.now(), CAMERA))
+    peer.spin_until(lambda: len(got['image']) == 2)
 
 
 def test_requests_that_cannot_be_served_are_counted_and_harm_nothing(make_node, peer, watch, tf2):
