@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 import http.client
 import socket
 import struct
@@ -181,6 +182,17 @@ def test_who_comes_late_sees_all_that_was_offered():
             assert (plane['render_width'], plane['render_height']) == pytest.approx((1.0, 0.5))
             live.start_over(None)
             watcher.wait_for('RemoveSceneNodeMessage', '/grid')
+
+
+def test_the_grid_of_a_new_map_stays_though_its_first_frame_has_none():
+    grid = OccupancyGrid2D(np.zeros((40, 60), np.int8), 0.05, (-1.0, -1.0))
+    with live_view() as live:
+        live.offer(result_of(grid=grid))
+        live.start_over(grid)
+        live.offer(replace(result_of(), restarted=True))
+        assert live._newest.grid is grid
+        live.offer(replace(result_of(), restarted=True))  # whose map nobody has told of
+        assert live._newest.grid is None
 
 
 def test_gaussians_are_wanted_only_as_often_as_the_rate_allows():

@@ -96,6 +96,7 @@ class LiveView:
         self.url = self._gate.url
         self._rate = config.web.rate_mb_s * 1e6
         self._newest = _Newest()
+        self._started_over = False  # since the last result
         # (stamp, pose): joining a snapshot takes a while, in which the camera may go on
         self._poses: deque[tuple[int, np.ndarray | None]] = deque(maxlen=_MOST_POSES)
         self._drawn: dict[str, object] = {}  # what each node of the page shows
@@ -139,8 +140,9 @@ class LiveView:
         frame, newest = result.frame, self._newest
         pose = frame.T_world_camera
         with self._lock:
-            if result.restarted:
+            if result.restarted and not self._started_over:
                 self._forget()
+            self._started_over = False
             newest.result = result
             self._poses.append((frame.stamp_ns, pose))
             if pose is not None:
@@ -179,7 +181,7 @@ class LiveView:
         """Forget all that was offered; the grid, if there is one, is that of the new map."""
         with self._lock:
             self._forget()
-            self._newest.grid = grid
+            self._newest.grid, self._started_over = grid, True
         self._wake.set()
 
     def _forget(self) -> None:
