@@ -252,7 +252,7 @@ def test_maps_and_snapshots_are_also_saved_in_other_formats(make_node, peer, cal
     assert 'no .las' not in response.message  # of the Gaussians, where there is no surface
     written = {path.name for path in (tmp_path / 'latest').iterdir()}
     assert {'gaussians.ply', 'gaussians.spz', 'cloud.las'} <= written
-    response = call('snapshot')
+    response = call('snapshot', timeout=60.0)  # by another process, which has to start
     assert response.success, response.message
     found = sorted(path.suffix for path in tmp_path.glob('snapshot_*'))
     assert found == ['.las', '.spz']
