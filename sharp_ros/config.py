@@ -440,7 +440,7 @@ class GaussianMapConfig:
         0.05, 'voxel edge length, one Gaussian per voxel; 0.03 suits measured depth', minimum=0.005
     )
     max_gaussians: int = option(
-        300_000, 'largest number of Gaussians, 200 bytes each', minimum=1000
+        300_000, 'largest number of Gaussians, 130 bytes each', minimum=1000
     )
     max_range: float = option(5.0, 'largest distance at which Gaussians are fused', minimum=0.1)
 

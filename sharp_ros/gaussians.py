@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+_BLOCK = 1 << 14  # Gaussians, 0.9 MB
 _FIELDS = ('means', 'quats', 'scales', 'opacities', 'colors', 'log_depth_std', 'empty')
 
 
@@ -47,6 +48,39 @@ class GaussianArrays:
         if self.scales is None or self.quats is None:
             raise _points_only()
         return self.scales, self.quats
+
+
+@dataclass(frozen=True)
+class GaussianBlocks:
+    """Gaussians on the CPU that are made when they are read, so that they never lie there whole.
+
+    Each block lies where the one before it did.
+
+    Attributes:
+        count: of all.
+        write: writes those from a number on into arrays, as many as fit.
+    """
+
+    count: int
+    write: Callable[[int, GaussianArrays], None]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[GaussianArrays]:
+        block = empty_arrays(min(self.count, _BLOCK))
+        for start in range(0, self.count, _BLOCK):
+            n = min(_BLOCK, self.count - start)
+            held = (block.means, block.quats, block.scales, block.opacities, block.colors)
+            part = GaussianArrays(*(values if values is None else values[:n] for values in held))
+            self.write(start, part)
+            yield part
+
+
+def empty_arrays(count: int) -> GaussianArrays:
+    """Arrays for so many Gaussians, float32, to be written."""
+    shapes = ((count, 3), (count, 4), (count, 3), (count,), (count, 3))
+    return GaussianArrays(*(np.empty(shape, np.float32) for shape in shapes))
 
 
 @dataclass(frozen=True)

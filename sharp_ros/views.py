@@ -11,7 +11,7 @@ import numpy as np
 from sharp_ros.camera import Frame, Intrinsics, unproject
 from sharp_ros.config import ViewConfig
 from sharp_ros.errors import InputError, PoseUnavailableError
-from sharp_ros.gaussians import Gaussians
+from sharp_ros.gaussians import GaussianBlocks, Gaussians
 from sharp_ros.mapping.world_map import WorldMap
 from sharp_ros.rasterizer import rasterize
 from sharp_ros.rate_limiter import RateLimiter
@@ -238,18 +238,20 @@ class VirtualCameras:
         return views, unplaced
 
 
-def _scene(source: str, seen: Seen, world: WorldMap) -> tuple[Gaussians, np.ndarray, np.ndarray]:
+def _scene(
+    source: str, seen: Seen, world: WorldMap
+) -> tuple[Gaussians | GaussianBlocks, np.ndarray, np.ndarray]:
     """Gaussians to look at, `T_scene_camera`, and [K, 3] where they were observed from."""
     if source == 'frame':
         return seen.gaussians, np.eye(4), np.zeros((1, 3))
     if seen.frame.T_world_camera is None or not seen.mapped:
         raise PoseUnavailableError('the pose of the camera in the map is not known', 'no_pose')
-    gaussians, observers = world.fused()
-    return gaussians, world.local(seen.frame), observers
+    blocks, observers = world.fused_blocks()
+    return blocks, world.local(seen.frame), observers
 
 
 def render_view(
-    gaussians: Gaussians,
+    gaussians: Gaussians | GaussianBlocks,
     intrinsics: Intrinsics,
     placement: Placement,
     observers: np.ndarray,

@@ -1,21 +1,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+import gc
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 
+from sharp_ros import gaussians as gaussians_module
 from sharp_ros.camera import Intrinsics
 from sharp_ros.config import GaussianMapConfig, PointCloudConfig
 from sharp_ros.errors import InputError
-from sharp_ros.gaussians import Gaussians, rotations_from_quats
+from sharp_ros.gaussians import empty_arrays, Gaussians, rotations_from_quats
 from sharp_ros.mapping.gaussian_map import GaussianMap, SPREAD
+from sharp_ros.mapping.gaussian_moments import _turn, export, TURN_BIT
 from sharp_ros.models import load_predictor
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians
 from sharp_ros.rasterizer import rasterize
-from sharp_ros.se3 import inverse, look_at, matrix_from_quat, transform
+from sharp_ros.se3 import inverse, look_at, matrix_from_quat, quat_from_matrix, transform
 from sharp_ros.synthetic import Room
 
 SMALL = Intrinsics.from_hfov(1.2, 80, 60)
@@ -182,6 +186,105 @@ def test_near_certain_and_opaque_gaussians_count_more():
     assert red_share(log_depth_std=torch.tensor([0.1, 0.2])) == pytest.approx(4 / 5)
 
 
+def driven() -> GaussianMap:
+    """A map of three frames, the last of which sees through some of the first."""
+    gaussian_map = GaussianMap(GaussianMapConfig(voxel_size=0.03))
+    for seed, x in ((1, 0.0), (2, 0.02), (3, 0.05)):
+        take(gaussian_map, some(700, seed, 0.05), transform(np.eye(3), np.array([x, 0, 0])))
+    return gaussian_map
+
+
+def slowly(state: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Means, covariances, opacities and colours of a stored map, row by row in float64."""
+    side, rows = float(state['setting.voxel_size']), []
+    shifts = np.array([0, 21, 42])
+    cells = (state['voxels'][:, None] >> shifts & (1 << 21) - 1) - (1 << 20)
+    held = {tuple(cell) for cell in cells}
+    upper = np.triu_indices(3)
+    for cell, sums in zip(cells, state['sums'].astype(np.float64), strict=True):
+        weight, mean = sums[0], sums[1:4] / sums[0]
+        own, between = np.empty((2, 3, 3))
+        own[upper] = own.T[upper] = sums[4:10] / weight
+        between[upper] = between.T[upper] = sums[10:16] / weight
+        between -= np.outer(mean, mean)
+        _, axes = np.linalg.eigh(own + between)  # the shortest first
+        factors = np.array([1, SPREAD**2, SPREAD**2])
+        size = np.trace(own + between)
+        variances = np.array(
+            [
+                max(axis @ (own + factor * between) @ axis, 1e-8 * size)
+                for axis, factor in zip(axes.T, factors, strict=True)
+            ]
+        )
+        steps = np.vstack([np.eye(3, dtype=int), -np.eye(3, dtype=int)])
+        company = sum(tuple(cell + step) in held for step in steps)
+        beyond = np.maximum(variances - (0.6 * side) ** 2, 0)
+        variances -= min(company, 4) / 4 * beyond
+        covariance = axes * variances @ axes.T
+        rows.append(
+            ((cell + 0.5) * side + mean, covariance, sums[19] / weight, sums[16:19] / weight)
+        )
+    return tuple(np.array(column) for column in zip(*rows, strict=True))
+
+
+def test_what_is_exported_is_that_of_the_slow_twin():
+    gaussian_map = driven()
+    assert len(gaussian_map) > 1000
+    given = gaussian_map.gaussians()
+    a, (means, wanted, opacities, colors) = given.arrays, slowly(gaussian_map.state())
+    ulp = 1.2e-7
+    assert np.abs(a.means - means).max() <= ulp * np.abs(means).max()
+    assert np.abs(a.opacities - opacities).max() <= ulp
+    assert np.abs(a.colors - colors).max() <= ulp
+    assert np.abs(np.linalg.norm(a.quats, axis=1) - 1).max() <= ulp
+    sizes = np.trace(wanted, axis1=1, axis2=2)
+    errors = np.abs(covariances(given) - wanted).max((1, 2)) / sizes
+    assert errors.max() < 1e-3  # two axes as long as each other may be any
+    assert np.median(errors) < 1e-6
+
+
+def test_a_rotation_is_kept_in_three_numbers_to_the_last_bit():
+    rng = np.random.default_rng(5)
+    given = rng.normal(size=(400, 4))
+    given[:100] = np.eye(4)[np.arange(100) % 4]  # half turns are told by one number alone
+    given[100:200] = np.abs(rng.normal(size=(100, 4))) * rng.choice([1e-9, 1], (100, 4)) + 1e-30
+    rotations = [matrix_from_quat(q / np.linalg.norm(q)) for q in given]
+    flags, shapes = np.zeros(400, np.uint8), np.ones((400, 6), np.float32)
+    for i, rotation in enumerate(rotations):
+        turn, *shapes[i, 3:] = _turn(tuple(rotation[:, 0]), tuple(rotation[:, 1]))
+        flags[i] = turn << TURN_BIT
+    assert set(flags >> TURN_BIT) == {0, 1, 2, 3}
+    out, sums = empty_arrays(400), np.ones((400, 8), np.float32)
+    into = (out.means, out.quats, out.scales, out.opacities, out.colors)
+    export(np.zeros(400, np.int64), sums, flags, shapes, 0.05, *into)
+    assert out.quats is not None
+    for quat, rotation, bits in zip(out.quats, rotations, flags, strict=True):
+        assert quat[bits >> TURN_BIT] >= 0.5 - 1e-6
+        exact = quat_from_matrix(rotation)
+        assert np.abs(quat - exact * np.sign(exact @ quat)).max() <= 1.2e-7
+
+
+def test_blocks_are_the_same_gaussians_and_give_the_same_view(monkeypatch):
+    gaussian_map = driven()
+    whole, blocks = gaussian_map.gaussians(), gaussian_map.blocks()
+    monkeypatch.setattr(gaussians_module, '_BLOCK', 100)
+    parts = [{name: a.copy() for name, a in vars(b).items() if a is not None} for b in blocks]
+    assert len(parts) == math.ceil(len(whole) / 100)
+    for name in parts[0]:
+        joint = np.concatenate([part[name] for part in parts])
+        np.testing.assert_array_equal(joint, getattr(whole.arrays, name))
+    for depth in (False, True):
+        expected, got = (
+            rasterize(scene, SMALL, median_depth=depth).arrays for scene in (whole, blocks)
+        )
+        for values, others in zip(expected, got, strict=True):
+            np.testing.assert_array_equal(others, values)
+    assert expected.alpha.max() > 0.5
+    empty = GaussianMap(GaussianMapConfig()).blocks()
+    assert len(empty) == 0
+    assert not rasterize(empty, SMALL).arrays.alpha.any()
+
+
 # --- what a frame brings and takes away ---------------------------------------------------------
 
 
@@ -325,14 +428,37 @@ def test_guesses_make_room_for_what_was_seen():
     assert int((gaussian_map.gaussians().means[:, 0] > 40).sum()) == 400
 
 
+def held_by(gaussian_map: GaussianMap) -> int:
+    members = (*vars(gaussian_map).values(), *vars(gaussian_map._hash).values())
+    return sum(a.nbytes for a in members if isinstance(a, np.ndarray))
+
+
+@pytest.mark.parametrize('rows', [1 << 16, 100_000, (1 << 16) + 1])
+def test_a_row_takes_six_tenths_of_what_it_took(rows):
+    # Once there were 20 sums, voxel, evidence and two marks, and the Gaussians twice.
+    rasterize(driven().blocks(), SMALL)  # compiled before anything is counted
+    gc.collect()
+    tracemalloc.start()  # knows of NumPy's arrays, too
+    gaussian_map = GaussianMap(GaussianMapConfig(max_gaussians=rows, voxel_size=0.03))
+    take(gaussian_map, some(900, seed=1))
+    assert len(gaussian_map.gaussians()) == 900  # which nobody holds any more
+    rasterize(gaussian_map.blocks(), SMALL)
+    gc.collect()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    table = gaussian_map._hash.table.nbytes
+    once = table + rows * (8 + 80 + 4 + 1 + 1 + 56 + 56)
+    assert held_by(gaussian_map) == table + rows * 117 + gaussian_map.viewpoints.nbytes
+    assert held_by(gaussian_map) <= 0.6 * once
+    assert kept <= held_by(gaussian_map) + 2**16
+
+
 def test_memory_and_bounds_hold_over_a_long_drive():
     gaussian_map = GaussianMap(GaussianMapConfig(max_gaussians=2000))
     frames = [some(150, seed) for seed in range(8)]
 
     def held() -> int:
-        members = (*vars(gaussian_map).values(), *vars(gaussian_map._hash).values())
-        arrays = [a for a in members if isinstance(a, np.ndarray)]
-        return sum(a.nbytes for a in (*arrays, *gaussian_map._exported))
+        return held_by(gaussian_map)
 
     most = []
     for i in range(2400):

@@ -1,9 +1,10 @@
 """Kernels of the Gaussian map: what a frame adds to voxels, and which voxels it contradicts.
 
-The arguments they share: `table` and `voxels` of a `VoxelHash`; by row `sums` [N, 20] float32 (see
-`gaussian_moments`), `evidence` [N] float32, `touched` [N] uint8 (0, `HIDDEN` or `SEEN` in the
-frame at hand) and `changed` [N] bool (since the last export); `depth` [H, W] float32 metres,
-`camera` [4] float64 fx fy cx cy and `pose` [4, 4] float64 `T_world_camera` of the frame.
+The arguments they share: `table` and `voxels` of a `VoxelHash`; by row `sums` [N, 8] and `spreads`
+[N, 12] float32 (see `gaussian_moments`), `evidence` [N] float32 and `flags` [N] uint8, of which
+these set `HIDDEN` and `SEEN` while the frame at hand is taken in, and `CHANGED` until shapes are
+found anew; `depth` [H, W] float32 metres, `camera` [4] float64 fx fy cx cy and `pose` [4, 4]
+float64 `T_world_camera` of the frame. What a Gaussian adds are its terms [20] float32.
 """
 
 from __future__ import annotations
@@ -13,8 +14,30 @@ import math
 import numba
 import numpy as np
 
-from sharp_ros.mapping.gaussian_moments import COLOR, COLUMNS, MEAN, MEANS, OPACITY, OWN, position
-from sharp_ros.mapping.voxel_hash import erase, inlined, move, neighbours, packed, slot_of
+from sharp_ros.mapping.gaussian_moments import (
+    CHANGED,
+    COLOR,
+    HIDDEN,
+    MEAN,
+    MEANS,
+    OPACITY,
+    OWN,
+    position,
+    SEEN,
+    SPREADS,
+    SUMS,
+    TERMS,
+    TERMS_COLOR,
+)
+from sharp_ros.mapping.voxel_hash import (
+    erase,
+    inlined,
+    move,
+    neighbours,
+    packed,
+    slot_of,
+    unpacked,
+)
 
 # Weight 1 is one frame that sees a voxel in full from 1 m. More is not gathered than two of
 # those or 32 from 2 m, so that new frames keep a say.
@@ -34,8 +57,7 @@ _DOUBT = 0.5
 _MARGIN_RELATIVE, _MARGIN_VOXELS = 0.1, 2.0
 
 _OPACITY_MIN = 1 / 255  # less is never drawn
-
-HIDDEN, SEEN = 1, 2  # values of `touched`
+_HALF_DIAGONAL = 0.87  # of a voxel of side 1: the square root of 3, halved, and some more
 
 
 @numba.njit(cache=True, parallel=True, nogil=True, error_model='numpy')
@@ -69,7 +91,7 @@ def terms_of(
             Gaussian fills.
     """
     n = len(means)
-    voxels, terms = np.full(n, -1, np.int64), np.empty((n, COLUMNS), np.float32)
+    voxels, terms = np.full(n, -1, np.int64), np.empty((n, TERMS), np.float32)
     side, max_range, per_voxel = limits
     # Taken out of the array once: as an argument of an inlined function it would be every time.
     lens = (camera[0], camera[1], camera[2], camera[3])
@@ -206,13 +228,13 @@ def _pack(
     column = 0
     for j in range(3):
         terms[i, MEAN + j] = weight * offset[j]
-        terms[i, COLOR + j] = weight * color[j]
+        terms[i, TERMS_COLOR + j] = weight * color[j]
         for k in range(j, 3):
             own = a[j] * a[k] + b[j] * b[k] + c[j] * c[k]
-            terms[i, OWN + column] = weight * own
-            terms[i, MEANS + column] = weight * offset[j] * offset[k]
+            terms[i, COLOR + OWN + column] = weight * own
+            terms[i, COLOR + MEANS + column] = weight * offset[j] * offset[k]
             column += 1
-    terms[i, OPACITY] = weight * opacity
+    terms[i, OPACITY + SPREADS] = weight * opacity
 
 
 @numba.njit(cache=True, nogil=True, error_model='numpy')
@@ -224,9 +246,9 @@ def add(
     table: np.ndarray,
     voxels: np.ndarray,
     sums: np.ndarray,
+    spreads: np.ndarray,
     evidence: np.ndarray,
-    touched: np.ndarray,
-    changed: np.ndarray,
+    flags: np.ndarray,
     count: int,
 ) -> tuple[int, int]:
     """Add terms [M, 20] to the rows of their voxels `new` [M] int64, from `start` on.
@@ -247,13 +269,17 @@ def add(
             row = count
             count += 1
             table[slot], voxels[row] = row, new[i]
-            sums[row], evidence[row], touched[row] = 0, 0, 0
+            sums[row], spreads[row], evidence[row], flags[row] = 0, 0, 0, 0
             for other in neighbours(new[i], table, voxels):
                 if other >= 0:
-                    changed[other] = True
-        for c in range(COLUMNS):
+                    flags[other] |= CHANGED
+        for c in range(COLOR):
             sums[row, c] += terms[i, c]
-        touched[row] = max(touched[row], SEEN if i < front else HIDDEN)
+        for c in range(SPREADS):
+            spreads[row, c] += terms[i, COLOR + c]
+        for c in range(COLOR, SUMS):
+            sums[row, c] += terms[i, SPREADS + c]
+        flags[row] |= SEEN if i < front else HIDDEN
     return len(new), count
 
 
@@ -263,9 +289,9 @@ def delete(
     table: np.ndarray,
     voxels: np.ndarray,
     sums: np.ndarray,
+    spreads: np.ndarray,
     evidence: np.ndarray,
-    touched: np.ndarray,
-    changed: np.ndarray,
+    flags: np.ndarray,
     count: int,
 ) -> int:
     """Delete `rows` [K] int64 (rising) of `count`, filling each gap with the last row.
@@ -277,12 +303,13 @@ def delete(
         erase(row, table, voxels)
         for other in neighbours(voxels[int(row)], table, voxels):
             if other >= 0:
-                changed[other] = True
+                flags[other] |= CHANGED
         count -= 1
         if row < count:
             move(count, row, table, voxels)
-            evidence[row], sums[row] = evidence[count], sums[count]
-            touched[row], changed[row] = touched[count], True
+            evidence[row] = evidence[count]
+            sums[row], spreads[row] = sums[count], spreads[count]
+            flags[row] = flags[count] | CHANGED
     return count
 
 
@@ -290,9 +317,9 @@ def delete(
 def settle(
     voxels: np.ndarray,
     sums: np.ndarray,
+    spreads: np.ndarray,
     evidence: np.ndarray,
-    touched: np.ndarray,
-    changed: np.ndarray,
+    flags: np.ndarray,
     depth: np.ndarray,
     camera: np.ndarray,
     pose: np.ndarray,
@@ -305,37 +332,53 @@ def settle(
     """
     gone = np.zeros(len(sums), np.bool_)
     for i in numba.prange(len(sums)):
-        if touched[i]:
-            if touched[i] == SEEN:
+        if flags[i] & (HIDDEN | SEEN):
+            if flags[i] & SEEN:
                 evidence[i] = min(evidence[i] + 1, _EVIDENCE_MAX)
             else:
                 evidence[i] = max(evidence[i], EVIDENCE_HIDDEN)
             if sums[i, 0] > _WEIGHT_MAX:
-                sums[i] *= np.float32(_WEIGHT_MAX) / sums[i, 0]
-            touched[i], changed[i] = 0, True
-        elif _doubtful(voxels[i], sums[i], depth, camera, pose, limits):
+                _fade(sums, spreads, i, np.float32(_WEIGHT_MAX) / sums[i, 0])
+            flags[i] = CHANGED
+        elif _doubtful(voxels[i], sums, i, depth, camera, pose, limits):
             evidence[i] *= _DOUBT
-            sums[i] *= np.float32(_DOUBT)
+            _fade(sums, spreads, i, np.float32(_DOUBT))
             gone[i] = evidence[i] < _EVIDENCE_MIN
     return gone
+
+
+@inlined
+def _fade(sums: np.ndarray, spreads: np.ndarray, row: int, factor: np.float32) -> None:
+    """Have what a row gathered count less; value by value, since slices take numba longer."""
+    for c in range(SUMS):
+        sums[row, c] *= factor
+    for c in range(SPREADS):
+        spreads[row, c] *= factor
 
 
 @inlined
 def _doubtful(
     voxel: np.int64,
     sums: np.ndarray,
+    row: int,
     depth: np.ndarray,
     camera: np.ndarray,
     pose: np.ndarray,
     limits: tuple[float, float, float],
 ) -> bool:
-    """Whether the depth image speaks against a voxel (sums [20]), at its centre and its corners.
+    """Whether the depth image speaks against the voxel of a row, at its centre and its corners.
 
     A surface was measured clearly behind it, or it is itself so little behind a surface that it is
     likely the same one, misplaced by an earlier frame.
     """
     side, max_range, reach = limits
-    x, y, z = position(voxel, sums, side)
+    # The mean lies in its voxel. Most are told by its centre already, without their sums.
+    ix, iy, iz = unpacked(voxel)
+    x, y, z = (ix + 0.5) * side - pose[0, 3], (iy + 0.5) * side - pose[1, 3], (iz + 0.5) * side
+    along = pose[0, 2] * x + pose[1, 2] * y + pose[2, 2] * (z - pose[2, 3])
+    if not (along > (1 - _HALF_DIAGONAL) * side and along < max_range + _HALF_DIAGONAL * side):
+        return False
+    x, y, z = position(voxel, sums, row, side)
     x, y, z = x - pose[0, 3], y - pose[1, 3], z - pose[2, 3]
     along = pose[0, 2] * x + pose[1, 2] * y + pose[2, 2] * z
     if not (along > side and along < max_range):

@@ -8,27 +8,41 @@ disc, not a ball. Sums are relative to the centre of the voxel, so float32 holds
 Here is the policy: what is taken in, what goes when the map is full. Where a voxel's row is knows
 `voxel_hash`, what a frame adds and contradicts `gaussian_kernels`, and which Gaussian the sums
 stand for `gaussian_moments`.
+
+Between frames a row takes 117 bytes and its share of the table, 8 to 16: the Gaussians themselves
+are made when somebody asks for them, and given again only while somebody holds them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+import weakref
 
 import numpy as np
 
 from sharp_ros.camera import check_depth_size, Intrinsics
 from sharp_ros.config import GaussianMapConfig
-from sharp_ros.gaussians import GaussianArrays, Gaussians
+from sharp_ros.gaussians import empty_arrays, GaussianArrays, GaussianBlocks, Gaussians
 from sharp_ros.mapping.gaussian_kernels import (
     add,
     delete,
     EVIDENCE_HIDDEN,
     LOG_DEPTH_STD,
-    SEEN,
     settle,
     terms_of,
 )
-from sharp_ros.mapping.gaussian_moments import COLUMNS, export, SPREAD
+from sharp_ros.mapping.gaussian_moments import (
+    CHANGED,
+    export,
+    find_shapes,
+    SEEN,
+    SHAPES,
+    SPREAD,
+    SPREADS,
+    stored,
+    SUMS,
+    TERMS,
+)
 from sharp_ros.mapping.stored import bad_map, check_settings, settings_of, stored_array
 from sharp_ros.mapping.voxel_hash import VoxelHash
 from sharp_ros.se3 import checked_pose
@@ -56,19 +70,18 @@ class GaussianMap:
         self._config = config
         rows = config.max_gaussians
         self._hash = VoxelHash(rows)
-        self._sums = np.zeros((rows, COLUMNS), np.float32)
+        self._sums = np.zeros((rows, SUMS), np.float32)
+        self._spreads = np.zeros((rows, SPREADS), np.float32)
         self._evidence = np.zeros(rows, np.float32)
-        self._touched = np.zeros(rows, np.uint8)  # within the current integrate
-        self._changed = np.zeros(rows, np.bool_)  # since the last export
-        shapes = ((rows, 3), (rows, 4), (rows, 3), rows, (rows, 3))  # as `Gaussians` has them
-        self._exported = tuple(np.zeros(shape, np.float32) for shape in shapes)
+        self._flags = np.zeros(rows, np.uint8)
+        self._shapes = np.zeros((rows, SHAPES), np.float32)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
         self._hash.clear()
         self._viewpoints = np.zeros((0, 3))
-        self._cached: Gaussians | None = None
+        self._given: weakref.ref[Gaussians] | None = None  # as long as nothing has changed
 
     def state(self) -> dict[str, np.ndarray]:
         """All that is known, copied; `restore` takes it back."""
@@ -76,7 +89,7 @@ class GaussianMap:
         return {
             **settings_of(self._config, _SETTINGS),
             'voxels': self._hash.voxels[:n].copy(),
-            'sums': self._sums[:n].copy(),
+            'sums': stored(self._sums[:n], self._spreads[:n]),
             'evidence': self._evidence[:n].copy(),
             'viewpoints': self._viewpoints.copy(),
         }
@@ -93,7 +106,7 @@ class GaussianMap:
         n, bound = len(voxels), self._config.max_gaussians
         if n > bound:
             raise bad_map(f'it holds {n} Gaussians; raise gaussian_map.max_gaussians from {bound}')
-        sums = stored_array(state, 'sums', np.float32, (n, COLUMNS))
+        sums = stored_array(state, 'sums', np.float32, (n, TERMS))
         evidence = stored_array(state, 'evidence', np.float32, (n,))
         viewpoints = stored_array(state, 'viewpoints', np.float64, (None, 3))
         if (voxels < 0).any() or len(np.unique(voxels)) < n or len(viewpoints) > _VIEWPOINTS:
@@ -102,7 +115,7 @@ class GaussianMap:
             raise bad_map('it holds Gaussians without weight or viewpoint; save the map anew')
         self.reset()
         self._add(voxels, sums, 0, 0)
-        self._evidence[:n], self._touched[:n], self._changed[:n] = evidence, 0, True
+        self._evidence[:n], self._flags[:n] = evidence, CHANGED
         self._viewpoints = viewpoints.copy()
 
     def __len__(self) -> int:
@@ -184,9 +197,9 @@ class GaussianMap:
         gone = settle(
             self._hash.voxels[:n],
             self._sums[:n],
+            self._spreads[:n],
             self._evidence[:n],
-            self._touched[:n],
-            self._changed[:n],
+            self._flags[:n],
             depth,
             camera,
             pose,
@@ -194,7 +207,7 @@ class GaussianMap:
         )
         self._remove(np.flatnonzero(gone))
         self._note_viewpoint(pose[:3, 3])
-        self._cached = None
+        self._given = None
 
     def gaussians(self) -> Gaussians:
         """The map in the world frame, on the CPU; later frames do not change what was returned.
@@ -204,20 +217,38 @@ class GaussianMap:
         wider than its gaps ask for, since it was seen from afar, is cut: the more neighbours hold
         something, the more.
         """
-        if self._cached is None:
-            n = self._hash.count
-            rows = np.flatnonzero(self._changed[:n])
-            out, side = self._exported, self._config.voxel_size
-            export(rows, self._hash.table, self._hash.voxels, self._sums, side, *out)
-            self._changed[:n] = False
-            self._cached = Gaussians.of_arrays(GaussianArrays(*(a[:n].copy() for a in out)))
-        return self._cached
+        given = None if self._given is None else self._given()
+        if given is None:
+            self._find_shapes()
+            given = Gaussians.of_arrays(empty_arrays(self._hash.count))
+            self._write(0, given.arrays)
+            self._given = weakref.ref(given)
+        return given
+
+    def blocks(self) -> GaussianBlocks:
+        """What `gaussians` gives, for who goes through it once, before the next frame."""
+        self._find_shapes()
+        return GaussianBlocks(self._hash.count, self._write)
+
+    def _find_shapes(self) -> None:
+        rows = np.flatnonzero((self._flags[: self._hash.count] & CHANGED) != 0)
+        table, voxels, sums, spreads, _, flags = self._rows()
+        side = self._config.voxel_size
+        find_shapes(rows, table, voxels, sums, spreads, flags, side, self._shapes)
+
+    def _write(self, start: int, out: GaussianArrays) -> None:
+        """The Gaussians of as many rows from `start` on, whose shapes have been found."""
+        rows = slice(start, start + len(out.means))
+        held = (self._hash.voxels, self._sums, self._flags, self._shapes)
+        scales, quats = out.shapes
+        into = (out.means, quats, scales, out.opacities, out.colors)
+        export(*(array[rows] for array in held), self._config.voxel_size, *into)
 
     def _make_room(self, position: np.ndarray) -> None:
         """Forget guesses, then what is farthest from the camera: a tenth of the bound at once."""
         n = self._hash.count
         away = (self._hash.indices() + 0.5) * self._config.voxel_size - position
-        guessed = (self._evidence[:n] <= EVIDENCE_HIDDEN) & (self._touched[:n] != SEEN)
+        guessed = (self._evidence[:n] <= EVIDENCE_HIDDEN) & (self._flags[:n] & SEEN == 0)
         rank = (away**2).sum(1) + guessed * 1e20  # beyond every distance
         kept = int(_KEPT * self._config.max_gaussians)
         self._remove(np.sort(np.argpartition(rank, kept)[kept:]))
@@ -233,7 +264,7 @@ class GaussianMap:
 
     def _rows(self) -> _Rows:
         table, voxels = self._hash.table, self._hash.voxels
-        return table, voxels, self._sums, self._evidence, self._touched, self._changed
+        return table, voxels, self._sums, self._spreads, self._evidence, self._flags
 
     def _note_viewpoint(self, position: np.ndarray) -> None:
         away = np.linalg.norm(self._viewpoints - position, axis=1)

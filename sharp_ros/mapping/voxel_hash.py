@@ -105,6 +105,18 @@ def neighbours(voxel: np.int64, table: np.ndarray, voxels: np.ndarray) -> tuple[
 
 
 @inlined
+def company(voxel: np.int64, table: np.ndarray, voxels: np.ndarray, enough: int) -> int:
+    """How many of the six voxels that share a face are held; not counted beyond `enough`."""
+    x, y, z = np.int64(1), np.int64(1) << INDEX_BITS, np.int64(1) << (2 * INDEX_BITS)
+    count = 0
+    for step in (-x, x, -y, y, -z, z):
+        count += table[slot_of(voxel + step, table, voxels)] >= 0
+        if count == enough:
+            break
+    return count
+
+
+@inlined
 def erase(row: int, table: np.ndarray, voxels: np.ndarray) -> None:
     """Empty the slot of a row, closing the gap; the row itself is then free to be overwritten."""
     mask = len(table) - 1

@@ -14,7 +14,7 @@ import numpy as np
 from sharp_ros.camera import Frame
 from sharp_ros.config import SharpConfig
 from sharp_ros.errors import InputError, PoseUnavailableError
-from sharp_ros.gaussians import Gaussians
+from sharp_ros.gaussians import GaussianBlocks, Gaussians
 from sharp_ros.mapping.fusion_schedule import FusionSchedule
 from sharp_ros.mapping.gaussian_map import GaussianMap
 from sharp_ros.mapping.keyframes import KeyframeStore
@@ -198,10 +198,19 @@ class WorldMap:
         Raises:
             PoseUnavailableError: `map_empty`.
         """
+        fused = self._fused()
+        return fused.gaussians(), fused.viewpoints
+
+    def fused_blocks(self) -> tuple[GaussianBlocks, np.ndarray]:
+        """As `fused`, but in blocks that are to be read before the next frame."""
+        fused = self._fused()
+        return fused.blocks(), fused.viewpoints
+
+    def _fused(self) -> GaussianMap:
         assert self._gaussians is not None
         if not len(self._gaussians):
             raise PoseUnavailableError('no Gaussians are fused yet', 'map_empty')
-        return self._gaussians.gaussians(), self._gaussians.viewpoints
+        return self._gaussians
 
     def state(
         self, stamp_ns: int, odometry: Mapping[str, np.ndarray], about: Mapping[str, str]

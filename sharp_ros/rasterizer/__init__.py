@@ -9,7 +9,7 @@ import numpy as np
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import InputError
-from sharp_ros.gaussians import Gaussians
+from sharp_ros.gaussians import GaussianBlocks, Gaussians
 from sharp_ros.rasterizer.rendering import Rendering
 from sharp_ros.tensors import is_tensor
 
@@ -65,7 +65,7 @@ def asks_for_gradients(gaussians: Gaussians) -> bool:
 
 
 def rasterize(
-    gaussians: Gaussians,
+    gaussians: Gaussians | GaussianBlocks,
     intrinsics: Intrinsics,
     T_camera_world: np.ndarray | None = None,
     *,
@@ -83,7 +83,7 @@ def rasterize(
 
     Args:
         gaussians: in any frame, called `world` here; the device of its tensors chooses the
-            implementation.
+            implementation. Blocks are gone through once.
         intrinsics: of the image to render. Pixel centres lie at integers, as everywhere in this
             package, so the centre of an image is `(W - 1) / 2`. gsplat counts from the corner of
             the image and would be given `cx + 0.5`, `cy + 0.5`.
@@ -108,5 +108,8 @@ def rasterize(
         raise InputError(f'near must be positive metres, got {near}', 'bad_near')
     if len(background) != 3:
         raise InputError(f'background must be linear R, G, B, got {background}', 'bad_background')
-    render = _implementation(gaussians.device, asks_for_gradients(gaussians))
+    if isinstance(gaussians, GaussianBlocks):
+        render = _implementation('cpu', gradients=False)
+    else:
+        render = _implementation(gaussians.device, asks_for_gradients(gaussians))
     return render(gaussians, intrinsics, T, background, near, median_depth)

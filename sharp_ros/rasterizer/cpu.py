@@ -17,7 +17,7 @@ from numba import get_num_threads, njit, prange
 import numpy as np
 
 from sharp_ros.camera import Intrinsics
-from sharp_ros.gaussians import Gaussians
+from sharp_ros.gaussians import GaussianArrays, GaussianBlocks, Gaussians
 from sharp_ros.rasterizer.rendering import (
     ALPHA_MAX,
     ALPHA_MIN,
@@ -63,27 +63,35 @@ ROW = np.uintp(TILE)
 
 
 @njit(parallel=True, cache=True, nogil=True, error_model='numpy')
-def _project(means, quats, scales, opacities, colors, T, camera, limits, width, height, near):
-    """Splats [N, 16], rectangles of tiles they touch [N, 4], sort keys [N]; how many are unsound.
+def _project(
+    means,
+    quats,
+    scales,
+    opacities,
+    colors,
+    splats,
+    tiles,
+    depth,
+    T,
+    camera,
+    limits,
+    width,
+    height,
+    near,
+):
+    """Write splats, the rectangles of tiles they touch, and depths; how many are unsound.
 
-    float32, int16 and uint32. `means` [N, 3], `quats` [N, 4], `scales` [N, 3], `opacities` [N] and
-    `colors` [N, 3] float32 as `Gaussians` has them; `T` [4, 4] float64 `T_camera_world`; `camera`
-    fx, fy, cx, cy; `limits` of x/z and y/z in the Jacobian; size in pixels; `near` in metres.
-
-    A key is the bits of the depth, which order like the depth; 0 marks what is not drawn.
-
-    Given in float32: means [N, 3], quats [N, 4], scales [N, 3], opacities [N], colors [N, 3]; in
-    float64: T [4, 4], camera (fx, fy, cx, cy), limits (lowest and highest of x, of y), near. The
-    results are float32, int16, uint32 and an int.
+    Given in float32: means [N, 3], quats [N, 4], scales [N, 3], opacities [N], colors [N, 3] as
+    `Gaussians` has them; in float64: `T` [4, 4] `T_camera_world`, `camera` (fx, fy, cx, cy),
+    `limits` of x/z and y/z in the Jacobian (lowest and highest of x, of y), `near` in metres; size
+    in pixels. Written are splats [N, 16] float32, tiles [N, 4] int16 and depth [N] float32, which
+    is 0 for what is not drawn; of that the rest is not written.
     """
-    n = len(means)
-    tiles = np.empty((n, 4), np.int16)
-    splats = np.empty((n, _COLUMNS), np.float32)
-    depth = np.zeros(n, np.float32)
     fx, fy, cx, cy = camera
     x_low, x_high, y_low, y_high = limits
     skipped = 0
-    for i in prange(n):
+    for i in prange(len(means)):
+        depth[i] = 0
         opacity = np.float64(opacities[i])
         px, py, pz = np.float64(means[i, 0]), np.float64(means[i, 1]), np.float64(means[i, 2])
         sx, sy, sz = np.float64(scales[i, 0]), np.float64(scales[i, 1]), np.float64(scales[i, 2])
@@ -159,7 +167,7 @@ def _project(means, quats, scales, opacities, colors, T, camera, limits, width, 
         splats[i, Y0], splats[i, Y1] = y0, y1
         tiles[i, 0], tiles[i, 1] = np.uint32(x0) >> TILE_BITS, np.uint32(x1) >> TILE_BITS
         tiles[i, 2], tiles[i, 3] = np.uint32(y0) >> TILE_BITS, np.uint32(y1) >> TILE_BITS
-    return splats, tiles, depth.view(np.uint32), skipped
+    return skipped
 
 
 @njit(cache=True, nogil=True)
@@ -387,7 +395,6 @@ class Projection(NamedTuple):
     """Gaussians on the image plane of one view.
 
     Attributes:
-        arrays: means, quats, scales, opacities and colors as the kernels take them, float32.
         view: T_camera_world [4, 4], (fx, fy, cx, cy) and the limits of the Jacobian, float64.
         size: width and height of the image, pixels.
         splats: [N, 16] float32, see the columns above.
@@ -396,7 +403,6 @@ class Projection(NamedTuple):
         skipped: how many cannot be drawn from anywhere.
     """
 
-    arrays: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     view: tuple[np.ndarray, tuple[float, float, float, float], tuple[float, float, float, float]]
     size: tuple[int, int]
     splats: np.ndarray
@@ -420,23 +426,37 @@ class Projection(NamedTuple):
             first = end
 
 
+def kernel_arrays(a: GaussianArrays) -> tuple[np.ndarray, ...]:
+    """Means, quats, scales, opacities and colors as the kernels take them, float32."""
+    scales, quats = a.shapes
+    given = (a.means, quats, scales, a.opacities, a.colors)
+    return tuple(np.require(values, np.float32, ['C', 'W']) for values in given)
+
+
 def project(
-    gaussians: Gaussians, intrinsics: Intrinsics, T_camera_world: np.ndarray, near: float
+    gaussians: Gaussians | GaussianBlocks,
+    intrinsics: Intrinsics,
+    T_camera_world: np.ndarray,
+    near: float,
 ) -> Projection:
     """Project all Gaussians and sort them; see `sharp_ros.rasterizer.rasterize`."""
-    a, k = gaussians.arrays, intrinsics
-    scales, quats = a.shapes
-    means, quats, scales, opacities, colors = (
-        np.require(values, np.float32, ['C', 'W'])
-        for values in (a.means, quats, scales, a.opacities, a.colors)
-    )
-    arrays = (means, quats, scales, opacities, colors)
+    k, n = intrinsics, len(gaussians)
     camera = (float(k.fx), float(k.fy), float(k.cx), float(k.cy))
     limits = (*jacobian_limits(k.fx, k.cx, k.width), *jacobian_limits(k.fy, k.cy, k.height))
     view = (np.ascontiguousarray(T_camera_world, np.float64), camera, limits)
     size = (k.width, k.height)
-    splats, tiles, keys, skipped = _project(*arrays, *view, *size, float(near))
-    return Projection(arrays, view, size, splats, tiles, _front_to_back(keys), skipped)
+    splats, tiles = np.empty((n, _COLUMNS), np.float32), np.empty((n, 4), np.int16)
+    depth = np.empty(n, np.float32)
+    skipped, start = 0, 0
+    blocks = gaussians if isinstance(gaussians, GaussianBlocks) else (gaussians.arrays,)
+    for block in blocks:
+        part = slice(start, start + len(block.means))
+        into = (splats[part], tiles[part], depth[part])
+        skipped += _project(*kernel_arrays(block), *into, *view, *size, float(near))
+        start = part.stop
+    # The bits of depths order like the depths.
+    order = _front_to_back(depth.view(np.uint32))
+    return Projection(view, size, splats, tiles, order, skipped)
 
 
 def composite(
@@ -468,7 +488,7 @@ def composite(
 
 
 def rasterize(
-    gaussians: Gaussians,
+    gaussians: Gaussians | GaussianBlocks,
     intrinsics: Intrinsics,
     T_camera_world: np.ndarray,
     background: Sequence[float],

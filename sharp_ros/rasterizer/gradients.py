@@ -36,6 +36,7 @@ from sharp_ros.rasterizer.cpu import (
     G,
     HX,
     HY,
+    kernel_arrays,
     linear_curve,
     ONE,
     OPACITY,
@@ -316,7 +317,8 @@ class _Rasterize(torch.autograd.Function):
         gaussians = Gaussians(means, quats, scales, opacities, colors)
         projection = project(gaussians, intrinsics, T, near)
         images = composite(projection, background, linear_curve(), median_depth, _OPAQUE)
-        ctx.projection, ctx.background = projection, np.asarray(background, np.float32)
+        ctx.arrays, ctx.projection = kernel_arrays(gaussians.arrays), projection
+        ctx.background = np.asarray(background, np.float32)
         linear, depth, alpha, median = (torch.from_numpy(image) for image in images)
         ctx.save_for_backward(linear, depth, alpha)
         skipped = torch.tensor(projection.skipped)
@@ -327,11 +329,13 @@ class _Rasterize(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
         given = [g.detach().numpy() for g in gradients[:3]]
         images = [image.numpy() for image in ctx.saved_tensors]
-        parts = _gaussian_gradients(ctx.projection, ctx.background, images, given)
+        of_view = (ctx.arrays[:3], ctx.projection, ctx.background)
+        parts = _gaussian_gradients(*of_view, images, given)
         return *(torch.from_numpy(np.ascontiguousarray(part)) for part in parts), None
 
 
 def _gaussian_gradients(
+    shapes: Sequence[np.ndarray],
     projection: Projection,
     background: np.ndarray,
     images: Sequence[np.ndarray],
@@ -340,6 +344,7 @@ def _gaussian_gradients(
     """Gradients of means, quats, scales, opacities and colors, float32, as they are shaped.
 
     Args:
+        shapes: means, quats and scales, float32.
         projection: of the view.
         background: [3] linear RGB.
         images: linear colour [H, W, 3], depth and alpha [H, W], as rendered.
@@ -361,8 +366,7 @@ def _gaussian_gradients(
     for lists in projection.lists(workers):
         _composite_back(projection.splats, *lists, total, upstream, out)
     result = np.zeros((n, 14), np.float32)
-    means, quats, scales = projection.arrays[:3]
-    _project_back(means, quats, scales, *projection.view, projection.order, out, result)
+    _project_back(*shapes, *projection.view, projection.order, out, result)
     return [result[:, :3], result[:, 3:7], result[:, 7:10], result[:, 10], result[:, 11:]]
 
 
