@@ -63,6 +63,30 @@ def bench_cpu(report: Report) -> Iterator[str]:
     yield f'Resident memory {report["memory"]["rss_mb"]:.0f} MB'
 
 
+@of('fused_map.json', 'benchmark.md')
+def fused_map(report: Report) -> Iterator[str]:
+    before, now = (report['memory'][key] for key in ('before', 'now'))
+    ms, ratio = report['cpu_ms'], report['now_over_before']
+    for title, key in (
+        ('fused, no view yet', 'fused'),
+        ('between two views', 'viewed'),
+        ('at most, with what a view needs', 'peak'),
+    ):
+        cells = f'{before[key]:.0f} | {now[key]:.0f} | {ratio[f"bytes_{key}"]:.2f}'
+        yield f'| bytes a Gaussian, {title} | {cells} |'
+    for title, key in (
+        ('a keyframe fused', 'fuse'),
+        ('then all Gaussians as arrays', 'export'),
+        ('or a view of 640x480', 'view'),
+        ('a view with nothing changed', 'view_unchanged'),
+        ('a copy to be saved', 'copy'),
+        ('that copy to Gaussians', 'restore'),
+    ):
+        cells = f'{ms["before"][key]:.0f} | {ms["now"][key]:.0f} | {ratio[key]:.2f}'
+        yield f'| ms of {title} | {cells} |'
+    assert ratio['bytes_viewed'] <= 0.6
+
+
 @of('bench_sharp_cpu.json', 'benchmark.md')
 def bench_sharp_cpu(report: Report) -> Iterator[str]:
     seconds = report['stages']['network']['median_ms'] / 1e3
