@@ -972,3 +972,20 @@ def test_missing_floor_is_remembered_by_a_saved_map_and_one_that_goes_back():
     mapped.integrate(depth, SMALL, pose(0.0, 0.0, 1.0, 1.0, -0.3), stamp_ns=4)
     mapped.go_back(checkpoint)
     np.testing.assert_array_equal(mapped.grid().cells, cells)
+
+
+@pytest.mark.parametrize('decay_time', [0.0, 10.0])
+def test_a_checkpoint_holds_what_is_known_and_nothing_else(decay_time: float):
+    config = OccupancyConfig(size=8.0, decay_time=decay_time)
+    mapped, depth = OccupancyMap(config), np.full((120, 160), 3.0, np.float32)
+    empty = mapped.checkpoint()
+    mapped.integrate(depth, SMALL, pose(0.0, 0.0, 1.0, 0.0, -0.3), stamp_ns=1)
+    known, log_odds = mapped.checkpoint(), mapped.log_odds()
+    assert empty.log_odds.size == 0
+    assert 0 < known.log_odds.nbytes < 0.5 * mapped.state()['log_odds'].nbytes
+    mapped.integrate(depth, SMALL, pose(0.0, 0.0, 1.0, 1.0, -0.3), stamp_ns=1)
+    assert not np.array_equal(mapped.log_odds(), log_odds)
+    mapped.go_back(known)
+    np.testing.assert_array_equal(mapped.log_odds(), log_odds)
+    mapped.go_back(empty)
+    assert not mapped.log_odds().any()

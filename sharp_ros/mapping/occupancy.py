@@ -167,8 +167,19 @@ class DepthView:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The cells of an `OccupancyMap` at some moment."""
+    """The cells of an `OccupancyMap` at some moment.
 
+    Most columns of the window hold nothing, and several such are kept, so the others are all.
+
+    Attributes:
+        known: [rows, columns] where a column holds anything, as they are stored.
+        log_odds: [N, layers] of those columns, int16.
+        corner: of the window, or None.
+        faded_ns: [rows] until when rows have faded.
+        columns: what else is kept of columns.
+    """
+
+    known: np.ndarray
     log_odds: np.ndarray
     corner: np.ndarray | None  # never written into
     faded_ns: np.ndarray
@@ -356,19 +367,16 @@ class OccupancyMap:
             weight *= math.exp(-max(self._last_ns - stamp_ns, 0) * 1e-9 / self.config.decay_time)
         self._add(view.times(factor), scale_std, weight)
 
-    def checkpoint(self, into: Checkpoint | None = None) -> Checkpoint:
-        """All cells as they are now, which `go_back` takes back.
-
-        Args:
-            into: one of no further use, whose memory is taken; None: new memory.
-        """
-        log_odds = np.empty_like(self._log_odds) if into is None else into.log_odds
-        np.copyto(log_odds, self._log_odds)
-        return Checkpoint(log_odds, self._corner, self._faded_ns.copy(), self._columns.copy())
+    def checkpoint(self) -> Checkpoint:
+        """All cells as they are now, which `go_back` takes back."""
+        known = np.bitwise_or.reduce(self._log_odds, axis=2) != 0
+        held = self._log_odds[known]
+        return Checkpoint(known, held, self._corner, self._faded_ns.copy(), self._columns.copy())
 
     def go_back(self, checkpoint: Checkpoint) -> None:
         """Forget what was added since a checkpoint; the window stays where it is."""
-        np.copyto(self._log_odds, checkpoint.log_odds)
+        self._log_odds[:] = 0
+        self._log_odds[checkpoint.known] = checkpoint.log_odds
         self._marks[:], self._columns[:] = 0, checkpoint.columns
         self._stale[:] = True
         if self.config.decay_time > 0 and self._last_ns is not None:

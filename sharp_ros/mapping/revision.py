@@ -151,7 +151,7 @@ class Revision:
                 self._base, self._later = self._later, None
             else:
                 self._told.clear()
-                self._base = self._occupancy.checkpoint(self._base)
+                self._base = self._occupancy.checkpoint()
         if self._later is None and len(self._told) >= _MOST // 2 and not self._pending:
             self._later, self._later_at = self._occupancy.checkpoint(), len(self._told)
 
