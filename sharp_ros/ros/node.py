@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 import time
 import traceback
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
@@ -74,8 +74,10 @@ from sharp_ros.ros.transforms import Transforms
 from sharp_ros.ros.web_view import open_web_view
 from sharp_ros.ros.wiring import CameraWiring
 from sharp_ros.stopwatch import Stopwatch
-from sharp_ros.web import LiveView
 from sharp_ros.worker import Wait, Worker
+
+if TYPE_CHECKING:
+    from sharp_ros.web import LiveView
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)

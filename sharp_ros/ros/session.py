@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TYPE_CHECKING, TypeVar
 
 from geometry_msgs.msg import PoseStamped
 
@@ -19,8 +19,10 @@ from sharp_ros.ros.outputs import Outputs
 from sharp_ros.ros.pose_sources import PoseSource
 from sharp_ros.ros.range_source import RangeSource
 from sharp_ros.ros.wiring import CameraWiring
-from sharp_ros.web import LiveView
 from sharp_ros.worker import Worker
+
+if TYPE_CHECKING:
+    from sharp_ros.web import LiveView
 
 Result = TypeVar('Result')
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sharp_ros.config import SharpConfig
 from sharp_ros.errors import ConfigError
 from sharp_ros.ros.services import Services
-from sharp_ros.web import Controls, LiveView, plain
+
+if TYPE_CHECKING:
+    from sharp_ros.web import LiveView
 
 Status = tuple[str, int, str, dict[str, str]]  # of `Health.statuses`
 _LEVELS = ('ok', 'warning', 'ERROR')
@@ -42,6 +45,8 @@ def open_web_view(
     """
     if not config.web.enabled:
         return None
+    from sharp_ros.web import Controls, LiveView  # loads asyncio and TLS
+
     buttons = {label: partial(services.ask, name) for label, name in _BUTTONS.items()}
     try:
         view = LiveView(config, Controls(buttons, look, lambda: _words(statuses())))
@@ -54,6 +59,8 @@ def open_web_view(
 
 def _words(statuses: Sequence[Status]) -> list[str]:
     """One line of Markdown for each component."""
+    from sharp_ros.web import plain
+
     lines = []
     for name, level, message, values in statuses:
         component = name.rpartition(': ')[2]
