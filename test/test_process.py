@@ -90,6 +90,36 @@ print(calls)
     assert third == f'[(-3, {1 << 30}), (-1, {2**31 - 1}), (-8, 1)]'
 
 
+def test_a_package_is_absent_in_the_block_alone():
+    code = """
+import json
+with process.absent('colorsys', 'json', 'no.such'):
+    for name in ('colorsys', 'json'):
+        try:
+            __import__(name)
+            print(name)
+        except ImportError as error:
+            print(error.name)
+import colorsys
+print('no.such' in sys.modules)
+"""
+    hidden, loaded, left = printed(code)[:3]
+    assert (hidden, loaded, left) == ('colorsys', 'json', 'False')
+
+
+def test_loops_compile_without_the_packages_that_numba_looks_for():
+    code = """
+process.import_numba()
+import numba, numpy as np
+@numba.njit
+def largest(a): return a.max()
+print(largest(np.arange(5)), [name for name in ('scipy', 'coverage') if name in sys.modules])
+import scipy
+print(scipy.__name__)
+"""
+    assert printed(code)[:2] == ['4 []', 'scipy']
+
+
 def test_threads_of_openmp_do_not_spin_where_no_network_has_them():
     code = """
 process.prepare_process()

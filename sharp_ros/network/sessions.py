@@ -11,14 +11,13 @@ import importlib
 import os
 from pathlib import Path
 import sys
-from types import ModuleType
 from typing import Any, cast, Protocol
 
 import numpy as np
 
 from sharp_ros.errors import CheckpointError, ConfigError
 from sharp_ros.files import CACHE_FOLDER
-from sharp_ros.process import inference_threads
+from sharp_ros.process import absent, inference_threads
 
 _PROVIDERS = {
     'cuda': ('TensorrtExecutionProvider', 'CUDAExecutionProvider', 'CPUExecutionProvider'),
@@ -265,17 +264,15 @@ def openvino_core() -> Any:
 def import_openvino() -> Any:
     """The package, without its telemetry, with which it would report every start to its maker.
 
+    Nor with its converter of other frameworks' models, which takes memory and is not used.
+
     Raises:
         ImportError: if it is not installed.
     """
-    name = 'openvino_telemetry'
-    if 'openvino' in sys.modules or name in sys.modules:
+    if 'openvino' in sys.modules or 'openvino_telemetry' in sys.modules:
         return importlib.import_module('openvino')  # somebody else decided
-    sys.modules[name] = cast('ModuleType', None)  # as if it were not installed
-    try:
+    with absent('openvino_telemetry', 'openvino.tools'):
         return importlib.import_module('openvino')
-    finally:
-        del sys.modules[name]
 
 
 def _engines() -> str:

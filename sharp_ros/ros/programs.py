@@ -6,7 +6,7 @@ from collections.abc import Callable
 import traceback
 from typing import NoReturn
 
-from sharp_ros.process import prepare_process
+from sharp_ros.process import import_numba, prepare_process
 from sharp_ros.ros.ending import Ending, leave
 
 
@@ -14,6 +14,7 @@ def sharp_node() -> NoReturn:
     """The node, which waits to be configured and activated."""
 
     def program(ending: Ending) -> int:
+        import_numba()
         from sharp_ros.ros.node import main
 
         return main(ending)
