@@ -151,6 +151,7 @@ class SharpNode(LifecycleNode):
         begun = time.monotonic()
         pipeline.warm_up(Intrinsics.from_hfov(1.0, *_WARM_UP_SIZE))
         health = Health(warm_up=time.monotonic() - begun, log=self._throttled)
+        release_memory()  # which compiling and loading took
         rasterizer = pipeline.rasterizer if config.views else 'not used'
         if not self.context.ok():
             return False
