@@ -41,7 +41,7 @@ def call(peer):
         request = request or Trigger.Request()
         kind = SetBool if isinstance(request, SetBool.Request) else Trigger
         client = peer.node.create_client(kind, f'/sharp/{name}')
-        assert client.wait_for_service(5.0)
+        assert client.wait_for_service(30.0)
         future = client.call_async(request)
         peer.spin_until(future.done, timeout, each=send)
         peer.node.destroy_client(client)
