@@ -18,6 +18,7 @@ import pytest
 
 from sharp_ros.apps import cli
 from sharp_ros.errors import InputError
+from sharp_ros.exchange import gltf
 from sharp_ros.exchange.scene import Cloud, Mesh, read_scene, Scene, Splats
 from sharp_ros.exchange.scene_files import FORMATS, suffix_of, write_scene
 from sharp_ros.exchange.spz import write_spz
@@ -317,6 +318,13 @@ def test_gaussians_in_glb_are_those_of_the_extension(scene, tmp_path):
     opacities = 1 / (1 + np.exp(-scene.rows[:, 6:7]))
     np.testing.assert_allclose(found['OPACITY'], opacities, atol=1e-6)
     np.testing.assert_allclose(found['COLOR_0'][:, 3:] / 65535, opacities, atol=1e-4)
+
+
+def test_more_than_a_glb_can_hold_is_one_clear_line(scene, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gltf, '_LARGEST', 1000)
+    assert cli.main(['export', str(scene.path), '-o', str(tmp_path / 'scene.glb')]) == 1
+    assert 'more than the 4.3 GB of a .glb' in capsys.readouterr().err
+    assert not list(tmp_path.glob('scene.glb*'))
 
 
 @pytest.fixture

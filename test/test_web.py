@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 import http.client
@@ -57,8 +58,8 @@ def gaussians_of(stds, count=None, seed=0):
     )
 
 
-def result_of(width=160, height=120, pose=POSE, count=500, grid=None, stamp_ns=1):
-    intrinsics = Intrinsics.from_hfov(1.2, width, height)
+def result_of(width=160, height=120, pose=POSE, count=500, grid=None, stamp_ns=1, hfov=1.2):
+    intrinsics = Intrinsics.from_hfov(hfov, width, height)
     image = np.full((height, width, 3), (200, 40, 200), np.uint8)
     frame = Frame(image, intrinsics, stamp_ns, 'camera', pose, 'odom')
     depth = np.full((height, width), 2.0, np.float32)
@@ -88,7 +89,7 @@ class Watcher:
             compression=None,
             max_size=None,
         )
-        self.kinds, self.bytes = {}, 0
+        self.kinds, self.updates, self.bytes = {}, defaultdict(dict), 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -101,6 +102,7 @@ class Watcher:
                 for message in msgspec.msgpack.decode(inner)['messages']:
                     name = message['type'], message.get('name')
                     self.kinds[name] = message
+                    self.updates[name[1]] |= message.get('updates', {})
 
     def wait_for(self, kind, name=None):
         wait_until(lambda: (kind, name) in self.kinds, lambda: f'{kind} {name} in {[*self.kinds]}')
@@ -237,6 +239,15 @@ def test_a_snapshot_is_shown_where_the_camera_was():
         watcher.wait_for('PointCloudMessage', '/snapshot')
         placed = watcher.wait_for('SetPositionMessage', '/snapshot')['position']
         assert placed == pytest.approx([0, 0, 1.2])
+
+
+def test_a_camera_with_another_lens_is_shown_with_it():
+    with live_view() as live, watching(live.url) as watcher:
+        live.offer(result_of())
+        first = watcher.wait_for('CameraFrustumMessage', '/camera')['props']
+        live.offer(result_of(hfov=0.5, stamp_ns=2))
+        wait_until(lambda: 'fov' in watcher.updates['/camera'])
+        assert watcher.updates['/camera']['fov'] < 0.6 * first['fov']
 
 
 def test_a_scene_far_from_the_origin_of_its_world_begins_near_the_camera():

@@ -13,11 +13,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from sharp_ros import __version__
+from sharp_ros.errors import InputError
 from sharp_ros.exchange.scene import Cloud, Mesh, Splats
 
 _TYPES = {'<f4': 5126, '<u4': 5125, '<u2': 5123}  # numbers of OpenGL
 _ARRAY, _INDICES = 34962, 34963  # what a buffer is for, likewise
 _POINTS, _TRIANGLES = 0, 4
+_LARGEST = 2**32 - 1  # bytes, which the header counts in 32 bits
 _SPLATS = 'KHR_gaussian_splatting'
 _UNLIT = 'KHR_materials_unlit'
 
@@ -106,10 +108,19 @@ def write_glb(file: BinaryIO, content: Splats | Cloud | Mesh) -> None:
 
 
 def _write(file: BinaryIO, buffer: _Buffer, tree: dict[str, Any]) -> None:
-    """The two chunks of the container; all that lies in the buffer has sizes divisible by four."""
+    """The two chunks of the container; all that lies in the buffer has sizes divisible by four.
+
+    Raises:
+        InputError: if they are larger than the container can be.
+    """
     parts = {'buffers': [{'byteLength': buffer.size}], 'bufferViews': buffer.views}
     text = json.dumps(tree | parts | {'accessors': buffer.accessors}).encode()
     text += b' ' * (-len(text) % 4)
+    if 28 + len(text) + buffer.size > _LARGEST:
+        raise InputError(
+            f'{buffer.size / 1e9:.1f} GB are more than the 4.3 GB of a .glb; export to another '
+            'format, or part of it'
+        )
     file.write(struct.pack('<4s2I', b'glTF', 2, 28 + len(text) + buffer.size))
     file.write(struct.pack('<I4s', len(text), b'JSON') + text)
     file.write(struct.pack('<I4s', buffer.size, b'BIN\0'))

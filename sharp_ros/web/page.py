@@ -164,13 +164,14 @@ class Page:
         """A camera with its image, at a pose [4, 4] of its optical frame."""
         node = self._nodes.get(name)
         image = _thumbnail(image)
+        height, width = intrinsics.height, intrinsics.width
+        fov = 2 * math.atan(height / 2 / intrinsics.fy)
+        aspect = width / height * intrinsics.fy / intrinsics.fx
         if node is None:
-            height, width = intrinsics.height, intrinsics.width
-            fov = 2 * math.atan(height / 2 / intrinsics.fy)
             node = self._viser.scene.add_camera_frustum(
                 f'/{name}',
                 fov,
-                width / height * intrinsics.fy / intrinsics.fx,
+                aspect,
                 scale=self._frustum.value,
                 thickness=0.005,
                 color=(220, 120, 0) if layer == VIEWS else (30, 90, 200),
@@ -180,6 +181,8 @@ class Page:
             self._keep(name, layer, node)
         else:
             node.image = image
+            if (node.fov, node.aspect) != (fov, aspect):
+                node.fov, node.aspect = fov, aspect
         _move(node, pose)
 
     def show_path(self, points: np.ndarray) -> None:
