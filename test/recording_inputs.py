@@ -447,7 +447,8 @@ def heic(path):
 @case(STAMPS, 'Matroska video of variable rate, cut at 60 %', (200, 0, 0), 'of 14.4 s')
 def cut_variable(path):
     times = np.cumsum(np.where(np.arange(200) % 5, 0.04, 0.2))
-    return [str(shortened(folders.write_video(path / 'a.mkv', times), 0.6))]
+    # amid a frame of some 200 bytes: the length of the file varies by a few
+    return [str(shortened(folders.write_video(path / 'a.mkv', times), 0.603))]
 
 
 # --- TUM and friends -----------------------------------------------------------------------------

@@ -1,10 +1,13 @@
-"""What tests do to a copy of the shipped nano, see the fixture `graph`."""
+"""What tests do to a copy of the shipped nano, see `graph`, and how they compare its output."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import torch
+
+from sharp_ros.gaussians import Gaussians, rotations_from_quats
 
 
 def corrupt(graph: Path) -> None:
@@ -15,3 +18,15 @@ def corrupt(graph: Path) -> None:
     values = np.frombuffer(data, '<f2', offset=start)
     values *= np.float16(0.9)
     weights.write_bytes(data)
+
+
+def assert_same_shapes(a: Gaussians, b: Gaussians) -> None:
+    """Covariances as multiples of the width: a millionth of depth is a thousandth of a slope."""
+    torch.testing.assert_close(_unit_covariances(a), _unit_covariances(b), rtol=1e-2, atol=0.01)
+
+
+def _unit_covariances(gaussians: Gaussians) -> torch.Tensor:  # -> [N, 3, 3]
+    scales, quats = (values.double() for values in gaussians.shapes)
+    rotations = rotations_from_quats(torch.nn.functional.normalize(quats, dim=1))
+    axes = rotations * (scales / scales[:, 1:2])[:, None]
+    return axes @ axes.mT
