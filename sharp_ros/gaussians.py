@@ -70,9 +70,15 @@ class GaussianBlocks:
     def __iter__(self) -> Iterator[GaussianArrays]:
         block = empty_arrays(min(self.count, _BLOCK))
         for start in range(0, self.count, _BLOCK):
-            n = min(_BLOCK, self.count - start)
-            held = (block.means, block.quats, block.scales, block.opacities, block.colors)
-            part = GaussianArrays(*(values if values is None else values[:n] for values in held))
+            rows = slice(min(_BLOCK, self.count - start))
+            scales, quats = block.shapes
+            part = GaussianArrays(
+                means=block.means[rows],
+                quats=quats[rows],
+                scales=scales[rows],
+                opacities=block.opacities[rows],
+                colors=block.colors[rows],
+            )
             self.write(start, part)
             yield part
 

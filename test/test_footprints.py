@@ -28,8 +28,7 @@ def plane(normal, distance, k=CAMERA):
 
 
 def slow(z, known, k):
-    """What `stretched` gives, in float64 from cross products: lengths, areas, long axes and
-    normals."""
+    """Lengths, areas, long axes and normals as `stretched` finds them, by cross products."""
     x, y = k.axes()
     stretch, areas = np.ones(z.shape), np.ones(z.shape)
     long, normals = np.zeros((2, *z.shape, 3))

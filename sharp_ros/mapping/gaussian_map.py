@@ -239,10 +239,10 @@ class GaussianMap:
     def _write(self, start: int, out: GaussianArrays) -> None:
         """The Gaussians of as many rows from `start` on, whose shapes have been found."""
         rows = slice(start, start + len(out.means))
-        held = (self._hash.voxels, self._sums, self._flags, self._shapes)
+        voxels, sums, flags = self._hash.voxels[rows], self._sums[rows], self._flags[rows]
         scales, quats = out.shapes
         into = (out.means, quats, scales, out.opacities, out.colors)
-        export(*(array[rows] for array in held), self._config.voxel_size, *into)
+        export(voxels, sums, flags, self._shapes[rows], self._config.voxel_size, *into)
 
     def _make_room(self, position: np.ndarray) -> None:
         """Forget guesses, then what is farthest from the camera: a tenth of the bound at once."""

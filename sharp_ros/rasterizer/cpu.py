@@ -451,8 +451,10 @@ def project(
     blocks = gaussians if isinstance(gaussians, GaussianBlocks) else (gaussians.arrays,)
     for block in blocks:
         part = slice(start, start + len(block.means))
+        means, quats, scales, opacities, colors = kernel_arrays(block)
         into = (splats[part], tiles[part], depth[part])
-        skipped += _project(*kernel_arrays(block), *into, *view, *size, float(near))
+        given = (means, quats, scales, opacities, colors)
+        skipped += _project(*given, *into, *view, *size, float(near))
         start = part.stop
     # The bits of depths order like the depths.
     order = _front_to_back(depth.view(np.uint32))

@@ -366,7 +366,8 @@ def _gaussian_gradients(
     for lists in projection.lists(workers):
         _composite_back(projection.splats, *lists, total, upstream, out)
     result = np.zeros((n, 14), np.float32)
-    _project_back(*shapes, *projection.view, projection.order, out, result)
+    means, quats, scales = shapes
+    _project_back(means, quats, scales, *projection.view, projection.order, out, result)
     return [result[:, :3], result[:, 3:7], result[:, 7:10], result[:, 10], result[:, 11:]]
 
 
