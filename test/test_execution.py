@@ -217,16 +217,20 @@ def test_arrays_say_what_tensors_say(rows, known_floor):
     prediction[1, 40:50] = prediction[0, 40:50]  # a second surface that is none
     rgb = torch.from_numpy(small).permute(2, 0, 1).float() / 255
     with torch.inference_mode():
-        expected = plain.gaussians((torch.from_numpy(prediction), rgb), camera)
-        comparable = plain.comparable((torch.from_numpy(prediction), rgb))
+        outputs = torch.from_numpy(prediction), rgb
+        expected = plain.gaussians(outputs, camera)
+        expected_points = plain.gaussians(outputs, camera, covariances=False)
+        comparable = plain.comparable(outputs)
     found = fast.gaussians((prediction, small), camera)
     assert found.grid == expected.grid
     points = fast.gaussians((prediction, small), camera, covariances=False)
-    assert points.quats is points.scales is None
+    for pointlike in (points, expected_points):
+        assert pointlike.quats is pointlike.scales is None
     for name in ('means', 'opacities', 'colors', 'log_depth_std', 'empty'):
         a, b = getattr(found, name), getattr(expected, name)
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f'{n}: {m}')
         assert torch.equal(getattr(points, name), a)
+        assert torch.equal(getattr(expected_points, name), b)
     assert_same_shapes(found, expected)
     for a, b in zip(fast.comparable((prediction, small)), comparable, strict=True):
         np.testing.assert_allclose(np.squeeze(a), b.squeeze().numpy(), rtol=1e-5, atol=1e-6)

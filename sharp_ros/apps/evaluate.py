@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
 def _place(args: argparse.Namespace, source: Path, folder: Path) -> None:
     """One of many recordings, see `run_many`."""
     args.source, args.json = [str(source)], folder / 'report.json'
-    if args.kind in {'maps', 'views'}:
+    if args.kind in ('views', 'maps'):
         args.pictures = folder / 'pictures'
 
 

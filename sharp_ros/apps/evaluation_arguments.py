@@ -107,9 +107,7 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='METRES',
         help='camera height above the floor, as scale.camera_height; default: unknown',
     )
-    parser.add_argument(
-        '--seeds', type=whole_number, metavar='N', help='number of simulated rooms; default: 1'
-    )
+    _add_seeds(parser, 'simulated rooms; default: 1')
     parser.add_argument(
         '--hazards',
         nargs='?',
@@ -118,26 +116,13 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
         help='people, holes in the floor, overhangs, thin things and turns instead, with exact '
         'depth but for noise; of synthetic only; KIND: those whose name holds it',
     )
-    parser.add_argument(
-        '--first-seed',
-        type=whole_number,
-        default=0,
-        metavar='N',
-        help='first seed of the hazards; default: 0',
-    )
+    _add_first_seed(parser, 'first seed of the hazards')
 
 
 def _add_scale_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `eval scale` alone."""
-    parser.add_argument(
-        '--seeds',
-        type=whole_number,
-        metavar='N',
-        help=f'number of hand-held sequences, of synthetic only; default: {SEEDS}',
-    )
-    parser.add_argument(
-        '--first-seed', type=whole_number, default=0, metavar='N', help='first seed; default: 0'
-    )
+    _add_seeds(parser, f'hand-held sequences, of synthetic only; default: {SEEDS}')
+    _add_first_seed(parser, 'first seed')
     parser.add_argument(
         '--cache',
         type=Path,
@@ -168,6 +153,14 @@ def _add_optimiser_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='duration of the optimisation of a sequence (default: %(default)g)',
     )
+    _add_seeds(parser, 'simulated rooms; default: 1')
+
+
+def _add_seeds(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument('--seeds', type=whole_number, metavar='N', help=f'number of {what}')
+
+
+def _add_first_seed(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
-        '--seeds', type=whole_number, metavar='N', help='number of simulated rooms; default: 1'
+        '--first-seed', type=whole_number, default=0, metavar='N', help=f'{what}; default: 0'
     )

@@ -38,6 +38,8 @@ def gaussians_from_depth(
     image: Tensor,  # [3, rows, columns]
     intrinsics: Intrinsics,
     log_depth_std: Tensor | None = None,  # [rows, columns]
+    *,
+    covariances: bool = True,
 ) -> Gaussians:  # N = layers * rows * columns
     """Place a Gaussian on the ray of every cell, as wide as the cell appears there.
 
@@ -52,6 +54,7 @@ def gaussians_from_depth(
         image: sRGB in 0..1 at the same resolution.
         intrinsics: of that resolution.
         log_depth_std: standard deviation of the logarithm of the depth.
+        covariances: False if only points are needed; shapes are found on the CPU.
 
     Returns:
         Gaussians in the camera's optical frame with `grid = (layers, rows, columns)`.
@@ -76,19 +79,13 @@ def gaussians_from_depth(
     opacity = torch.where(valid, opacity, torch.zeros_like(opacity))
     rays = torch.from_numpy(intrinsics.rays()).to(z)
     means = torch.cat([rays * z[..., None], z[..., None]], -1).reshape(-1, 3)
-    # pixels may be anisotropic after a resize; the geometric mean keeps the footprint's area
-    widths = z * (STD_CELLS / (intrinsics.fx * intrinsics.fy) ** 0.5)
-    (long, thick), quats = (
-        torch.from_numpy(values).to(z)
-        for values in stretched(array_of(z.float()), array_of(valid), intrinsics)
-    )
-    scales = torch.stack([widths * long, widths, widths * thick], -1).reshape(-1, 3)
+    scales, quats = _shapes(z, valid, intrinsics) if covariances else (None, None)
     colors = linear_from_srgb(image).permute(1, 2, 0).reshape(-1, 3)
     if log_depth_std is not None:
         log_depth_std = log_depth_std.reshape(-1).repeat(layers)
     return Gaussians(
         means=means,
-        quats=quats.flatten(1).T.contiguous(),
+        quats=quats,
         scales=scales,
         opacities=opacity.reshape(-1),
         colors=colors.repeat(layers, 1),
@@ -96,6 +93,19 @@ def gaussians_from_depth(
         log_depth_std=log_depth_std,
         empty=torch.isposinf(depth).reshape(-1),
     )
+
+
+def _shapes(
+    z: Tensor, valid: Tensor, intrinsics: Intrinsics
+) -> tuple[Tensor, Tensor]:  # [L, h, w] -> [N, 3], [N, 4]
+    # pixels may be anisotropic after a resize; the geometric mean keeps the footprint's area
+    widths = z * (STD_CELLS / (intrinsics.fx * intrinsics.fy) ** 0.5)
+    (long, thick), quats = (
+        torch.from_numpy(values).to(z)
+        for values in stretched(array_of(z.float()), array_of(valid), intrinsics)
+    )
+    scales = torch.stack([widths * long, widths, widths * thick], -1).reshape(-1, 3)
+    return scales, quats.flatten(1).T.contiguous()
 
 
 @dataclass(frozen=True)

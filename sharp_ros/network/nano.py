@@ -187,7 +187,7 @@ class NanoNetwork(nn.Module):
 
 
 def gaussians_from_prediction(
-    prediction: Tensor, image: Tensor, intrinsics: Intrinsics
+    prediction: Tensor, image: Tensor, intrinsics: Intrinsics, *, covariances: bool = True
 ) -> Gaussians:
     """Gaussians on the predicted surfaces, corrected where the weights know corrections.
 
@@ -195,6 +195,7 @@ def gaussians_from_prediction(
         prediction: [C, h, w] of one image, as `NanoNetwork` gives it.
         image: [3, h, w] sRGB in 0..1.
         intrinsics: of that size.
+        covariances: False if only points are needed.
 
     Returns:
         As `gaussians_from_depth`; of opacity 0 where more likely than not nothing is there, and
@@ -207,18 +208,22 @@ def gaussians_from_prediction(
     depth = depth.masked_fill(prediction[NONE] > SURELY, math.inf)
     # a Laplace distribution of scale b has standard deviation sqrt(2) b
     log_depth_std = prediction[LOG_SCALE].exp() * 2**0.5
-    gaussians = gaussians_from_depth(depth, image, intrinsics, log_depth_std)
+    gaussians = gaussians_from_depth(
+        depth, image, intrinsics, log_depth_std, covariances=covariances
+    )
     if len(prediction) < CHANNELS:
         return gaussians
-    scales, _ = gaussians.shapes
-    wider = torch.exp(WIDTH_STEP * torch.tanh(prediction[WIDTHS])).clamp(NARROWEST)
+    scales = gaussians.scales
+    if scales is not None:
+        wider = torch.exp(WIDTH_STEP * torch.tanh(prediction[WIDTHS])).clamp(NARROWEST)
+        scales = scales * wider.reshape(-1, 1)
     # what is quite invisible stays so; the rest never disappears, and keeps its place in the depth
     opacities = gaussians.opacities
     corrected = torch.sigmoid(torch.logit(opacities, 1e-3) + prediction[OPACITIES].reshape(-1))
     hidden = linear_from_srgb(image + prediction[HIDDEN_COLOR]).flatten(1).T
     return replace(
         gaussians,
-        scales=scales * wider.reshape(-1, 1),
+        scales=scales,
         opacities=torch.where(opacities > 0, corrected, opacities),
         colors=torch.cat([gaussians.colors[: len(hidden)], hidden]),
     )

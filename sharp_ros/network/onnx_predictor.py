@@ -158,13 +158,14 @@ class OnnxDepthPredictor(OnnxPredictor):
     def gaussians(
         self, outputs: Sequence[Tensor], intrinsics: Intrinsics, *, covariances: bool = True
     ) -> Gaussians:
-        """See `NetworkPredictor`; covariances cost nothing here."""
+        """See `NetworkPredictor`."""
         depth, rgb = outputs
         rows, columns = depth.shape
         if rgb.shape[1:] != depth.shape:
             image = cv2.resize(rgb.permute(1, 2, 0).numpy(), (columns, rows))
             rgb = torch.from_numpy(image).permute(2, 0, 1)
-        return gaussians_from_depth(depth[None], rgb, intrinsics.resized(columns, rows))
+        k = intrinsics.resized(columns, rows)
+        return gaussians_from_depth(depth[None], rgb, k, covariances=covariances)
 
     def _image(self, small: Tensor, rgb: Tensor) -> np.ndarray:
         description = self.description

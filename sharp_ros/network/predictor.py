@@ -64,10 +64,10 @@ class NanoPredictor(NetworkPredictor[NanoNetwork]):
     def gaussians(
         self, outputs: Sequence[Tensor], intrinsics: Intrinsics, *, covariances: bool = True
     ) -> Gaussians:
-        """See `NetworkPredictor`; covariances cost nothing here."""
+        """See `NetworkPredictor`."""
         out, rgb = outputs
         k = intrinsics.resized(rgb.shape[2], rgb.shape[1])
-        return gaussians_from_prediction(out, rgb, k)
+        return gaussians_from_prediction(out, rgb, k, covariances=covariances)
 
     def comparable(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Depths, spread, how likely something is there, and factors of correction."""
