@@ -20,8 +20,13 @@ def corrupt(graph: Path) -> None:
     weights.write_bytes(data)
 
 
-def assert_same_shapes(a: Gaussians, b: Gaussians) -> None:
-    """Covariances as multiples of the width: a millionth of depth is a thousandth of a slope."""
+def assert_same_shapes(a: Gaussians, b: Gaussians, rtol: float) -> None:
+    """Widths within `rtol`; covariances as multiples of them, with more room.
+
+    A millionth of the depth is a thousandth of a slope between cells.
+    """
+    widths = (gaussians.shapes[0][:, 1] for gaussians in (a, b))
+    torch.testing.assert_close(*widths, rtol=rtol, atol=1e-6)
     torch.testing.assert_close(_unit_covariances(a), _unit_covariances(b), rtol=1e-2, atol=0.01)
 
 

@@ -231,7 +231,7 @@ def test_arrays_say_what_tensors_say(rows, known_floor):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f'{n}: {m}')
         assert torch.equal(getattr(points, name), a)
         assert torch.equal(getattr(expected_points, name), b)
-    assert_same_shapes(found, expected)
+    assert_same_shapes(found, expected, rtol=1e-5)
     for a, b in zip(fast.comparable((prediction, small)), comparable, strict=True):
         np.testing.assert_allclose(np.squeeze(a), b.squeeze().numpy(), rtol=1e-5, atol=1e-6)
 
