@@ -87,6 +87,31 @@ def fused_map(report: Report) -> Iterator[str]:
     assert ratio['bytes_viewed'] <= 0.6
 
 
+def optimised(title: str) -> Claims:
+    def claims(report: Report) -> Iterator[str]:
+        (run,) = report['runs']
+        one, fused, last = run['instant'], run['fused'][-1], run['optimised'][-1]
+        cells = (
+            f'{run["first_view"]:.3f} s: {one["common"]["psnr"]:.1f}',
+            *(
+                f'{point["seconds"]:.1f} s: {point["common"]["psnr"]:.1f} / '
+                f'{point["all"]["psnr"]:.1f}'
+                for point in (fused, last)
+            ),
+            f'{fused["gaussians"]:,} → {last["gaussians"]:,}',
+            f'{run["speed"]["iterations_per_s"]:.1f}, {run["speed"]["ratio"]:.0f} x',
+        )
+        yield f'| {title} | {run["held_out"]} of {run["images"]} | {" | ".join(cells)} |'
+
+    return claims
+
+
+of('optimised_room_true.json', 'views.md')(optimised('simulated room 0, exact depth'))
+of('optimised_room_nano.json', 'views.md')(optimised('simulated room 0, nano'))
+of('optimised_kinect.json', 'views.md')(optimised('kinect_room_dev, nano'))
+of('optimised_tum.json', 'views.md')(optimised('tum_fr3_cabinet, nano'))
+
+
 @of('bench_sharp_cpu.json', 'benchmark.md')
 def bench_sharp_cpu(report: Report) -> Iterator[str]:
     seconds = report['stages']['network']['median_ms'] / 1e3
