@@ -76,8 +76,8 @@ def fused_map(report: Report) -> Iterator[str]:
         yield f'| bytes a Gaussian, {title} | {cells} |'
     for title, key in (
         ('a keyframe fused', 'fuse'),
-        ('then all Gaussians as arrays', 'export'),
-        ('or a view of 640x480', 'view'),
+        ('all Gaussians as arrays after it', 'export'),
+        ('a view of 640x480 after it', 'view'),
         ('a view with nothing changed', 'view_unchanged'),
         ('a copy to be saved', 'copy'),
         ('that copy to Gaussians', 'restore'),
