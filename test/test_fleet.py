@@ -496,6 +496,49 @@ def test_settings_are_files_by_their_contents(inline, tmp_path, monkeypatch):
     assert set(given) == {str(tmp_path / 'bag')}
 
 
+DESCRIPTION = """
+description: toy
+licence: none
+file: toy.onnx
+input: {name: image, size: [28, 28]}
+output: {name: depth, kind: metric}
+"""
+
+
+@pytest.mark.parametrize(
+    ('flags', 'named'),
+    [
+        (('--config', 'camera: {mask: NAMED}'), 'mask.png'),
+        (('--config', 'model: {name: toy.yaml}'), 'toy.onnx'),
+        (('--model', 'toy.yaml'), 'toy.onnx'),
+        (('--set', 'camera.mask=NAMED'), 'a=b.png'),
+    ],
+)
+def test_files_that_settings_lead_to_are_settings(inline, tmp_path, monkeypatch, flags, named):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'bag').write_text('bag')
+    (tmp_path / 'toy.yaml').write_text(DESCRIPTION)
+    flag, value = (text.replace('NAMED', named) for text in flags)
+    if flag == '--config':
+        (tmp_path / 'a.yaml').write_text(f'/**: {{ros__parameters: {{{value}}}}}')
+        value = 'a.yaml'
+    keys = []
+    for contents in ('before', 'before', 'behind'):
+        (tmp_path / named).write_text(contents)
+        assert main(['map', 'bag', '-o', 'out', '--jobs', '1', flag, value]) == 1
+        keys.append(table_of(tmp_path / 'out')[0]['key'])
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_polygons_are_no_file_however_long_they_are(inline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'bag').write_text('bag')
+    mask = '; '.join(100 * ['0,0 9,0 9,9'])
+    line = ['map', 'bag', '-o', 'out', '--jobs', '1', *SENSOR, '--set', f'camera.mask={mask}']
+    assert main(line) == 1
+    assert 'bag' in table_of(tmp_path / 'out')[0]['reason']
+
+
 def test_map_and_eval_make_a_map_and_numbers_of_a_bag(inline, tmp_path):
     from itertools import islice
 

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
+import os
 from pathlib import Path
 import re
 import sys
@@ -14,6 +16,7 @@ from typing import Any, TYPE_CHECKING
 from sharp_ros import __version__
 from sharp_ros.apps.interruption import EXIT_INTERRUPTED, interruptible
 from sharp_ros.apps.outcome import EXIT_FAILED, outcome
+from sharp_ros.config import flatten, load_yaml
 from sharp_ros.errors import ConfigError
 from sharp_ros.files import sha256_of
 from sharp_ros.parameter_text import whole_number
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from sharp_ros.fleet.run import Progress
 
 _OWN = ('jobs', 'threads', 'executor', 'retries', 'output', 'json', 'run', 'parser', 'verbose')
+_MODEL = ('model', 'checkpoint_path', 'model.name')  # whose files `models` knows
 Place = Callable[[argparse.Namespace, Path, Path], None]
 
 
@@ -100,6 +104,7 @@ def run_many(args: argparse.Namespace, recordings: Sequence[object], place: Plac
     Raises:
         InputError: if a recording does not exist.
         ConfigError: if the package for a URL is not installed.
+        CheckpointError: if the description of a network cannot be read.
         OSError: if the results cannot be written.
     """
     from rich.console import Console
@@ -111,12 +116,12 @@ def run_many(args: argparse.Namespace, recordings: Sequence[object], place: Plac
     from sharp_ros.fleet.run import run_fleet
 
     names = found(map(str, recordings))
-    results, console = Results(str(args.output)), Console()
-    results.create()
     # Whatever is parsed and not ours is a setting of the command.
     values = {name: value for name, value in vars(args).items() if name not in _OWN}
     task = _Command(args.run, values, place, tuple(sys.argv))
     settings = _settings(task)
+    results, console = Results(str(args.output)), Console()
+    results.create()
     jobs, threads = _shares(args)
     with (
         interruptible() as stop,
@@ -177,20 +182,36 @@ def _settings(task: _Command) -> dict[str, Any]:
     return {
         'command': f'{task.run.__module__}.{task.run.__qualname__}',
         'version': __version__,
-        **{name: _described(value) for name, value in sorted(kept.items())},
+        **{name: _described(name, value) for name, value in sorted(kept.items())},
     }
 
 
-def _described(value: Any) -> Any:
+def _described(name: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_described(item) for item in value]
-    if isinstance(value, (str, Path)):
-        name, equals, path = str(value).rpartition('=')
-        file = Path(path).expanduser()
-        if path and file.is_file():
-            return f'{name}{equals}sha256:{sha256_of(file)}'
-        return str(value)
-    return value
+        return [_described(name, item) for item in value]
+    if not isinstance(value, (str, Path)):
+        return value
+    text = str(value)
+    if name == 'set':
+        key, equals, text = text.partition('=')
+        return f'{key}{equals}{_described(key, text)}'
+    digests = [sha256_of(file) for file in _files(name, text)]
+    return f'sha256:{" ".join(digests)}' if digests else text
+
+
+def _files(name: str, text: str) -> list[Path]:
+    """The file that a setting leads to, if any, and those that are named in it."""
+    file = Path(os.path.expanduser(text))  # pathlib raises where there is no such user
+    if name in _MODEL and file.name:
+        from sharp_ros.models import model_names, onnx_files
+
+        return [] if text in model_names() else onnx_files(text)
+    if not os.path.isfile(file):  # which polygons of a mask may be too long for, says pathlib
+        return []
+    if name != 'config':
+        return [file]
+    named = (_files(key, str(value)) for key, value in flatten(load_yaml(file)).items())
+    return [file, *chain.from_iterable(named)]
 
 
 def _shares(args: argparse.Namespace) -> tuple[int, int]:
