@@ -157,6 +157,8 @@ def test_patterns_are_of_urls_and_what_is_missing_is_refused(tmp_path):
         (tmp_path / name).touch()
     names = recordings.found([f'file://{tmp_path}/?.mcap', str(tmp_path / 'x[1].mcap')])
     assert [name.rpartition('/')[2] for name in names] == ['a.mcap', 'b.mcap', 'x[1].mcap']
+    (name,) = recordings.found([f'file://{tmp_path}/x[1].mcap'])
+    assert recordings.contents(name).size == 0
     for missing in (str(tmp_path / 'd'), f'file://{tmp_path}/d*', 'memory://nowhere/d'):
         with pytest.raises(InputError) as caught:
             recordings.found([missing])
@@ -258,6 +260,22 @@ def test_the_folder_of_results_may_be_called_anything(fleet, tmp_path):
         assert fleet('a', out=out)[1]['finished'] == 1
         assert fleet('a', out=out)[2].done() == ['a']
         (tmp_path / 'journal').write_text('')
+
+
+@pytest.mark.parametrize('out', ['out [1]', 'memory://fleet_test/brackets/out [1]'])
+def test_brackets_in_names_are_no_patterns_of_what_is_removed(fleet, tmp_path, out):
+    out = out if '://' in out else str(tmp_path / out)
+    system, root = fsspec.core.url_to_fs(out)
+    row = fleet('fails[1]', out=out)[0]['fails[1]']
+    left = f'{root}/{row["folder"]}/of_a_failed_attempt[1]'
+    matching = left.replace('[1]', '1')
+    for path in (left, matching):
+        system.makedirs(path.rpartition('/')[0], exist_ok=True)
+        system.pipe_file(path, b'')
+    fleet('fails[1]', out=out)
+    assert system.exists(f'{root}/{row["folder"]}/result.json')
+    assert not system.exists(left)
+    assert system.exists(matching)
 
 
 def test_unchanged_recordings_are_not_read_again(fleet, monkeypatch):
@@ -420,6 +438,23 @@ def test_parquet_holds_the_table_with_nulls_for_what_a_row_does_not_say():
         {'recording': 'a', 'frames': 3.0, 'reason': None},
         {'recording': 'b', 'frames': 2.5, 'reason': 'why'},
     ]
+
+
+@pytest.mark.parametrize('out', ['out', 'memory://fleet_test/parquet'])
+def test_no_older_table_stays_beside_newer_ones(fleet, tmp_path, monkeypatch, out):
+    out = out if '://' in out else str(tmp_path / out)
+    system, root = fsspec.core.url_to_fs(out)
+    monkeypatch.setattr('sharp_ros.fleet.results.parquet', lambda rows: b'table')
+    fleet('a', out=out)
+    assert system.cat_file(f'{root}/results.parquet') == b'table'
+
+    def not_installed(rows):
+        raise ImportError('pyarrow')
+
+    monkeypatch.setattr('sharp_ros.fleet.results.parquet', not_installed)
+    fleet('a', 'b', out=out)
+    assert json.loads(system.cat_file(f'{root}/results.json'))['totals']['finished'] == 2
+    assert not system.exists(f'{root}/results.parquet')
 
 
 def test_names_from_outside_are_text_on_the_page():

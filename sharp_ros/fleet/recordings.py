@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sharp_ros.errors import ConfigError, InputError
 
 _BLOCK = 1 << 20  # bytes that are read at once
-_PATTERN = frozenset('*?[')
+PATTERN = frozenset('*?[')  # of a name that fsspec takes for a pattern
 
 
 class Contents(NamedTuple):
@@ -48,9 +48,11 @@ def found(names: Iterable[str]) -> list[str]:
     """
     names_found: list[str] = []
     for name in names:
-        if is_url(name) and _PATTERN & set(name):
+        if is_url(name) and PATTERN & set(name):
             system, pattern = file_system(name)
             matches = sorted(system.glob(pattern))
+            if not matches and system.exists(pattern):  # such as `a[1].mcap`
+                matches = [pattern]
             if not matches:
                 raise InputError(f'nothing matches {name}', 'no_such_source')
             names_found += [system.unstrip_protocol(match) for match in matches]

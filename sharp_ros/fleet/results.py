@@ -23,11 +23,11 @@ import re
 from typing import Any
 
 from sharp_ros.fleet.page import page
-from sharp_ros.fleet.recordings import Contents, file_system, is_url
+from sharp_ros.fleet.recordings import Contents, file_system, is_url, PATTERN
 
 RESULT, REPORT, LOG, THUMBNAIL = 'result.json', 'report.json', 'log.txt', 'thumbnail.jpg'
 FINISHED, FAILED, LOST = 'finished', 'failed', 'lost'
-_CONTENTS = 'contents.json'
+_CONTENTS, _PARQUET = 'contents.json', 'results.parquet'
 # what a report says of the machine, the settings and the parts of a recording is no column
 _NOT_IN_TABLE = frozenset({'stock', 'config', 'machine', 'files', 'command', 'commit', 'source'})
 Row = dict[str, Any]
@@ -76,8 +76,7 @@ class Results:
             OSError: if that cannot be written.
         """
         target = f'{self._root}/{row["folder"]}'
-        with suppress(FileNotFoundError):  # what a failed or a killed attempt has left
-            self._system.rm(target, recursive=True)
+        self._remove(target)  # what a failed or a killed attempt has left
         for path in sorted(p for p in folder.rglob('*') if p.is_file()):
             copy = f'{target}/{path.relative_to(folder).as_posix()}'
             self._system.makedirs(copy.rpartition('/')[0], exist_ok=True)
@@ -106,13 +105,24 @@ class Results:
             The totals.
         """
         totals = totals_of(rows)
+        # of an earlier call: it would contradict the others where it cannot be written anew
+        self._remove(f'{self._root}/{_PARQUET}')
         report = {**about, 'totals': totals, 'recordings': rows}
         self._write('results.json', json.dumps(report, indent=2).encode())
         self._write('index.html', page(rows, totals).encode())
         # not installed; or a column of several kinds, which JSON holds
-        with suppress(ModuleNotFoundError, ValueError, TypeError):
-            self._write('results.parquet', parquet(rows))
+        with suppress(ImportError, ValueError, TypeError):
+            self._write(_PARQUET, parquet(rows))
         return totals
+
+    def _remove(self, target: str) -> None:
+        """Remove a file, or a folder with all files in it, if it is there."""
+        if self._local or not PATTERN & set(target):
+            with suppress(FileNotFoundError):
+                self._system.rm(target, recursive=True)
+            return
+        for file in self._system.find(target):  # elsewhere `rm` would fill in the pattern
+            self._system.rm_file(file)
 
     def _write(self, name: str, data: bytes) -> None:
         """Not in place, where readers or a kill could meet half of it."""
