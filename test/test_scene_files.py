@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+import fcntl
 import io
 import json
+import os
 from pathlib import Path
 import shutil
 import struct
@@ -589,17 +591,21 @@ def test_a_format_that_fails_in_any_way_costs_no_other(map_folder, monkeypatch):
     assert 'Cannot allocate memory' in complaint
 
 
-def test_a_snapshot_is_written_by_another_process_whatever_fails(tmp_path):
+def small_snapshot():
     from sharp_ros.camera import Intrinsics
-    from sharp_ros.exchange.map_formats import save_snapshot
     from sharp_ros.snapshot import SnapshotCloud
 
     points = np.array([[0, 0, 1], [0, 0, 2]], np.float32)
     up = np.array([[0, 0, -1]] * 2, np.float32)
     k = Intrinsics(100, 100, 50, 50, 101, 101)
-    cloud = SnapshotCloud(
-        points, np.full((2, 3), 9, np.uint8), up, points[:, 0], k, 0, 'camera', 1
-    )
+    colors = np.full((2, 3), 9, np.uint8)
+    return SnapshotCloud(points, colors, up, points[:, 0], k, 0, 'camera', 1)
+
+
+def test_a_snapshot_is_written_by_another_process_whatever_fails(tmp_path):
+    from sharp_ros.exchange.map_formats import save_snapshot
+
+    cloud = small_snapshot()
     files, missing = save_snapshot(tmp_path, cloud, ['.xyz', '.spz'])
     assert missing == []
     assert sorted(tmp_path.iterdir()) == sorted(files)  # and nothing hidden
@@ -610,6 +616,39 @@ def test_a_snapshot_is_written_by_another_process_whatever_fails(tmp_path):
     with pytest.raises(InputError, match='given up'):
         save_snapshot(tmp_path, cloud, ['.xyz'], given_up=lambda: True)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_snapshot_removes_what_killed_processes_left_and_nothing_else(tmp_path):
+    from sharp_ros.exchange.map_formats import save_snapshot
+
+    kept = {'alive': 'lock', 'new': 'snapshot.npz', 'others': 'photo.jpg'}
+    killed = {'killed': 'lock', 'written': '.snapshot_2026-01-01T00-00-00-0.ply.partial'}
+    for name, file in (kept | killed).items():
+        folder = tmp_path / f'.snapshot_{name}'
+        folder.mkdir()
+        (folder / file).touch()
+        if name != 'new':
+            os.utime(folder, (0, 0))
+    with (tmp_path / '.snapshot_alive' / 'lock').open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        files, missing = save_snapshot(tmp_path, small_snapshot(), ['.xyz'])
+    assert missing == []
+    left = {path.name.removeprefix('.snapshot_') for path in tmp_path.iterdir()}
+    assert left == {*kept, *(file.name for file in files)}
+
+
+def test_a_snapshot_is_locked_while_it_is_written(tmp_path):
+    from sharp_ros.exchange.map_formats import save_snapshot
+
+    def asked():
+        (hidden,) = tmp_path.iterdir()
+        with (hidden / 'lock').open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+
+    with pytest.raises(InputError, match='given up'):
+        save_snapshot(tmp_path, small_snapshot(), ['.xyz'], given_up=asked)
+    assert not list(tmp_path.iterdir())
 
 
 def test_points_of_a_snapshot_become_flat_gaussians_in_its_surface():

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+import fcntl
 import json
 import os
 from pathlib import Path
+import re
+import shutil
 import sys
 import tempfile
+import time
 
 import numpy as np
 
@@ -19,6 +24,9 @@ from sharp_ros.mapping.map_files import by_another_process, end_with
 from sharp_ros.snapshot import SnapshotCloud
 
 _ARRAYS = 'snapshot.npz'  # of a snapshot, in a folder of its own
+_HIDDEN, _LOCK = '.snapshot_', 'lock'  # such a folder, and who holds this in it is alive
+_OURS = re.compile(rf'{_LOCK}|{_ARRAYS}|\.?snapshot_\d{{4}}-\d\d-\d\dT.*')
+_YOUNG = 60.0  # seconds in which a folder may not be locked yet
 _OPACITY = 5.0  # logit
 _FLAT = 0.1  # thickness of a point that became a Gaussian, of its width
 _WIDTH = 0.6  # its standard deviation along the surface, in pixels: neighbours join
@@ -97,34 +105,58 @@ def save_snapshot(
     stem = directory / f'snapshot_{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%S-%f}'
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix='.snapshot_', dir=directory) as hidden:
+        _tidy(directory)
+        with _hidden_folder(directory) as hidden:
             arrays = {name: getattr(cloud, name) for name in ('points', 'colors', 'normals')}
-            np.savez(Path(hidden) / _ARRAYS, fx=cloud.intrinsics.fx, **arrays)
-            arguments = (hidden, str(stem), *suffixes)
+            np.savez(hidden / _ARRAYS, fx=cloud.intrinsics.fx, **arrays)
+            arguments = (str(hidden), stem.name, *suffixes)
             said = by_another_process(__name__, arguments, 'the snapshot', given_up)
+            files = [f'{stem.name}{suffix}' for suffix in suffixes]
+            files = [name for name in files if (hidden / name).exists()]
+            for name in files:
+                (hidden / name).rename(directory / name)
     except OSError as error:
         raise InputError(
             f'the snapshot cannot be saved to {directory}: {error}; make room there, or save '
             'elsewhere (output.directory)',
             'cannot_save',
         ) from error
-    complaints = json.loads(said.splitlines()[-1])
-    files = [stem.with_name(f'{stem.name}{suffix}') for suffix in suffixes]
-    return [file for file in files if file.exists()], complaints
+    return [directory / name for name in files], json.loads(said.splitlines()[-1])
 
 
-def _write_snapshot(arrays: Path, stem: Path, suffixes: Sequence[str]) -> list[str]:
-    with np.load(arrays) as file:
+@contextmanager
+def _hidden_folder(directory: Path) -> Iterator[Path]:
+    """Where a snapshot is made, with a lock in it that ends with this process, however it ends."""
+    with (
+        tempfile.TemporaryDirectory(prefix=_HIDDEN, dir=directory) as hidden,
+        (Path(hidden) / _LOCK).open('w') as lock,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(hidden)
+
+
+def _tidy(directory: Path) -> None:
+    """Remove the hidden folders of killed processes: with our files alone, old, and not locked."""
+    for folder in directory.glob(f'{_HIDDEN}*'):
+        with suppress(OSError):  # locked; or not ours, or removed by another process meanwhile
+            ours = all(_OURS.fullmatch(name) for name in os.listdir(folder))
+            if ours and not folder.is_symlink() and time.time() - folder.stat().st_mtime > _YOUNG:
+                with (folder / _LOCK).open('a') as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder)
+
+
+def _write_snapshot(folder: Path, stem: str, suffixes: Sequence[str]) -> list[str]:
+    with np.load(folder / _ARRAYS) as file:
         points = Cloud(file['points'], file['colors'], file['normals'])
         fx = float(file['fx'])
     complaints: list[str] = []
     for suffix in suffixes:
         try:
             content = points if 'cloud' in FORMATS[suffix].wanted else surfels(points, fx)
-            path = stem.with_name(f'{stem.name}{suffix}')
-            write_scene(path, Scene(content, '-y', from_camera=True))
+            write_scene(folder / f'{stem}{suffix}', Scene(content, '-y', from_camera=True))
         except Exception as error:  # as for maps: one format costs no other
-            complaints.append(_complaint(suffix, error))
+            complaints.append(_complaint(suffix, error).replace(f'{folder}{os.sep}', ''))
     return complaints
 
 
@@ -160,7 +192,7 @@ if __name__ == '__main__':
     os.nice(10)  # the map may be saved while a robot drives
     folder = Path(sys.argv[2])
     if (folder / _ARRAYS).is_file():
-        found = _write_snapshot(folder / _ARRAYS, Path(sys.argv[3]), sys.argv[4:])
+        found = _write_snapshot(folder, sys.argv[3], sys.argv[4:])
     else:
         found = _write_each(folder, sys.argv[3:])
     print(json.dumps(found))
