@@ -64,6 +64,19 @@ def test_what_is_lost_is_named_with_exit_code_3(tmp_path, capsys):
     assert 'warning: not used: groundtruth.txt' in shown.err
 
 
+def test_a_view_of_what_was_lost_ends_with_exit_code_3(tmp_path, monkeypatch, capsys):
+    def play(source, pipeline, stop, say):
+        assert len(list(source.frames())) == N
+
+    monkeypatch.setattr('sharp_ros.web.playback.play', play)
+    write_tum(tmp_path)
+    assert main(['view', str(tmp_path), '--model', 'sensor']) == 0
+    with (tmp_path / 'groundtruth.txt').open('a') as file:
+        file.write('\nthis is no pose')
+    assert main(['view', str(tmp_path), '--model', 'sensor']) == 3
+    assert 'warning: not used: groundtruth.txt' in capsys.readouterr().err
+
+
 def test_thumbnails_show_images_over_their_depth(drive, tmp_path, capsys):
     strip = tmp_path / 'strip.png'
     assert main(['inspect', drive, '-o', str(strip)]) == 0

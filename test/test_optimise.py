@@ -9,6 +9,7 @@ import tracemalloc
 import cv2
 import numpy as np
 import pytest
+from test_folder_recordings import write_tum
 import torch
 
 from sharp_ros import se3
@@ -241,6 +242,18 @@ def test_command_writes_what_it_gained(folder, capsys):
     assert numbers['held_out']['after']['psnr'] > numbers['held_out']['before']['psnr']
     assert len(load_ply(folder / 'optimised.ply')) == numbers['gaussians']['after']
     assert read_scene(folder / 'optimised.ply', ('gaussians',)).up == 'z'  # as those of the map
+
+
+def test_a_recording_of_which_a_part_was_lost_gives_exit_code_3(folder, tmp_path, capsys):
+    write_tum(tmp_path)
+    with (tmp_path / 'groundtruth.txt').open('a') as file:
+        file.write('\nthis is no pose')
+    report = tmp_path / 'report.json'
+    begin = ['--gaussians', str(folder / 'gaussians.ply'), '--iterations', '1', '--hold-out', '0']
+    assert main(['optimise', str(tmp_path), *begin, '--json', str(report)]) == 3
+    assert 'groundtruth.txt' in json.loads(report.read_text())['stock']['losses'][0]
+    assert (tmp_path / 'optimised.ply').exists()
+    assert 'warning: not used: groundtruth.txt' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

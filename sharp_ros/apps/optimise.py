@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sharp_ros.apps.inspect import add_source_options, open_recording
+from sharp_ros.apps.inspect import add_source_options, exit_code, open_recording
 from sharp_ros.apps.interruption import EXIT_INTERRUPTED, interruptible
 from sharp_ros.apps.outputs import check_outputs
 from sharp_ros.errors import ConfigError, InputError
@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
         InputError: if there are no Gaussians or no images with poses.
 
     Returns:
-        130 if Ctrl-C ended it early, else 0; what there was then is written.
+        130 if Ctrl-C ended it early, what there was then is written; else 3 if a part of the
+        recording was found but not used, else 0.
     """
     if not args.minutes > 0 or args.hold_out < 0 or args.hold_out == 1:
         raise ConfigError(
@@ -138,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
     }
     report = {
         'source': source.name,
+        'stock': source.stock.as_dict(),
         'gaussians': {'before': len(before), 'after': len(after)},
         'images': {'fitted': len(fitted), 'held_out': len(held)},
         'iterations': optimiser.iterations,
@@ -150,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
         write_atomically(args.json, json.dumps(report, indent=2) + '\n')
     for line in _lines(report):
         console.print(line, markup=False)
-    return EXIT_INTERRUPTED if interrupted else 0
+    return exit_code(source.stock, EXIT_INTERRUPTED if interrupted else 0)
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:

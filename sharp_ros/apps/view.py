@@ -7,12 +7,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sharp_ros.apps.inspect import add_source_options, open_recording, SOURCE_HELP
+from sharp_ros.apps.inspect import add_source_options, exit_code, open_recording, SOURCE_HELP
 from sharp_ros.apps.interruption import interruptible
 from sharp_ros.config import flatten, from_flat, load_yaml, options, SharpConfig
 
 if TYPE_CHECKING:
     import threading
+
+    from sharp_ros.sources.stock import Stock
 
 _FLAGS = {'port': 'web.port', 'address': 'web.address', 'rate_mb_s': 'web.rate_mb_s'}
 
@@ -47,6 +49,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: for settings that cannot be, as a port that is in use.
         InputError: if the source cannot be opened.
+
+    Returns:
+        3 if a part of a recording was found but not used, else 0.
     """
     config = _configured(args)
     path = Path(args.source)
@@ -54,9 +59,8 @@ def run(args: argparse.Namespace) -> int:
     with interruptible() as stop:
         if path.suffix.lower() == '.ply' or (path / 'state.npz').is_file():
             _show_still(path, config, args.up, stop)
-        else:
-            _play(args, config, stop)
-    return 0
+            return 0
+        return exit_code(_play(args, config, stop))
 
 
 def _show_still(path: Path, config: SharpConfig, up: str, stop: threading.Event) -> None:
@@ -78,7 +82,9 @@ def _show_still(path: Path, config: SharpConfig, up: str, stop: threading.Event)
         view.close()
 
 
-def _play(args: argparse.Namespace, config: SharpConfig, stop: threading.Event) -> None:
+def _play(
+    args: argparse.Namespace, config: SharpConfig, stop: threading.Event
+) -> Stock:  # of the source, with what was read of it
     from sharp_ros.relative_pipeline import load_any_pipeline
     from sharp_ros.web.playback import play
 
@@ -88,6 +94,7 @@ def _play(args: argparse.Namespace, config: SharpConfig, stop: threading.Event) 
     if pipeline.info.needs_depth:
         source.stock.require_depth(pipeline.info.name)
     play(source, pipeline, stop, lambda text: print(text, flush=True))
+    return source.stock
 
 
 def _configured(args: argparse.Namespace) -> SharpConfig:
