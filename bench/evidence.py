@@ -7,7 +7,7 @@ needs no other file, and FOLDER/evidence.json with every number; reports and log
 measurements lie beside. What fails is named on the page with the end of its log, and what this
 machine lacks as "not run here"; the others are measured all the same.
 
-Exit code: 0; 1 where a measurement failed.
+Exit code: 0; 1 where a measurement failed, or a test with files of others.
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ def measured(what: Measurement, folder: Path, recordings: Path | None, *, quick:
     """Run a command and read what it left.
 
     Returns:
-        `state` (`ok`, `failed` or `not run here`), `command`, `seconds`, and `report`, or a
-        `reason` where there is none.
+        `state` (`ok`, `failed` or `not run here`), `command`, `seconds`, and `report` where there
+        is one, a `reason` where it is not `ok`.
     """
     arguments = what.arguments(quick=quick)
     missing = _missing(what, arguments, recordings)
@@ -203,11 +203,19 @@ def measured(what: Measurement, folder: Path, recordings: Path | None, *, quick:
     try:
         report = _report(what, json_file, folder)
     except (OSError, ValueError, ET.ParseError):
-        log = (folder / f'{what.name}.log').read_text(errors='replace').splitlines()
-        said = '\n'.join(log[-LOG_LINES:])
+        said = _end_of(folder / f'{what.name}.log')
         return {**found, 'state': 'failed', 'reason': f'exit code {code} and no report\n{said}'}
-    # a report is evidence also where it says that something is missed, as an exit code does
-    return {**found, 'state': 'ok', 'exit_code': code, 'report': report}
+    found |= {'state': 'ok', 'exit_code': code, 'report': report}
+    # a report is evidence also where it says that something is missed, as an exit code does;
+    # but tests that failed, or could not be collected, have shown nothing
+    if what.name == 'exchanged' and code:
+        said = _end_of(folder / f'{what.name}.log')
+        found |= {'state': 'failed', 'reason': f'exit code {code}\n{said}'}
+    return found
+
+
+def _end_of(log: Path) -> str:
+    return '\n'.join(log.read_text(errors='replace').splitlines()[-LOG_LINES:])
 
 
 def _shown(arguments: Sequence[str]) -> str:

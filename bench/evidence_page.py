@@ -463,16 +463,16 @@ def _foot(evidence: Report) -> Iterator[str]:
 
 def _part(part: Report, shown: Callable[[Any], Iterator[str]]) -> Iterator[str]:
     state = part['state']
-    if state == 'ok':
+    if state == 'failed':
+        yield f'<p class="failed">Failed</p><pre>{_text(part["reason"])}</pre>\n'
+    elif state != 'ok':
+        yield f'<p class="not">Not run here: {_text(part["reason"])}</p>\n'
+    if 'report' in part:
         try:
             yield ''.join(shown(part['report']))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # the measurements to come shall not be lost for a number that this one lacks
             said = f'Its report, beside this page, lacks what is shown here: {error!r}'
             yield f'<p class="failed">{_text(said)}</p>\n'
-    elif state == 'failed':
-        yield f'<p class="failed">Failed</p><pre>{_text(part["reason"])}</pre>\n'
-    else:
-        yield f'<p class="not">Not run here: {_text(part["reason"])}</p>\n'
     took = f' ({part["seconds"]:.0f} s)' if 'seconds' in part else ''
     yield f'<p class="how"><code>{_text(part["command"])}</code>{took}</p>\n'

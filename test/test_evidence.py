@@ -167,6 +167,21 @@ def test_tests_with_others_are_counted_by_what_became_of_them(written: Path):
     assert rows['networks as ONNX']['tests'] == 0
 
 
+def test_a_test_with_others_that_failed_is_shown_and_fails_the_run(tmp_path, monkeypatch):
+    (tmp_path / 'junit').write_text(JUNIT)
+    (what,) = (what for what in evidence.MEASUREMENTS if what.name == 'exchanged')
+    code = f'{COPY}\nprint("1 failed, 1 passed"); sys.exit(1)'  # as pytest does
+    what = replace(what, command=('-c', code, str(tmp_path / 'junit'), '{folder}.xml'))
+    monkeypatch.setattr(evidence, 'MEASUREMENTS', (what,))
+    assert evidence.main([str(tmp_path)]) == 1
+    part = json.loads((tmp_path / 'evidence.json').read_text())['measurements']['exchanged']
+    assert part['state'] == 'failed'
+    assert len(part['report']) == len(evidence.EXCHANGED)
+    shown = (tmp_path / 'index.html').read_text()
+    for text in ('1 FAILED', '1 failed, 1 passed', 'FAILED (1)', 'Gaussians as PLY'):
+        assert text in shown, text
+
+
 @pytest.mark.parametrize('test', [test for *_, test in evidence.EXCHANGED])
 def test_every_test_that_is_named_exists(test: str):
     file, _, name = test.partition('::')
