@@ -363,6 +363,12 @@ def test_a_port_in_use_is_one_clear_line_and_leaves_no_thread():
     wait_until(lambda: not set(threading.enumerate()) - before)
 
 
+def test_a_view_may_be_closed_twice():
+    with live_view() as live:
+        live.close()
+        assert not live._gate._thread.is_alive()
+
+
 def test_an_address_that_is_not_ours_is_one_clear_line():
     with pytest.raises(ConfigError, match=r'port 0 of 192\.0\.2\.1: .*web.address'):
         Gate('192.0.2.1', 0, ('127.0.0.1', 1), lambda: None)

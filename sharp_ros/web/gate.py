@@ -75,8 +75,9 @@ class Gate:
         self._thread.start()
 
     def close(self) -> None:
-        """Let nobody in any more, and end all connections."""
-        self._loop.call_soon_threadsafe(self._closing.set)
+        """Let nobody in any more, and end all connections; nothing the second time."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join(5)
 
     def _run(self, listening: socket.socket) -> None:
