@@ -285,6 +285,7 @@ def test_another_recording_is_not_taken_for_the_one_that_the_run_began_with(
     )
     file = settings(tmp_path / 'a.yaml', config)
     first, second = (tum_folder(tmp_path / name) for name in ('kitchen', 'hall'))
+    (second / 'rgb.txt').write_text((first / 'rgb.txt').read_text().replace('4.75', '4.74'))
     finetune = ['train', file, '--finetune']
     for same in (first, first, tmp_path / 'hall' / '..' / 'kitchen'):
         assert main([*finetune, str(same)]) == 0
@@ -296,6 +297,28 @@ def test_another_recording_is_not_taken_for_the_one_that_the_run_began_with(
     (Path(config.out) / 'finetuned' / 'recording.txt').unlink()  # as before there was one
     assert main([*finetune, str(second)]) == 0
     assert len(trained) == 5
+
+
+def test_a_recording_that_was_moved_is_known_and_one_that_changed_is_refused(
+    config: TrainingConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(trainer, 'train', lambda config, *_: {'loss': 0.0})
+    file = settings(tmp_path / 'a.yaml', config)
+    first, moved = tum_folder(tmp_path / 'kitchen'), tmp_path / 'moved'
+    assert main(['train', file, '--finetune', str(first)]) == 0
+    first.rename(moved)
+    (moved / '.DS_Store').touch()
+    for name in (moved, first):  # by its path, since it is not there
+        assert main(['train', file, '--finetune', str(name)]) == 0
+    moved.rename(first)
+    (first / 'depth.txt').write_text('')
+    capsys.readouterr()
+    assert main(['train', file, '--finetune', str(first)]) == 1
+    said = capsys.readouterr().err
+    assert f'made from {first}, which has changed since; give another --out' in said
 
 
 def test_what_a_sensor_does_not_reach_is_unknown_and_no_sky(tmp_path: Path) -> None:

@@ -309,30 +309,67 @@ def test_shards_that_come_later_are_never_those_held_out(data: Path, tmp_path: P
     (tmp_path / 'x' / 'a.npz').write_bytes((data / 'b.npz').read_bytes())
     images, rendered, held_out = open_data(config, tmp_path / 'held_out.json')
     assert (len(images), rendered, len(held_out)) == (4, 4, 2)
-    assert Path(json.loads((tmp_path / 'held_out.json').read_text())[0]).name == 'b.npz'
+    assert [Path(name).name for name in json.loads((tmp_path / 'held_out.json').read_text())] == [
+        'b.npz'
+    ]
 
 
-def test_held_out_shards_that_moved_are_named_and_never_trained_on(
-    data: Path, tmp_path: Path
-) -> None:
-    folder, record = tmp_path / 'x', tmp_path / 'held_out.json'
+@pytest.fixture
+def three(data: Path, tmp_path: Path) -> Path:
+    """A folder of three shards, a to c."""
+    folder = tmp_path / 'x'
     folder.mkdir()
-    for name in 'abc':
-        (folder / f'{name}.npz').write_bytes((data / 'a.npz').read_bytes())
-    config = TrainingConfig(data=(str(folder),), held_out=2)
+    for i, name in enumerate('abc'):
+        with np.load(data / 'a.npz') as whole:
+            np.savez(folder / f'{name}.npz', **{**whole, 'd': whole['d'] + np.float16(i)})
+    return folder
+
+
+def test_held_out_shards_are_known_by_their_contents_wherever_they_lie(
+    three: Path, tmp_path: Path
+) -> None:
+    record = tmp_path / 'held_out.json'
+    config = TrainingConfig(data=(str(three),), held_out=2)
+    open_data(config, record)
+    contents = {path.read_bytes() for path in (three / 'a.npz', three / 'b.npz')}
+    (three / 'a.npz').rename(three / 'd.npz')
+    three.rename(tmp_path / 'y')
+    for _ in range(2):
+        images, _, held_out = open_data(replace(config, data=(str(tmp_path / 'y'),)), record)
+        assert (len(images), len(held_out)) == (2, 4)
+        assert {Path(name).read_bytes() for name in json.loads(record.read_text())} == contents
+
+
+def test_held_out_shards_that_are_gone_are_named_and_others_never_taken(
+    three: Path, tmp_path: Path
+) -> None:
+    record = tmp_path / 'held_out.json'
+    config = TrainingConfig(data=(str(three),), held_out=2)
     open_data(config, record)
     written = record.read_text()
-    (folder / 'a.npz').rename(folder / 'd.npz')
-    with pytest.raises(InputError, match=r'x/a\.npz; put them back'):
-        open_data(config, record)
-    folder.rename(tmp_path / 'y')
-    moved = replace(config, data=(str(tmp_path / 'y'),))
-    for changed in (moved, replace(moved, on_device=1.0)):
+    (three / 'b.npz').unlink()
+    (three / 'a.npz').write_bytes((three / 'c.npz').read_bytes())
+    for changed in (config, replace(config, on_device=1.0)):
         with pytest.raises(InputError, match=r'x/a\.npz, .*x/b\.npz; .*remove held_out\.json'):
             open_data(changed, record)
     assert record.read_text() == written
     record.unlink()
-    open_data(moved, record)
+    open_data(replace(config, held_out=1), record)
+
+
+def test_held_out_shards_of_a_former_version_are_known_by_their_paths(
+    three: Path, tmp_path: Path
+) -> None:
+    record = tmp_path / 'held_out.json'
+    config = TrainingConfig(data=(str(three),), held_out=1)
+    former = json.dumps([str((three / 'b.npz').resolve())])
+    record.write_text(former)
+    open_data(config, record)
+    assert list(json.loads(record.read_text())) == json.loads(former)
+    record.write_text(former)
+    (three / 'b.npz').rename(three / 'd.npz')
+    with pytest.raises(InputError, match=r'x/b\.npz; put them back'):
+        open_data(config, record)
 
 
 # --- training -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ into memory, which a data set may exceed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 import zipfile
@@ -219,10 +220,26 @@ def _open_shard(path: Path) -> dict[str, np.ndarray]:
         if not count or any(len(arrays[name]) != count for name in wanted):
             raise ValueError('its arrays differ in length')
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f'cannot read shard {path} ({error}); delete it or generate it again'
-        ) from error
+        raise _unreadable(path, error) from error
     return arrays
+
+
+def shard_mark(path: Path) -> str:
+    """Tells a shard from others wherever it lies: SHA-256 over the checksums it has of its arrays.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            told = [(info.filename, info.file_size, info.CRC) for info in archive.infolist()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f'cannot read shard {path} ({error}); delete it or generate it again')
 
 
 def _random_window(

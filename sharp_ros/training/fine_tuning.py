@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+import hashlib
 from itertools import chain, islice
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from sharp_ros.training.settings import TrainingConfig
 
 FINE_TUNING = 0.1  # times the learning rates
 _INTERVAL_NS = 200_000_000  # between images of a recording; nearer ones are almost the same
+_HEAD = 1 << 14  # bytes of each file of a recording that is to be known again
 _FIRST = 20  # images that are asked whether a recording has depth
 
 
@@ -42,21 +44,25 @@ def fine_tuning_config(
         say: called with a line about what was made.
 
     Raises:
-        ConfigError: if the shards are of another recording.
+        ConfigError: if the shards are of another recording, or it has changed since.
         InputError: if the recording cannot be used.
     """
     shards = Path(config.out) / 'recording'
-    note, source = shards.with_suffix('.txt'), str(recording.resolve())
+    note, source, mark = shards.with_suffix('.txt'), str(recording.resolve()), _mark(recording)
     if not any(shards.glob('*.npz')):
         images = stereo_views(recording) if is_stereo(recording) else _chosen(frames_of(recording))
         count = write_recording(images, shards)
         what = 'with depth' if knows_depth(shards) else 'in pairs, without depth'
-        write_atomically(note, source)
+        write_atomically(note, f'{source}\n{mark}')
         say(f'{count} images of {recording} {what}')
-    elif note.exists() and (made := note.read_text(encoding='utf-8')) != source:
-        raise ConfigError(
-            f'the shards in {shards} were made from {made}, not {source}; give another --out'
-        )
+    elif note.exists():
+        made, _, known = note.read_text(encoding='utf-8').partition('\n')
+        # by the path alone where it was written without a mark, or the recording is gone
+        if (known != mark) if known and mark else (made != source):
+            why = 'which has changed since' if made == source else f'not {source}'
+            raise ConfigError(
+                f'the shards in {shards} were made from {made}, {why}; give another --out'
+            )
     # without depth, the other view of each pair is all there is to learn from
     second_view = config.second_view or float(not knows_depth(shards))
     return replace(
@@ -70,6 +76,22 @@ def fine_tuning_config(
         low_resolution=0.0,
         second_view=second_view,
     )
+
+
+def _mark(recording: Path) -> str:
+    """Tells a recording from others wherever it lies, without reading all; empty if it is gone.
+
+    It is made of names below it, sizes and beginnings of its files.
+    """
+    files = [recording] if recording.is_file() else sorted(recording.rglob('[!.]*'))
+    files = [file for file in files if file.is_file()]
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open('rb') as opened:
+            head = opened.read(_HEAD)
+        told = file.relative_to(recording).as_posix(), file.stat().st_size, head
+        whole.update(repr(told).encode())
+    return whole.hexdigest() if files else ''
 
 
 def _chosen(frames: Iterable[Frame]) -> Iterator[RecordedImage]:

@@ -39,7 +39,7 @@ from sharp_ros.network.nano import (
     NanoNetwork,
     save_weights,
 )
-from sharp_ros.training.dataset import Batch, Shards
+from sharp_ros.training.dataset import Batch, shard_mark, Shards
 from sharp_ros.training.drawn import draw_batch, DrawnImages
 from sharp_ros.training.losses import depth_loss, photometric, render_second_view, thinned
 from sharp_ros.training.progress import training_curve, validation_grid
@@ -513,12 +513,13 @@ def open_data(config: TrainingConfig, record: Path) -> tuple[Shards | None, int,
     """Images to train on, how many of them are rendered, and held-out ones.
 
     Which files are held out is recorded, so that shards that come later change nothing about it.
-    One that is gone may be there under another name, where it would be trained on. A run that
-    draws all of its images needs neither, but is judged by held-out ones if it can.
+    They are known by their contents, wherever they lie; nothing takes the place of one that is
+    gone. A run that draws all of its images needs neither, but is judged by held-out ones if it
+    can.
 
     Args:
         config: of the run.
-        record: file with the names of those held out; written unless it is there.
+        record: file with names and marks of those held out; written unless it is there.
 
     Raises:
         InputError: if nothing would be left to train on, or to hold out, or if files that the
@@ -528,9 +529,8 @@ def open_data(config: TrainingConfig, record: Path) -> tuple[Shards | None, int,
     recorded = _shards_in((config.recording,)) if config.recording else []
     judged = recorded or rendered
     if record.exists():
-        names = json.loads(record.read_text())
-        held_out = [path for path in judged if str(path) in names]
-        if missing := sorted(set(names) - set(map(str, held_out))):
+        held_out, missing = _held_out_of(json.loads(record.read_text()), judged)
+        if missing:
             raise InputError(
                 f'shards that {record} holds out are not among the data: {", ".join(missing)}; '
                 f'put them back, or their folder into data, or remove {record.name} to choose '
@@ -546,11 +546,32 @@ def open_data(config: TrainingConfig, record: Path) -> tuple[Shards | None, int,
             'images first: python -m sharp_ros.procedural.rooms --out FOLDER; or let the device '
             'draw all of them: on_device: 1.0'
         )
-    write_atomically(record, json.dumps([str(path) for path in held_out], indent=1))
+    marks = {str(path): shard_mark(path) for path in held_out}
+    write_atomically(record, json.dumps(marks, indent=1))
     rendered, recorded = ([p for p in part if p not in held_out] for part in (rendered, recorded))
     count = len(Shards(rendered)) if rendered else 0
     images = [*rendered, *recorded]
     return Shards(images) if images else None, count, Shards(held_out) if held_out else None
+
+
+def _held_out_of(
+    record: dict[str, str] | list[str], shards: Sequence[Path]
+) -> tuple[list[Path], list[str]]:
+    """The shards that a record names, in order, and names of those that are not there."""
+    if isinstance(record, list):  # of a former version, by their paths alone
+        there = {str(path) for path in shards}
+        found = {Path(name) for name in record if name in there}
+        missing = [name for name in record if name not in there]
+    else:
+        marks = {path: shard_mark(path) for path in shards}
+        found, missing = set[Path](), []
+        for name, mark in record.items():
+            same = [path for path in shards if marks[path] == mark and path not in found]
+            if same:  # of equal ones rather that of the same name
+                found.add(min(same, key=lambda path: str(path) != name))
+            else:
+                missing.append(name)
+    return [path for path in shards if path in found], sorted(missing)
 
 
 def _shards_in(folders: Sequence[str]) -> list[Path]:
