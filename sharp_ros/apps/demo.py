@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from sharp_ros.apps.inspect import EXIT_INCOMPLETE
+from sharp_ros.apps.inspect import add_up_argument, EXIT_INCOMPLETE
 from sharp_ros.errors import SharpError
 from sharp_ros.files import write_atomically
 from sharp_ros.models import model_names
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--hfov', type=number, help='horizontal field of view of an uncalibrated source, deg'
     )
+    add_up_argument(parser)
     parser.add_argument(
         '--mask',
         default='',
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
     console = Console()
     hfov = None if args.hfov is None else math.radians(args.hfov)
+    up = None if args.up == 'auto' else args.up
     args.output.mkdir(parents=True, exist_ok=True)
     # Ctrl-C is ours to handle: the report comes after it, over a context that must live on. It
     # sets a flag, since an exception raised amid a callback of the middleware can get lost.
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     interactive = console.is_terminal and not os.environ.get('CI')
     with demo(interrupted, console.print, show if interactive else None) as running:
         try:
-            report = running.run(args.source, args.model, args.duration, hfov, log, args.mask)
+            report = running.run(args.source, args.model, args.duration, hfov, log, args.mask, up)
         finally:
             live.stop()
         paths = args.output / 'report.json', args.output / 'overview.png'

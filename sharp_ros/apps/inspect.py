@@ -61,19 +61,24 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         help='seconds by which the clock of the recorded poses is ahead of that of the images; '
         'auto: as the recorder of a bag saw it (default: pose.time_offset of the settings)',
     )
-    parser.add_argument(
-        '--up',
-        choices=('auto', *UP_AXES),
-        default='auto',
-        help='axis of the world of the recorded poses that is up; auto: as format or recording '
-        'tell; write --up=-y with the sign (default: %(default)s)',
-    )
+    add_up_argument(parser)
     parser.add_argument(
         '--association',
         type=number,
         metavar='SECONDS',
         default=0.02,
         help='largest time between a depth image and its image (default: %(default)s)',
+    )
+
+
+def add_up_argument(parser: argparse.ArgumentParser) -> None:
+    """The flag that says which way is up in a recording."""
+    parser.add_argument(
+        '--up',
+        choices=('auto', *UP_AXES),
+        default='auto',
+        help='axis of the world of the recorded poses that is up; auto: as format or recording '
+        'tell; write --up=-y with the sign (default: %(default)s)',
     )
 
 

@@ -108,6 +108,7 @@ class Demo:
         hfov: float | None,
         log: Path,
         mask: str = '',
+        up: str | None = None,
     ) -> dict[str, Any]:
         """Start the node, stream to it and end it.
 
@@ -118,6 +119,7 @@ class Demo:
             hfov: horizontal field of view of an uncalibrated source, radians.
             log: file for the output of the node.
             mask: for `camera.mask` of the node.
+            up: axis of the world of recorded poses that is up, see `open_source`.
 
         Returns:
             What was run, with the counts, ages and errors of `Monitor.report`.
@@ -130,7 +132,7 @@ class Demo:
         with node_process(model, log, mask, port) as process:
             # while the node starts
             every = 1 if model == 'sensor' else _TRUTH_EVERY
-            source = open_source(source_name, hfov=hfov, depth_every=every)
+            source = open_source(source_name, hfov=hfov, depth_every=every, up=up)
             self._say(f'source: {source.name}, {source.rate_hz:g} Hz. {source.note}')
             if model == 'sensor':
                 source.stock.require_depth(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 import io
 import json
 import os
@@ -24,7 +24,9 @@ from rclpy.qos import qos_profile_sensor_data
 from rich.console import Console
 from sensor_msgs.msg import CameraInfo, Image
 
+from sharp_ros.apps.cli import main
 from sharp_ros.camera import Frame, Intrinsics
+from sharp_ros.errors import SharpError
 from sharp_ros.ros import demo
 from sharp_ros.ros.camera_driver import CameraDriver
 from sharp_ros.ros.monitor import Monitor
@@ -74,6 +76,30 @@ def test_a_mask_of_the_demo_reaches_the_node(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / 'report.json').read_text())
     assert report['depth']['coverage'] == pytest.approx(300 / 480, abs=0.01)
+
+
+def test_up_of_the_demo_reaches_the_source(tmp_path, monkeypatch):
+    given = {}
+
+    def opened(name, **options):
+        given.update(options)
+        raise SharpError('enough')
+
+    @contextmanager
+    def without_ros(*arguments):
+        yield demo.Demo(None, None, *arguments)
+
+    for name, fake in {
+        'open_source': opened,
+        'demo': without_ros,
+        'node_process': lambda *_: nullcontext(),
+        'Monitor': lambda peer: None,
+    }.items():
+        monkeypatch.setattr(demo, name, fake)
+    monkeypatch.setattr('signal.signal', lambda *_: None)
+    for flags, axis in (((), None), (('--up=-y',), '-y')):
+        assert main(['demo', '--output', str(tmp_path), *flags]) == 1
+        assert given['up'] == axis
 
 
 @pytest.mark.slow
