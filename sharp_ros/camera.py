@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import math
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from sharp_ros.errors import InputError
@@ -298,6 +299,10 @@ class Frame:
     up: MeasuredUp | None = None
     range_reading: RangeReading | None = None
     rectifier: Delivered | None = None
+    # an image and its gray, shared with what `replace` makes of the frame
+    _made: list[tuple[np.ndarray, np.ndarray]] = field(
+        default_factory=list, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         size = (self.intrinsics.height, self.intrinsics.width)
@@ -310,6 +315,15 @@ class Frame:
             check_registered(self.depth, size)
         if self.unseen is not None:
             check_registered(self.unseen, size, 'mask')
+
+    @property
+    def gray(self) -> np.ndarray:
+        """The image in gray, [H, W] uint8; made once for all frames with the same image."""
+        made = self._made[0] if self._made else None
+        if made is None or made[0] is not self.image:
+            made = self.image, cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY)
+            self._made[:] = [made]
+        return made[1]
 
     def placed(self, T_world_camera: np.ndarray | None, world_frame: str) -> Frame:
         """The same frame with its pose in a world frame, None if that is yet to be found."""

@@ -62,7 +62,7 @@ def content_of(image: np.ndarray, unseen: np.ndarray | None = None) -> Content:
     """Judge one image by itself.
 
     Args:
-        image: [H, W, 3] uint8 RGB.
+        image: [H, W, 3] uint8 RGB, or [H, W] gray.
         unseen: [H, W] bool, pixels that no ray reached; tiles beside them do not count.
     """
     cells = _cells(image)
@@ -113,7 +113,7 @@ class ContentCheck:
             InputError: `image_dark`, `image_overexposed`, `image_uniform` or `image_repeated` if
                 depth would be invented, or be that of another time.
         """
-        content = content_of(frame.image, frame.unseen)
+        content = content_of(frame.gray, frame.unseen)
         if content.enough:
             self._refuse_repeated(frame, content.cells)
         if content.enough or self._measured:
@@ -171,11 +171,13 @@ def _same(frame: Frame, cells: np.ndarray, first: Frame, first_cells: np.ndarray
     return np.array_equal(frame.depth[::8, ::8], first.depth[::8, ::8], equal_nan=True)
 
 
-def _cells(image: np.ndarray) -> np.ndarray:  # [H, W, 3] -> [h, w] uint8
+def _cells(image: np.ndarray) -> np.ndarray:  # [H, W, 3] or [H, W] -> [h, w] uint8
     """Grey means of cells; the long side has 160 of them, both a number of whole tiles."""
     long = max(image.shape[:2])
     step = max(1, long // _DECIMATED)
-    gray = cv2.cvtColor(np.ascontiguousarray(image[::step, ::step]), cv2.COLOR_RGB2GRAY)
+    gray = np.ascontiguousarray(image[::step, ::step])
+    if gray.ndim == 3:
+        gray = cv2.cvtColor(gray, cv2.COLOR_RGB2GRAY)
     share = min(_LONG_SIDE, long) / long
     high, wide = (_TILE * max(1, round(side * share / _TILE)) for side in image.shape[:2])
     return cv2.resize(gray, (wide, high), interpolation=cv2.INTER_AREA)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from sharp_ros.camera import Frame, Intrinsics
@@ -136,7 +135,7 @@ class MotionRefinement:
         if log_std is None:
             log_std = np.full((2, 2), _UNSTATED_STD, np.float32)
         motion = self._refiner.refine(
-            cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY),
+            frame.gray,
             frame.intrinsics,
             frame.stamp_ns,
             frame.T_world_camera,

@@ -49,8 +49,8 @@ def shrunk(intrinsics: Intrinsics) -> Intrinsics:
 
 
 def to_gray(image: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """An image [H, W, 3] uint8 RGB as gray [h, w] of the size of the (shrunk) intrinsics."""
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    """An image, uint8 RGB or gray, as gray [h, w] of the size of the (shrunk) intrinsics."""
+    gray = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     size = (intrinsics.width, intrinsics.height)
     if size != gray.shape[::-1]:
         gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)

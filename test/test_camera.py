@@ -35,6 +35,18 @@ DISTORTIONS = {
 }
 
 
+def test_gray_is_made_once_for_an_image_whatever_else_is_known_of_it() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), np.uint8)
+    frame = Frame(images[0], Intrinsics.from_hfov(1.0, 64, 48), 0, 'camera')
+    placed = frame.placed(np.eye(4), 'odom')
+    np.testing.assert_array_equal(placed.gray, cv2.cvtColor(images[0], cv2.COLOR_RGB2GRAY))
+    assert frame.gray is placed.gray
+    other = replace(frame, image=images[1])
+    for _ in range(2):
+        for either, image in ((other, images[1]), (frame, images[0])):
+            np.testing.assert_array_equal(either.gray, cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+
+
 @pytest.fixture(params=DISTORTIONS)
 def model(request: pytest.FixtureRequest) -> CameraModel:
     name, coefficients = DISTORTIONS[request.param]

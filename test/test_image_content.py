@@ -95,6 +95,15 @@ def test_what_shows_nothing_is_not_and_says_what_to_do(scene, rng, name):
     assert verdict(image) == (reason, withheld), content_of(image)
 
 
+@pytest.mark.parametrize('size', [(120, 163), (481, 643), (727, 1283)])
+def test_an_image_in_gray_shows_the_same(rng, size):
+    image = rng.integers(0, 256, (*size, 3), np.uint8)
+    content = content_of(image)
+    gray = content_of(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    np.testing.assert_array_equal(gray.cells, content.cells)
+    assert replace(gray, cells=content.cells) == content
+
+
 def test_a_sensor_measures_in_the_dark_too():
     black = np.zeros(SHAPE, np.uint8)
     assert ContentCheck(measured=True)(frame(black, depth=np.ones(SHAPE[:2], np.float32))) is None

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 
+import cv2
 import numba
 import numpy as np
 import pytest
@@ -32,6 +34,7 @@ from sharp_ros.pipeline import (
 )
 from sharp_ros.point_cloud import clean_depth, depth_from_gaussians
 from sharp_ros.se3 import inverse, look_at
+from sharp_ros.sources import SyntheticSource
 from sharp_ros.synthetic import Room
 from sharp_ros.views import VIEW, VIEW_DEPTH
 
@@ -62,6 +65,24 @@ def test_depth_passes_through_exactly():
     assert (result.grid.cells == 100).any()
     np.testing.assert_allclose(result.map_points[:, 0], 2.0, atol=0.06)  # a cell
     assert len(result.clearing_points) == 0  # every ray meets the wall
+
+
+@pytest.mark.parametrize('posed', [False, True])
+def test_the_gray_of_an_image_is_made_once_a_frame(posed, monkeypatch):
+    frames = [
+        replace(frame, T_world_camera=frame.T_world_camera if posed else None)
+        for frame in islice(SyntheticSource(size=(160, 120)).frames(), 3)
+    ]
+    pipeline, made, convert = make_pipeline(), [], cv2.cvtColor
+
+    def counted(image, code, *others):
+        made.extend([image] if code == cv2.COLOR_RGB2GRAY else [])
+        return convert(image, code, *others)
+
+    monkeypatch.setattr(cv2, 'cvtColor', counted)
+    for frame in frames:
+        pipeline.process(frame, ())
+    assert [id(image) for image in made] == [id(frame.image) for frame in frames]
 
 
 def test_where_the_image_shows_nothing_the_network_is_not_believed():

@@ -290,6 +290,7 @@ class Localizer:
             frame.stamp_ns,
             start.T_level_camera,
             frame.unseen,
+            frame.gray,
         )
         return start, motion
 

@@ -231,6 +231,7 @@ class VisualOdometry:
         stamp_ns: int,
         T_level_camera: np.ndarray | None = None,
         unseen: np.ndarray | None = None,
+        gray: np.ndarray | None = None,
     ) -> Motion:
         """Pose of the camera at an image.
 
@@ -246,6 +247,7 @@ class VisualOdometry:
             T_level_camera: [4, 4] in a level frame, of which the first one becomes odom; None:
                 a guess, by the depth of the first image.
             unseen: [H, W] bool, pixels in which no feature may lie; None: none.
+            gray: [H, W] uint8, the image in gray, where it was made before.
 
         Raises:
             InputError: `size_mismatch` if image, depth and intrinsics do not fit together.
@@ -262,7 +264,8 @@ class VisualOdometry:
             return self._motion
         self._stamp_ns, self._camera = stamp_ns, intrinsics
         small = shrunk(intrinsics)
-        at_hand = _Image(stamp_ns, to_gray(image, small), small, depth, intrinsics, unseen)
+        gray = to_gray(image if gray is None else gray, small)
+        at_hand = _Image(stamp_ns, gray, small, depth, intrinsics, unseen)
         self._motion = self._advance(at_hand, T_level_camera)
         return self._motion
 

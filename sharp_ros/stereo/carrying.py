@@ -152,8 +152,7 @@ class DepthCarrier:
 
 
 def _gray(frame: Frame, cells: tuple[int, int]) -> np.ndarray:  # -> [h, w] uint8
-    gray = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(gray, cells[::-1], interpolation=cv2.INTER_AREA)
+    return cv2.resize(frame.gray, cells[::-1], interpolation=cv2.INTER_AREA)
 
 
 def _any_pixel(mask: np.ndarray, cells: tuple[int, int]) -> np.ndarray:  # [H, W] -> [h, w] bool
