@@ -109,6 +109,8 @@ class Gaussians:
         log_depth_std: [N] standard deviation of the logarithm of the depth, or None if unknown.
         empty: [N] bool, those that only say that their ray meets nothing, as in the sky; of
             opacity 0. None if there are none.
+        log_scale_std: standard deviation of the logarithm of the metres of all of them together,
+            beside that of each; None if the network states none.
     """
 
     means: Tensor
@@ -119,6 +121,7 @@ class Gaussians:
     grid: tuple[int, int, int] | None = None
     log_depth_std: Tensor | None = None
     empty: Tensor | None = None
+    log_scale_std: float | None = None
 
     def __post_init__(self) -> None:
         n = len(self)
@@ -140,9 +143,13 @@ class Gaussians:
             raise InputError(f'grid {self.grid} does not hold {n} Gaussians')
 
     @staticmethod
-    def of_arrays(arrays: GaussianArrays, grid: tuple[int, int, int] | None = None) -> Gaussians:
+    def of_arrays(
+        arrays: GaussianArrays,
+        grid: tuple[int, int, int] | None = None,
+        log_scale_std: float | None = None,
+    ) -> Gaussians:
         """The same values as Gaussians, which share their memory; torch is not needed."""
-        return Gaussians(**cast('Any', vars(arrays)), grid=grid)
+        return Gaussians(**cast('Any', vars(arrays)), grid=grid, log_scale_std=log_scale_std)
 
     @property
     def arrays(self) -> GaussianArrays:

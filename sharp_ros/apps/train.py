@@ -1,4 +1,4 @@
-"""`sharp-ros train`: train nano on rendered rooms, or fine-tune it on a recording."""
+"""`sharp-ros train`: train nano, or its metres alone, or fine-tune it on a recording."""
 
 from __future__ import annotations
 
@@ -37,7 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), help='compute device')
     parser.add_argument('--init', help='initial weights: imagenet, or a file of weights of nano')
-    parser.add_argument(
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument(
+        '--metres',
+        action='store_true',
+        help='training of the metric scale alone: the weights of --init stay as they are, and a '
+        'head of a few layers learns what factors their depth needs',
+    )
+    task.add_argument(
         '--finetune',
         type=Path,
         metavar='FOLDER',
@@ -79,6 +86,9 @@ def run(args: argparse.Namespace) -> int:
 
         config = fine_tuning_config(config, args.finetune, opened, _say)
 
+    if args.metres:
+        return _metres(config)
+
     from sharp_ros.training.trainer import train
 
     with interruptible() as stop, _progress(config) as report:
@@ -88,6 +98,32 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     print(json.dumps({name: round(value, 4) for name, value in metrics.items()}))
     return max([_judge(config), *(exit_code(stock) for stock in stocks)])
+
+
+def _metres(config: TrainingConfig) -> int:
+    """Teach the metres alone; a bar on a terminal, otherwise a line for every file."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from sharp_ros.training.metres import train_metres
+
+    console = Console(stderr=True)
+    bar = Progress(console=console, disable=not console.is_terminal)
+    task = bar.add_task('looking at images', total=1.0)
+
+    def report(done: float) -> None:
+        bar.update(task, completed=done)
+        if not console.is_terminal:
+            _say(f'{done:.0%} of {config.metres_crops} crops looked at')
+
+    with interruptible() as stop, bar:
+        errors = train_metres(config, report, stop.is_set)
+    if not errors:
+        print(f'interrupted: {config.out} is saved, the same command resumes it', file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(json.dumps({name: round(value, 4) for name, value in errors.items()}))
+    print(f'weights are in {Path(config.out) / "nano.safetensors"}')
+    return 0
 
 
 def _judge(config: TrainingConfig) -> int:

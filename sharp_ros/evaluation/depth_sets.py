@@ -47,6 +47,8 @@ def looking(engine: Engine) -> Look:
         if gaussians.log_depth_std is not None and gaussians.grid is not None:
             cells = gaussians.log_depth_std.reshape(gaussians.grid)[0].numpy()
             log_std = cv2.resize(cells, (k.width, k.height), interpolation=cv2.INTER_LINEAR)
+            if gaussians.log_scale_std is not None:
+                log_std = np.hypot(log_std, np.float32(gaussians.log_scale_std))
         return Seen(depth, log_std)
 
     return look

@@ -7,8 +7,8 @@
                                 └ stride 32      │        │        │        │
                                      │           │        │        │        │
                          attention over tokens → fuse16 → fuse8 → fuse4 → fuse2 → head → upsampling
-                                     ↑           ↑        ↑        ↑        ↑
-    intrinsics ── rays: x/z, y/z, elevation, ────┴────────┴────────┴────────┘
+                                     ↑           ↑        ↑        ↑        ↑                │
+    intrinsics ── rays: x/z, y/z, elevation, ────┴────────┴────────┴────────┘             metres
     geometry ──── distance of the floor
 
 Depth is predicted for a camera of `CANONICAL_FOCAL` pixels and multiplied by the ratio of the true
@@ -38,10 +38,12 @@ from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import Gaussians, linear_from_srgb
 from sharp_ros.network.checkpoint import check_layout
 from sharp_ros.network.composer import gaussians_from_depth
+from sharp_ros.network.metres import Metres
 from sharp_ros.network.nano_arrays import (
     CHANNELS,
     HIDDEN_COLOR,
     LOG_SCALE,
+    METRES,
     NARROWEST,
     NONE,
     OPACITIES,
@@ -83,6 +85,7 @@ class NanoLayout:
         channels: of the prediction that are learnt; 3 knows neither sky nor corrections.
         convex: whether every pixel chooses its mixture of the nine cells around it (Teed & Deng,
             RAFT, 2020), so that edges can be sharp; otherwise bilinear.
+        metres: whether a head corrects the metres by what the whole image says of them.
     """
 
     token_dim: int = 192
@@ -91,12 +94,15 @@ class NanoLayout:
     planes: int = 5
     channels: int = CHANNELS
     convex: bool = True
+    metres: bool = False
 
 
 LAYOUTS = {
     1: NanoLayout(160, 2, (32, 48, 64, 96), planes=2, channels=3, convex=False),
     2: NanoLayout(),
+    3: NanoLayout(metres=True),
 }  # by version of the weight files
+TRUNK = 2  # the newest without a head for the metres, which is taught last
 
 
 class NanoNetwork(nn.Module):
@@ -118,6 +124,7 @@ class NanoNetwork(nn.Module):
         self.fuse8 = Fuse(widths[3], TAPCHANNELS[2] + planes, widths[2])
         self.fuse4 = Fuse(widths[2], TAPCHANNELS[1] + planes, widths[1])
         self.fuse2 = Fuse(widths[1], TAPCHANNELS[0] + planes, widths[0], convolutions=1)
+        self.metres = Metres(dim, planes) if layout.metres else None
         channels = layout.channels
         self.head = nn.Conv2d(widths[0], channels + 36 * layout.convex, 3, padding=1)
         with torch.no_grad():
@@ -145,7 +152,28 @@ class NanoNetwork(nn.Module):
         Returns:
             [B, C, h, w]: log z1, log z2 (never nearer than z1), both of metres along the optical
             axis; the log of the Laplace scale of log z1; the logit of "nothing there", of sky;
-            then, of weights that know them, the corrections of `gaussians_from_prediction`.
+            then, of weights that know them, the corrections of `gaussians_from_prediction`, and
+            the log of the standard deviation of the log of the metres, one number an image.
+
+        Raises:
+            InputError: if a shape is wrong.
+        """
+        prediction, seen = self.look(rgb, intrinsics, geometry)
+        if self.metres is None or seen is None:
+            return prediction
+        factors, log_std = self.metres(seen)
+        nearer = _resize(factors, prediction)
+        everywhere = log_std[:, None, None, None] + torch.zeros_like(prediction[:, :1])
+        surfaces, others = prediction[:, :2] + nearer, prediction[:, 2:]
+        return torch.cat([surfaces, others, everywhere], 1)
+
+    def look(
+        self, rgb: Tensor, intrinsics: Tensor, geometry: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `forward`, but without the correction of the metres, and what it is made from.
+
+        Returns:
+            The prediction, and [B, N] of `Metres.gather`; None of weights that have no such head.
 
         Raises:
             InputError: if a shape is wrong.
@@ -166,8 +194,8 @@ class NanoNetwork(nn.Module):
         tokens = x.flatten(2).transpose(1, 2)
         for block in self.attention:
             tokens = block(tokens)
-        x = tokens.transpose(1, 2).reshape(x.shape)
-        x = self.fuse16(x, stride16, rays)
+        coarse = tokens.transpose(1, 2).reshape(x.shape)
+        x = self.fuse16(coarse, stride16, rays)
         x = self.fuse8(x, stride8, rays)
         x = self.fuse4(x, stride4, rays)
         x = self.fuse2(x, stride2, rays)
@@ -183,7 +211,11 @@ class NanoNetwork(nn.Module):
         log_z2 = log_z1 + F.softplus(gap)
         none = none or [torch.full_like(log_z1, NEVER)]
         known = torch.stack([log_z1, log_z2, log_scale.clamp(*LOG_SCALE_RANGE), *none], 1)
-        return torch.cat([known, _resize(corrections, rgb)], 1) if channels > 4 else known
+        if channels > 4:
+            known = torch.cat([known, _resize(corrections, rgb)], 1)
+        if self.metres is None:
+            return known, None
+        return known, self.metres.gather(coarse, surfaces, rays, zoom, geometry)
 
 
 def gaussians_from_prediction(
@@ -221,8 +253,12 @@ def gaussians_from_prediction(
     opacities = gaussians.opacities
     corrected = torch.sigmoid(torch.logit(opacities, 1e-3) + prediction[OPACITIES].reshape(-1))
     hidden = linear_from_srgb(image + prediction[HIDDEN_COLOR]).flatten(1).T
+    log_scale_std = None
+    if len(prediction) > METRES:
+        log_scale_std = math.exp(prediction[METRES, 0, 0].item())
     return replace(
         gaussians,
+        log_scale_std=log_scale_std,
         scales=scales,
         opacities=torch.where(opacities > 0, corrected, opacities),
         colors=torch.cat([gaussians.colors[: len(hidden)], hidden]),
@@ -391,6 +427,12 @@ def save_weights(network: NanoNetwork, path: str | Path, metadata: Mapping[str, 
     write_atomically(path, save(tensors, dict(metadata)))
 
 
+def metadata_of(path: str | Path) -> dict[str, str]:
+    """What a weight file that `load_weights` takes says of itself."""
+    with safe_open(path, framework='pt') as file:
+        return dict(file.metadata() or {})
+
+
 def load_weights(path: str | Path) -> NanoNetwork:
     """The network of a weight file, fp32, in evaluation mode, on the CPU.
 
@@ -408,6 +450,7 @@ def load_weights(path: str | Path) -> NanoNetwork:
             shapes = {name: file.get_slice(name).get_shape() for name in names}
             # Files of the first version do not name it; none later has so short a head.
             version = 1 if shapes.get('head.bias') == [LAYOUTS[1].channels] else 2
+            version = 3 if 'metres.out.bias' in shapes else version
             network = fold_batch_norms(NanoNetwork(layout=LAYOUTS[version]).eval())
             expected = network.state_dict()
             check_layout(path, shapes, expected, 'nano')

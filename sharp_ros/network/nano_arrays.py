@@ -32,6 +32,7 @@ LOG_Z1, LOG_Z2, LOG_SCALE, NONE = range(4)
 # opacities of both layers, and the colour of the hidden one, of which the image shows nothing.
 WIDTHS, OPACITIES, HIDDEN_COLOR = slice(4, 6), slice(6, 8), slice(8, 11)
 CHANNELS = HIDDEN_COLOR.stop
+METRES = CHANNELS  # log of the standard deviation of the log of the metres, where it is known
 
 # A standard deviation of 0.6 cells closes the surface between neighbours (their sum ripples by
 # less than 2 %) and still resolves one cell.
@@ -189,7 +190,9 @@ def gaussians_of_prediction(
         log_depth_std=np.tile(std, layers),
         empty=np.tile(free.reshape(-1), layers),
     )
-    return Gaussians.of_arrays(arrays, (layers, rows, columns))
+    known = len(prediction) > METRES
+    log_scale_std = math.exp(prediction[METRES, 0, 0]) if known else None
+    return Gaussians.of_arrays(arrays, (layers, rows, columns), log_scale_std)
 
 
 def _shapes(

@@ -13,7 +13,7 @@ from typing import Any
 from sharp_ros.config import option
 from sharp_ros.errors import ConfigError
 
-NEWEST_LAYOUT = 2  # of network.nano, which would load torch
+NEWEST_LAYOUT = 3  # of network.nano, which would load torch
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TrainingConfig:
     layout: int = option(
         0,
         'network layout, see LAYOUTS; of initial weights of another one only the encoder is used; '
-        '0: that of the weights, else the newest',
+        '0: that of the weights, else the newest without metres, which --metres adds',
         minimum=0,
         maximum=NEWEST_LAYOUT,
     )
@@ -94,6 +94,9 @@ class TrainingConfig:
         minimum=0,
     )
     checkpoint_seconds: float = option(120.0, 'time between checkpoints, seconds', minimum=0)
+    metres_crops: int = option(
+        48_000, 'crops that --metres learns from, each looked at once', minimum=1
+    )
     device: str = option(
         'auto', 'training device; auto: cuda if available', choices=('auto', 'cpu', 'cuda')
     )

@@ -38,6 +38,7 @@ from sharp_ros.network.nano import (
     load_weights,
     NanoNetwork,
     save_weights,
+    TRUNK,
 )
 from sharp_ros.training.dataset import Batch, shard_mark, Shards
 from sharp_ros.training.drawn import draw_batch, DrawnImages
@@ -86,7 +87,7 @@ def train(
     run.resume(checkpoint)
     log.forget_after(run.step)
     held_out = judged or DrawnImages(config.validation_images, *VALIDATION_SIZE, run.device)
-    with _single_threaded_operators(), ThreadPoolExecutor(config.threads) as pool:
+    with single_threaded_operators(), ThreadPoolExecutor(config.threads) as pool:
         if config.recording and run.selection is None:
             run.selection = _before(run, held_out, pool)
             log.append({'step': 0, 'seen': 0, 'validation': run.validation})
@@ -644,7 +645,7 @@ def _evenly(length: int, count: int) -> list[int]:
 
 
 @contextmanager
-def _single_threaded_operators() -> Iterator[None]:
+def single_threaded_operators() -> Iterator[None]:
     """The training threads prepare and compute their samples themselves, each on one core."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
@@ -665,7 +666,7 @@ def _device(name: str) -> str:
 
 def _initial_network(config: TrainingConfig) -> NanoNetwork:
     """As the run starts with it; parts that stay as they are take no gradient."""
-    network = NanoNetwork(FROZEN_BLOCKS, LAYOUTS[config.layout or max(LAYOUTS)])
+    network = NanoNetwork(FROZEN_BLOCKS, LAYOUTS[config.layout or TRUNK])
     if config.init == 'imagenet':
         network.encoder.load_imagenet(imagenet_weights())
     else:

@@ -1,0 +1,279 @@
+"""Teach a trained nano its metres anew, and leave its shape as it is (`network.metres`).
+
+    crops ── frozen network ──┬ features, in files of the run ──┐
+                              └ true over predicted depth ──────┴── fit ── nano.safetensors
+
+The network looks at every crop once; what it saw is learnt from many times, in a minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+import zipfile
+
+import numpy as np
+import torch
+from torch import nn, Tensor
+
+from sharp_ros.errors import CheckpointError, ConfigError
+from sharp_ros.files import replacing
+from sharp_ros.network.metres import GRID, Metres
+from sharp_ros.network.nano import LAYOUTS, load_weights, metadata_of, NanoNetwork, save_weights
+from sharp_ros.network.nano_arrays import LOG_Z1
+from sharp_ros.training.dataset import Batch, Shards
+from sharp_ros.training.settings import TrainingConfig
+from sharp_ros.training.trainer import open_data, single_threaded_operators
+
+CELLS = GRID[0] * GRID[1]
+CHUNK = 1200  # crops in a file
+BATCH = 12
+WIDTHS, ASPECTS = (160, 192, 224, 256, 256, 288), (4 / 3, 4 / 3, 3 / 2, 16 / 10, 16 / 9)
+LEAST_KNOWN = 0.15  # share of an image whose depth must be known, LEAST_CELL pixels of a cell
+LEAST_CELL = 20
+COMPONENTS = 256  # of the tokens, in which nearly all of their variance lies
+STEPS, FIT_BATCH, RATE, DECAY, DROPOUT = 2000, 384, 1e-3, 0.1, 0.5
+
+
+class Looked(NamedTuple):
+    """What the frozen network made of N crops.
+
+    Attributes:
+        features: [N, F] float16, see `Metres.gather`.
+        wrong: [N, 1 + cells] float32 log of true over predicted depth, the median over the image
+            and over each of its cells; NaN where too little is known.
+    """
+
+    features: np.ndarray
+    wrong: np.ndarray
+
+
+def train_metres(
+    config: TrainingConfig,
+    report: Callable[[float], None] = lambda done: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Add a head to the initial weights that corrects their metres; they stay as they are.
+
+    Args:
+        config: of the run: its data, weights, folder, threads, seed, and `metres_crops`.
+        report: called with the share of the crops that was looked at.
+        stop: asked between files; where it is true, those that are there serve the next run.
+
+    Returns:
+        Mean over held-out crops of |log| of true over predicted depth, `before` and `after`, and
+        `within_2std`, the share of them within two stated deviations after it; empty if stopped.
+
+    Raises:
+        ConfigError: if the initial weights are ImageNet's.
+        InputError: if the data cannot be used.
+        CheckpointError: if the initial weights cannot be used.
+    """
+    if config.init == 'imagenet':
+        raise ConfigError('metres are taught to trained weights of nano: name them with --init')
+    network = with_metres(load_weights(config.init)).requires_grad_(False)
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    images, rendered, held_out = open_data(config, out / 'held_out.json')
+    if images is None or held_out is None:
+        raise ConfigError('metres are taught by images in files: name folders with --data')
+    parts = []
+    with single_threaded_operators(), ThreadPoolExecutor(config.threads) as pool:
+        judged = looked_at(network, held_out, min(len(held_out), CHUNK), (config.seed, 8), pool)
+        for i, start in enumerate(range(0, config.metres_crops, CHUNK)):
+            if stop():
+                return {}
+            count = min(CHUNK, config.metres_crops - start)
+            file, key = out / f'metres_{i:04d}.npz', (config.seed, 9, i)
+            parts.append(
+                _kept(file, lambda n=count, k=key: looked_at(network, images, n, k, pool))
+            )
+            report((start + count) / config.metres_crops)
+    head = network.metres
+    assert head is not None
+    fit(head, _joined(parts), config.seed)
+    factor, std = said(head, judged)
+    off = judged.wrong[:, 0]
+    metadata = metadata_of(config.init) | {
+        'version': config.version,
+        'metres': f'{config.metres_crops} crops of {rendered} images rendered by '
+        'sharp_ros.procedural.rooms, over weights that stayed as they were',
+        'outputs': 'log z1, log z2, log Laplace scale (of metres); logit of nothing there; '
+        'corrections of the Gaussians; log of the standard deviation of the log of the metres',
+    }
+    save_weights(network, out / 'nano.safetensors', metadata)
+    return {
+        'before': float(np.abs(off).mean()),
+        'after': float(np.abs(off - factor).mean()),
+        'within_2std': float((np.abs(off - factor) <= 2 * std).mean()),
+    }
+
+
+def with_metres(network: NanoNetwork) -> NanoNetwork:
+    """The network with a head that does not change anything yet, where it has none.
+
+    Raises:
+        CheckpointError: if no layout of weight files holds such a network.
+    """
+    layout = replace(network.layout, metres=True)
+    if layout not in LAYOUTS.values():
+        raise CheckpointError('weights of layout 1 cannot learn their metres anew: use newer ones')
+    if network.metres is None:
+        network.layout = layout
+        network.metres = Metres(layout.token_dim, layout.planes)
+    return network
+
+
+def looked_at(
+    network: NanoNetwork, images: Shards, count: int, key: Sequence[int], pool: ThreadPoolExecutor
+) -> Looked:
+    """What a frozen network makes of crops drawn at random; a function of `key`.
+
+    Args:
+        network: with a head for metres.
+        images: to crop and damage, see `dataset.sample`.
+        count: of crops.
+        key: seed.
+        pool: threads to share it.
+    """
+    batches = -(-count // BATCH)
+
+    def one(number: int) -> Looked:
+        rng = np.random.default_rng((*key, number))
+        width = int(rng.choice(WIDTHS))
+        height = round(width / rng.choice(ASPECTS) / 8) * 8
+        ids = rng.integers(len(images), size=min(BATCH, count - number * BATCH))
+        return _look(network, images.batch([int(i) for i in ids], height, width, rng))
+
+    return _joined(list(pool.map(one, range(batches))))
+
+
+@torch.inference_mode()
+def _look(network: NanoNetwork, batch: Batch) -> Looked:
+    prediction, seen = network.look(batch.rgb, batch.intrinsics, batch.geometry)
+    assert seen is not None
+    off = batch.depth.log() - prediction[:, LOG_Z1]
+    wrong = np.stack([_medians(image) for image in off.numpy()])
+    return Looked(seen.numpy().astype(np.float16), wrong)
+
+
+def _medians(off: np.ndarray) -> np.ndarray:  # [h, w] -> [1 + cells] float32
+    """Of what is finite, in the image and in its cells."""
+    known = np.isfinite(off)
+    found = np.full(1 + CELLS, np.nan, np.float32)
+    if known.mean() < LEAST_KNOWN:
+        return found
+    found[0] = np.median(off[known])
+    strips = np.array_split(off, GRID[0])
+    cells = [cell for strip in strips for cell in np.array_split(strip, GRID[1], axis=1)]
+    for i, cell in enumerate(cells, 1):
+        values = cell[np.isfinite(cell)]
+        if len(values) >= LEAST_CELL:
+            found[i] = np.median(values)
+    return found
+
+
+def fit(head: Metres, looked: Looked, seed: int) -> None:
+    """Train a head from nothing, in place.
+
+    It learns on principal components of the tokens, which are then folded into its first layer;
+    the median over the image with a Laplace likelihood (Kendall & Gal, 2017), and what cells
+    differ from it by with L1.
+
+    Args:
+        head: to be trained.
+        looked: at least one crop whose depth is known.
+        seed: of initialisation, order and dropout.
+    """
+    known = np.isfinite(looked.wrong[:, 0])
+    features = torch.from_numpy(looked.features[known].astype(np.float32))
+    wrong = torch.from_numpy(looked.wrong[known])
+    tokens = head.features - head.others
+    mean, project = _components(features[:, :tokens])
+    others = features[:, tokens:].mean(0)
+    x = torch.cat([(features[:, :tokens] - mean) @ project, features[:, tokens:] - others], 1)
+    torch.manual_seed(seed)
+    learnt = nn.Sequential(
+        nn.Dropout(DROPOUT / 2),
+        nn.Linear(x.shape[1], head.hidden.out_features),
+        nn.GELU(),
+        nn.Dropout(DROPOUT),
+        nn.Linear(head.hidden.out_features, head.mixed.out_features),
+        nn.GELU(),
+        nn.Linear(head.mixed.out_features, CELLS + 2),
+    )
+    optimizer = torch.optim.AdamW(learnt.parameters(), RATE, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, STEPS)
+    rng = np.random.default_rng(seed)
+    for _ in range(STEPS):
+        chosen = torch.from_numpy(rng.integers(len(x), size=FIT_BATCH))
+        loss = _loss(learnt(x[chosen]), wrong[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    _fold(learnt, head, mean, project, others)
+
+
+def _loss(out: Tensor, wrong: Tensor) -> Tensor:
+    """Of [B, cells of the difference, factor, log scale] and [B, 1 + cells]."""
+    cells, factor, log_scale = out[:, :CELLS], out[:, CELLS], out[:, CELLS + 1].clamp(-4, 1)
+    whole = (factor - wrong[:, 0]).abs() * torch.exp(-log_scale) + log_scale
+    differences = cells - (wrong[:, 1:] - wrong[:, :1])
+    return whole.mean() + differences[torch.isfinite(differences)].abs().mean()
+
+
+def _components(x: Tensor) -> tuple[Tensor, Tensor]:  # [N, F] -> [F], [F, K]
+    """Mean, and what makes principal components of a variance of 1 on average."""
+    mean, std = x.mean(0), x.std(0) + 1e-3
+    scaled = (x - mean) / std
+    values, axes = torch.linalg.eigh(scaled.T @ scaled / len(x))
+    count = min(COMPONENTS, len(axes))
+    return mean, axes[:, -count:] / std[:, None] / values[-count:].mean().sqrt()
+
+
+@torch.no_grad()
+def _fold(
+    learnt: nn.Sequential, head: Metres, mean: Tensor, project: Tensor, others: Tensor
+) -> None:
+    """Write what was learnt on components as a head that takes the features themselves."""
+    first, second, last = (layer for layer in learnt if isinstance(layer, nn.Linear))
+    count = project.shape[1]
+    weight = torch.cat([first.weight[:, :count] @ project.T, first.weight[:, count:]], 1)
+    head.hidden.weight.copy_(weight)
+    head.hidden.bias.copy_(first.bias - weight @ torch.cat([mean, others]))
+    head.mixed.load_state_dict(second.state_dict())
+    # a cell's factor is that of the image and its difference; sqrt(2) times the Laplace scale is
+    # the standard deviation
+    for whole, part in ((head.out.weight, last.weight), (head.out.bias, last.bias)):
+        whole[:CELLS] = part[:CELLS] + part[CELLS]
+        whole[CELLS] = part[CELLS + 1]
+    head.out.bias[CELLS] += 0.5 * np.log(2)
+
+
+@torch.inference_mode()
+def said(head: Metres, looked: Looked) -> tuple[np.ndarray, np.ndarray]:
+    """Mean log factors [N] over the cells, and their standard deviations [N]."""
+    factors, log_std = head(torch.from_numpy(looked.features.astype(np.float32)))
+    return factors.mean((1, 2, 3)).numpy(), log_std.exp().numpy()
+
+
+def _kept(path: Path, look: Callable[[], Looked]) -> Looked:
+    """What a file of the run holds, or else is written there."""
+    if path.exists():
+        try:
+            with np.load(path) as stored:
+                return Looked(stored['features'], stored['wrong'])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f'cannot resume from {path} ({error}); remove it') from error
+    looked = look()
+    with replacing(path) as file:
+        np.savez(file, features=looked.features, wrong=looked.wrong)
+    return looked
+
+
+def _joined(parts: Sequence[Looked]) -> Looked:
+    return Looked(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -1,0 +1,262 @@
+"""The head that corrects the metres of frozen weights: what it looks at, learns, and states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from seeded_nano import unsettled_network
+import torch
+
+from sharp_ros.apps.cli import main
+from sharp_ros.camera import FloorGeometry
+from sharp_ros.errors import CheckpointError, ConfigError
+from sharp_ros.evaluation.depth_sets import looking
+from sharp_ros.exchange.onnx_export import export_nano
+from sharp_ros.network.metres import cell_means, GRID, Metres
+from sharp_ros.network.nano import fold_batch_norms, LAYOUTS, load_weights, save_weights
+from sharp_ros.network.nano_arrays import CHANNELS, METRES, NanoArrays
+from sharp_ros.network.predictor import NanoPredictor
+from sharp_ros.network.sessions import OnnxSession
+from sharp_ros.self_check import check_image
+from sharp_ros.training import metres
+from sharp_ros.training.metres import fit, Looked, said, train_metres, with_metres
+from sharp_ros.training.settings import to_yaml, TrainingConfig
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+GIVEN = {'name': 'nano', 'version': '9', 'licence': 'Apache-2.0'}
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a network without such a head."""
+    path = tmp_path_factory.mktemp('weights') / 'nano.safetensors'
+    save_weights(unsettled_network(), path, GIVEN)
+    return path
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards of noise before walls at two metres."""
+    folder, rng = tmp_path_factory.mktemp('data'), np.random.default_rng(0)
+    for name in 'abc':
+        rgb = rng.integers(0, 255, (6, 48, 64, 3)).astype(np.uint8)
+        depth = np.full((6, 48, 64), 2.0, np.float16)
+        depth[:, :4] = (0, np.inf, np.nan, 2.0)[' abc'.index(name)]
+        np.savez(folder / f'{name}.npz', rgb=rgb, d=depth, d2=depth, f=np.full(6, 50, np.float32))
+    return folder
+
+
+def config(data: Path, weights: Path, out: Path) -> TrainingConfig:
+    return TrainingConfig(
+        data=(str(data),),
+        init=str(weights),
+        out=str(out),
+        held_out=1,
+        metres_crops=30,
+        threads=2,
+        version='10',
+    )
+
+
+# --- the head --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('size', [(6, 8), (7, 9), (3, 4), (2, 3), (60, 80)])
+def test_cell_means_are_those_of_the_area_of_a_cell(size: tuple[int, int]) -> None:
+    planes = torch.rand(2, 5, *size, dtype=torch.float64)
+    found = cell_means(planes, GRID)
+    fine = planes.repeat_interleave(GRID[0], 2).repeat_interleave(GRID[1], 3)
+    parts = fine.reshape(2, 5, GRID[0], size[0], GRID[1], size[1])
+    torch.testing.assert_close(found, parts.mean((3, 5)))
+
+
+def test_an_untrained_head_changes_nothing_and_is_sure_of_nothing() -> None:
+    network = fold_batch_norms(unsettled_network())
+    rgb, k = torch.rand(2, 3, 64, 96), torch.tensor([[60.0, 60.0, 48.0, 32.0]] * 2)
+    with torch.inference_mode():
+        before = network(rgb, k)
+        after = with_metres(network)(rgb, k)
+    assert network.layout == LAYOUTS[3]
+    assert before.shape[1] == CHANNELS
+    assert torch.equal(after[:, :CHANNELS], before)
+    assert (after[:, METRES] == 0).all()
+
+
+def test_both_surfaces_move_together_and_all_else_stays() -> None:
+    network = fold_batch_norms(unsettled_network())
+    rgb, k = torch.rand(1, 3, 64, 96), torch.tensor([[60.0, 60.0, 48.0, 32.0]])
+    with torch.inference_mode():
+        before = network(rgb, k)[0]
+        head = with_metres(network).metres
+        assert head is not None
+        head.out.bias[:4] = 0.5  # the uppermost row of cells
+        head.out.bias[-1] = np.log(0.3)
+        after = network(rgb, k)[0]
+    moved = after[:2] - before[:2]
+    torch.testing.assert_close(moved[0], moved[1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(moved[:, 0], torch.full_like(moved[:, 0], 0.5), rtol=0, atol=1e-5)
+    assert moved[:, -1].abs().max() < 1e-5
+    torch.testing.assert_close(after[2:CHANNELS], before[2:], rtol=0, atol=0)
+    torch.testing.assert_close(after[METRES].exp(), torch.full((64, 96), 0.3))
+
+
+def test_weights_of_the_first_layout_cannot_have_one() -> None:
+    with pytest.raises(CheckpointError, match='newer'):
+        with_metres(unsettled_network(LAYOUTS[1]))
+
+
+# --- wherever it runs ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('floor', [None, FloorGeometry(np.array([0.1, -0.9, -0.3]), 1.2)])
+def test_file_onnx_and_arrays_say_the_same(tmp_path: Path, floor: FloorGeometry | None) -> None:
+    pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    network = with_metres(fold_batch_norms(unsettled_network()))
+    assert network.metres is not None
+    torch.nn.init.normal_(network.metres.out.weight, std=0.1)
+    save_weights(network, tmp_path / 'nano.safetensors', GIVEN)
+    plain = NanoPredictor(load_weights(tmp_path / 'nano.safetensors'))
+    export_nano(plain, tmp_path / 'nano.onnx', {})
+    fast = NanoArrays(OnnxSession(tmp_path / 'nano.onnx'))
+    image, camera = check_image()
+    image, camera = image[:400], camera.cropped(0, 0, 640, 400)
+    with torch.inference_mode():
+        expected = plain.gaussians(plain.forward(*plain.inputs(image, camera, floor)), camera)
+    found = fast.gaussians(fast.forward(*fast.inputs(image, camera, floor)), camera)
+    torch.testing.assert_close(found.means, expected.means, rtol=2e-3, atol=2e-3)
+    assert expected.log_scale_std != 1.0
+    assert found.log_scale_std == pytest.approx(expected.log_scale_std, rel=1e-3)
+    assert found.scaled(2.0).log_scale_std == found.log_scale_std
+
+
+def test_evaluation_counts_what_is_stated_of_the_metres() -> None:
+    from types import SimpleNamespace
+
+    from sharp_ros.camera import Frame
+
+    network = with_metres(fold_batch_norms(unsettled_network()))
+    predictor = NanoPredictor(network)
+    image, camera = check_image()
+
+    def predict(image, intrinsics, depth, covariances):
+        outputs = predictor.forward(*predictor.inputs(image, intrinsics, None))
+        return predictor.gaussians(outputs, intrinsics, covariances=covariances)
+
+    def stated() -> float:
+        with torch.inference_mode():
+            seen = looking(SimpleNamespace(predict=predict))(Frame(image, camera, 0, ''))
+        assert seen.log_std is not None
+        return float(np.median(seen.log_std))
+
+    assert network.metres is not None
+    network.metres.out.bias.data[-1] = np.log(0.03)
+    narrow = stated()
+    network.metres.out.bias.data[-1] = np.log(1.5)
+    assert stated() == pytest.approx(np.hypot(narrow, 1.5), rel=0.01)
+
+
+# --- learning --------------------------------------------------------------------------------
+
+
+def test_fit_learns_factor_cells_and_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metres, 'STEPS', 1000)
+    rng = np.random.default_rng(0)
+    head = Metres(4, 1)
+    assert head.features == 4 * 12 + head.others
+
+    def draw(count: int) -> Looked:
+        features = rng.normal(size=(count, head.features)).astype(np.float16)
+        features[:, -2] *= 4
+        factor = 0.5 * features[:, 3] - 0.4 * features[:, -1]
+        uncertain = np.where(features[:, -2] > 0, 0.6, 0.02)
+        whole = factor + uncertain * rng.laplace(size=count)
+        cells = whole[:, None] + np.linspace(-0.3, 0.3, 12) * features[:, 5:6]
+        wrong = np.concatenate([whole[:, None], cells], 1).astype(np.float32)
+        wrong[: count // 20] = np.nan  # nothing is known of these
+        wrong[-count // 4 :, 1:7] = np.nan  # or of some of their cells
+        return Looked(features, wrong)
+
+    fit(head, draw(4000), 0)
+    new = draw(2000)
+    known = np.isfinite(new.wrong[:, 0])
+    factor, std = said(head, new)
+    off, sure = new.wrong[:, 0] - factor, new.features[:, -2] < 0
+    assert np.median(np.abs(off[known & sure])) < 0.25 * np.median(np.abs(new.wrong[known, 0]))
+    assert std[~sure].mean() > 1.5 * std[sure].mean()
+    assert (np.abs(off[known]) <= 2 * std[known]).mean() > 0.85
+    with torch.inference_mode():
+        cells = head(torch.from_numpy(new.features.astype(np.float32)))[0].reshape(-1, 12).numpy()
+    spread = new.features[:, 5:6] * np.linspace(-0.3, 0.3, 12)
+    assert np.corrcoef((cells - factor[:, None]).ravel(), spread.ravel())[0, 1] > 0.95
+
+
+def test_training_moves_the_metres_and_nothing_else(
+    data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metres, 'CHUNK', 12)
+    monkeypatch.setattr(metres, 'STEPS', 300)
+    shares: list[float] = []
+    errors = train_metres(config(data, weights, tmp_path / 'run'), shares.append)
+    assert shares == [0.4, 0.8, 1.0]
+    assert errors['after'] < 0.3 * errors['before']
+    before, after = load_weights(weights), load_weights(tmp_path / 'run' / 'nano.safetensors')
+    assert after.layout == LAYOUTS[3]
+    taught = after.state_dict()
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(taught[name], tensor), name
+    rgb, k = torch.rand(1, 3, 96, 128), torch.tensor([[100.0, 100.0, 64.0, 48.0]])
+    with torch.inference_mode():
+        old, new = before(rgb, k)[0], after(rgb, k)[0]
+    truth = np.log(2.0)
+    assert (new[0] - truth).abs().median() < 0.3 * (old[0] - truth).abs().median()
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(
+    data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metres, 'CHUNK', 12)
+    monkeypatch.setattr(metres, 'STEPS', 5)
+    whole, part = (config(data, weights, tmp_path / name) for name in ('whole', 'part'))
+    train_metres(whole)
+    shares: list[float] = []
+    assert train_metres(part, shares.append, lambda: bool(shares)) == {}
+    assert not (tmp_path / 'part' / 'nano.safetensors').exists()
+    with monkeypatch.context() as patch:
+        looked: list[int] = []
+        look = metres.looked_at
+        patch.setattr(metres, 'looked_at', lambda *a: looked.append(a[2]) or look(*a))
+        assert train_metres(part)
+    assert looked == [6, 12, 6]  # held-out ones, and what was not there
+    states = [
+        load_weights(tmp_path / name / 'nano.safetensors').state_dict()
+        for name in ('whole', 'part')
+    ]
+    assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
+    (tmp_path / 'part' / 'metres_0000.npz').write_bytes(b'PK')
+    with pytest.raises(CheckpointError, match='metres_0000'):
+        train_metres(part)
+
+
+def test_command_says_what_it_needs_and_what_came_of_it(
+    data: Path,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(metres, 'STEPS', 5)
+    settings = tmp_path / 'settings.yaml'
+    settings.write_text(to_yaml(config(data, weights, tmp_path / 'run')))
+    assert main(['train', str(settings), '--metres']) == 0
+    said = capsys.readouterr()
+    assert '"within_2std"' in said.out
+    assert str(tmp_path / 'run' / 'nano.safetensors') in said.out
+    assert '100% of 30 crops' in said.err
+    assert main(['train', str(settings), '--metres', '--init', 'imagenet']) != 0
+    assert '--init' in capsys.readouterr().err
+    with pytest.raises(ConfigError, match='--init'):
+        train_metres(TrainingConfig(data=(str(data),), out=str(tmp_path / 'other')))
