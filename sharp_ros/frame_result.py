@@ -188,7 +188,7 @@ class BegunFrame:
         depth = resize_depth(cells, frame.intrinsics.width, frame.intrinsics.height)
         if frame.unseen is not None:
             depth = np.where(frame.unseen, np.float32(np.nan), depth)
-        return gaussians, PredictedDepth(depth, log_std, cells)
+        return gaussians, PredictedDepth(depth, log_std, cells, gaussians.log_scale_std)
 
 
 def _nothing() -> None:

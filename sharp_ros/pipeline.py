@@ -150,7 +150,9 @@ class Pipeline(PipelineState):
         refined = self._refinement.refine(tracked, predicted, self._localizer.factor, clock)
         # What is metric scale, and where is the floor?
         seen = (refined.scale, refined.poses_hold)
-        localized = self._localizer.observe(tracked, refined.depth, clock, *seen)
+        localized = self._localizer.observe(
+            tracked, refined.depth, clock, *seen, network_std=predicted.scale_std
+        )
         self._refinement.remember(localized, refined, predicted)
         frame = localized.frame
         gaussians, depth = localized.to_metres(refined.corrected(gaussians), refined.depth)

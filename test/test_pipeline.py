@@ -21,7 +21,7 @@ from sharp_ros.config import (
 )
 from sharp_ros.engine import choose_device, Engine
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
-from sharp_ros.models import load_predictor, model_names
+from sharp_ros.models import load_predictor, model_names, ModelInfo
 from sharp_ros.network.composer import gaussians_from_depth
 from sharp_ros.network.predictor import SensorPredictor
 from sharp_ros.pipeline import (
@@ -65,6 +65,23 @@ def test_depth_passes_through_exactly():
     assert (result.grid.cells == 100).any()
     np.testing.assert_allclose(result.map_points[:, 0], 2.0, atol=0.06)  # a cell
     assert len(result.clearing_points) == 0  # every ray meets the wall
+
+
+@pytest.mark.parametrize('stated', [None, 0.05, 1.2])
+def test_what_a_network_doubts_of_its_metres_is_stated(stated):
+    """Of the first image, of which nothing else is known."""
+    (frame,) = islice(SyntheticSource(size=(160, 120)).frames(), 1)
+    z = torch.from_numpy(frame.depth)[None]
+    colors = torch.full((3, 120, 160), 0.5)
+
+    def network(image, intrinsics, depth=None):
+        return replace(gaussians_from_depth(z, colors, intrinsics), log_scale_std=stated)
+
+    info = ModelInfo('doubting', 'says so', 'Apache-2.0', metric=True)
+    pipeline = Pipeline(Engine(network, ModelConfig()), info, SharpConfig())
+    scale = pipeline.process(replace(frame, depth=None), {POINTS}).scale
+    expected = max(SharpConfig().scale.prior_std, stated or 0.0)
+    assert scale.log_variance**0.5 == pytest.approx(expected, rel=0.15)
 
 
 @pytest.mark.parametrize('posed', [False, True])

@@ -99,6 +99,7 @@ def update(
     sensor_depth=None,
     height=None,
     up=None,
+    network_std=None,
 ):
     """Show a frame to the filter; a height with `up` comes by tf, one without by parameter."""
     image = np.zeros((intrinsics.height, intrinsics.width, 3), np.uint8)
@@ -111,7 +112,9 @@ def update(
         frame = replace(frame, transforms={'floor': transform(axes, -height * np.array(up))})
     elif height:
         scale.config = replace(scale.config, camera_height=height)
-    return scale.update(frame, depth, tracks, pose_is_metric=pose_is_metric)
+    return scale.update(
+        frame, depth, tracks, pose_is_metric=pose_is_metric, network_std=network_std
+    )
 
 
 def stamp(i, rate):
@@ -414,6 +417,35 @@ def test_nothing_known_means_factor_one_and_the_doubt_of_the_prior():
         assert later.value == pytest.approx(1.0)
         assert later.log_variance > estimate.log_variance - 1e-6
         scale.reset()
+
+
+@pytest.mark.parametrize('pose', [STILL, None])
+def test_what_the_network_says_of_its_metres_is_the_doubt_to_begin_with(pose):
+    depth, config = plane_depth(K, 2.0), ScaleConfig(prior_std=0.4)
+
+    def stds(stated):
+        scale = ScaleFilter(config)
+        given = {'T_world_camera': pose, 'pose_is_metric': False, 'network_std': stated}
+        first = update(scale, 0, depth, K, **given)
+        return math.sqrt(first.log_variance), math.sqrt(first.bias_variance)
+
+    assert stds(0.1) == stds(None)  # what is usual holds for a network that is sure of itself
+    assert stds(0.9)[0] == pytest.approx(0.9, rel=0.1)
+    assert stds(0.9)[1] == pytest.approx(0.9, rel=0.1)
+
+
+def test_a_doubt_that_comes_late_takes_back_nothing_that_was_learnt():
+    depth = plane_depth(K, 2.0)
+    sure, told = (ScaleFilter(ScaleConfig()) for _ in range(2))
+    for scale in (sure, told):
+        steady(scale, sensor_depth=1.5 * depth)
+    given = {'T_world_camera': STILL, 'pose_is_metric': False, 'sensor_depth': 1.5 * depth}
+    later = [
+        update(scale, stamp(200, 10), depth, K, **given, network_std=std)
+        for scale, std in ((sure, None), (told, 0.9))
+    ]
+    assert later[1].value == pytest.approx(later[0].value, rel=1e-3)
+    assert later[1].log_variance == pytest.approx(later[0].log_variance, rel=0.1)
 
 
 def test_time_that_goes_back_starts_anew():

@@ -99,12 +99,14 @@ class Shown:
         truth: true z-depth of its `THINNED` pixels, metres; 0 and non-finite mean none.
         log_std: [m, n] standard deviation of the logarithm of `predicted` that the network states,
             edge to edge at any resolution; None if it states none.
+        scale_std: likewise of its scale.
     """
 
     frame: Frame
     predicted: np.ndarray
     truth: np.ndarray
     log_std: np.ndarray | None = None
+    scale_std: float | None = None
 
 
 class HandHeld:

@@ -73,11 +73,15 @@ class NodeSteps:
         """See `FindsScale.find`."""
         carried = self._refinement.carried(shown.frame)
         clock.lap('carry')
-        predicted = carried or PredictedDepth(shown.predicted, shown.log_std, _cells_of(shown))
+        predicted = carried or PredictedDepth(
+            shown.predicted, shown.log_std, _cells_of(shown), shown.scale_std
+        )
         tracked = self._localizer.track(shown.frame, predicted.depth, clock)
         refined = self._refinement.refine(tracked, predicted, self._localizer.factor, clock)
         seen = (refined.scale, refined.poses_hold)
-        localized = self._localizer.observe(tracked, refined.depth, clock, *seen)
+        localized = self._localizer.observe(
+            tracked, refined.depth, clock, *seen, network_std=predicted.scale_std
+        )
         self._refinement.remember(localized, refined, predicted)
         return localized.scale, refined.depth
 
@@ -260,7 +264,8 @@ def predicted_recording(frames: Iterable[Frame], engine: Engine) -> list[Shown]:
         truth = np.zeros_like(predicted) if frame.depth is None else frame.depth
         plain = replace(frame, world_frame='odom', depth=None, unseen=None)
         log_std = gaussians.front_log_std
-        shown.append(Shown(plain, predicted, truth[THINNED].copy(), log_std))
+        scale_std = gaussians.log_scale_std
+        shown.append(Shown(plain, predicted, truth[THINNED].copy(), log_std, scale_std))
     if not shown:
         raise InputError(
             'the source has no poses; give synthetic, or an RGB-D folder with depth.txt and '

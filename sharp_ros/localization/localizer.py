@@ -180,6 +180,7 @@ class Localizer:
         clock: Stopwatch,
         scale_seen: MeasuredScale | None = None,
         pose_holds: bool = True,
+        network_std: float | None = None,
     ) -> Localized:
         """What is metric scale, and where is the floor?
 
@@ -189,12 +190,13 @@ class Localizer:
             clock: of its steps; the laps are `scale` and `level`.
             scale_seen: scale of that depth as recent images show it.
             pose_holds: whether these do not contradict the pose; else it teaches no scale.
+            network_std: see `ScaleFilter.update`.
 
         Raises:
             InputError: if pose or depth cannot be used.
         """
         frame, motion, unmappable = tracked.frame, tracked.motion, tracked.unmappable
-        scale = self._scale(tracked, depth, scale_seen, pose_holds)
+        scale = self._scale(tracked, depth, scale_seen, pose_holds, network_std)
         clock.lap('scale')
         if tracked.visual and motion is not None:
             try:
@@ -320,7 +322,12 @@ class Localizer:
     # metric scale ------------------------------------------------------------------------------
 
     def _scale(
-        self, tracked: Tracked, depth: np.ndarray, seen: MeasuredScale | None, pose_holds: bool
+        self,
+        tracked: Tracked,
+        depth: np.ndarray,
+        seen: MeasuredScale | None,
+        pose_holds: bool,
+        network_std: float | None,
     ) -> ScaleEstimate | None:
         """Factor of the depth of a frame, from which that is learnt if it may be."""
         frame = tracked.frame
@@ -334,6 +341,7 @@ class Localizer:
                     depth,
                     self._tracks(tracked) if self._asks_tracks else seen,
                     pose_is_metric=not (tracked.visual and self._knows_metres(frame)),
+                    network_std=network_std,
                 )
             self._stamp_ns = frame.stamp_ns
         return self._estimate

@@ -123,7 +123,8 @@ class ScaleFilter:
     def reset(self) -> None:
         """Back to the start: factor 1, with the variance of the prior."""
         # of the bias, without what was observed since there is a reference
-        self._bias = Belief(self.config.prior_std)
+        self._prior_std = self.config.prior_std
+        self._bias = Belief(self._prior_std)
         self._taught = False  # whether anything was observed or compared yet
         self._groups: dict[str, _Group] = {}
         self._reference: _Reference | None = None
@@ -150,6 +151,7 @@ class ScaleFilter:
         motion: MetricMotion = None,
         *,
         pose_is_metric: bool,
+        network_std: float | None = None,
     ) -> ScaleEstimate:
         """Estimate the scale of one frame from all that is known about it.
 
@@ -163,6 +165,9 @@ class ScaleFilter:
                 images show.
             pose_is_metric: whether poses come from elsewhere than from predicted depth, so that
                 `motion` tells the scale.
+            network_std: standard deviation of the logarithm of the scale of this depth, as the
+                network states it: where it is larger than what is usual (`prior_std`), it is what
+                is believed until something is observed; None where it does not say.
 
         Raises:
             InputError: `size_mismatch`, `bad_pose`.
@@ -176,6 +181,10 @@ class ScaleFilter:
             self.reset()
         seconds = (stamp_ns - self._stamp_ns) * 1e-9 if self._started else 0.0
         self._started, self._stamp_ns = True, stamp_ns
+        if network_std is not None:
+            self._prior_std = max(self.config.prior_std, network_std)
+            if not self._taught:
+                self._bias = Belief(self._prior_std)
         motion = motion if pose_is_metric else None
         observed = [anchor.observe(frame, depth, motion) for anchor in self._anchors]
         observations = [
@@ -212,7 +221,7 @@ class ScaleFilter:
         """Let the bias wander, or be another one at once, as from room to room."""
         seconds = nanoseconds * 1e-9
         bias.widen(self.config.drift_std**2 * seconds)
-        bias.doubt(-math.expm1(-_RENEWED * seconds), self.config.prior_std)
+        bias.doubt(-math.expm1(-_RENEWED * seconds), self._prior_std)
 
     # a frame on its own ------------------------------------------------------------------------
 

@@ -34,11 +34,14 @@ class PredictedDepth:
         log_std: [m, n] standard deviation of its logarithm as the network stated it; None if it
             did not.
         cells: [h, w] depth in the cells of the network; None of an image it did not see.
+        scale_std: standard deviation of the logarithm of its scale, as the network states it of
+            an image that it saw; None where it does not.
     """
 
     depth: np.ndarray
     log_std: np.ndarray | None
     cells: np.ndarray | None = None
+    scale_std: float | None = None
 
     def hidden(self, mask: np.ndarray) -> PredictedDepth:  # [H, W] bool
         """The same with no depth where the mask is."""
