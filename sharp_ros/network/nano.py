@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save
@@ -105,6 +106,23 @@ LAYOUTS = {
 TRUNK = 2  # the newest without a head for the metres, which is taught last
 
 
+class Sight(NamedTuple):
+    """What the network makes of an image for the canonical camera.
+
+    Attributes:
+        surfaces: [B, 3 or 4, h, w] log z1, what log z2 exceeds it by before the softplus, log
+            Laplace scale, logit of nothing there where the weights know it.
+        corrections: [B, C, h / 2, w / 2] of the Gaussians; C may be 0.
+        zoom: [B, 1, 1] log of the focal length over the canonical one, by which depth grows.
+        features: [B, F] of `Metres.gather`; None of weights without that head.
+    """
+
+    surfaces: Tensor
+    corrections: Tensor
+    zoom: Tensor
+    features: Tensor | None
+
+
 class NanoNetwork(nn.Module):
     """Monocular metric depth in two layers.
 
@@ -158,22 +176,24 @@ class NanoNetwork(nn.Module):
         Raises:
             InputError: if a shape is wrong.
         """
-        prediction, seen = self.look(rgb, intrinsics, geometry)
-        if self.metres is None or seen is None:
-            return prediction
-        factors, log_std = self.metres(seen)
-        nearer = _resize(factors, prediction)
-        everywhere = log_std[:, None, None, None] + torch.zeros_like(prediction[:, :1])
-        surfaces, others = prediction[:, :2] + nearer, prediction[:, 2:]
-        return torch.cat([surfaces, others, everywhere], 1)
+        seen = self.look(rgb, intrinsics, geometry)
+        first, gap, log_scale, *none = seen.surfaces.unbind(1)
+        farther, others = seen.zoom, list[Tensor]()
+        if self.layout.channels > 4:
+            others.append(_resize(seen.corrections, rgb))
+        if self.metres is not None:
+            assert seen.features is not None
+            factors, log_std = self.metres(seen.features)
+            farther = _resize(factors + seen.zoom[:, None], rgb)[:, 0]
+            others.append(log_std[:, None, None, None].expand(-1, 1, *rgb.shape[2:]))
+        log_z1 = first + farther
+        log_z2 = log_z1 + F.softplus(gap)
+        none = none or [torch.full_like(log_z1, NEVER)]
+        known = torch.stack([log_z1, log_z2, log_scale.clamp(*LOG_SCALE_RANGE), *none], 1)
+        return torch.cat([known, *others], 1) if others else known
 
-    def look(
-        self, rgb: Tensor, intrinsics: Tensor, geometry: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """As `forward`, but without the correction of the metres, and what it is made from.
-
-        Returns:
-            The prediction, and [B, N] of `Metres.gather`; None of weights that have no such head.
+    def look(self, rgb: Tensor, intrinsics: Tensor, geometry: Tensor | None = None) -> Sight:
+        """What the image shows, before the head for the metres; arguments as for `forward`.
 
         Raises:
             InputError: if a shape is wrong.
@@ -206,16 +226,10 @@ class NanoNetwork(nn.Module):
             surfaces = convex_upsampling(surfaces, weights)[:, :, : rgb.shape[2], : rgb.shape[3]]
         else:
             surfaces = _resize(surfaces, rgb)
-        first, gap, log_scale, *none = surfaces.unbind(1)
-        log_z1 = first + zoom
-        log_z2 = log_z1 + F.softplus(gap)
-        none = none or [torch.full_like(log_z1, NEVER)]
-        known = torch.stack([log_z1, log_z2, log_scale.clamp(*LOG_SCALE_RANGE), *none], 1)
-        if channels > 4:
-            known = torch.cat([known, _resize(corrections, rgb)], 1)
-        if self.metres is None:
-            return known, None
-        return known, self.metres.gather(coarse, surfaces, rays, zoom, geometry)
+        features = None
+        if self.metres is not None:
+            features = self.metres.gather(coarse, surfaces, rays, zoom, geometry)
+        return Sight(surfaces, corrections, zoom, features)
 
 
 def gaussians_from_prediction(

@@ -23,7 +23,6 @@ from sharp_ros.errors import CheckpointError, ConfigError
 from sharp_ros.files import replacing
 from sharp_ros.network.metres import GRID, Metres
 from sharp_ros.network.nano import LAYOUTS, load_weights, metadata_of, NanoNetwork, save_weights
-from sharp_ros.network.nano_arrays import LOG_Z1
 from sharp_ros.training.dataset import Batch, Shards
 from sharp_ros.training.settings import TrainingConfig
 from sharp_ros.training.trainer import open_data, single_threaded_operators
@@ -153,11 +152,11 @@ def looked_at(
 
 @torch.inference_mode()
 def _look(network: NanoNetwork, batch: Batch) -> Looked:
-    prediction, seen = network.look(batch.rgb, batch.intrinsics, batch.geometry)
-    assert seen is not None
-    off = batch.depth.log() - prediction[:, LOG_Z1]
+    seen = network.look(batch.rgb, batch.intrinsics, batch.geometry)
+    assert seen.features is not None
+    off = batch.depth.log() - (seen.surfaces[:, 0] + seen.zoom)
     wrong = np.stack([_medians(image) for image in off.numpy()])
-    return Looked(seen.numpy().astype(np.float16), wrong)
+    return Looked(seen.features.numpy().astype(np.float16), wrong)
 
 
 def _medians(off: np.ndarray) -> np.ndarray:  # [h, w] -> [1 + cells] float32
