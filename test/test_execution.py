@@ -22,7 +22,7 @@ from sharp_ros.errors import CheckpointError, ConfigError, EngineError
 from sharp_ros.evaluation import installation
 from sharp_ros.loading import load_engine
 from sharp_ros.models import load_predictor
-from sharp_ros.network.nano_arrays import CHANNELS, NanoArrays, NONE
+from sharp_ros.network.nano_arrays import METRES, NanoArrays, NONE
 from sharp_ros.network.onnx_predictor import OnnxNanoPredictor
 from sharp_ros.network.sessions import import_openvino, openvino_core, OpenVinoSession
 from sharp_ros.process import inference_threads
@@ -210,7 +210,7 @@ def test_arrays_say_what_tensors_say(rows, known_floor):
     for found, expected in zip(inputs, expected_inputs, strict=True):
         np.testing.assert_array_equal(found, expected.numpy())
     prediction, small = fast.forward(*inputs)
-    assert len(prediction) == CHANNELS
+    assert len(prediction) == METRES + 1
     prediction[NONE, :10] = 2.0  # nothing there, more likely than not
     prediction[NONE, 10:20] = 8.0  # surely
     prediction[0, 30, 30] = 200.0  # overflows, and is no sky
@@ -223,6 +223,7 @@ def test_arrays_say_what_tensors_say(rows, known_floor):
         comparable = plain.comparable(outputs)
     found = fast.gaussians((prediction, small), camera)
     assert found.grid == expected.grid
+    assert found.log_scale_std == pytest.approx(expected.log_scale_std, rel=1e-6)
     points = fast.gaussians((prediction, small), camera, covariances=False)
     for pointlike in (points, expected_points):
         assert pointlike.quats is pointlike.scales is None
