@@ -14,12 +14,13 @@ from sharp_ros.camera import FloorGeometry
 from sharp_ros.errors import CheckpointError, ConfigError
 from sharp_ros.evaluation.depth_sets import looking
 from sharp_ros.exchange.onnx_export import export_nano
+from sharp_ros.models import WEIGHTS_FOLDER
 from sharp_ros.network.metres import cell_means, GRID, Metres
 from sharp_ros.network.nano import fold_batch_norms, LAYOUTS, load_weights, save_weights
 from sharp_ros.network.nano_arrays import CHANNELS, METRES, NanoArrays
 from sharp_ros.network.predictor import NanoPredictor
 from sharp_ros.network.sessions import OnnxSession
-from sharp_ros.self_check import check_image
+from sharp_ros.self_check import check_image, difference, TOLERANCE
 from sharp_ros.training import metres
 from sharp_ros.training.metres import fit, Looked, said, train_metres, with_metres
 from sharp_ros.training.settings import to_yaml, TrainingConfig
@@ -131,6 +132,19 @@ def test_file_onnx_and_arrays_say_the_same(tmp_path: Path, floor: FloorGeometry 
     assert expected.log_scale_std != 1.0
     assert found.log_scale_std == pytest.approx(expected.log_scale_std, rel=1e-3)
     assert found.scaled(2.0).log_scale_std == found.log_scale_std
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_it_runs_in_every_precision_of_a_gpu(dtype: torch.dtype) -> None:
+    exact, fast = (NanoPredictor(load_weights(WEIGHTS_FOLDER / 'nano.safetensors')) for _ in '12')
+    fast.cast(dtype)
+    image, camera = check_image()
+    with torch.inference_mode():
+        outputs = [p.forward(*p.inputs(image, camera)) for p in (exact, fast)]
+    truth, found = (exact.gaussians(output, camera).log_scale_std for output in outputs)
+    assert found == pytest.approx(truth, rel=0.05)
+    compared = [exact.comparable(output) for output in outputs]
+    assert difference(compared[1], compared[0]) < TOLERANCE
 
 
 def test_evaluation_counts_what_is_stated_of_the_metres() -> None:

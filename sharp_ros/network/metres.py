@@ -66,8 +66,12 @@ class Metres(nn.Module):
         return torch.cat([*means, zoom[:, 0], given], 1)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Log factors [B, 1, *GRID] and the log of their standard deviation [B] from `gather`."""
-        out = self.out(F.gelu(self.mixed(F.gelu(self.hidden(features)))))
+        """Log factors [B, 1, *GRID] and the log of their standard deviation [B] from `gather`.
+
+        Both are float32, whatever the precision of the weights.
+        """
+        x = features.to(self.hidden.weight.dtype)
+        out = self.out(F.gelu(self.mixed(F.gelu(self.hidden(x))))).float()
         low, high = (torch.tensor(bound).log().item() for bound in STD_RANGE)
         return out[:, :-1].reshape(-1, 1, *GRID), out[:, -1].clamp(low, high)
 
