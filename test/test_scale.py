@@ -434,6 +434,20 @@ def test_what_the_network_says_of_its_metres_is_the_doubt_to_begin_with(pose):
     assert stds(0.9)[1] == pytest.approx(0.9, rel=0.1)
 
 
+@pytest.mark.parametrize('stated', [None, 0.3])
+def test_another_prior_holds_from_the_next_frame_on(stated):
+    depth = plane_depth(K, 2.0)
+
+    def doubt(prior, then):
+        scale = ScaleFilter(ScaleConfig(prior_std=prior))
+        given = {'pose_is_metric': False, 'network_std': stated}
+        update(scale, 0, depth, K, sensor_depth=1.5 * depth, **given)
+        scale.config = ScaleConfig(prior_std=then)
+        return update(scale, stamp(60, 1), depth, K, **given).bias_variance
+
+    assert doubt(0.3, 0.9) > 1.5 * doubt(0.3, 0.3)
+
+
 def test_a_doubt_that_comes_late_takes_back_nothing_that_was_learnt():
     depth = plane_depth(K, 2.0)
     sure, told = (ScaleFilter(ScaleConfig()) for _ in range(2))

@@ -122,8 +122,8 @@ class ScaleFilter:
 
     def reset(self) -> None:
         """Back to the start: factor 1, with the variance of the prior."""
+        self._stated_std = 0.0  # by the network, of the last image that it saw
         # of the bias, without what was observed since there is a reference
-        self._prior_std = self.config.prior_std
         self._bias = Belief(self._prior_std)
         self._taught = False  # whether anything was observed or compared yet
         self._groups: dict[str, _Group] = {}
@@ -137,6 +137,11 @@ class ScaleFilter:
         self._dispute = ScaleDispute(systematic, _GROUP)
         self._started, self._stamp_ns = False, 0
         self._counts: Counter[str] = Counter()
+
+    @property
+    def _prior_std(self) -> float:
+        """Of the log scale where nothing was observed."""
+        return max(self.config.prior_std, self._stated_std)
 
     def forget_places(self) -> None:
         """Poses from now on cannot be compared with earlier ones; what they taught stays."""
@@ -182,7 +187,7 @@ class ScaleFilter:
         seconds = (stamp_ns - self._stamp_ns) * 1e-9 if self._started else 0.0
         self._started, self._stamp_ns = True, stamp_ns
         if network_std is not None:
-            self._prior_std = max(self.config.prior_std, network_std)
+            self._stated_std = network_std
             if not self._taught:
                 self._bias = Belief(self._prior_std)
         motion = motion if pose_is_metric else None
