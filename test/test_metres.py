@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from sharp_ros.apps.cli import main
 from sharp_ros.camera import FloorGeometry
-from sharp_ros.errors import CheckpointError, ConfigError
+from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.evaluation.depth_sets import looking
 from sharp_ros.exchange.onnx_export import export_nano
 from sharp_ros.models import WEIGHTS_FOLDER
@@ -253,6 +254,46 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     (tmp_path / 'part' / 'metres_0000.npz').write_bytes(b'PK')
     with pytest.raises(CheckpointError, match='metres_0000'):
         train_metres(part)
+
+
+def test_files_of_a_run_serve_no_other_one(
+    data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metres, 'CHUNK', 4)
+    monkeypatch.setattr(metres, 'fit', lambda *a: None)
+    first = replace(config(data, weights, tmp_path / 'run'), metres_crops=6)
+    train_metres(first)
+    train_metres(replace(first, init=str(tmp_path / 'run' / 'nano.safetensors')))  # the same trunk
+    other = unsettled_network()
+    torch.nn.init.constant_(other.tokens.weight, 0.01)
+    save_weights(other, tmp_path / 'other.safetensors', GIVEN)
+    for changed, file in (
+        ({'init': str(tmp_path / 'other.safetensors')}, 'metres_0000'),
+        ({'seed': 1}, 'metres_0000'),
+        ({'metres_crops': 8}, 'metres_0001'),  # of which there were 2
+    ):
+        with pytest.raises(CheckpointError, match=f'{file}.*--out'):
+            train_metres(replace(first, **changed))
+
+
+@pytest.mark.parametrize('known', ['abc', 'a', 'c'])
+def test_images_without_depth_count_for_nothing(
+    known: str, data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metres, 'fit', lambda *a: None)
+    folder = tmp_path / 'data'
+    folder.mkdir()
+    for name in 'abc':
+        with np.load(data / f'{name}.npz') as stored:
+            arrays = dict(stored)
+        arrays['d'][0 if name in known else None :: 1 if name not in known else 2] = 0
+        np.savez(folder / f'{name}.npz', **arrays)
+    run = replace(config(folder, weights, tmp_path / 'run'), metres_crops=8)
+    if known == 'abc':  # every second image of each
+        assert all(np.isfinite(value) for value in train_metres(run).values())
+    else:
+        with pytest.raises(InputError, match='depth enough'):
+            train_metres(run)
 
 
 def test_command_says_what_it_needs_and_what_came_of_it(

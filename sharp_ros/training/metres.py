@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+import hashlib
+import json
 from pathlib import Path
 from typing import NamedTuple
 import zipfile
@@ -19,13 +21,13 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-from sharp_ros.errors import CheckpointError, ConfigError
+from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.files import replacing
 from sharp_ros.network.metres import GRID, Metres
 from sharp_ros.network.nano import LAYOUTS, load_weights, metadata_of, NanoNetwork, save_weights
 from sharp_ros.training.dataset import Batch, Shards
 from sharp_ros.training.settings import TrainingConfig
-from sharp_ros.training.trainer import open_data, single_threaded_operators
+from sharp_ros.training.trainer import marks_of, open_data, single_threaded_operators
 
 CELLS = GRID[0] * GRID[1]
 CHUNK = 1200  # crops in a file
@@ -33,6 +35,7 @@ BATCH = 12
 WIDTHS, ASPECTS = (160, 192, 224, 256, 256, 288), (4 / 3, 4 / 3, 3 / 2, 16 / 10, 16 / 9)
 LEAST_KNOWN = 0.15  # share of an image whose depth must be known, LEAST_CELL pixels of a cell
 LEAST_CELL = 20
+LEAST_CROPS = 2  # of which that much is known
 COMPONENTS = 256  # of the tokens, in which nearly all of their variance lies
 STEPS, FIT_BATCH, RATE, DECAY, DROPOUT = 2000, 384, 1e-3, 0.1, 0.5
 
@@ -68,8 +71,9 @@ def train_metres(
 
     Raises:
         ConfigError: if the initial weights are ImageNet's.
-        InputError: if the data cannot be used.
-        CheckpointError: if the initial weights cannot be used.
+        InputError: if the data cannot be used, as without depth.
+        CheckpointError: if the initial weights cannot be used, or files of the run are of others,
+            or of other images or another seed.
     """
     if config.init == 'imagenet':
         raise ConfigError('metres are taught to trained weights of nano: name them with --init')
@@ -79,23 +83,34 @@ def train_metres(
     images, rendered, held_out = open_data(config, out / 'held_out.json')
     if images is None or held_out is None:
         raise ConfigError('metres are taught by images in files: name folders with --data')
-    parts = []
+    parts, mark = [], _mark(network, config)
     with single_threaded_operators(), ThreadPoolExecutor(config.threads) as pool:
         judged = looked_at(network, held_out, min(len(held_out), CHUNK), (config.seed, 8), pool)
+        if not np.isfinite(judged.wrong[:, 0]).any():
+            raise InputError('no held-out image has depth enough to learn metres from', 'no_truth')
         for i, start in enumerate(range(0, config.metres_crops, CHUNK)):
             if stop():
                 return {}
             count = min(CHUNK, config.metres_crops - start)
             file, key = out / f'metres_{i:04d}.npz', (config.seed, 9, i)
             parts.append(
-                _kept(file, lambda n=count, k=key: looked_at(network, images, n, k, pool))
+                _kept(
+                    file,
+                    f'{mark} {count}',
+                    lambda n=count, k=key: looked_at(network, images, n, k, pool),
+                )
             )
             report((start + count) / config.metres_crops)
-    head = network.metres
+    head, looked = network.metres, _joined(parts)
     assert head is not None
-    fit(head, _joined(parts), config.seed)
+    if np.count_nonzero(np.isfinite(looked.wrong[:, 0])) < LEAST_CROPS:
+        raise InputError(
+            f'fewer than {LEAST_CROPS} crops have depth enough to learn metres from', 'no_truth'
+        )
+    fit(head, looked, config.seed)
     factor, std = said(head, judged)
-    off = judged.wrong[:, 0]
+    known = np.isfinite(judged.wrong[:, 0])
+    off, factor, std = judged.wrong[known, 0], factor[known], std[known]
     metadata = metadata_of(config.init) | {
         'version': config.version,
         'metres': f'{config.metres_crops} crops of {rendered} images rendered by '
@@ -184,7 +199,7 @@ def fit(head: Metres, looked: Looked, seed: int) -> None:
 
     Args:
         head: to be trained.
-        looked: at least one crop whose depth is known.
+        looked: of which at least `LEAST_CROPS` have known depth.
         seed: of initialisation, order and dropout.
     """
     known = np.isfinite(looked.wrong[:, 0])
@@ -260,17 +275,31 @@ def said(head: Metres, looked: Looked) -> tuple[np.ndarray, np.ndarray]:
     return factors.mean((1, 2, 3)).numpy(), log_std.exp().numpy()
 
 
-def _kept(path: Path, look: Callable[[], Looked]) -> Looked:
+def _mark(network: NanoNetwork, config: TrainingConfig) -> str:
+    """Tells what a run looks at, and with what, from anything else."""
+    told = hashlib.sha256(json.dumps([config.seed, *marks_of(config)]).encode())
+    for name, tensor in network.state_dict().items():
+        if not name.startswith('metres.'):  # which is taught anew
+            told.update(tensor.numpy().tobytes())
+    return told.hexdigest()
+
+
+def _kept(path: Path, mark: str, look: Callable[[], Looked]) -> Looked:
     """What a file of the run holds, or else is written there."""
     if path.exists():
         try:
             with np.load(path) as stored:
+                if str(stored['mark']) != mark:
+                    raise CheckpointError(
+                        f'{path} was made with other weights, images or settings; give another '
+                        '--out, or remove it'
+                    )
                 return Looked(stored['features'], stored['wrong'])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise CheckpointError(f'cannot resume from {path} ({error}); remove it') from error
     looked = look()
     with replacing(path) as file:
-        np.savez(file, features=looked.features, wrong=looked.wrong)
+        np.savez(file, features=looked.features, wrong=looked.wrong, mark=np.array(mark))
     return looked
 
 

@@ -555,6 +555,12 @@ def open_data(config: TrainingConfig, record: Path) -> tuple[Shards | None, int,
     return Shards(images) if images else None, count, Shards(held_out) if held_out else None
 
 
+def marks_of(config: TrainingConfig) -> list[str]:
+    """Of all shards that a run has, see `shard_mark`, in their order."""
+    folders = (*config.data, config.recording) if config.recording else config.data
+    return [shard_mark(path) for path in _shards_in(folders)]
+
+
 def _held_out_of(
     record: dict[str, str] | list[str], shards: Sequence[Path]
 ) -> tuple[list[Path], list[str]]:
