@@ -195,6 +195,22 @@ def test_what_is_no_depth_leaks_into_no_gradient(batch: Batch, hole: float) -> N
     assert gradient[:, 0, 26:].abs().max() > 0
 
 
+def test_what_is_stated_of_the_metres_learns_what_they_are_off_by() -> None:
+    error = torch.tensor([0.3, -0.6, 0.1])[:, None, None] + torch.linspace(-2, 2, 9)[None, :, None]
+    valid = torch.ones_like(error)
+    valid[2] = 0  # nothing is known of it
+    error *= valid
+    log_std = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.Adam([log_std], 0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        losses.metres_nll(error, log_std, valid).sum().backward()
+        optimizer.step()
+    found = log_std.detach().exp() / 2**0.5
+    torch.testing.assert_close(found[:2], torch.tensor([0.3, 0.6]), rtol=0.02, atol=0)
+    assert log_std[2] == 0
+
+
 @pytest.mark.parametrize('value', [math.nan, math.inf])
 def test_an_image_without_any_truth_gives_finite_terms(batch: Batch, value: float) -> None:
     empty = batch._replace(depth=torch.full_like(batch.depth, value))

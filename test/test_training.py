@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 import json
+import math
 from pathlib import Path
 
 import cv2
@@ -14,12 +15,20 @@ import pytest
 import torch
 
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
-from sharp_ros.network.nano import LAYOUTS, load_weights, NanoNetwork, save_weights
+from sharp_ros.network.nano import (
+    LAYOUTS,
+    load_weights,
+    metadata_of,
+    NanoNetwork,
+    save_weights,
+)
+from sharp_ros.network.nano_arrays import METRES
 from sharp_ros.procedural.rooms import scene_views, SceneView, write_shard
 from sharp_ros.procedural.textures import COUNTS, LEVEL_OFFSET, make_textures, Textures
 from sharp_ros.training import trainer
 from sharp_ros.training.dataset import sample, Shards
 from sharp_ros.training.dataset import StoredView as Image
+from sharp_ros.training.metres import with_metres
 from sharp_ros.training.photograph import _motion_kernel, photograph
 from sharp_ros.training.progress import training_curve, validation_grid
 from sharp_ros.training.settings import load_yaml, NEWEST_LAYOUT, to_yaml, TrainingConfig
@@ -517,6 +526,23 @@ def test_weights_of_another_layout_lend_their_encoder(config: TrainingConfig, da
     kept = Run(replace(changed, layout=0), Shards([data / 'b.npz']), 2).network
     assert kept.layout == LAYOUTS[1]
     assert max(LAYOUTS) == NEWEST_LAYOUT
+
+
+def test_a_network_learns_how_far_its_metres_may_be_wrong(
+    config: TrainingConfig, data: Path
+) -> None:
+    network = with_metres(NanoNetwork()).eval()
+    weights = Path(config.out).with_suffix('.safetensors')
+    save_weights(network, weights, {})
+    metrics = train(replace(config, init=str(weights), steps=4, learning_rate=5e-3))
+    assert math.isfinite(metrics['loss'])
+    taught = Path(config.out) / 'nano.safetensors'
+    assert 'of the metres' in metadata_of(taught)['outputs'].rpartition(';')[2]
+    after, images = load_weights(taught), Shards([data / 'a.npz'])
+    batch = images.batch(range(len(images)), 96, 128, None)
+    with torch.inference_mode():
+        stated = after(batch.rgb, batch.intrinsics)[:, METRES, 0, 0].exp()
+    assert (stated != 1).all()  # as it was before
 
 
 def test_a_run_goes_on_from_weights_it_was_given(

@@ -441,6 +441,14 @@ def save_weights(network: NanoNetwork, path: str | Path, metadata: Mapping[str, 
     write_atomically(path, save(tensors, dict(metadata)))
 
 
+def outputs_of(layout: NanoLayout) -> str:
+    """What the channels of a prediction are, for the metadata of weights."""
+    corrections = '; corrections of the Gaussians' if layout.channels > NONE + 1 else ''
+    metres = '; log of the standard deviation of the log of the metres' if layout.metres else ''
+    none = '; logit of nothing there' if layout.channels > NONE else ''
+    return f'log z1, log z2, log Laplace scale (of metres){none}{corrections}{metres}'
+
+
 def metadata_of(path: str | Path) -> dict[str, str]:
     """What a weight file that `load_weights` takes says of itself."""
     with safe_open(path, framework='pt') as file:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,15 @@ from torch.nn import functional as F
 
 from sharp_ros.camera import Intrinsics
 from sharp_ros.network.nano import gaussians_from_prediction, Lite0Encoder
-from sharp_ros.network.nano_arrays import LOG_SCALE, LOG_Z1, LOG_Z2, NONE, OPACITIES, WIDTHS
+from sharp_ros.network.nano_arrays import (
+    LOG_SCALE,
+    LOG_Z1,
+    LOG_Z2,
+    METRES,
+    NONE,
+    OPACITIES,
+    WIDTHS,
+)
 from sharp_ros.rasterizer import rasterize, reference
 
 if TYPE_CHECKING:
@@ -34,6 +43,7 @@ WEIGHTS = {
     'normals': 0.1,
     'second_layer': 0.25,
     'laplace': 0.25,
+    'metres': 0.05,
     'none': 0.25,
     'photometric': 0.5,
     'perceptual': 0.1,
@@ -130,6 +140,19 @@ def laplace_nll(error: Tensor, log_scale: Tensor, valid: Tensor) -> Tensor:
     is least where the scale is the mean absolute error of pixels that look alike.
     """
     return masked_mean(error.detach().abs() * torch.exp(-log_scale) + log_scale, valid)
+
+
+def metres_nll(error: Tensor, log_std: Tensor, valid: Tensor) -> Tensor:
+    """As `laplace_nll`, of one number an image: what all of its depths are wrong by together.
+
+    Args:
+        error: [B, H, W].
+        log_std: [B] log of the standard deviation, sqrt(2) times the Laplace scale.
+        valid: [B, H, W]; of an image without any this is 0.
+    """
+    log_scale = log_std - 0.5 * math.log(2)
+    off = masked_mean(error.detach(), valid).abs()
+    return (off * torch.exp(-log_scale) + log_scale) * (valid.sum((1, 2)) > 0)
 
 
 def nothing_there(logit: Tensor, depth: Tensor) -> Tensor:
@@ -303,6 +326,9 @@ def depth_loss(
         'laplace': laplace_nll(error, prediction[:, LOG_SCALE], weight),
         'none': nothing_there(prediction[:, NONE], depth),
     }
+    if prediction.shape[1] > METRES:
+        log_std = prediction[:, METRES, 0, 0]
+        terms['metres'] = metres_nll(error, log_std, weight)
     if batch.rgb2 is not None:
         rendered, seen, alpha = render_second_view(prediction, batch)
         terms['photometric'] = photometric(rendered, seen, alpha)

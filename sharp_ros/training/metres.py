@@ -24,7 +24,14 @@ from torch import nn, Tensor
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.files import replacing
 from sharp_ros.network.metres import GRID, Metres
-from sharp_ros.network.nano import LAYOUTS, load_weights, metadata_of, NanoNetwork, save_weights
+from sharp_ros.network.nano import (
+    LAYOUTS,
+    load_weights,
+    metadata_of,
+    NanoNetwork,
+    outputs_of,
+    save_weights,
+)
 from sharp_ros.training.dataset import Batch, Shards
 from sharp_ros.training.settings import TrainingConfig
 from sharp_ros.training.trainer import marks_of, open_data, single_threaded_operators
@@ -115,8 +122,7 @@ def train_metres(
         'version': config.version,
         'metres': f'{config.metres_crops} crops of {rendered} images rendered by '
         'sharp_ros.procedural.rooms, over weights that stayed as they were',
-        'outputs': 'log z1, log z2, log Laplace scale (of metres); logit of nothing there; '
-        'corrections of the Gaussians; log of the standard deviation of the log of the metres',
+        'outputs': outputs_of(network.layout),
     }
     save_weights(network, out / 'nano.safetensors', metadata)
     return {

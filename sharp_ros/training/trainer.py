@@ -37,6 +37,7 @@ from sharp_ros.network.nano import (
     Lite0Encoder,
     load_weights,
     NanoNetwork,
+    outputs_of,
     save_weights,
     TRUNK,
 )
@@ -121,8 +122,7 @@ def train(
         f'{config.on_device:.0%} of the steps on new ones of sharp_ros.procedural.analytic',
         'input_size': f'{VALIDATION_SIZE[1]}x{VALIDATION_SIZE[0]}',
         'samples': str(kept),
-        'outputs': 'log z1, log z2, log Laplace scale (of metres); logit of nothing there; '
-        'corrections of the Gaussians',
+        'outputs': outputs_of(run.averaged.layout),
     }
     save_weights(run.averaged.cpu(), out / 'nano.safetensors', metadata)
     return metrics
