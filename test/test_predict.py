@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 import errno
 from functools import lru_cache
 import math
@@ -23,6 +24,7 @@ from sharp_ros.exchange.photographs import find_images
 from sharp_ros.exchange.prediction_files import millimetres
 from sharp_ros.gaussians import load_ply
 from sharp_ros.network.nano import NanoNetwork, save_weights
+from sharp_ros.network.predictor import NanoPredictor
 from sharp_ros.pictures.depth import colour_depth, depth_range, draw_preview
 from sharp_ros.pipeline import GAUSSIANS, Pipeline
 
@@ -417,6 +419,23 @@ def test_the_line_of_a_photo_says_how_unsure_the_network_is_and_what_else_is_dou
     assert int(stated[1]) == pytest.approx(100 * spread, abs=3)
     assert 'doubtful: the image shows nothing sharp' in line  # as enlarged as it is
     assert cv2.VideoCapture(str(tmp_path / 'a_orbit.mp4')).read()[0]
+
+
+def test_the_line_of_a_photo_counts_what_is_stated_of_all_of_its_metres(
+    weights, tmp_path, capsys, monkeypatch
+):
+    make = NanoPredictor.gaussians
+
+    def doubting(*arguments, **named):
+        return replace(make(*arguments, **named), log_scale_std=2.0)
+
+    monkeypatch.setattr(NanoPredictor, 'gaussians', doubting)
+    assert predict(weights, tmp_path, write_photo(tmp_path / 'a.png')) == 0
+    with np.load(tmp_path / 'a_depth.npz') as arrays:
+        spread = np.median(arrays['log_depth_std'])
+        assert arrays['log_scale_std'] == 2.0
+    stated = re.search(r'± (\d+) % by its own', capsys.readouterr().out)
+    assert int(stated[1]) == pytest.approx(100 * math.hypot(spread, 2.0), abs=3)
 
 
 def doubted(focal, spread=0.2, shape=(192, 256)):

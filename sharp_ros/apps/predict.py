@@ -175,12 +175,14 @@ def _predict_file(
     except (InputError, MemoryError) as error:
         reason = error if isinstance(error, InputError) else 'not enough memory; shrink it'
         raise InputError(f'cannot predict {path}: {reason}', 'prediction_failed') from error
-    spread = None if result.gaussians is None else result.gaussians.front_log_std
+    gaussians = result.gaussians
+    spread = None if gaussians is None else gaussians.front_log_std
     median = 'no depth'
     if np.isfinite(result.depth).any():
         median = f'median depth {np.nanmedian(result.depth):.2f} m'
-        if spread is not None:
-            median += f' ± {100 * np.nanmedian(spread):.0f} % by its own estimate'
+        if gaussians is not None and spread is not None:
+            std = math.hypot(np.nanmedian(spread), gaussians.log_scale_std or 0.0)
+            median += f' ± {100 * std:.0f} % by its own estimate'
     return (
         f'{path}: {first}{size[0]}x{size[1]}, focal length {intrinsics.fx:.0f} px ({origin}), '
         f'{median} -> {written}'

@@ -54,7 +54,8 @@ def save_prediction(result: FrameResult, stem: Path, *, plain: bool = False) -> 
 
     The PNG holds 16-bit millimetres, 0 where there is no depth, 65535 from 65.535 m on. The npz
     holds `depth` [H, W] float32 metres (NaN: none), `log_depth_std` [H, W] float32 (absent if the
-    model does not estimate it) and `intrinsics` (fx, fy, cx, cy in pixels, centres at integers).
+    model does not estimate it), `log_scale_std` of all of its metres together (likewise) and
+    `intrinsics` (fx, fy, cx, cy in pixels, centres at integers).
 
     Args:
         result: of a pipeline.
@@ -72,6 +73,9 @@ def save_prediction(result: FrameResult, stem: Path, *, plain: bool = False) -> 
     spread = log_depth_std(result)
     if spread is not None:
         arrays['log_depth_std'] = spread
+    scale_std = _gaussians(result).log_scale_std
+    if scale_std is not None:
+        arrays['log_scale_std'] = np.float32(scale_std)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     near, far = depth_range(result.depth)
