@@ -11,6 +11,8 @@ learnt again (Kumar et al., "Fine-tuning can distort pretrained features", 2022)
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -72,8 +74,9 @@ class Metres(nn.Module):
         """
         x = features.to(self.hidden.weight.dtype)
         out = self.out(F.gelu(self.mixed(F.gelu(self.hidden(x))))).float()
-        low, high = (torch.tensor(bound).log().item() for bound in STD_RANGE)
-        return out[:, :-1].reshape(-1, 1, *GRID), out[:, -1].clamp(low, high)
+        low, high = STD_RANGE
+        log_std = out[:, -1].clamp(math.log(low), math.log(high))
+        return out[:, :-1].reshape(-1, 1, *GRID), log_std
 
 
 def cell_means(planes: Tensor, grid: tuple[int, int]) -> Tensor:
