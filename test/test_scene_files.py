@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+import errno
 import fcntl
 import io
 import json
@@ -649,6 +650,21 @@ def test_a_snapshot_is_locked_while_it_is_written(tmp_path):
     with pytest.raises(InputError, match='given up'):
         save_snapshot(tmp_path, small_snapshot(), ['.xyz'], given_up=asked)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_snapshot_is_written_where_no_file_can_be_locked(tmp_path, monkeypatch):
+    from sharp_ros.exchange import map_formats
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    left = tmp_path / '.snapshot_left'
+    left.mkdir()
+    os.utime(left, (0, 0))
+    monkeypatch.setattr(map_formats.fcntl, 'flock', refuse)
+    files, missing = map_formats.save_snapshot(tmp_path, small_snapshot(), ['.xyz'])
+    assert missing == []
+    assert sorted(tmp_path.iterdir()) == sorted([left, *files])
 
 
 def test_points_of_a_snapshot_become_flat_gaussians_in_its_surface():

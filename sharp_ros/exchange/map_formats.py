@@ -131,7 +131,8 @@ def _hidden_folder(directory: Path) -> Iterator[Path]:
         tempfile.TemporaryDirectory(prefix=_HIDDEN, dir=directory) as hidden,
         (Path(hidden) / _LOCK).open('w') as lock,
     ):
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # file systems without locks, where none is removed either
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield Path(hidden)
 
 
