@@ -321,6 +321,23 @@ def test_a_recording_that_was_moved_is_known_and_one_that_changed_is_refused(
     assert f'made from {first}, which has changed since; give another --out' in said
 
 
+@pytest.mark.parametrize('out', ['kitchen/run', 'kitchen', '.'])
+def test_a_run_in_the_folder_of_its_recording_changes_nothing_about_it(
+    out: str, config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(config: TrainingConfig, *_: object) -> dict[str, float]:
+        (Path(config.out) / 'checkpoint.pt').touch()
+        return {'loss': 0.0}
+
+    monkeypatch.setattr(trainer, 'train', train)
+    file, recording = settings(tmp_path / 'a.yaml', config), tum_folder(tmp_path / 'kitchen')
+    command = ['train', file, '--finetune', str(recording), '--out', str(tmp_path / out)]
+    assert [main(command) for _ in range(2)] == [0, 0]
+    if out != 'kitchen':  # in which it is known by its path
+        (recording / 'depth.txt').write_text('')
+        assert main(command) == 1
+
+
 def test_what_a_sensor_does_not_reach_is_unknown_and_no_sky(tmp_path: Path) -> None:
     k = Intrinsics.from_hfov(1.0, 8, 2)
     depth = np.full((2, 8), 3.0)

@@ -48,7 +48,8 @@ def fine_tuning_config(
         InputError: if the recording cannot be used.
     """
     shards = Path(config.out) / 'recording'
-    note, source, mark = shards.with_suffix('.txt'), str(recording.resolve()), _mark(recording)
+    note, source = shards.with_suffix('.txt'), str(recording.resolve())
+    mark = _mark(recording, Path(config.out))
     if not any(shards.glob('*.npz')):
         images = stereo_views(recording) if is_stereo(recording) else _chosen(frames_of(recording))
         count = write_recording(images, shards)
@@ -78,20 +79,23 @@ def fine_tuning_config(
     )
 
 
-def _mark(recording: Path) -> str:
+def _mark(recording: Path, out: Path) -> str:
     """Tells a recording from others wherever it lies, without reading all; empty if it is gone.
 
-    It is made of names below it, sizes and beginnings of its files.
+    It is made of names below it, sizes and beginnings of its files, but for those of the run.
     """
     files = [recording] if recording.is_file() else sorted(recording.rglob('[!.]*'))
+    whole, run = recording.resolve(), out.resolve()
+    if whole in (run, *run.parents):
+        files = [file for file in files if run not in file.resolve().parents]
     files = [file for file in files if file.is_file()]
-    whole = hashlib.sha256()
+    told = hashlib.sha256()
     for file in files:
         with file.open('rb') as opened:
             head = opened.read(_HEAD)
-        told = file.relative_to(recording).as_posix(), file.stat().st_size, head
-        whole.update(repr(told).encode())
-    return whole.hexdigest() if files else ''
+        known = file.relative_to(recording).as_posix(), file.stat().st_size, head
+        told.update(repr(known).encode())
+    return told.hexdigest() if files else ''
 
 
 def _chosen(frames: Iterable[Frame]) -> Iterator[RecordedImage]:
