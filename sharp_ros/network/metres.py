@@ -4,9 +4,9 @@
     zoom, geometry ─────────────────────────────────────────┴ log of their standard deviation
 
 Weights of a network that learns the metres of new cameras anew lose the shape that they had: so
-they stay as they are, and a small head learns what factor the depth needs. A linear head over
-features that are kept serves other images than it learned from better than features that are
-learnt again (Kumar et al., "Fine-tuning can distort pretrained features", 2022).
+they stay as they are, and a small head learns what factor the depth needs. Heads over features
+that are kept serve other images than they learned from better than features that are learnt
+again (Kumar et al., "Fine-tuning can distort pretrained features", 2022).
 """
 
 from __future__ import annotations

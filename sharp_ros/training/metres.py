@@ -34,12 +34,11 @@ from sharp_ros.network.nano import (
 )
 from sharp_ros.training.dataset import Batch, Shards
 from sharp_ros.training.settings import TrainingConfig
-from sharp_ros.training.trainer import marks_of, open_data, single_threaded_operators
+from sharp_ros.training.trainer import crop_size, marks_of, open_data, single_threaded_operators
 
 CELLS = GRID[0] * GRID[1]
 CHUNK = 1200  # crops in a file
 BATCH = 12
-WIDTHS, ASPECTS = (160, 192, 224, 256, 256, 288), (4 / 3, 4 / 3, 3 / 2, 16 / 10, 16 / 9)
 LEAST_KNOWN = 0.15  # share of an image whose depth must be known, LEAST_CELL pixels of a cell
 LEAST_CELL = 20
 LEAST_CROPS = 2  # of which that much is known
@@ -163,8 +162,7 @@ def looked_at(
 
     def one(number: int) -> Looked:
         rng = np.random.default_rng((*key, number))
-        width = int(rng.choice(WIDTHS))
-        height = round(width / rng.choice(ASPECTS) / 8) * 8
+        height, width = crop_size(rng)
         ids = rng.integers(len(images), size=min(BATCH, count - number * BATCH))
         return _look(network, images.batch([int(i) for i in ids], height, width, rng))
 

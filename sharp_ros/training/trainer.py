@@ -53,6 +53,8 @@ WARM_UP = 0.03  # share of the run over which the learning rate rises
 FROZEN_BLOCKS = 3  # up to stride 4: ImageNet's edges and textures serve as they are
 LOG_SECONDS = 20.0  # between rows of losses in the log
 GRID_ROWS = 5  # images in a validation picture
+SMALL_WIDTHS, WIDTHS = (128, 144, 160, 192), (160, 192, 224, 256, 256, 288)  # of crops
+ASPECTS = (4 / 3, 4 / 3, 3 / 2, 16 / 10, 16 / 9)
 PREFETCH = 2  # batches prepared ahead where another device computes
 
 
@@ -201,9 +203,7 @@ class Run:
         rng = np.random.default_rng((self.config.seed, step))
         progress = step / self.config.steps if self.config.steps else self.progress
         small = progress < self.config.low_resolution
-        width = int(rng.choice([128, 144, 160, 192] if small else [160, 192, 224, 256, 256, 288]))
-        aspect = rng.choice([4 / 3, 4 / 3, 3 / 2, 16 / 10, 16 / 9])
-        height = round(width / aspect / 8) * 8
+        height, width = crop_size(rng, SMALL_WIDTHS if small else WIDTHS)
         threads = self.config.threads
         count = max(2, round(self.config.batch_pixels / (height * width * threads))) * threads
         return count, height, width
@@ -381,6 +381,12 @@ class Log:
         if self._path.exists():
             kept = [json.dumps(row) + '\n' for row in self.rows() if row['step'] <= step]
             write_atomically(self._path, ''.join(kept))
+
+
+def crop_size(rng: np.random.Generator, widths: Sequence[int] = WIDTHS) -> tuple[int, int]:
+    """Height and width of the crops of a batch, which differ from batch to batch."""
+    width = int(rng.choice(widths))
+    return round(width / rng.choice(ASPECTS) / 8) * 8, width
 
 
 def shuffled(length: int, start: int, count: int, seed: int) -> list[int]:
