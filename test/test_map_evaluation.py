@@ -16,7 +16,7 @@ from sharp_ros import se3
 from sharp_ros.apps.cli import main
 from sharp_ros.config import ModelConfig, OccupancyConfig
 from sharp_ros.engine import Engine
-from sharp_ros.errors import InputError
+from sharp_ros.errors import InputError, PoseUnavailableError
 from sharp_ros.evaluation import maps as module
 from sharp_ros.evaluation.floor_plans import RecordedMap, RoomMap, Visibility
 from sharp_ros.evaluation.maps import DisturbedPredictor, evaluate_map, map_config, summary
@@ -192,6 +192,12 @@ def test_frames_without_truth_are_left_out_and_none_is_an_error(source, frames):
     blind = [replace(f, T_world_camera=None) for f in frames]
     with pytest.raises(InputError, match='groundtruth'):
         evaluate_map(blind, pipeline(), RecordedMap(BAND), visual=True)
+
+
+def test_where_no_map_ever_begins_the_error_says_why(source, frames):
+    short = frames[:2]  # too few to be sure of the floor
+    with pytest.raises(PoseUnavailableError, match='floor not found'):
+        evaluate_map(short, pipeline(), RoomMap(source.room, BAND), visual=True)
 
 
 def test_worst_is_the_largest_error_but_the_smallest_overlap():

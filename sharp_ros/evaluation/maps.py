@@ -133,6 +133,7 @@ def evaluate_map(
 
     Raises:
         InputError: `no_truth` if nothing could be compared.
+        PoseUnavailableError: `floor_not_found` where `visual` never led to a map.
     """
     visibility = Visibility(pipeline.config.occupancy)
     T_map_world = None if visual else se3.transform(np.eye(3), np.array(_OFF_GRID))
@@ -141,7 +142,7 @@ def evaluate_map(
     rows: list[tuple[int, dict[str, float]]] = []  # of the depth, by stamp
     odometry_ms: list[float] = []
     level_ms: list[float] = []
-    unmapped = 0  # frames before the map began
+    unmapped, refusal = 0, None  # frames before the map began, and why
     grid = None
     world = None if true_map.closed else LevelWorld()
     for frame, depth, T_world_camera in _with_truth(frames, world):
@@ -163,6 +164,7 @@ def evaluate_map(
         if T_map_world is None:
             if pose is None or not result.mapped:
                 unmapped += 1
+                refusal = result.unmapped or refusal
                 continue
             T_map_world = _laid_on(pose, T_world_camera)
         true_pose = T_map_world @ T_world_camera
@@ -172,6 +174,8 @@ def evaluate_map(
             stamps.append(stamp_ns)
             poses.append((pose, true_pose))
             grid = result.grid or grid
+    if T_map_world is None and refusal is not None:
+        raise refusal
     if grid is None or T_map_world is None or not rows:
         raise InputError(
             'nothing could be mapped and compared; give synthetic, or an RGB-D folder with '
@@ -272,7 +276,7 @@ def evaluate_maps(
 
     Raises:
         ConfigError: for unknown models and devices, or seeds of what has none.
-        InputError: see `evaluate_map`.
+        InputError, PoseUnavailableError: see `evaluate_map`.
     """
     rooms = source == 'synthetic'
     if seeds is not None and (seeds < 1 or not rooms):
