@@ -16,7 +16,7 @@ from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.evaluation.depth_sets import looking
 from sharp_ros.exchange.onnx_export import export_nano
 from sharp_ros.models import WEIGHTS_FOLDER
-from sharp_ros.network.metres import cell_means, GRID, Metres
+from sharp_ros.network.metres import between_cells, cell_means, GRID, Metres
 from sharp_ros.network.nano import fold_batch_norms, LAYOUTS, load_weights, save_weights
 from sharp_ros.network.nano_arrays import CHANNELS, METRES, NanoArrays
 from sharp_ros.network.predictor import NanoPredictor
@@ -73,6 +73,14 @@ def test_cell_means_are_those_of_the_area_of_a_cell(size: tuple[int, int]) -> No
     fine = planes.repeat_interleave(GRID[0], 2).repeat_interleave(GRID[1], 3)
     parts = fine.reshape(2, 5, GRID[0], size[0], GRID[1], size[1])
     torch.testing.assert_close(found, parts.mean((3, 5)))
+
+
+@pytest.mark.parametrize('size', [(192, 256), (45, 64), (3, 4), (2, 3)])
+def test_between_cells_values_are_bilinear(size: tuple[int, int]) -> None:
+    cells = torch.rand(2, 5, *GRID, dtype=torch.float64)
+    expected = torch.nn.functional.interpolate(cells, size=size, mode='bilinear')
+    found = between_cells(cells, torch.empty(1, 3, *size))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def test_an_untrained_head_changes_nothing_and_is_sure_of_nothing() -> None:

@@ -100,7 +100,8 @@ def test_unknown_geometry_changes_nothing_and_known_geometry_does(network: NanoN
 def test_the_floor_is_shown_where_it_is() -> None:
     width, height, camera_height, pitch = 64, 48, 1.3, 0.4
     k = torch.tensor([[70.0, 66.0, 30.0, 26.0]])
-    rays = nano._ray_directions(height, width, k)
+    image = torch.empty(1, 3, height, width)
+    rays = nano._ray_directions(image, image, k)
     up = torch.tensor([[0.0, -math.cos(pitch), -math.sin(pitch)]])  # looks down
     known = torch.cat([up, torch.tensor([[math.log(camera_height), 1.0]])], 1)
     zoom = torch.log(torch.sqrt(k[:, 0] * k[:, 1]) / nano.CANONICAL_FOCAL)[:, None, None]
@@ -114,6 +115,15 @@ def test_the_floor_is_shown_where_it_is() -> None:
     )
     assert (floor[elevation > 0] == math.log(nano.FLOOR_RANGE[1])).all()
     assert (one == 1).all()
+
+
+@pytest.mark.parametrize('size', [(48, 64), (45, 63)])
+def test_rays_of_cells_are_means_of_those_of_their_pixels(size: tuple[int, int]) -> None:
+    image, k = torch.empty(1, 3, *size), torch.tensor([[70.0, 66.0, 30.0, 26.0]])
+    cells = torch.empty(1, 1, 24, 32)
+    found = nano._ray_directions(image, cells, k)
+    every = nano._ray_directions(image, image, k)
+    torch.testing.assert_close(found, nano._resize(every, cells), atol=1e-6, rtol=0)
 
 
 def box_room(focal: float) -> torch.Tensor:  # -> [1, 3, 192, 256]

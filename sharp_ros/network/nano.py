@@ -39,7 +39,7 @@ from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import Gaussians, linear_from_srgb
 from sharp_ros.network.checkpoint import check_layout
 from sharp_ros.network.composer import gaussians_from_depth
-from sharp_ros.network.metres import Metres
+from sharp_ros.network.metres import between_cells, Metres
 from sharp_ros.network.nano_arrays import (
     CHANNELS,
     HIDDEN_COLOR,
@@ -184,7 +184,7 @@ class NanoNetwork(nn.Module):
         if self.metres is not None:
             assert seen.features is not None
             factors, log_std = self.metres(seen.features)
-            farther = _resize(factors + seen.zoom[:, None], rgb)[:, 0]
+            farther = between_cells(factors + seen.zoom[:, None], rgb)[:, 0]
             others.append(log_std[:, None, None, None].expand(-1, 1, *rgb.shape[2:]))
         log_z1 = first + farther
         log_z2 = log_z1 + F.softplus(gap)
@@ -206,18 +206,18 @@ class NanoNetwork(nn.Module):
             raise InputError(f'geometry must be [B, 5], got {tuple(geometry.shape)}')
         zoom = torch.log(torch.sqrt(intrinsics[:, 0] * intrinsics[:, 1]) / CANONICAL_FOCAL)
         zoom = zoom[:, None, None]
-        rays = _ray_directions(rgb.shape[2], rgb.shape[3], intrinsics)
+        stride2, stride4, stride8, stride16, stride32 = self.encoder(rgb)
+        rays = _ray_directions(rgb, stride2, intrinsics)
         if self.layout.planes > 2:
             rays = torch.cat([rays, _floor_planes(rays, zoom, geometry)], 1)
-        stride2, stride4, stride8, stride16, stride32 = self.encoder(rgb)
         x = self.tokens(torch.cat([stride32, _resize(rays, stride32).to(stride32.dtype)], 1))
         tokens = x.flatten(2).transpose(1, 2)
         for block in self.attention:
             tokens = block(tokens)
         coarse = tokens.transpose(1, 2).reshape(x.shape)
-        x = self.fuse16(coarse, stride16, rays)
-        x = self.fuse8(x, stride8, rays)
-        x = self.fuse4(x, stride4, rays)
+        x = self.fuse16(coarse, stride16, _resize(rays, stride16))
+        x = self.fuse8(x, stride8, _resize(rays, stride8))
+        x = self.fuse4(x, stride4, _resize(rays, stride4))
         x = self.fuse2(x, stride2, rays)
         channels = self.layout.channels
         out = self.head(x).float()
@@ -406,9 +406,9 @@ class Fuse(nn.Module):
         self.mix = nn.Sequential(*[_conv_norm_relu(channels) for _ in range(convolutions)])
 
     def forward(self, coarse: Tensor, skip: Tensor, rays: Tensor) -> Tensor:
-        """Features at the resolution of `skip`; `rays` [B, planes, H, W] of the whole image."""
+        """Features at the resolution of `skip` and `rays` [B, planes, h, w]."""
         x = _resize(self.coarse(coarse), skip)
-        x = F.relu(x + self.skip(torch.cat([skip, _resize(rays, skip).to(skip.dtype)], 1)))
+        x = F.relu(x + self.skip(torch.cat([skip, rays.to(skip.dtype)], 1)))
         return x + self.mix(x)
 
 
@@ -506,11 +506,20 @@ def _conv_norm_relu(channels: int) -> nn.Sequential:
     )
 
 
-def _ray_directions(height: int, width: int, intrinsics: Tensor) -> Tensor:  # -> [B, 2, h, w]
-    """x/z and y/z of every pixel centre."""
+def _ray_directions(image: Tensor, cells: Tensor, intrinsics: Tensor) -> Tensor:
+    """x/z and y/z of the middle of every cell of an image, [B, 2, h, w].
+
+    Args:
+        image: [..., H, W], only looked at for its size.
+        cells: [..., h, w] likewise: that many share the image evenly.
+        intrinsics: [B, 4] of the image.
+    """
     fx, fy, cx, cy = (intrinsics[:, i, None, None] for i in range(4))
-    u = (torch.arange(width, device=intrinsics.device, dtype=torch.float32) + 0.5)[None, None]
-    v = (torch.arange(height, device=intrinsics.device, dtype=torch.float32) + 0.5)[None, :, None]
+    height, width = cells.shape[-2:]
+    across = torch.arange(width, device=intrinsics.device, dtype=torch.float32) + 0.5
+    down = torch.arange(height, device=intrinsics.device, dtype=torch.float32) + 0.5
+    u = (across * (image.shape[-1] / width))[None, None]
+    v = (down * (image.shape[-2] / height))[None, :, None]
     x = ((u - cx) / fx).expand(-1, height, width)
     y = ((v - cy) / fy).expand(-1, height, width)
     return torch.stack([x, y], 1)
