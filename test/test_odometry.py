@@ -110,6 +110,25 @@ def test_with_disturbed_depth_the_path_is_right_to_3_percent(vga_drive, disturbe
     assert rmse(disturbed_motions, vga_drive) < 0.03 * path_length(vga_drive)
 
 
+@pytest.mark.parametrize('times', [1, 4])
+def test_what_a_network_gets_wrong_in_one_place_hardly_bends_the_path(drive, times):
+    """However many images show that place."""
+    rng = np.random.default_rng(0)
+    factors = np.where((np.arange(50) >= 15) & (np.arange(50) < 35), 1.2, 1.0)
+    factors *= np.exp(rng.normal(0, 0.02, 50))
+    seen = [
+        (image, (depth * factor).astype(np.float32), pose)
+        for (image, depth, pose), factor in zip(drive, factors, strict=True)
+        for _ in range(times)
+    ]
+    motions = follow(seen)[::times]
+    assert all(motion.state == 'tracking' for motion in motions)
+    for begin, end in ((0, 15), (15, 35), (35, 50)):
+        positions = np.array([motion.T_odom_camera[:3, 3] for motion in motions[begin:end]])
+        moved = np.linalg.norm(np.diff(positions, axis=0), axis=1).sum()
+        assert moved == pytest.approx(path_length(drive[begin:end]), rel=0.04)
+
+
 def test_path_follows_the_scale_of_the_depth(drive):
     motions = follow([(image, 2 * depth, pose) for image, depth, pose in drive[:30]])
     moved = np.linalg.norm(motions[-1].T_odom_camera[:3, 3] - motions[0].T_odom_camera[:3, 3])

@@ -50,7 +50,9 @@ _TRIANGULATION_PX = 1.0  # with the error of the pose, which all features share
 _RANSAC_PX = 4.0  # twice what noise of the depth does at the parallax of a new keyframe
 _MAX_SPREAD = 0.1  # relative, of that depth; beyond, the feature lies on an edge
 _SURVIVORS = 0.6  # with fewer of its features left, a keyframe is replaced
-_SCALE_SIGMA = 0.2  # relative, of one depth image, until more are seen
+_SCALE_SIGMA = 0.2  # relative, of the structure of the first keyframe
+_WOBBLE = 0.1  # relative, of the scale of a depth image, until more are seen
+_ALIKE = 20  # keyframes in a row over which a network errs alike
 _SCALE_DRIFT = 0.006  # relative, of the structure from keyframe to keyframe
 _MAX_EXTRAPOLATION = 3.0  # steps; after a longer gap the motion is unknown
 _RELOCALISE_PX = 6.0  # ORB finds places on a coarser grid
@@ -166,7 +168,10 @@ class VisualOdometry:
         self._stamp_ns: int | None = None
         self._pose, self._pose_stamp_ns = np.eye(4), 0
         self._step, self._step_ns = np.eye(4), 1
-        self._wobble, self._wobble_seen = _SCALE_SIGMA**2, 1
+        self._wobble, self._wobble_seen = _WOBBLE**2, 1
+        self._jump = self._wobble
+        # of the last image to the structure, once that was drawn to it; of the first they are one
+        self._ratio: float | None = 0.0
         self._search_from = 0
 
     def state(self) -> dict[str, np.ndarray]:
@@ -189,6 +194,7 @@ class VisualOdometry:
         self.reset()
         self._camera = given
         self._wobble, self._wobble_seen = float(wobble[0]), round(wobble[1])
+        self._jump, self._ratio = self._wobble, None
         self._stored = keyframes
         while len(self._stored) > self._config.keyframes:
             del self._stored[_most_redundant([key.T_odom_camera for key in self._stored])]
@@ -303,6 +309,8 @@ class VisualOdometry:
 
     def _accept(self, fit: _Fit, image: _Image, state: Literal['tracking', 'recovered']) -> Motion:
         """Take over a pose, and what it says about scale; make a keyframe where one is due."""
+        if state == 'recovered':
+            self._ratio = None  # which was that to another structure
         fit = self._scaled(fit, image)
         key = self._keyframe = fit.key
         T_keyframe_camera = inverse(fit.T_camera_keyframe)
@@ -380,7 +388,9 @@ class VisualOdometry:
         """Draw keyframe and fit towards the mean scale of the depth images, around the camera.
 
         A Kalman filter over the log of the structure's scale: each keyframe adds a little drift,
-        each depth image measures it with its own wobble, whose variance is estimated alongside.
+        each depth image measures it. Their error is estimated alongside, and apart: what changes
+        from image to image averages out, what lasts is the same for all images of a keyframe and
+        much alike for many keyframes, as with a network that takes all of a room for smaller.
         """
         key = fit.key
         _, q = image.project(fit.T_camera_keyframe, key.px[fit.index], key.rho[fit.index])
@@ -392,7 +402,16 @@ class VisualOdometry:
         ratio = float(np.median(ratio))
         self._wobble_seen = min(self._wobble_seen + 1, WOBBLE_FRAMES)
         self._wobble += (ratio**2 - self._wobble) / self._wobble_seen
-        gain = key.covariance[6, 6] / (key.covariance[6, 6] + self._wobble)
+        if self._ratio is not None:
+            jump = 0.5 * (ratio - self._ratio) ** 2
+            self._jump += (jump - self._jump) / self._wobble_seen
+        key.images += 1
+        # so that all images of a keyframe together tell at most twice what the first does
+        repeated = key.images * (key.images + 1) / 2
+        lasting = max(self._wobble - self._jump, 0.0)
+        error = self._jump + _ALIKE * repeated * lasting
+        gain = key.covariance[6, 6] / (key.covariance[6, 6] + error)
+        self._ratio = (1 - gain) * ratio
         factor = np.exp(gain * ratio)
         key.rho = key.rho / factor
         key.variance = key.variance / factor**2
@@ -403,7 +422,7 @@ class VisualOdometry:
         change[:3, 6], change[6, 6] = gain * offset, 1 - gain
         noise[:3], noise[6] = -gain * offset, gain
         key.covariance = change @ key.covariance @ change.T
-        key.covariance += self._wobble * np.outer(noise, noise)
+        key.covariance += error * np.outer(noise, noise)
         T_camera_keyframe = fit.T_camera_keyframe.copy()
         T_camera_keyframe[:3, 3] *= factor
         return replace(fit, T_camera_keyframe=T_camera_keyframe)
