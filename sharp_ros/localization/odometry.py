@@ -14,7 +14,7 @@ saved in `odometry_state`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 import logging
 from typing import Literal
 
@@ -50,10 +50,10 @@ _TRIANGULATION_PX = 1.0  # with the error of the pose, which all features share
 _RANSAC_PX = 4.0  # twice what noise of the depth does at the parallax of a new keyframe
 _MAX_SPREAD = 0.1  # relative, of that depth; beyond, the feature lies on an edge
 _SURVIVORS = 0.6  # with fewer of its features left, a keyframe is replaced
-_SCALE_SIGMA = 0.2  # relative, of the structure of the first keyframe
-_WOBBLE = 0.1  # relative, of the scale of a depth image, until more are seen
-_ALIKE = 20  # keyframes in a row over which a network errs alike
+_SCALE_SIGMA = 0.2  # relative, of one depth image, until more are seen
+_OWN_SIGMA = 0.05  # likewise without what others of its place get wrong alike
 _SCALE_DRIFT = 0.006  # relative, of the structure from keyframe to keyframe
+_PLACE = 4  # keyframes over which what depth images get wrong in one place becomes something else
 _MAX_EXTRAPOLATION = 3.0  # steps; after a longer gap the motion is unknown
 _RELOCALISE_PX = 6.0  # ORB finds places on a coarser grid
 _KEYFRAMES_A_FRAME = 2  # that are searched while lost, to stay within the time of a frame
@@ -143,6 +143,52 @@ class _Fit:
     tracked: int
 
 
+@dataclass
+class _Place:
+    """By what factor all depth images of one place are wrong alike, and what is known of it.
+
+    Attributes:
+        variance: of its log.
+        shared: covariance with the log scale of the structure. At first they are one: the
+            structure is as wrong as the depth that it was made from.
+        bias: log of it.
+    """
+
+    variance: float
+    shared: float = field(init=False)
+    bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.shared = self.variance
+
+    def measured(self, of_scale: float, ratio: float, noise: float) -> tuple[float, float]:
+        """Learn from a depth image.
+
+        Args:
+            of_scale: variance of the log scale of the structure.
+            ratio: log of depth over structure, less `bias`.
+            noise: variance of what the image gets wrong for itself.
+
+        Returns:
+            By what share of `ratio` the structure is to be drawn, and what the variance of its log
+            scale grows by, beside what remains of it: (1 - share)^2.
+        """
+        total = of_scale - 2 * self.shared + self.variance + noise
+        gain, learnt = (of_scale - self.shared) / total, (self.variance - self.shared) / total
+        added = gain**2 * (self.variance + noise) + 2 * gain * (1 - gain) * self.shared
+        self.bias += learnt * ratio
+        self.shared += gain * learnt * total
+        self.variance -= learnt**2 * total
+        return gain, added
+
+    def move_on(self, variance: float) -> None:
+        """A keyframe later: partly another place, whose variance is given."""
+        kept = np.exp(-1 / _PLACE)
+        self.bias *= kept
+        self.shared *= kept
+        self.variance = kept**2 * self.variance + (1 - kept**2) * variance
+
+
 class VisualOdometry:
     """Where the camera is, image by image.
 
@@ -152,10 +198,12 @@ class VisualOdometry:
 
     Args:
         config: see `OdometryConfig`.
+        place_std: of the log of the factor by which all depth images of one place are wrong alike,
+            as those that are predicted; 0: they are not.
     """
 
-    def __init__(self, config: OdometryConfig) -> None:
-        self._config = config
+    def __init__(self, config: OdometryConfig, place_std: float = 0.0) -> None:
+        self._config, self._place_variance = config, place_std**2
         self._descriptors = Descriptors()
         self.reset()
 
@@ -168,10 +216,8 @@ class VisualOdometry:
         self._stamp_ns: int | None = None
         self._pose, self._pose_stamp_ns = np.eye(4), 0
         self._step, self._step_ns = np.eye(4), 1
-        self._wobble, self._wobble_seen = _WOBBLE**2, 1
-        self._jump = self._wobble
-        # of the last image to the structure, once that was drawn to it; of the first they are one
-        self._ratio: float | None = 0.0
+        self._wobble, self._wobble_seen = _SCALE_SIGMA**2, 1
+        self._place = _Place(self._place_variance)
         self._search_from = 0
 
     def state(self) -> dict[str, np.ndarray]:
@@ -194,7 +240,6 @@ class VisualOdometry:
         self.reset()
         self._camera = given
         self._wobble, self._wobble_seen = float(wobble[0]), round(wobble[1])
-        self._jump, self._ratio = self._wobble, None
         self._stored = keyframes
         while len(self._stored) > self._config.keyframes:
             del self._stored[_most_redundant([key.T_odom_camera for key in self._stored])]
@@ -299,7 +344,8 @@ class VisualOdometry:
         if level is None:
             level = transform(_OPTICAL_IN_LEVEL, np.zeros(3))
         covariance = np.zeros((7, 7))
-        covariance[6, 6] = _SCALE_SIGMA**2
+        own = _OWN_SIGMA if self._place_variance else _SCALE_SIGMA
+        covariance[6, 6] = self._place_variance + own**2
         key = self._add_keyframe(image, level, covariance)
         if key is None:
             return Motion(None, None, 'starting')
@@ -309,8 +355,8 @@ class VisualOdometry:
 
     def _accept(self, fit: _Fit, image: _Image, state: Literal['tracking', 'recovered']) -> Motion:
         """Take over a pose, and what it says about scale; make a keyframe where one is due."""
-        if state == 'recovered':
-            self._ratio = None  # which was that to another structure
+        if state == 'recovered':  # with the structure of another place
+            self._place = _Place(min(self._place_variance, fit.key.covariance[6, 6]))
         fit = self._scaled(fit, image)
         key = self._keyframe = fit.key
         T_keyframe_camera = inverse(fit.T_camera_keyframe)
@@ -387,10 +433,10 @@ class VisualOdometry:
     def _scaled(self, fit: _Fit, image: _Image) -> _Fit:
         """Draw keyframe and fit towards the mean scale of the depth images, around the camera.
 
-        A Kalman filter over the log of the structure's scale: each keyframe adds a little drift,
-        each depth image measures it. Their error is estimated alongside, and apart: what changes
-        from image to image averages out, what lasts is the same for all images of a keyframe and
-        much alike for many keyframes, as with a network that takes all of a room for smaller.
+        A Kalman filter over two logs: of the structure's scale, to which each keyframe adds a
+        little drift, and of what depth images get wrong in this place (`_Place`). Each depth image
+        measures the difference with its own wobble, whose variance is estimated alongside. So only
+        many places tell metres; as many images of one as you like tell what they agree on.
         """
         key = fit.key
         _, q = image.project(fit.T_camera_keyframe, key.px[fit.index], key.rho[fit.index])
@@ -399,19 +445,10 @@ class VisualOdometry:
         ratio = ratio[np.isfinite(ratio)]
         if len(ratio) < self._config.min_inliers:
             return fit
-        ratio = float(np.median(ratio))
+        ratio = float(np.median(ratio)) - self._place.bias
         self._wobble_seen = min(self._wobble_seen + 1, WOBBLE_FRAMES)
         self._wobble += (ratio**2 - self._wobble) / self._wobble_seen
-        if self._ratio is not None:
-            jump = 0.5 * (ratio - self._ratio) ** 2
-            self._jump += (jump - self._jump) / self._wobble_seen
-        key.images += 1
-        # so that all images of a keyframe together tell at most twice what the first does
-        repeated = key.images * (key.images + 1) / 2
-        lasting = max(self._wobble - self._jump, 0.0)
-        error = self._jump + _ALIKE * repeated * lasting
-        gain = key.covariance[6, 6] / (key.covariance[6, 6] + error)
-        self._ratio = (1 - gain) * ratio
+        gain, added = self._place.measured(key.covariance[6, 6], ratio, self._wobble)
         factor = np.exp(gain * ratio)
         key.rho = key.rho / factor
         key.variance = key.variance / factor**2
@@ -420,9 +457,9 @@ class VisualOdometry:
         key.T_odom_camera[:3, 3] -= (factor - 1) * offset
         change, noise = np.eye(7), np.zeros(7)
         change[:3, 6], change[6, 6] = gain * offset, 1 - gain
-        noise[:3], noise[6] = -gain * offset, gain
+        noise[:3], noise[6] = -offset, 1
         key.covariance = change @ key.covariance @ change.T
-        key.covariance += error * np.outer(noise, noise)
+        key.covariance += added * np.outer(noise, noise)
         T_camera_keyframe = fit.T_camera_keyframe.copy()
         T_camera_keyframe[:3, 3] *= factor
         return replace(fit, T_camera_keyframe=T_camera_keyframe)
@@ -453,6 +490,8 @@ class VisualOdometry:
         if len(px) < self._config.min_inliers:
             return None
         covariance = covariance + np.diag([0.0] * 6 + [_SCALE_DRIFT**2])
+        if fit is not None:
+            self._place.move_on(self._place_variance)
         orb_px, descriptors = self._descriptors.of(image.gray)
         orb_depth, spread = image.depth_at(orb_px)
         known = (spread < _MAX_SPREAD) & image.shows(orb_px)

@@ -28,7 +28,6 @@ class Keyframe:
         rho: [N] their inverse depth, 1/m.
         variance: [N] of rho.
         orb: points [M, 3] in its camera, metres, and descriptors [M, 32] uint8.
-        images: how many have measured the scale of its structure since it was made, or restored.
     """
 
     stamp_ns: int
@@ -39,7 +38,6 @@ class Keyframe:
     rho: np.ndarray
     variance: np.ndarray
     orb: tuple[np.ndarray, np.ndarray]
-    images: int = 0
 
 
 def state_of(
