@@ -4,7 +4,8 @@ Features of a keyframe get their structure from its depth. Later images are trac
 keyframe with optical flow, which yields the pose by PnP; when the view has moved on, the image at
 hand becomes the next keyframe. Two things keep the noise of predicted depth out of the path:
 parallax refines the depth of every feature, and a new keyframe's depth is brought to the scale
-that the features have already, while the scale as a whole follows the mean of many depth images.
+that the features have already, while the scale as a whole follows the mean of the depth of many
+places.
 
 One module, since all of it reads and writes one state: which keyframe, its structure, the scale
 and the motion. Finding features in images is in `tracks`, the pose from them in `pnp`, what is
@@ -53,7 +54,7 @@ _SURVIVORS = 0.6  # with fewer of its features left, a keyframe is replaced
 _SCALE_SIGMA = 0.2  # relative, of one depth image, until more are seen
 _OWN_SIGMA = 0.05  # likewise without what others of its place get wrong alike
 _SCALE_DRIFT = 0.006  # relative, of the structure from keyframe to keyframe
-_PLACE = 4  # keyframes over which what depth images get wrong in one place becomes something else
+_A_PLACE = 4  # keyframes, after which depth images are wrong in another way
 _MAX_EXTRAPOLATION = 3.0  # steps; after a longer gap the motion is unknown
 _RELOCALISE_PX = 6.0  # ORB finds places on a coarser grid
 _KEYFRAMES_A_FRAME = 2  # that are searched while lost, to stay within the time of a frame
@@ -182,8 +183,8 @@ class _Place:
         return gain, added
 
     def move_on(self, variance: float) -> None:
-        """A keyframe later: partly another place, whose variance is given."""
-        kept = np.exp(-1 / _PLACE)
+        """A keyframe later this is partly another place; `variance` is that of any."""
+        kept = np.exp(-1 / _A_PLACE)
         self.bias *= kept
         self.shared *= kept
         self.variance = kept**2 * self.variance + (1 - kept**2) * variance
