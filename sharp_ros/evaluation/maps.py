@@ -133,7 +133,8 @@ def evaluate_map(
 
     Raises:
         InputError: `no_truth` if nothing could be compared.
-        PoseUnavailableError: `floor_not_found` where `visual` never led to a map.
+        PoseUnavailableError, InputError: where `visual` never led to a map, why the last frame
+            was not mapped that `FrameResult.unmapped` tells of, mostly `floor_not_found`.
     """
     visibility = Visibility(pipeline.config.occupancy)
     T_map_world = None if visual else se3.transform(np.eye(3), np.array(_OFF_GRID))
