@@ -83,6 +83,14 @@ def test_between_cells_values_are_bilinear(size: tuple[int, int]) -> None:
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
+def test_between_cells_values_keep_their_precision_where_products_are_coarser() -> None:
+    cells = torch.rand(2, 1, *GRID)
+    like = torch.empty(1, 3, 45, 64)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = between_cells(cells, like)
+    torch.testing.assert_close(found, between_cells(cells, like), atol=1e-6, rtol=0)
+
+
 def test_an_untrained_head_changes_nothing_and_is_sure_of_nothing() -> None:
     network = fold_batch_norms(unsettled_network())
     rgb, k = torch.rand(2, 3, 64, 96), torch.tensor([[60.0, 60.0, 48.0, 32.0]] * 2)

@@ -114,7 +114,9 @@ def between_cells(cells: Tensor, like: Tensor) -> Tensor:
         _nearness(side, count, cells)
         for side, count in zip(like.shape[2:], cells.shape[2:], strict=True)
     )
-    return rows @ cells @ columns.T
+    # products, unlike interpolation, would be of bfloat16: 1 % of the depth
+    with torch.autocast(cells.device.type, enabled=False):
+        return rows @ cells @ columns.T
 
 
 def _nearness(side: int, count: int, like: Tensor) -> Tensor:  # -> [side, count]
