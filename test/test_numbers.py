@@ -382,8 +382,8 @@ def maps(report: Report) -> Iterator[str]:
     scale = f'{whole["scale_median"]["mean"]:.2f}'
     yield f'| {len(report["runs"])} | {cell("ate_percent", "{:.2f} %")} | '
     yield f'| {cell("ate_rmse_scaled_m", "{:.1f} cm", 100)} | '
-    if 'rpe_m_per_s' in whole and report['model'] != 'sensor':
-        motion, turn = (whole[key]['mean'] for key in ('rpe_m_per_s', 'rpe_deg_per_s'))
+    motion, turn = (whole.get(key, {}).get('mean') for key in ('rpe_m_per_s', 'rpe_deg_per_s'))
+    if motion is not None and report['model'] != 'sensor':  # else the path is too short to say
         yield f'| {motion:.3f}, {turn:.2f} | '
     yield f'| {cell("abs_rel", "{:.3f}")} | {scale} | {cell("scale_std", "{:.3f}")} | '
     yield f' {cell("level_error_deg", "{:.1f}°")} | {cell("floor_error_m", "{:.0f} cm", 100)} | '
