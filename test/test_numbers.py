@@ -45,6 +45,7 @@ def bench_cpu(report: Report) -> Iterator[str]:
         ('network', 'nano, image to Gaussians', '60'),
         ('depth', 'depth image, flying pixels removed', ''),
         ('cloud_message', 'organised cloud message, 307,200 points', '8'),
+        ('scan', 'laser scan', '2'),
         ('occupancy', 'occupancy update, 20 x 20 m at 5 cm', '10'),
         ('visual_odometry', 'visual odometry', '25'),
         ('fuse_keyframe', 'a keyframe of 98,304 Gaussians into the fused map', '40'),
@@ -53,6 +54,7 @@ def bench_cpu(report: Report) -> Iterator[str]:
         ('view_640x480', '640x480', '67 (15 Hz)'),
         ('view_320x240_1.18M', '320x240 from 1,179,648 Gaussians', ''),
         ('view_640x480_1.18M', '640x480', '500 (2 Hz)'),
+        ('carried_depth', 'depth carried from the image before', '4'),
         ('refinement', 'refinement by three images', '20'),
         ('whole_frame', 'whole frame: scale, refinement, depth, cloud, grid', '125'),
     ):
