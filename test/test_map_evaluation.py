@@ -16,7 +16,7 @@ from sharp_ros import se3
 from sharp_ros.apps.cli import main
 from sharp_ros.config import ModelConfig, OccupancyConfig
 from sharp_ros.engine import Engine
-from sharp_ros.errors import InputError, PoseUnavailableError
+from sharp_ros.errors import InputError
 from sharp_ros.evaluation import maps as module
 from sharp_ros.evaluation.floor_plans import RecordedMap, RoomMap, Visibility
 from sharp_ros.evaluation.maps import DisturbedPredictor, evaluate_map, map_config, summary
@@ -195,9 +195,19 @@ def test_frames_without_truth_are_left_out_and_none_is_an_error(source, frames):
 
 
 def test_where_no_map_ever_begins_the_error_says_why(source, frames):
+    def refusal(shown):
+        with pytest.raises(InputError) as caught:
+            evaluate_map(shown, pipeline(), RoomMap(source.room, BAND), visual=True)
+        assert caught.value.reason == 'nothing_mapped'
+        return str(caught.value)
+
     short = frames[:2]  # too few to be sure of the floor
-    with pytest.raises(PoseUnavailableError, match='floor not found'):
-        evaluate_map(short, pipeline(), RoomMap(source.room, BAND), visual=True)
+    assert 'none of 2 frames could be used; the last one: floor not found' in refusal(short)
+    black = [replace(frame, image=np.zeros_like(frame.image)) for frame in frames[:3]]
+    assert 'found no pose for any of 3 frames; it needs images with texture' in refusal(black)
+    late = [replace(f, stamp_ns=f.stamp_ns + 10**9) for f in short]
+    both = refusal([black[0], *late])
+    assert 'found no pose for 1, and 2 could not be used; the last of these: floor not' in both
 
 
 def test_worst_is_the_largest_error_but_the_smallest_overlap():

@@ -157,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
         if not tally.placed:
             if tally.interrupted:
                 raise KeyboardInterrupt
-            raise InputError(_why_nothing(tally), 'nothing_mapped')
+            raise InputError(tally.why_nothing(), 'nothing_mapped')
         if tally.interrupted:
             console.print('interrupted: writing what there is so far')
         state, verdict = pipeline.map_state(), pipeline.verdict()
@@ -262,23 +262,6 @@ def _warnings(tally: Tally, contents: MapContents) -> Iterator[str]:
             f'the path left the occupancy window of {size:g} m, and what it left is not in the '
             f'grid; give --set occupancy.size={2 * size:g}'
         )
-
-
-def _why_nothing(tally: Tally) -> str:
-    """Why no frame was placed, and what to do."""
-    if not tally.frames:
-        return 'the source delivered no frame; give another one'
-    if tally.frames == sum(tally.unusable.values()):
-        return f'none of {tally.frames} frames could be used; the last one: {tally.example}'
-    if not tally.visual:
-        return (
-            f'none of {tally.frames} frames has a pose; give --poses visual, or a recording with '
-            'odometry (bag) or groundtruth.txt (RGB-D folder)'
-        )
-    return (
-        f'visual odometry found no pose for any of {tally.frames} frames; it needs images with '
-        'texture and depth: check --model and --hfov, or give a recording with poses'
-    )
 
 
 def _configured(args: argparse.Namespace) -> SharpConfig:

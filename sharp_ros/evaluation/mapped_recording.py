@@ -82,6 +82,28 @@ class Tally:
         self.unusable[error.reason] += 1
         self.example = str(error)
 
+    def why_nothing(self) -> str:
+        """Why no frame was placed, and what to do."""
+        refused = sum(self.unusable.values())
+        if not self.frames:
+            return 'the source delivered no frame; give another one'
+        if self.frames == refused:
+            return f'none of {self.frames} frames could be used; the last one: {self.example}'
+        if not self.visual:
+            return (
+                f'none of {self.frames} frames has a pose; give --poses visual, or a recording '
+                'with odometry (bag) or groundtruth.txt (RGB-D folder)'
+            )
+        if refused:
+            return (
+                f'none of {self.frames} frames was mapped: visual odometry found no pose for '
+                f'{self.lost}, and {refused} could not be used; the last of these: {self.example}'
+            )
+        return (
+            f'visual odometry found no pose for any of {self.frames} frames; it needs images with '
+            'texture and depth: check --model and --hfov, or give a recording with poses'
+        )
+
     @property
     def fps(self) -> float:
         """Frames in a second."""

@@ -28,6 +28,7 @@ from sharp_ros.config import (
 from sharp_ros.engine import choose_device, Engine
 from sharp_ros.errors import ConfigError, InputError
 from sharp_ros.evaluation.floor_plans import RecordedMap, RoomMap, TrueMap, Visibility
+from sharp_ros.evaluation.mapped_recording import Tally
 from sharp_ros.evaluation.metrics import depth_metrics, mean_metrics, trajectory_metrics
 from sharp_ros.files import write_atomically
 from sharp_ros.frame_result import OCCUPANCY
@@ -132,9 +133,7 @@ def evaluate_map(
         `mean_metrics` for the depth as published, over the frames after the first second.
 
     Raises:
-        InputError: `no_truth` if nothing could be compared.
-        PoseUnavailableError, InputError: where `visual` never led to a map, why the last frame
-            was not mapped that `FrameResult.unmapped` tells of, mostly `floor_not_found`.
+        InputError: `no_truth` if nothing could be compared; `nothing_mapped` if no map began.
     """
     visibility = Visibility(pipeline.config.occupancy)
     T_map_world = None if visual else se3.transform(np.eye(3), np.array(_OFF_GRID))
@@ -143,7 +142,8 @@ def evaluate_map(
     rows: list[tuple[int, dict[str, float]]] = []  # of the depth, by stamp
     odometry_ms: list[float] = []
     level_ms: list[float] = []
-    unmapped, refusal = 0, None  # frames before the map began, and why
+    tally = Tally(visual)
+    unmapped = 0  # frames before the map began
     grid = None
     world = None if true_map.closed else LevelWorld()
     for frame, depth, T_world_camera in _with_truth(frames, world):
@@ -154,6 +154,8 @@ def evaluate_map(
             replace(frame, T_world_camera=placed, world_frame='odom', depth=sensed, unseen=None),
             {OCCUPANCY},
         )
+        tally.frames += 1
+        tally.note(result)
         odometry_ms.append(result.timings_ms['odometry'])
         level_ms.append(result.timings_ms['level'])
         try:
@@ -165,7 +167,6 @@ def evaluate_map(
         if T_map_world is None:
             if pose is None or not result.mapped:
                 unmapped += 1
-                refusal = result.unmapped or refusal
                 continue
             T_map_world = _laid_on(pose, T_world_camera)
         true_pose = T_map_world @ T_world_camera
@@ -175,8 +176,8 @@ def evaluate_map(
             stamps.append(stamp_ns)
             poses.append((pose, true_pose))
             grid = result.grid or grid
-    if T_map_world is None and refusal is not None:
-        raise refusal
+    if tally.frames and not tally.placed:
+        raise InputError(tally.why_nothing(), 'nothing_mapped')
     if grid is None or T_map_world is None or not rows:
         raise InputError(
             'nothing could be mapped and compared; give synthetic, or an RGB-D folder with '
@@ -277,7 +278,7 @@ def evaluate_maps(
 
     Raises:
         ConfigError: for unknown models and devices, or seeds of what has none.
-        InputError, PoseUnavailableError: see `evaluate_map`.
+        InputError: see `evaluate_map`.
     """
     rooms = source == 'synthetic'
     if seeds is not None and (seeds < 1 or not rooms):
