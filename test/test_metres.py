@@ -1,4 +1,4 @@
-"""The head that corrects the metres of frozen weights: what it looks at, learns, and states."""
+"""Heads that correct metres and shape of frozen weights: what they look at, learn, and state."""
 
 from __future__ import annotations
 
@@ -16,14 +16,25 @@ from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.evaluation.depth_sets import looking
 from sharp_ros.exchange.onnx_export import export_nano
 from sharp_ros.models import WEIGHTS_FOLDER
-from sharp_ros.network.metres import between_cells, cell_means, GRID, Metres
+from sharp_ros.network import shape
+from sharp_ros.network.cells import between_cells, cell_means
+from sharp_ros.network.metres import GRID, Metres
 from sharp_ros.network.nano import fold_batch_norms, LAYOUTS, load_weights, save_weights
 from sharp_ros.network.nano_arrays import CHANNELS, METRES, NanoArrays
 from sharp_ros.network.predictor import NanoPredictor
 from sharp_ros.network.sessions import OnnxSession
 from sharp_ros.self_check import check_image, difference, TOLERANCE
 from sharp_ros.training import metres
-from sharp_ros.training.metres import fit, Looked, said, train_metres, with_metres
+from sharp_ros.training.metres import (
+    fit,
+    fit_shape,
+    Looked,
+    said,
+    shaped,
+    train_metres,
+    unevenness,
+    with_metres,
+)
 from sharp_ros.training.settings import to_yaml, TrainingConfig
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -33,7 +44,7 @@ GIVEN = {'name': 'nano', 'version': '9', 'licence': 'Apache-2.0'}
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a network without such a head."""
+    """Of a network without such heads."""
     path = tmp_path_factory.mktemp('weights') / 'nano.safetensors'
     save_weights(unsettled_network(), path, GIVEN)
     return path
@@ -63,7 +74,7 @@ def config(data: Path, weights: Path, out: Path) -> TrainingConfig:
     )
 
 
-# --- the head --------------------------------------------------------------------------------
+# --- the heads -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('size', [(6, 8), (7, 9), (3, 4), (2, 3), (60, 80)])
@@ -91,7 +102,39 @@ def test_between_cells_values_keep_their_precision_where_products_are_coarser() 
     torch.testing.assert_close(found, between_cells(cells, like), atol=1e-6, rtol=0)
 
 
-def test_an_untrained_head_changes_nothing_and_is_sure_of_nothing() -> None:
+@pytest.mark.parametrize('size', [(6, 8), (45, 64), (192, 256)])
+def test_the_head_for_the_metres_sees_means_of_its_own_coarser_cells(
+    size: tuple[int, int],
+) -> None:
+    planes, tokens = torch.rand(2, 9, *size), torch.rand(2, 8, 6, 8)
+    zoom = torch.rand(2, 1, 1)
+    found = Metres(8, 5).gather(tokens, cell_means(planes, shape.GRID), zoom, None)
+    expected = [cell_means(x, GRID).flatten(1) for x in (tokens, planes)]
+    expected += [zoom[:, 0], torch.zeros(2, 5)]
+    torch.testing.assert_close(found, torch.cat(expected, 1))
+
+
+def test_shape_has_no_say_in_the_metres_and_no_end_of_say_in_itself() -> None:
+    head = shape.Shape()
+    torch.nn.init.normal_(head.out.weight, std=30)
+    cells = 20 * torch.randn(3, shape.SURFACES + shape.RAYS + 1, *shape.GRID)
+    with torch.inference_mode():
+        factors = head(cells)
+    torch.testing.assert_close(factors.mean((1, 2, 3)), torch.zeros(3), atol=1e-6, rtol=0)
+    assert 0.5 * shape.MOST < factors.abs().max() <= 2 * shape.MOST
+
+
+def test_shape_is_judged_by_depth_beside_its_mean() -> None:
+    cells = torch.rand(2, 9, *shape.GRID)
+    metres = torch.rand(2, 1, *shape.GRID)
+    seen = shape.looking(cells, metres)
+    corrected = cells[:, 0] + metres[:, 0]
+    torch.testing.assert_close(seen[:, 0] + seen[:, -1], corrected)
+    torch.testing.assert_close(seen[:, -1, 0, 0], corrected.mean((1, 2)))
+    assert torch.equal(seen[:, 1:-1], cells[:, 1 : shape.SURFACES + shape.RAYS])
+
+
+def test_untrained_heads_change_nothing_and_are_sure_of_nothing() -> None:
     network = fold_batch_norms(unsettled_network())
     rgb, k = torch.rand(2, 3, 64, 96), torch.tensor([[60.0, 60.0, 48.0, 32.0]] * 2)
     with torch.inference_mode():
@@ -135,7 +178,9 @@ def test_file_onnx_and_arrays_say_the_same(tmp_path: Path, floor: FloorGeometry 
     pytest.importorskip('onnxruntime')
     network = with_metres(fold_batch_norms(unsettled_network()))
     assert network.metres is not None
+    assert network.shape is not None
     torch.nn.init.normal_(network.metres.out.weight, std=0.1)
+    torch.nn.init.normal_(network.shape.out.weight, std=0.1)
     save_weights(network, tmp_path / 'nano.safetensors', GIVEN)
     plain = NanoPredictor(load_weights(tmp_path / 'nano.safetensors'))
     export_nano(plain, tmp_path / 'nano.onnx', {})
@@ -209,7 +254,7 @@ def test_fit_learns_factor_cells_and_spread(monkeypatch: pytest.MonkeyPatch) -> 
         wrong = np.concatenate([whole[:, None], cells], 1).astype(np.float32)
         wrong[: count // 20] = np.nan  # nothing is known of these
         wrong[-count // 4 :, 1:7] = np.nan  # or of some of their cells
-        return Looked(features, wrong)
+        return Looked(features, wrong, *no_shape(count))
 
     fit(head, draw(4000), 0)
     new = draw(2000)
@@ -225,11 +270,48 @@ def test_fit_learns_factor_cells_and_spread(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.corrcoef((cells - factor[:, None]).ravel(), spread.ravel())[0, 1] > 0.95
 
 
-def test_training_moves_the_metres_and_nothing_else(
+def no_shape(count: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((count, 5, *shape.GRID), np.float16), np.zeros((count, *shape.GRID), 'f4')
+
+
+def test_fit_shape_learns_what_the_metres_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metres, 'SHAPE_STEPS', 400)
+    rng = np.random.default_rng(0)
+    head, bent = Metres(4, 5), shape.Shape()
+    with torch.no_grad():
+        head.out.bias[:4] = 0.3  # of the uppermost cells: is not to be learnt again
+
+    def draw(count: int) -> Looked:
+        cells = rng.normal(size=(count, 9, *shape.GRID)).astype(np.float16)
+        cells[:, 1:4] = 7.0  # which never change, as where a network knows no sky
+        cells[:, 4] = np.linspace(-1, 1, shape.GRID[1])
+        depth = cells[:, 0].astype(np.float32)
+        uneven = 0.1 * (depth - depth.mean((1, 2), keepdims=True)) + rng.normal(size=(count, 1, 1))
+        uneven[:, :2] += 0.3
+        uneven[: count // 20] = np.nan  # nothing is known of these
+        uneven[-count // 4 :, :4] = np.nan  # or of many of their cells
+        wrong = np.full((count, 13), np.nan, np.float32)
+        wrong[:, 0] = uneven.mean((1, 2)) + np.where(np.arange(count) < count // 20, np.nan, 0)
+        wrong[-count // 4 :, 0] = 0.0
+        features = np.zeros((count, head.features), np.float16)
+        return Looked(features, wrong, cells, uneven.astype(np.float32))
+
+    fit_shape(bent, head, draw(1500), 0)
+    new = draw(500)
+    before = unevenness(new.uneven)
+    assert unevenness(new.uneven - shaped(bent, head, new)) < 0.35 * before
+    mirrored = new._replace(cells=np.ascontiguousarray(new.cells[..., ::-1]))
+    mirrored.cells[:, 4] *= -1
+    turned = shaped(bent, head, mirrored)[..., ::-1]
+    assert np.abs(turned - shaped(bent, head, new)).mean() < 0.25 * before
+
+
+def test_training_moves_metres_and_shape_and_nothing_else(
     data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metres, 'CHUNK', 12)
     monkeypatch.setattr(metres, 'STEPS', 300)
+    monkeypatch.setattr(metres, 'SHAPE_STEPS', 50)
     shares: list[float] = []
     errors = train_metres(config(data, weights, tmp_path / 'run'), shares.append)
     assert shares == [0.4, 0.8, 1.0]
@@ -251,6 +333,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
 ) -> None:
     monkeypatch.setattr(metres, 'CHUNK', 12)
     monkeypatch.setattr(metres, 'STEPS', 5)
+    monkeypatch.setattr(metres, 'SHAPE_STEPS', 5)
     whole, part = (config(data, weights, tmp_path / name) for name in ('whole', 'part'))
     train_metres(whole)
     shares: list[float] = []
@@ -277,6 +360,7 @@ def test_files_of_a_run_serve_no_other_one(
 ) -> None:
     monkeypatch.setattr(metres, 'CHUNK', 4)
     monkeypatch.setattr(metres, 'fit', lambda *a: None)
+    monkeypatch.setattr(metres, 'fit_shape', lambda *a: None)
     first = replace(config(data, weights, tmp_path / 'run'), metres_crops=6)
     train_metres(first)
     train_metres(replace(first, init=str(tmp_path / 'run' / 'nano.safetensors')))  # the same trunk
@@ -297,6 +381,7 @@ def test_images_without_depth_count_for_nothing(
     known: str, data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metres, 'fit', lambda *a: None)
+    monkeypatch.setattr(metres, 'fit_shape', lambda *a: None)
     folder = tmp_path / 'data'
     folder.mkdir()
     for name in 'abc':
@@ -320,6 +405,7 @@ def test_command_says_what_it_needs_and_what_came_of_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(metres, 'STEPS', 5)
+    monkeypatch.setattr(metres, 'SHAPE_STEPS', 5)
     settings = tmp_path / 'settings.yaml'
     settings.write_text(to_yaml(config(data, weights, tmp_path / 'run')))
     assert main(['train', str(settings), '--metres']) == 0

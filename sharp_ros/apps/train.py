@@ -1,4 +1,4 @@
-"""`sharp-ros train`: train nano, or its metres alone, or fine-tune it on a recording."""
+"""`sharp-ros train`: train nano, or its two heads alone, or fine-tune it on a recording."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task.add_argument(
         '--metres',
         action='store_true',
-        help='training of the metric scale alone: the weights of --init stay as they are, and a '
-        'head of a few layers learns what factors their depth needs',
+        help='training of metric scale and shape alone: the weights of --init stay as they are, '
+        'and two heads of a few layers learn what factors their depth needs',
     )
     task.add_argument(
         '--finetune',
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _metres(config: TrainingConfig) -> int:
-    """Teach the metres alone; a bar on a terminal, otherwise a line for every file."""
+    """Teach the two heads alone; a bar on a terminal, otherwise a line for every file."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -9,7 +9,8 @@
                          attention over tokens → fuse16 → fuse8 → fuse4 → fuse2 → head → upsampling
                                      ↑           ↑        ↑        ↑        ↑                │
     intrinsics ── rays: x/z, y/z, elevation, ────┴────────┴────────┴────────┘             metres
-    geometry ──── distance of the floor
+    geometry ──── distance of the floor                                                      │
+                                                                                           shape
 
 Depth is predicted for a camera of `CANONICAL_FOCAL` pixels and multiplied by the ratio of the true
 focal length to it (the canonical camera of Yin et al., Metric3D, 2023), so that zooming an image
@@ -37,9 +38,10 @@ from sharp_ros.camera import Intrinsics
 from sharp_ros.errors import CheckpointError, InputError
 from sharp_ros.files import write_atomically
 from sharp_ros.gaussians import Gaussians, linear_from_srgb
+from sharp_ros.network.cells import between_cells, cell_means
 from sharp_ros.network.checkpoint import check_layout
 from sharp_ros.network.composer import gaussians_from_depth
-from sharp_ros.network.metres import between_cells, Metres
+from sharp_ros.network.metres import Metres
 from sharp_ros.network.nano_arrays import (
     CHANNELS,
     HIDDEN_COLOR,
@@ -52,6 +54,7 @@ from sharp_ros.network.nano_arrays import (
     WIDTH_STEP,
     WIDTHS,
 )
+from sharp_ros.network.shape import GRID, looking, Shape
 
 CANONICAL_FOCAL = 160.0  # pixels at the resolution the network is given
 LOG_SCALE_RANGE = (-4.0, 1.5)  # of the Laplace scale of the log depth
@@ -86,7 +89,7 @@ class NanoLayout:
         channels: of the prediction that are learnt; 3 knows neither sky nor corrections.
         convex: whether every pixel chooses its mixture of the nine cells around it (Teed & Deng,
             RAFT, 2020), so that edges can be sharp; otherwise bilinear.
-        metres: whether a head corrects the metres by what the whole image says of them.
+        metres: whether two heads correct metres and shape by what the whole image says of them.
     """
 
     token_dim: int = 192
@@ -103,7 +106,7 @@ LAYOUTS = {
     2: NanoLayout(),
     3: NanoLayout(metres=True),
 }  # by version of the weight files
-TRUNK = 2  # the newest without a head for the metres, which is taught last
+TRUNK = 2  # the newest without heads for metres and shape, which are taught last
 
 
 class Sight(NamedTuple):
@@ -115,12 +118,14 @@ class Sight(NamedTuple):
         corrections: [B, C, h / 2, w / 2] of the Gaussians; C may be 0.
         zoom: [B, 1, 1] log of the focal length over the canonical one, by which depth grows.
         features: [B, F] of `Metres.gather`; None of weights without that head.
+        cells: [B, S + P, *GRID] means of surfaces and rays, likewise.
     """
 
     surfaces: Tensor
     corrections: Tensor
     zoom: Tensor
     features: Tensor | None
+    cells: Tensor | None
 
 
 class NanoNetwork(nn.Module):
@@ -143,6 +148,7 @@ class NanoNetwork(nn.Module):
         self.fuse4 = Fuse(widths[2], TAPCHANNELS[1] + planes, widths[1])
         self.fuse2 = Fuse(widths[1], TAPCHANNELS[0] + planes, widths[0], convolutions=1)
         self.metres = Metres(dim, planes) if layout.metres else None
+        self.shape = Shape() if layout.metres else None
         channels = layout.channels
         self.head = nn.Conv2d(widths[0], channels + 36 * layout.convex, 3, padding=1)
         with torch.no_grad():
@@ -182,8 +188,12 @@ class NanoNetwork(nn.Module):
         if self.layout.channels > 4:
             others.append(_resize(seen.corrections, rgb))
         if self.metres is not None:
+            assert self.shape is not None
             assert seen.features is not None
+            assert seen.cells is not None
             factors, log_std = self.metres(seen.features)
+            factors = between_cells(factors, seen.cells)
+            factors = factors + self.shape(looking(seen.cells, factors))
             farther = between_cells(factors + seen.zoom[:, None], rgb)[:, 0]
             others.append(log_std[:, None, None, None].expand(-1, 1, *rgb.shape[2:]))
         log_z1 = first + farther
@@ -193,7 +203,7 @@ class NanoNetwork(nn.Module):
         return torch.cat([known, *others], 1) if others else known
 
     def look(self, rgb: Tensor, intrinsics: Tensor, geometry: Tensor | None = None) -> Sight:
-        """What the image shows, before the head for the metres; arguments as for `forward`.
+        """What the image shows, before the heads for metres and shape; arguments as for `forward`.
 
         Raises:
             InputError: if a shape is wrong.
@@ -226,10 +236,11 @@ class NanoNetwork(nn.Module):
             surfaces = convex_upsampling(surfaces, weights)[:, :, : rgb.shape[2], : rgb.shape[3]]
         else:
             surfaces = _resize(surfaces, rgb)
-        features = None
+        features = cells = None
         if self.metres is not None:
-            features = self.metres.gather(coarse, surfaces, rays, zoom, geometry)
-        return Sight(surfaces, corrections, zoom, features)
+            cells = torch.cat([cell_means(x.float(), GRID) for x in (surfaces, rays)], 1)
+            features = self.metres.gather(coarse, cells, zoom, geometry)
+        return Sight(surfaces, corrections, zoom, features, cells)
 
 
 def gaussians_from_prediction(

@@ -1,9 +1,10 @@
-"""Teach a trained nano its metres anew, and leave its shape as it is (`network.metres`).
+"""Teach a trained nano two heads that correct its metres and its shape, and nothing else.
 
-    crops ── frozen network ──┬ features, in files of the run ──┐
-                              └ true over predicted depth ──────┴── fit ── nano.safetensors
+    crops ── frozen network ──┬ features, in files of the run ──┬── fit ── fit_shape ── nano
+                              └ true over predicted depth ──────┘
 
-The network looks at every crop once; what it saw is learnt from many times, in a minute.
+The network looks at every crop once; what it saw is learnt from many times, in a minute. See
+`network.metres` and `network.shape`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from torch import nn, Tensor
 
 from sharp_ros.errors import CheckpointError, ConfigError, InputError
 from sharp_ros.files import replacing
+from sharp_ros.network import shape
+from sharp_ros.network.cells import between_cells
 from sharp_ros.network.metres import GRID, Metres
 from sharp_ros.network.nano import (
     LAYOUTS,
@@ -44,6 +47,7 @@ LEAST_CELL = 20
 LEAST_CROPS = 2  # of which that much is known
 COMPONENTS = 256  # of the tokens, in which nearly all of their variance lies
 STEPS, FIT_BATCH, RATE, DECAY, DROPOUT = 2000, 384, 1e-3, 0.1, 0.5
+SHAPE_STEPS, SHAPE_BATCH, SHAPE_RATE, SHAPE_DECAY, SHAPE_DROPOUT = 1500, 128, 2e-3, 0.05, 0.2
 
 
 class Looked(NamedTuple):
@@ -53,10 +57,14 @@ class Looked(NamedTuple):
         features: [N, F] float16, see `Metres.gather`.
         wrong: [N, 1 + cells] float32 log of true over predicted depth, the median over the image
             and over each of its cells; NaN where too little is known.
+        cells: [N, S + P, *shape.GRID] float16, see `Sight`.
+        uneven: [N, *shape.GRID] float32, as `wrong`, of those cells.
     """
 
     features: np.ndarray
     wrong: np.ndarray
+    cells: np.ndarray
+    uneven: np.ndarray
 
 
 def train_metres(
@@ -64,7 +72,7 @@ def train_metres(
     report: Callable[[float], None] = lambda done: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Add a head to the initial weights that corrects their metres; they stay as they are.
+    """Add heads to the initial weights that correct metres and shape; they stay as they are.
 
     Args:
         config: of the run: its data, weights, folder, threads, seed, and `metres_crops`.
@@ -73,7 +81,8 @@ def train_metres(
 
     Returns:
         Mean over held-out crops of |log| of true over predicted depth, `before` and `after`, and
-        `within_2std`, the share of them within two stated deviations after it; empty if stopped.
+        `within_2std`, the share of them within two stated deviations after it; mean of what cells
+        of them differ from that by, `shape_before` and `shape_after`; empty if stopped.
 
     Raises:
         ConfigError: if the initial weights are ImageNet's.
@@ -107,19 +116,21 @@ def train_metres(
                 )
             )
             report((start + count) / config.metres_crops)
-    head, looked = network.metres, _joined(parts)
+    head, bent, looked = network.metres, network.shape, _joined(parts)
     assert head is not None
+    assert bent is not None
     if np.count_nonzero(np.isfinite(looked.wrong[:, 0])) < LEAST_CROPS:
         raise InputError(
             f'fewer than {LEAST_CROPS} crops have depth enough to learn metres from', 'no_truth'
         )
     fit(head, looked, config.seed)
+    fit_shape(bent, head, looked, config.seed)
     factor, std = said(head, judged)
     known = np.isfinite(judged.wrong[:, 0])
     off, factor, std = judged.wrong[known, 0], factor[known], std[known]
     metadata = metadata_of(config.init) | {
         'version': config.version,
-        'metres': f'{config.metres_crops} crops of {rendered} images rendered by '
+        'metres and shape': f'{config.metres_crops} crops of {rendered} images rendered by '
         'sharp_ros.procedural.rooms, over weights that stayed as they were',
         'outputs': outputs_of(network.layout),
     }
@@ -128,11 +139,13 @@ def train_metres(
         'before': float(np.abs(off).mean()),
         'after': float(np.abs(off - factor).mean()),
         'within_2std': float((np.abs(off - factor) <= 2 * std).mean()),
+        'shape_before': unevenness(judged.uneven),
+        'shape_after': unevenness(judged.uneven - shaped(bent, head, judged)),
     }
 
 
 def with_metres(network: NanoNetwork) -> NanoNetwork:
-    """The network with a head that does not change anything yet, where it has none.
+    """The network with heads that do not change anything yet, where it has none.
 
     Raises:
         CheckpointError: if no layout of weight files holds such a network.
@@ -143,6 +156,7 @@ def with_metres(network: NanoNetwork) -> NanoNetwork:
     if network.metres is None:
         network.layout = layout
         network.metres = Metres(layout.token_dim, layout.planes)
+        network.shape = shape.Shape()
     return network
 
 
@@ -152,7 +166,7 @@ def looked_at(
     """What a frozen network makes of crops drawn at random; a function of `key`.
 
     Args:
-        network: with a head for metres.
+        network: with such heads.
         images: to crop and damage, see `dataset.sample`.
         count: of crops.
         key: seed.
@@ -173,24 +187,23 @@ def looked_at(
 def _look(network: NanoNetwork, batch: Batch) -> Looked:
     seen = network.look(batch.rgb, batch.intrinsics, batch.geometry)
     assert seen.features is not None
-    off = batch.depth.log() - (seen.surfaces[:, 0] + seen.zoom)
-    wrong = np.stack([_medians(image) for image in off.numpy()])
-    return Looked(seen.features.numpy().astype(np.float16), wrong)
+    assert seen.cells is not None
+    off = (batch.depth.log() - (seen.surfaces[:, 0] + seen.zoom)).numpy()
+    off[np.isfinite(off).mean((1, 2)) < LEAST_KNOWN] = np.nan
+    whole, coarse, fine = (_medians(off, grid) for grid in ((1, 1), GRID, shape.GRID))
+    wrong = np.concatenate([whole.reshape(-1, 1), coarse.reshape(-1, CELLS)], 1)
+    half = (array.numpy().astype(np.float16) for array in (seen.features, seen.cells))
+    return Looked(next(half), wrong, next(half), fine)
 
 
-def _medians(off: np.ndarray) -> np.ndarray:  # [h, w] -> [1 + cells] float32
-    """Of what is finite, in the image and in its cells."""
-    known = np.isfinite(off)
-    found = np.full(1 + CELLS, np.nan, np.float32)
-    if known.mean() < LEAST_KNOWN:
-        return found
-    found[0] = np.median(off[known])
-    strips = np.array_split(off, GRID[0])
-    cells = [cell for strip in strips for cell in np.array_split(strip, GRID[1], axis=1)]
-    for i, cell in enumerate(cells, 1):
-        values = cell[np.isfinite(cell)]
-        if len(values) >= LEAST_CELL:
-            found[i] = np.median(values)
+def _medians(off: np.ndarray, grid: tuple[int, int]) -> np.ndarray:  # [N, h, w] -> [N, *grid]
+    """Of what is finite in cells, float32; NaN where that is too little."""
+    found = np.full((len(off), *grid), np.nan, np.float32)
+    for row, strip in enumerate(np.array_split(off, grid[0], axis=1)):
+        for column, cell in enumerate(np.array_split(strip, grid[1], axis=2)):
+            for image, known in enumerate(np.isfinite(cell)):
+                if known.sum() >= LEAST_CELL:
+                    found[image, row, column] = np.median(cell[image][known])
     return found
 
 
@@ -272,6 +285,75 @@ def _fold(
     head.out.bias[CELLS] += 0.5 * np.log(2)
 
 
+def fit_shape(bent: shape.Shape, head: Metres, looked: Looked, seed: int) -> None:
+    """Train the other head from nothing, in place, with L1 on what the first one leaves.
+
+    Args:
+        bent: to be trained.
+        head: for the metres, which is trained already.
+        looked: of which at least `LEAST_CROPS` have known depth.
+        seed: of initialisation, order and dropout.
+    """
+    known = np.isfinite(looked.wrong[:, 0])
+    looked = Looked(*(column[known] for column in looked))
+    x, factors = _shape_inputs(head, looked)
+    wrong = torch.from_numpy(looked.uneven)[:, None] - factors
+    mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3)) + 1e-3
+    mean[shape.SIDEWAYS] = 0.0  # so that a mirror image is one, too
+    x = (x - mean[:, None, None]) / std[:, None, None]
+    torch.manual_seed(seed)
+    learnt = shape.Shape(SHAPE_DROPOUT)
+    optimizer = torch.optim.AdamW(learnt.parameters(), SHAPE_RATE, weight_decay=SHAPE_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, SHAPE_RATE, SHAPE_STEPS)
+    rng = np.random.default_rng(seed)
+    for _ in range(SHAPE_STEPS):
+        chosen = torch.from_numpy(rng.integers(len(x), size=SHAPE_BATCH))
+        seen, expected = x[chosen], wrong[chosen]
+        if rng.uniform() < 0.5:
+            seen, expected = seen.flip(3), expected.flip(3)
+            seen[:, shape.SIDEWAYS] *= -1
+        loss = _shape_loss(learnt(seen), expected)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        bent.load_state_dict(learnt.state_dict())
+        bent.seen.weight.div_(std[:, None, None])
+        assert bent.seen.bias is not None
+        bent.seen.bias.sub_(bent.seen.weight[:, :, 0, 0] @ mean)
+
+
+def _shape_loss(factors: Tensor, wrong: Tensor) -> Tensor:
+    """Of log factors [B, 1, *shape.GRID], whatever they have in common; unknown is NaN."""
+    known = torch.isfinite(wrong)
+    off = torch.where(known, wrong, factors) - factors  # 0 there: gradients of NaN are NaN
+    mean = off.sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(min=1)
+    return (off - mean)[known].abs().mean()
+
+
+def _shape_inputs(head: Metres, looked: Looked) -> tuple[Tensor, Tensor]:
+    """What the head for the shape looks at, and the log factors of that for the metres there."""
+    cells = torch.from_numpy(looked.cells.astype(np.float32))
+    with torch.no_grad():
+        factors, _ = head(torch.from_numpy(looked.features.astype(np.float32)))
+        factors = between_cells(factors, cells)
+        return shape.looking(cells, factors), factors
+
+
+@torch.inference_mode()
+def shaped(bent: shape.Shape, head: Metres, looked: Looked) -> np.ndarray:
+    """Log factors [N, *shape.GRID] of both heads."""
+    x, factors = _shape_inputs(head, looked)
+    return (factors + bent(x))[:, 0].numpy()
+
+
+def unevenness(wrong: np.ndarray) -> float:
+    """Mean of |log| of what is wrong of cells [N, *shape.GRID], without that of their image."""
+    known = wrong[np.isfinite(wrong).any((1, 2))]
+    return float(np.nanmean(np.abs(known - np.nanmedian(known, (1, 2), keepdims=True))))
+
+
 @torch.inference_mode()
 def said(head: Metres, looked: Looked) -> tuple[np.ndarray, np.ndarray]:
     """Mean log factors [N] over the cells, and their standard deviations [N]."""
@@ -283,7 +365,7 @@ def _mark(network: NanoNetwork, config: TrainingConfig) -> str:
     """Tells what a run looks at, and with what, from anything else."""
     told = hashlib.sha256(json.dumps([config.seed, *marks_of(config)]).encode())
     for name, tensor in network.state_dict().items():
-        if not name.startswith('metres.'):  # which is taught anew
+        if not name.startswith(('metres.', 'shape.')):  # which are taught anew
             told.update(tensor.numpy().tobytes())
     return told.hexdigest()
 
@@ -298,12 +380,12 @@ def _kept(path: Path, mark: str, look: Callable[[], Looked]) -> Looked:
                         f'{path} was made with other weights, images or settings; give another '
                         '--out, or remove it'
                     )
-                return Looked(stored['features'], stored['wrong'])
+                return Looked(*(stored[name] for name in Looked._fields))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise CheckpointError(f'cannot resume from {path} ({error}); remove it') from error
     looked = look()
     with replacing(path) as file:
-        np.savez(file, features=looked.features, wrong=looked.wrong, mark=np.array(mark))
+        np.savez(file, mark=np.array(mark), **looked._asdict())
     return looked
 
 
