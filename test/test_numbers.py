@@ -368,7 +368,7 @@ def refinement(report: Report) -> Iterator[str]:
 MAPS = (
     *('rooms_true', 'rooms_true_poses_given', 'rooms_disturbed', 'rooms_disturbed_poses_given'),
     *('rooms_nano', 'rooms_nano_height', 'rooms_nano_poses_given', 'kinect_sensor'),
-    *('kinect_nano', 'kinect_nano_height', 'kinect_nano_poses_given'),
+    'kinect_nano_poses_given',
 )
 
 
