@@ -359,6 +359,14 @@ def test_weights_of_another_network_are_named(weight_file: Path, tmp_path: Path)
         load_weights(path)
 
 
+def test_weights_with_the_first_head_alone_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    tensors = load_file(models.WEIGHTS_FOLDER / 'nano.safetensors')
+    path = tmp_path / 'older.safetensors'
+    save_file({n: t for n, t in tensors.items() if not n.startswith('shape.')}, path)
+    with pytest.raises(CheckpointError, match=r'older.*train --metres.*fine-tune anew'):
+        load_weights(path)
+
+
 @pytest.mark.parametrize('value', [torch.tensor(math.nan), torch.tensor(1)])
 def test_weights_that_are_no_numbers_are_refused(
     weight_file: Path, tmp_path: Path, value: torch.Tensor

@@ -484,6 +484,12 @@ def load_weights(path: str | Path) -> NanoNetwork:
             # Files of the first version do not name it; none later has so short a head.
             version = 1 if shapes.get('head.bias') == [LAYOUTS[1].channels] else 2
             version = 3 if 'metres.out.bias' in shapes else version
+            if version == 3 and not any(name.startswith('shape.') for name in shapes):
+                raise CheckpointError(
+                    f'{path} is of an older version: its metres are corrected, its shape is not. '
+                    'Run `sharp-ros train --metres` again, with the weights that it began with; '
+                    'what was fine-tuned, fine-tune anew from the weights of the package'
+                )
             network = fold_batch_norms(NanoNetwork(layout=LAYOUTS[version]).eval())
             expected = network.state_dict()
             check_layout(path, shapes, expected, 'nano')
