@@ -381,7 +381,12 @@ def _kept(path: Path, mark: str, look: Callable[[], Looked]) -> Looked:
                         '--out, or remove it'
                     )
                 return Looked(*(stored[name] for name in Looked._fields))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except KeyError as error:
+            raise CheckpointError(
+                f'{path} was made by another version ({error.args[0]}); give another --out, or '
+                'remove the metres_*.npz beside it, too'
+            ) from error
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise CheckpointError(f'cannot resume from {path} ({error}); remove it') from error
     looked = look()
     with replacing(path) as file:
