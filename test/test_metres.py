@@ -304,6 +304,35 @@ def test_fit_shape_learns_what_the_metres_leave(monkeypatch: pytest.MonkeyPatch)
     mirrored.cells[:, 4] *= -1
     turned = shaped(bent, head, mirrored)[..., ::-1]
     assert np.abs(turned - shaped(bent, head, new)).mean() < 0.25 * before
+    # what a file holds of it says the same, whatever there is that never changes
+    half = {name: tensor.half() for name, tensor in bent.state_dict().items()}
+    exact = shaped(bent, head, new)
+    bent.load_state_dict(half)
+    assert np.abs(shaped(bent, head, new) - exact).max() < 0.005
+
+
+def test_a_head_for_the_shape_is_learnt_from_few_cells_and_always_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metres, 'SHAPE_STEPS', 3)
+    rng = np.random.default_rng(0)
+    head, bents = Metres(4, 5), [shape.Shape() for _ in range(2)]
+    uneven = np.full((6, *shape.GRID), np.nan, np.float32)
+    uneven[:3, 0, :2] = rng.normal(size=(3, 2))  # two cells of half of the crops are known
+    uneven[3, 0, 0] = 1.0  # which says nothing of a shape
+    wrong = np.full((6, 13), np.nan, np.float32)
+    wrong[:4, 0] = 0.0
+    cells = rng.normal(size=(6, 9, *shape.GRID)).astype(np.float16)
+    looked = Looked(np.zeros((6, head.features), np.float16), wrong, cells, uneven)
+    for bent in bents:
+        torch.rand(1)  # whatever was drawn before
+        fit_shape(bent, head, looked, 0)
+    first, second = (bent.state_dict() for bent in bents)
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
+    assert all(torch.isfinite(tensor).all() for tensor in first.values())
+    assert first['out.weight'].abs().max() > 0
+    fit_shape(bents[0], head, looked, 1)
+    assert not torch.equal(bents[0].seen.weight, second['seen.weight'])
 
 
 def test_training_moves_metres_and_shape_and_nothing_else(

@@ -43,11 +43,12 @@ CELLS = GRID[0] * GRID[1]
 CHUNK = 1200  # crops in a file
 BATCH = 12
 LEAST_KNOWN = 0.15  # share of an image whose depth must be known, LEAST_CELL pixels of a cell
-LEAST_CELL = 20
+LEAST_CELL = 20  # few enough that an image with that share has known cells: they have 290 pixels
 LEAST_CROPS = 2  # of which that much is known
 COMPONENTS = 256  # of the tokens, in which nearly all of their variance lies
 STEPS, FIT_BATCH, RATE, DECAY, DROPOUT = 2000, 384, 1e-3, 0.1, 0.5
 SHAPE_STEPS, SHAPE_BATCH, SHAPE_RATE, SHAPE_DECAY, SHAPE_DROPOUT = 1500, 128, 2e-3, 0.05, 0.2
+SHAPE_LEAST_STD = 0.1  # of a plane: a weight of 1 / 0.001 is too coarse in half precision
 
 
 class Looked(NamedTuple):
@@ -116,15 +117,15 @@ def train_metres(
                 )
             )
             report((start + count) / config.metres_crops)
-    head, bent, looked = network.metres, network.shape, _joined(parts)
+    head, shape_head, looked = network.metres, network.shape, _joined(parts)
     assert head is not None
-    assert bent is not None
+    assert shape_head is not None
     if np.count_nonzero(np.isfinite(looked.wrong[:, 0])) < LEAST_CROPS:
         raise InputError(
             f'fewer than {LEAST_CROPS} crops have depth enough to learn metres from', 'no_truth'
         )
     fit(head, looked, config.seed)
-    fit_shape(bent, head, looked, config.seed)
+    fit_shape(shape_head, head, looked, config.seed)
     factor, std = said(head, judged)
     known = np.isfinite(judged.wrong[:, 0])
     off, factor, std = judged.wrong[known, 0], factor[known], std[known]
@@ -140,7 +141,7 @@ def train_metres(
         'after': float(np.abs(off - factor).mean()),
         'within_2std': float((np.abs(off - factor) <= 2 * std).mean()),
         'shape_before': unevenness(judged.uneven),
-        'shape_after': unevenness(judged.uneven - shaped(bent, head, judged)),
+        'shape_after': unevenness(judged.uneven - shaped(shape_head, head, judged)),
     }
 
 
@@ -285,11 +286,11 @@ def _fold(
     head.out.bias[CELLS] += 0.5 * np.log(2)
 
 
-def fit_shape(bent: shape.Shape, head: Metres, looked: Looked, seed: int) -> None:
+def fit_shape(shape_head: shape.Shape, head: Metres, looked: Looked, seed: int) -> None:
     """Train the other head from nothing, in place, with L1 on what the first one leaves.
 
     Args:
-        bent: to be trained.
+        shape_head: for the shape, to be trained.
         head: for the metres, which is trained already.
         looked: of which at least `LEAST_CROPS` have known depth.
         seed: of initialisation, order and dropout.
@@ -299,6 +300,7 @@ def fit_shape(bent: shape.Shape, head: Metres, looked: Looked, seed: int) -> Non
     x, factors = _shape_inputs(head, looked)
     wrong = torch.from_numpy(looked.uneven)[:, None] - factors
     mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3)) + 1e-3
+    std = std.clamp(min=SHAPE_LEAST_STD)
     mean[shape.SIDEWAYS] = 0.0  # so that a mirror image is one, too
     x = (x - mean[:, None, None]) / std[:, None, None]
     torch.manual_seed(seed)
@@ -318,10 +320,10 @@ def fit_shape(bent: shape.Shape, head: Metres, looked: Looked, seed: int) -> Non
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        bent.load_state_dict(learnt.state_dict())
-        bent.seen.weight.div_(std[:, None, None])
-        assert bent.seen.bias is not None
-        bent.seen.bias.sub_(bent.seen.weight[:, :, 0, 0] @ mean)
+        shape_head.load_state_dict(learnt.state_dict())
+        shape_head.seen.weight.div_(std[:, None, None])
+        assert shape_head.seen.bias is not None
+        shape_head.seen.bias.sub_(shape_head.seen.weight[:, :, 0, 0] @ mean)
 
 
 def _shape_loss(factors: Tensor, wrong: Tensor) -> Tensor:
@@ -342,10 +344,10 @@ def _shape_inputs(head: Metres, looked: Looked) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def shaped(bent: shape.Shape, head: Metres, looked: Looked) -> np.ndarray:
+def shaped(shape_head: shape.Shape, head: Metres, looked: Looked) -> np.ndarray:
     """Log factors [N, *shape.GRID] of both heads."""
     x, factors = _shape_inputs(head, looked)
-    return (factors + bent(x))[:, 0].numpy()
+    return (factors + shape_head(x))[:, 0].numpy()
 
 
 def unevenness(wrong: np.ndarray) -> float:
