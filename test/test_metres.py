@@ -169,6 +169,24 @@ def test_weights_of_the_first_layout_cannot_have_one() -> None:
         with_metres(unsettled_network(LAYOUTS[1]))
 
 
+@pytest.mark.parametrize('size', [(32, 400), (400, 32), (45, 64)])
+def test_the_shipped_shape_bends_and_never_tears(size: tuple[int, int]) -> None:
+    """Whatever there is to see, through whatever lens."""
+    network = load_weights(WEIGHTS_FOLDER / 'nano.safetensors')
+    black, noise = torch.zeros(3, *size), torch.rand(3, *size)
+    rgb = torch.stack([black, 1 - black, noise]).repeat(3, 1, 1, 1)
+    focal = torch.tensor([0.1, 1.0, 1000.0]).repeat_interleave(3) * size[1]
+    k = torch.stack([focal, focal, *(torch.full((9,), side / 2) for side in reversed(size))], 1)
+    with torch.inference_mode():
+        bent = network(rgb, k)
+        network.shape = shape.Shape()
+        moved = bent[:, :2] - network(rgb, k)[:, :2]
+    assert torch.isfinite(bent).all()
+    assert 0.02 < moved.abs().max() <= 2 * shape.MOST
+    for axis, side, cells in zip((2, 3), size, shape.GRID, strict=True):
+        assert moved.diff(dim=axis).abs().max() < 2 * shape.MOST * cells / side + 1e-4
+
+
 # --- wherever it runs ------------------------------------------------------------------------
 
 
