@@ -28,7 +28,7 @@ def between_cells(cells: Tensor, like: Tensor) -> Tensor:
     """Values of cells at every pixel: bilinear between their centres, constant beyond them.
 
     What `F.interpolate` gives, by two products of small matrices: inference engines take an order
-    of magnitude longer to enlarge 3x4 cells of one channel to an image.
+    of magnitude longer to enlarge a few cells of one channel to an image.
 
     Args:
         cells: [B, C, rows, columns].

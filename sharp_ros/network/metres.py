@@ -56,7 +56,7 @@ class Metres(nn.Module):
 
         Args:
             tokens: [B, C, h, w] coarsest features after the attention.
-            cells: [B, S + P, 2 rows, 2 columns] means of the prediction of the canonical camera,
+            cells: [B, S + P, 6, 8], twice `GRID`, means of the prediction of the canonical camera,
                 and of the planes that show the network where it looks.
             zoom: [B, 1, 1] log of the focal length over the canonical one.
             geometry: see `NanoNetwork.forward`.

@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from sharp_ros.network.metres import SURFACES
 
 GRID = (6, 8)  # rows and columns of cells, twice those of the head for the metres
-RAYS = 2  # planes of the directions
+RAYS = 2  # planes of the directions x/z and y/z, the first ones of those of the network
 SIDEWAYS = SURFACES  # among what it looks at: x/z, which a mirror image has the other way round
 WIDTH = 48  # features
-MOST = 0.5  # log factor, in which the head ends
+MOST = 0.5  # bound of a log factor before its mean is taken off; twice that after it
 
 
 class Shape(nn.Module):
-    """Log factors of the depth of cells, without a common one.
+    """Log factors of the depth of cells, without what they have in common: that is the metres.
 
     Args:
         dropout: share of the features that are left out in training.
@@ -40,7 +40,10 @@ class Shape(nn.Module):
         nn.init.zeros_(self.out.bias)  # pyright: ignore[reportArgumentType]  # it has one
 
     def forward(self, cells: Tensor) -> Tensor:
-        """Log factors [B, 1, *GRID], float32 and zero in the mean, of what `looking` gives."""
+        """Log factors [B, 1, *GRID] of what `looking` gives.
+
+        Float32 whatever the precision of the weights, zero in the mean, within 2 `MOST`.
+        """
         x = F.gelu(self.seen(cells.to(self.seen.weight.dtype)))
         whole = self.whole(x.mean((2, 3)))[:, :, None, None]
         x = x + F.gelu(self.around(self.dropout(x)) + whole)
@@ -52,7 +55,7 @@ def looking(cells: Tensor, metres: Tensor) -> Tensor:
     """What the head looks at.
 
     Args:
-        cells: [B, S + P, *GRID], see `Metres.gather`.
+        cells: [B, S + P, *GRID] means of surfaces and rays, see `Sight`.
         metres: [B, 1, *GRID] log factors, by which the depth is corrected already.
 
     Returns:
