@@ -293,7 +293,7 @@ def no_shape(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_fit_shape_learns_what_the_metres_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metres, 'SHAPE_STEPS', 400)
+    monkeypatch.setattr(metres, 'SHAPE_STEPS', 200)
     rng = np.random.default_rng(0)
     head, bent = Metres(4, 5), shape.Shape()
     with torch.no_grad():
