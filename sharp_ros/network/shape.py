@@ -13,9 +13,10 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
+from sharp_ros.network.metres import GRID as COARSE
 from sharp_ros.network.metres import SURFACES
 
-GRID = (6, 8)  # rows and columns of cells, twice those of the head for the metres
+GRID = (2 * COARSE[0], 2 * COARSE[1])  # rows and columns of cells
 RAYS = 2  # planes of the directions x/z and y/z, the first ones of those of the network
 SIDEWAYS = SURFACES  # among what it looks at: x/z, which a mirror image has the other way round
 WIDTH = 48  # features

@@ -193,8 +193,8 @@ def _look(network: NanoNetwork, batch: Batch) -> Looked:
     off[np.isfinite(off).mean((1, 2)) < LEAST_KNOWN] = np.nan
     whole, coarse, fine = (_medians(off, grid) for grid in ((1, 1), GRID, shape.GRID))
     wrong = np.concatenate([whole.reshape(-1, 1), coarse.reshape(-1, CELLS)], 1)
-    half = (array.numpy().astype(np.float16) for array in (seen.features, seen.cells))
-    return Looked(next(half), wrong, next(half), fine)
+    features, cells = (x.numpy().astype(np.float16) for x in (seen.features, seen.cells))
+    return Looked(features, wrong, cells, fine)
 
 
 def _medians(off: np.ndarray, grid: tuple[int, int]) -> np.ndarray:  # [N, h, w] -> [N, *grid]

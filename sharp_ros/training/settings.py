@@ -42,7 +42,7 @@ class TrainingConfig:
     layout: int = option(
         0,
         'network layout, see LAYOUTS; of initial weights of another one only the encoder is used; '
-        '0: that of the weights, else the newest without metres, which --metres adds',
+        '0: that of the weights, else the newest without the heads that --metres adds',
         minimum=0,
         maximum=NEWEST_LAYOUT,
     )
