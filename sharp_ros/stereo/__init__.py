@@ -1,9 +1,9 @@
 """Depth from motion: a network's depth corrected by recent images of the same camera.
 
 `DepthRefiner` is what others use, and `DepthCarrier`, which spares the network images that show
-little new. `references` keeps images, `alignment` corrects their poses, the
-plane sweep measures, `field` joins what is measured, and `time_offset` tells whether poses belong
-to other moments than their images; kernels stand apart, in `*_kernels.py`.
+little new. `references` keeps images, `timed_poses` has their poses, also where those given belong
+to other moments, which `time_offset` tells, `alignment` corrects them, the plane sweep measures,
+and `field` joins what is measured; kernels stand apart, in `*_kernels.py`.
 """
 
 from __future__ import annotations

@@ -27,14 +27,12 @@ class Reference:
         stamp_ns: acquisition time, nanoseconds.
         T_world_camera: [4, 4] as given.
         gray: [H, W] uint8.
-        turning: [3] of the camera then, rad/s in its frame; None if that is not known.
         unseen: [H, W] bool, pixels that are not to be compared; None: all are.
     """
 
     stamp_ns: int
     T_world_camera: np.ndarray
     gray: np.ndarray
-    turning: np.ndarray | None = None
     unseen: np.ndarray | None = None
 
     @cached_property

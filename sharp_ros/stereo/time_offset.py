@@ -17,11 +17,12 @@ import numpy as np
 
 _MEMORY_NS = 20_000_000_000
 _MOST = 300  # pairs of images
-_FEWEST = 20  # likewise
+_FEWEST = 6  # likewise: two images
 _LONGEST_STEP = 0.3  # seconds between images, from which the camera's turning is known
 # What is not known of its error, seconds and share of the time from image to image: images last,
 # odometry is smoothed, and a camera does not turn evenly between two of them.
 _GENERAL = (0.002, 0.1)
+_SPREAD = 0.001  # rad, likewise of what single pairs say: few may agree by chance
 _ROUNDS = 10
 _OUTLIER = 2.0  # deviations at which a pair counts half
 
@@ -51,6 +52,11 @@ class TimeOffsetEstimator:
         self._newest: tuple[int, np.ndarray] | None = None  # stamp and rotation [3, 3]
         self._step = 0.0  # seconds from image to image
         self._pairs: deque[tuple[int, np.ndarray, np.ndarray]] = deque(maxlen=_MOST)
+
+    @property
+    def pairs(self) -> int:
+        """How many are known."""
+        return len(self._pairs)
 
     def turning(self, stamp_ns: int, T_world_camera: np.ndarray) -> np.ndarray | None:
         """How the camera turns at an image: [3] rad/s in its frame; None if that is not known.
@@ -100,7 +106,7 @@ class TimeOffsetEstimator:
                 return None
             seconds = float((weight * rate) @ angle) / information
             error = angle - seconds * rate
-            spread = 1.48 * float(np.median(np.abs(error))) + 1e-6
+            spread = math.hypot(1.48 * float(np.median(np.abs(error))), _SPREAD)
             weight = 1 / (1 + (error / (_OUTLIER * spread)) ** 2)
         # pairs that share an image err alike: each image has three pairs
         variance = 3 * spread**2 / float(weight @ rate**2)
