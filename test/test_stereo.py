@@ -14,6 +14,7 @@ from sharp_ros.stereo import DepthRefiner
 from sharp_ros.stereo.alignment import align
 from sharp_ros.stereo.field import fused_field
 from sharp_ros.stereo.references import Reference, References
+from sharp_ros.stereo.sweep_kernels import census
 from sharp_ros.synthetic import Room
 from sharp_ros.tracks import corners
 
@@ -353,6 +354,19 @@ def test_references_are_some_way_apart_and_not_for_ever():
     np.testing.assert_allclose(baselines, [0.1, 0.24, 0.5], atol=0.02)
     references.add(at(5.0, 60.0), depth=2.0)
     assert references.chosen(here, 2.0) == []
+
+
+def test_references_keep_the_census_of_few_images():
+    references, rng = References(), np.random.default_rng(0)
+    images = [
+        Reference(i, np.eye(4), rng.integers(0, 255, (24, 32), np.uint8)) for i in range(1, 30)
+    ]
+    for image in [*images, *images[:3], images[-1]]:
+        np.testing.assert_array_equal(references.census(image), census(image.gray))
+    assert references.census(images[-1]) is references.census(images[-1])
+    assert len(references._censuses) < 10
+    references.reset()
+    assert not references._censuses
 
 
 def test_a_field_follows_what_is_measured_and_fades_where_nothing_is():

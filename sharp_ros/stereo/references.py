@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 import math
 
 import numpy as np
@@ -17,6 +16,7 @@ _USABLE = (0.02, 0.4)  # baseline as a share of the depth
 _BASELINES = (0.05, 0.12, 0.25)  # likewise, that are aimed at
 _TURNED = 0.45  # rad between the optical axes, at most
 _TURN_COST = 4.0  # of a radian, in logarithms of the baseline
+_CENSUSES = 8  # that are kept: images are compared several times in a row, and each has 0.6 MB
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,26 @@ class Reference:
     gray: np.ndarray
     unseen: np.ndarray | None = None
 
-    @cached_property
-    def census(self) -> np.ndarray:
-        """[H, W] uint64 of the image, made when it is first asked for: few are ever chosen."""
-        return census(self.gray)
-
 
 class References:
     """Keeps images that are some way apart."""
 
     def __init__(self) -> None:
         self._kept: list[Reference] = []
+        self._censuses: dict[int, np.ndarray] = {}  # by stamp, that used last at the end
 
     def reset(self) -> None:
         """Forget all images."""
         self._kept.clear()
+        self._censuses.clear()
+
+    def census(self, image: Reference) -> np.ndarray:  # -> [H, W] uint64
+        """Census of one of the images."""
+        found = self._censuses.pop(image.stamp_ns, None)
+        self._censuses[image.stamp_ns] = census(image.gray) if found is None else found
+        if len(self._censuses) > _CENSUSES:
+            del self._censuses[next(iter(self._censuses))]
+        return self._censuses[image.stamp_ns]
 
     def add(self, image: Reference, depth: float) -> None:
         """Keep an image, unless the one before was taken from the same place.

@@ -432,7 +432,7 @@ class DepthRefiner:
         around = view.log_samples + cv2.resize(base, size, interpolation=cv2.INTER_LINEAR)
         cost = sweep(
             census(view.gray),
-            np.stack([reference.census for reference in references]),
+            np.stack([self._references.census(reference) for reference in references]),
             A,
             B,
             np.exp(-around),
