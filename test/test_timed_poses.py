@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sharp_ros.se3 import inverse, transform
+from sharp_ros.stereo.references import Reference
 from sharp_ros.stereo.time_offset import TimeOffset
 from sharp_ros.stereo.timed_poses import TimedPoses
 
@@ -26,86 +27,116 @@ def apart(one, other):
     return np.linalg.norm(difference[:3, 3]), np.linalg.norm(cv2.Rodrigues(difference[:3, :3])[0])
 
 
+def image(stamp_ns, given):
+    return Reference(stamp_ns, given, np.empty((0, 0), np.uint8))
+
+
 def followed(offset, rate=30, seconds=4.0, missing=()):
-    """Poses that belong to moments so much later, with what images would show; and stamps."""
-    poses, stamps_ns = TimedPoses(), []
+    """Poses that belong to moments so much later, with what images would show; and these."""
+    poses, images = TimedPoses(), []
     for i in range(round(rate * seconds)):
         if i in missing:
             continue
         t = i / rate
-        stamps_ns.append(round(1e9 * t))
-        poses.add(stamps_ns[-1], pose(t + offset))
-        others_ns = stamps_ns[-10:-1:4]
-        if others_ns:
-            true = np.stack([inverse(pose(other * 1e-9)) @ pose(t) for other in others_ns])
-            poses.learn(stamps_ns[-1], others_ns, true)
-    return poses, stamps_ns
+        images.append(image(round(1e9 * t), pose(t + offset)))
+        poses.add(images[-1].stamp_ns, images[-1].T_world_camera)
+        others = images[-10:-1:4]
+        if others:
+            true = [inverse(pose(other.stamp_ns * 1e-9)) @ pose(t) for other in others]
+            poses.learn(others, np.stack(true))
+    return poses, images
+
+
+def true_of(one, other):
+    return inverse(pose(other.stamp_ns * 1e-9)) @ pose(one.stamp_ns * 1e-9)
+
+
+def given_of(one, other):
+    return inverse(other.T_world_camera) @ one.T_world_camera
 
 
 @pytest.mark.parametrize('offset', [-0.06, -0.02, 0.02, 0.06])
 @pytest.mark.parametrize('rate', [15, 30])
 def test_relative_poses_are_those_of_the_images_once_the_shift_is_known(offset, rate):
-    poses, stamps_ns = followed(offset, rate)
+    poses, images = followed(offset, rate)
     given, corrected = [], []
-    for stamp_ns, other_ns in zip(stamps_ns[-20:], stamps_ns[-30:-10], strict=True):
-        true = inverse(pose(other_ns * 1e-9)) @ pose(stamp_ns * 1e-9)
-        as_given = inverse(pose(other_ns * 1e-9 + offset)) @ pose(stamp_ns * 1e-9 + offset)
-        given.append(apart(as_given, true))
-        corrected.append(apart(poses.relative(stamp_ns, other_ns), true))
+    for one, other in zip(images[-20:], images[-30:-10], strict=True):
+        given.append(apart(given_of(one, other), true_of(one, other)))
+        corrected.append(apart(poses.relative(one.stamp_ns, other), true_of(one, other)))
     assert abs(poses.offset.seconds - offset) < 0.01
     assert np.all(np.mean(corrected, 0) < 0.35 * np.mean(given, 0))
 
 
 def test_without_a_shift_they_stay_as_given():
-    poses, stamps_ns = followed(0.0)
-    for stamp_ns, other_ns in zip(stamps_ns[-20:], stamps_ns[-30:-10], strict=True):
-        true = inverse(pose(other_ns * 1e-9)) @ pose(stamp_ns * 1e-9)
-        metres, radians = apart(poses.relative(stamp_ns, other_ns), true)
+    poses, images = followed(0.0)
+    for one, other in zip(images[-20:], images[-30:-10], strict=True):
+        metres, radians = apart(poses.relative(one.stamp_ns, other), true_of(one, other))
         assert metres < 0.001
         assert radians < 0.002
 
 
-def test_a_pose_beside_a_gap_is_continued_from_the_other_side():
-    missing = range(60, 90)  # a second
-    poses, stamps_ns = followed(0.04, missing=missing)
-    first_ns = next(stamp_ns for stamp_ns in stamps_ns if stamp_ns > 2.9e9)
-    for stamp_ns in (first_ns, first_ns + 33_333_333):
-        true = inverse(pose(first_ns * 1e-9 + 0.3)) @ pose(stamp_ns * 1e-9)
-        near = min(stamps_ns, key=lambda s: abs(s - first_ns - 300_000_000))
-        metres, radians = apart(poses.relative(stamp_ns, near), true)
-        assert metres < 0.01
-        assert radians < 0.03
+@pytest.mark.parametrize('offset', [0.04, -0.04])
+def test_a_pose_beside_a_gap_is_continued_from_the_other_side(offset):
+    """Across the gap of 0.8 s the camera would be taken to have moved evenly."""
+    poses, images = followed(offset, missing=range(60, 84))
+    beside = 60 if offset > 0 else 59
+    assert abs(poses.offset.seconds - offset) < 0.01
+    metres, radians = apart(
+        poses.relative(images[beside].stamp_ns, images[75]), true_of(images[beside], images[75])
+    )
+    as_given, turned = apart(
+        given_of(images[beside], images[75]), true_of(images[beside], images[75])
+    )
+    assert metres < 0.4 * as_given
+    assert radians < 0.4 * turned
 
 
 def test_the_deviation_of_a_baseline_is_what_an_unknown_shift_does_to_it():
     def setting_out(t):
         return transform(np.eye(3), np.array([max(t - 1.0, 0.0), 0, 0]))
 
-    poses = TimedPoses()
-    for i in range(90):
-        poses.add(round(1e9 * i / 30), setting_out(i / 30))
-    at_once, later = round(1e9 * 33 / 30), round(1e9 * 89 / 30)
-    # 0.1 m since it set out, by a speed of 1 m/s, of which 0.03 s are unknown; then at even speed
-    assert poses.baseline_std(at_once, [0]) == pytest.approx(0.31, abs=0.05)
-    assert poses.baseline_std(later, [round(1e9 * 45 / 30)]) < 0.001
-    assert poses.baseline_std(later, []) == 0
+    for rate in (30, 10, 2):
+        poses, images = TimedPoses(), []
+        for i in range(3 * rate):
+            images.append(image(round(1e9 * i / rate), setting_out(i / rate)))
+            poses.add(images[-1].stamp_ns, images[-1].T_world_camera)
+        # 0.5 m since it set out, by a speed of 1 m/s, of which 0.03 s are unknown; then it is even
+        at_once, later = images[3 * rate // 2], images[-1]
+        assert poses.baseline_std(at_once.stamp_ns, [images[0]]) == pytest.approx(0.06, abs=0.005)
+        assert poses.baseline_std(later.stamp_ns, [at_once]) < 0.001
+        assert poses.baseline_std(later.stamp_ns, []) == 0
 
 
-def test_an_impossible_shift_is_not_reckoned_with():
-    poses, stamps_ns = followed(0.0)
-    stamp_ns, other_ns = stamps_ns[-1], stamps_ns[-20]
-    given = inverse(pose(other_ns * 1e-9)) @ pose(stamp_ns * 1e-9)
+def test_a_shift_that_cannot_be_reckoned_with_is_doubted():
+    poses, images = followed(0.0)
+    one, other = images[-1], images[-20]
+    poses.offset = None
+    before = poses.baseline_std(one.stamp_ns, [other])
     poses.offset = TimeOffset(0.1, 0.005)
-    assert not np.allclose(poses.relative(stamp_ns, other_ns), given, atol=0.01)
+    assert not np.allclose(poses.relative(one.stamp_ns, other), given_of(one, other), atol=0.01)
     poses.offset = TimeOffset(0.4, 0.005)
-    assert np.allclose(poses.relative(stamp_ns, other_ns), given)
+    assert np.allclose(poses.relative(one.stamp_ns, other), given_of(one, other))
+    assert poses.baseline_std(one.stamp_ns, [other]) > 3 * before
 
 
-def test_memory_ends_and_a_repeated_stamp_replaces_its_pose():
-    poses = TimedPoses()
-    for i in range(2000):
-        poses.add(round(1e9 * i / 30), pose(i / 30))
+def test_a_shift_is_known_after_few_images_and_is_a_guess_while_it_is_vague():
+    poses, images = followed(0.05, seconds=0.45)
+    assert poses.offset is not None
+    poses.offset = TimeOffset(0.05, 0.5)
+    as_given = given_of(images[-1], images[0])
+    assert np.allclose(poses.relative(images[-1].stamp_ns, images[0]), as_given, atol=1e-3)
+
+
+def test_an_image_whose_pose_is_forgotten_has_that_which_was_given():
+    poses, images = followed(0.0, seconds=20.0)
     assert len(poses._stamps_ns) < 400
-    poses.add(round(1e9 * 1999 / 30), pose(3.0))
-    there = poses.relative(round(1e9 * 1999 / 30), round(1e9 * 1990 / 30))
-    assert np.allclose(there, inverse(pose(1990 / 30)) @ pose(3.0))
+    assert np.allclose(
+        poses.relative(images[-1].stamp_ns, images[3]), given_of(images[-1], images[3])
+    )
+
+
+def test_a_repeated_stamp_replaces_its_pose():
+    poses, images = followed(0.0)
+    poses.add(images[-1].stamp_ns, pose(9.0))
+    there = poses.relative(images[-1].stamp_ns, images[-10])
+    assert np.allclose(there, inverse(images[-10].T_world_camera) @ pose(9.0), atol=0.02)

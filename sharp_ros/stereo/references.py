@@ -19,7 +19,7 @@ _TURN_COST = 4.0  # of a radian, in logarithms of the baseline
 _CENSUSES = 8  # that are kept: images are compared several times in a row, and each has 0.6 MB
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reference:
     """An image that others are compared with.
 
@@ -57,7 +57,7 @@ class References:
         return self._censuses[image.stamp_ns]
 
     def add(self, image: Reference, depth: float) -> None:
-        """Keep an image, unless the one before was taken from the same place.
+        """Keep an image, unless the one before was taken from the same place, or then.
 
         Args:
             image: newer than all others.
@@ -65,7 +65,7 @@ class References:
         """
         if self._kept:
             last = self._kept[-1].T_world_camera
-            if (
+            if image.stamp_ns == self._kept[-1].stamp_ns or (
                 _baseline(last, image.T_world_camera) < _SPACING * depth
                 and _turned(last, image.T_world_camera) < _SPACING
             ):

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from sharp_ros.camera import Intrinsics, project
-from sharp_ros.se3 import apply, transform
+from sharp_ros.se3 import apply, inverse, transform
 from sharp_ros.stereo.alignment import align, Aligned
 from sharp_ros.stereo.field import fused_field
 from sharp_ros.stereo.propagation_kernels import propagate
@@ -221,7 +221,7 @@ class DepthRefiner:
         agrees = aligned is not None or (
             obstacle == 'nothing_new' and past is not None and past.aligned
         )
-        self._past = _Past(stamp_ns, now, variance, view, agrees)
+        self._past = _Past(stamp_ns, T_world_camera, now, variance, view, agrees)
         self._poses_hold |= aligned is not None
         if not self._poses_hold:
             obstacle = 'poses_disagree'
@@ -299,7 +299,7 @@ class DepthRefiner:
         past = self._past
         if past is None:
             return none, none
-        T_camera_past = self._poses.relative(past.stamp_ns, stamp_ns)
+        T_camera_past = inverse(self._poses.relative(stamp_ns, past))
         moved = float(np.linalg.norm(T_camera_past[:3, 3]))
         if moved > _JUMP * view.median or stamp_ns - past.stamp_ns > _LONG_NS:
             return none, none
@@ -343,7 +343,7 @@ class DepthRefiner:
 
         None where too few are.
         """
-        T_camera_past = self._poses.relative(past.stamp_ns, stamp_ns)
+        T_camera_past = inverse(self._poses.relative(stamp_ns, past))
         px = corners(past.view.gray, np.empty((0, 2)), _CHECKED)
         px = px[shown(past.view.unseen, px)]
         if len(px) < _LEAST_CORNERS // 2:
@@ -379,10 +379,7 @@ class DepthRefiner:
             return none, none, None, aligned
         self._swept_at, self._swept_ns = T_world_camera[:3, 3], stamp_ns
         used = [references[n] for n in aligned.used]
-        if self._poses.learn(stamp_ns, [image.stamp_ns for image in used], aligned.T):
-            again = self._aligned(view, used, stamp_ns, base)
-            if isinstance(again, Aligned):
-                aligned, used = again, [used[n] for n in again.used]
+        self._poses.learn(used, aligned.T)
         mean, variance = self._swept(view, used, aligned.T, base)
         reliable = variance < _MEASURED**2
         shifts = aligned.T[:, :2, 3] * (view.camera.image.fx, view.camera.image.fy)
@@ -407,7 +404,7 @@ class DepthRefiner:
         aligned = align(
             view.gray,
             [reference.gray for reference in references],
-            np.stack([self._poses.relative(stamp_ns, r.stamp_ns) for r in references]),
+            np.stack([self._poses.relative(stamp_ns, reference) for reference in references]),
             px,
             depth,
             view.camera.image,
@@ -415,7 +412,7 @@ class DepthRefiner:
         )
         if aligned is None:
             return 'poses_disagree'
-        used = [references[n].stamp_ns for n in aligned.used]
+        used = [references[n] for n in aligned.used]
         mistimed = self._poses.baseline_std(stamp_ns, used)
         aligned = replace(aligned, log_scale_std=math.hypot(aligned.log_scale_std, mistimed))
         log_scale = view.log_factor + float(np.median(base)) + aligned.log_scale
@@ -460,6 +457,7 @@ class _Past:
     """What is known of the image before."""
 
     stamp_ns: int
+    T_world_camera: np.ndarray
     log_depth: np.ndarray  # [h, w]
     variance: np.ndarray  # [h, w]
     view: _View

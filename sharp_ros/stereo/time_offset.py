@@ -17,8 +17,7 @@ import numpy as np
 
 _MEMORY_NS = 20_000_000_000
 _MOST = 300  # pairs of images
-_FEWEST = 6  # likewise: two images
-_LONGEST_STEP = 0.3  # seconds between images, from which the camera's turning is known
+_FEWEST = 6  # likewise: mostly those of two images
 # What is not known of its error, seconds and share of the time from image to image: images last,
 # odometry is smoothed, and a camera does not turn evenly between two of them.
 _GENERAL = (0.002, 0.1)
@@ -49,28 +48,12 @@ class TimeOffsetEstimator:
 
     def reset(self) -> None:
         """Forget all images."""
-        self._newest: tuple[int, np.ndarray] | None = None  # stamp and rotation [3, 3]
-        self._step = 0.0  # seconds from image to image
         self._pairs: deque[tuple[int, np.ndarray, np.ndarray]] = deque(maxlen=_MOST)
 
     @property
     def pairs(self) -> int:
         """How many are known."""
         return len(self._pairs)
-
-    def turning(self, stamp_ns: int, T_world_camera: np.ndarray) -> np.ndarray | None:
-        """How the camera turns at an image: [3] rad/s in its frame; None if that is not known.
-
-        Args:
-            stamp_ns: acquisition time, nanoseconds, later than that of the image before.
-            T_world_camera: [4, 4] as given.
-        """
-        rotation = T_world_camera[:3, :3]
-        before, self._newest = self._newest, (stamp_ns, rotation)
-        if before is None or not 0 < stamp_ns - before[0] < _LONGEST_STEP * 1e9:
-            return None
-        self._step = (stamp_ns - before[0]) * 1e-9
-        return _angles(before[1].T @ rotation) / self._step
 
     def add(
         self,
@@ -83,19 +66,23 @@ class TimeOffsetEstimator:
         """Take a pair of images.
 
         Args:
-            stamp_ns: of the newer one, nanoseconds.
+            stamp_ns: of the newer one, nanoseconds, not before those of earlier pairs.
             T_given: [4, 4] pose of that in the other, as given.
             T_aligned: [4, 4] likewise, as the images show it.
             turning: [3] of the newer one, rad/s in its frame.
             other_turning: [3] likewise of the other.
         """
-        difference = _angles(T_aligned[:3, :3] @ T_given[:3, :3].T)
+        difference = angles(T_aligned[:3, :3] @ T_given[:3, :3].T)
         self._pairs.append((stamp_ns, other_turning - T_given[:3, :3] @ turning, difference))
         while self._pairs[0][0] < stamp_ns - _MEMORY_NS:
             self._pairs.popleft()
 
-    def estimate(self) -> TimeOffset | None:
-        """What all pairs agree in, without those that do not; None where they are too few."""
+    def estimate(self, step: float) -> TimeOffset | None:
+        """What all pairs agree in, without those that do not; None where they are too few.
+
+        Args:
+            step: from image to image, seconds.
+        """
         if len(self._pairs) < _FEWEST:
             return None
         rate, angle = (np.concatenate(v) for v in list(zip(*self._pairs, strict=True))[1:])
@@ -110,9 +97,10 @@ class TimeOffsetEstimator:
             weight = 1 / (1 + (error / (_OUTLIER * spread)) ** 2)
         # pairs that share an image err alike: each image has three pairs
         variance = 3 * spread**2 / float(weight @ rate**2)
-        general = _GENERAL[0] + _GENERAL[1] * self._step
+        general = _GENERAL[0] + _GENERAL[1] * step
         return TimeOffset(seconds, math.sqrt(variance + general**2))
 
 
-def _angles(rotation: np.ndarray) -> np.ndarray:  # [3, 3] -> [3]
+def angles(rotation: np.ndarray) -> np.ndarray:  # [3, 3] -> [3]
+    """Rotation vector, rad."""
     return cv2.Rodrigues(rotation)[0][:, 0]

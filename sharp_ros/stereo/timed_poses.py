@@ -12,22 +12,37 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 import math
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from sharp_ros.se3 import inverse, transform
-from sharp_ros.stereo.time_offset import TimeOffset, TimeOffsetEstimator
+from sharp_ros.stereo.time_offset import angles, TimeOffset, TimeOffsetEstimator
 
-_OLDEST_NS = 12_000_000_000  # longer than images are compared
-_LONGEST_NS = 300_000_000  # between two poses, from which those in between are known
+_OLDEST_NS = 12_000_000_000
+_NEAR_NS = 300_000_000  # between two poses, from which those in between and turning are known
+_FAR_NS = 1_000_000_000  # likewise, where there are none nearer
 _SHORTEST_NS = 50_000_000  # likewise, by which a motion is continued: single steps jitter
 _FARTHEST = 3.0  # of the way between them, by which it is
 _UNKNOWN = 0.03  # seconds, standard deviation where nothing is known, as sensors of robots go
-_MOST = 0.15  # seconds; a shift beyond is taken for an error of the estimate
-_CHANGED = 0.005  # seconds by which an estimate must change for images to be compared again
+_MOST = 0.15  # seconds; poses of moments farther off are not reckoned with, but doubted
 _YOUNG = 60  # pairs of images up to which each new one is asked
 _AGAIN_NS = 500_000_000  # after which they are asked later
+
+
+class Posed(Protocol):
+    """An image.
+
+    Attributes:
+        stamp_ns: acquisition time, nanoseconds.
+        T_world_camera: [4, 4] as given.
+    """
+
+    @property
+    def stamp_ns(self) -> int: ...  # noqa: D102
+    @property
+    def T_world_camera(self) -> np.ndarray: ...  # noqa: D102
 
 
 class TimedPoses:
@@ -42,9 +57,9 @@ class TimedPoses:
         self._estimator.reset()
         self._stamps_ns: list[int] = []
         self._poses: list[np.ndarray] = []  # [4, 4]
-        self._turning: list[np.ndarray | None] = []  # [3] rad/s
         self.offset: TimeOffset | None = None  # of the poses from the images, if they show it
         self._estimated_ns = 0
+        self._untold: tuple[Sequence[Posed], np.ndarray] | None = None  # see `learn`
 
     def add(self, stamp_ns: int, T_world_camera: np.ndarray) -> None:
         """Take the pose of an image.
@@ -53,84 +68,109 @@ class TimedPoses:
             stamp_ns: acquisition time, nanoseconds, not before that of others.
             T_world_camera: [4, 4] as given.
         """
-        turning = self._estimator.turning(stamp_ns, T_world_camera)
-        gone = bisect_right(self._stamps_ns, stamp_ns - _OLDEST_NS)
         if self._stamps_ns and stamp_ns == self._stamps_ns[-1]:
-            self._stamps_ns.pop(), self._poses.pop(), self._turning.pop()
+            self._poses[-1] = T_world_camera
+            return
         self._stamps_ns.append(stamp_ns)
         self._poses.append(T_world_camera)
-        self._turning.append(turning)
-        del self._stamps_ns[:gone], self._poses[:gone], self._turning[:gone]
+        if self._untold is not None:
+            self._note_turns(len(self._stamps_ns) - 2, *self._untold)
+            self._untold = None
+        gone = bisect_right(self._stamps_ns, stamp_ns - _OLDEST_NS)
+        del self._stamps_ns[:gone], self._poses[:gone]
 
-    def relative(self, stamp_ns: int, other_ns: int) -> np.ndarray:  # -> [4, 4]
-        """Pose of the camera at one image in that at another, both of the last seconds."""
-        return self._relative(stamp_ns, other_ns, self._believed[0])
+    def relative(self, stamp_ns: int, other: Posed) -> np.ndarray:  # -> [4, 4]
+        """Pose of the camera at an image of the last seconds in that at another, maybe older."""
+        return self._relative(stamp_ns, other, self._believed[0])
 
-    def baseline_std(self, stamp_ns: int, others_ns: Sequence[int]) -> float:
+    def baseline_std(self, stamp_ns: int, others: Sequence[Posed]) -> float:
         """Deviation of the logarithm of baselines for want of knowledge of the moments of poses.
 
         Args:
             stamp_ns: of an image.
-            others_ns: of those that it is compared with; they err alike.
+            others: that it is compared with; they err alike.
         """
         offset, std = self._believed
-        change = 0.0
-        for other_ns in others_ns:
-            longer, shorter = (
-                np.linalg.norm(self._relative(stamp_ns, other_ns, offset + side * std)[:3, 3])
-                for side in (1, -1)
+        changes = [0.0]
+        for other in others:
+            early, known, late = (
+                float(np.linalg.norm(self._relative(stamp_ns, other, moved)[:3, 3])) + 1e-6
+                for moved in (offset - std, offset, offset + std)
             )
-            change += math.log((longer + 1e-6) / (shorter + 1e-6)) / 2
-        return abs(change) / max(len(others_ns), 1)
+            changes.append(max(abs(math.log(early / known)), abs(math.log(late / known))))
+        return sum(changes) / max(len(others), 1)
 
-    def learn(self, stamp_ns: int, others_ns: Sequence[int], T_aligned: np.ndarray) -> bool:
+    def learn(self, others: Sequence[Posed], T_aligned: np.ndarray) -> None:
         """Take what images show about the moments of their poses.
 
-        Args:
-            stamp_ns: of the newest image.
-            others_ns: of those that it was compared with.
-            T_aligned: [N, 4, 4] its pose in each of these, as the images show it.
+        It tells when the next pose is known, which has its part in how the camera turned: the
+        noise of the pose at hand must not.
 
-        Returns:
-            Whether relative poses are now others, so that the images are to be compared again.
+        Args:
+            others: that the newest image was compared with.
+            T_aligned: [N, 4, 4] its pose in each of these, as the images show it.
         """
-        before, turning = self._believed[0], self._turning[-1]
-        for other_ns, T in zip(others_ns, T_aligned, strict=True):
-            other_turning = self._turning[self._index(other_ns)]
-            if turning is not None and other_turning is not None:
-                given = self._relative(stamp_ns, other_ns, 0.0)
+        self._untold = others, T_aligned
+
+    def _note_turns(self, at: int, others: Sequence[Posed], T_aligned: np.ndarray) -> None:
+        """Take what `learn` was told of the image of a number."""
+        stamp_ns, turning = self._stamps_ns[at], self._turning(at)
+        if turning is None:
+            return
+        for other, T in zip(others, T_aligned, strict=True):
+            number = self._number(other.stamp_ns)
+            other_turning = None if number is None else self._turning(number)
+            if other_turning is not None:
+                given = self._relative(stamp_ns, other, 0.0)
                 self._estimator.add(stamp_ns, given, T, turning, other_turning)
         if self._estimator.pairs < _YOUNG or stamp_ns - self._estimated_ns > _AGAIN_NS:
-            self._estimated_ns, self.offset = stamp_ns, self._estimator.estimate()
-        return abs(self._believed[0] - before) > _CHANGED
+            step = (self._stamps_ns[at + 1] - stamp_ns) * 1e-9
+            self._estimated_ns, self.offset = stamp_ns, self._estimator.estimate(step)
+
+    def _turning(self, at: int) -> np.ndarray | None:  # -> [3]
+        """How the camera turned at the image of a number, rad/s in its frame, if that is known."""
+        if not 0 < at < len(self._stamps_ns) - 1:
+            return None
+        steps_ns = np.diff(self._stamps_ns[at - 1 : at + 2])
+        if steps_ns.max() >= _NEAR_NS:
+            return None
+        before, here, after = (T[:3, :3] for T in self._poses[at - 1 : at + 2])
+        return angles(here.T @ after @ before.T @ here) / (1e-9 * steps_ns.sum())
 
     @property
     def _believed(self) -> tuple[float, float]:
         """The shift that is reckoned with and its deviation, seconds."""
         offset = self.offset
-        if offset is None or abs(offset.seconds) > _MOST:
+        if offset is None:
             return 0.0, _UNKNOWN
+        if abs(offset.seconds) > _MOST:
+            return 0.0, abs(offset.seconds)
         share = _UNKNOWN**2 / (_UNKNOWN**2 + offset.std**2)
         return share * offset.seconds, math.sqrt(share) * offset.std
 
-    def _relative(self, stamp_ns: int, other_ns: int, offset: float) -> np.ndarray:  # -> [4, 4]
+    def _relative(self, stamp_ns: int, other: Posed, offset: float) -> np.ndarray:  # -> [4, 4]
         """`relative`, if poses belong to moments so many seconds later than they say."""
+        here, there = self._number(stamp_ns), self._number(other.stamp_ns)
+        assert here is not None
         offset_ns = round(offset * 1e9)
-        return inverse(self._at(other_ns, offset_ns)) @ self._at(stamp_ns, offset_ns)
+        T_world_other = other.T_world_camera if there is None else self._at(there, offset_ns)
+        return inverse(T_world_other) @ self._at(here, offset_ns)
 
-    def _at(self, stamp_ns: int, offset_ns: int) -> np.ndarray:  # -> [4, 4]
+    def _at(self, here: int, offset_ns: int) -> np.ndarray:  # -> [4, 4]
         """Pose of an image that was taken so long after the moment of the pose given for it."""
-        here, moment_ns = self._index(stamp_ns), stamp_ns - offset_ns
         if not offset_ns:
             return self._poses[here]
+        moment_ns = self._stamps_ns[here] - offset_ns
         # between two poses, or as the camera moved beside those between which it was not seen
         between = bisect_right(self._stamps_ns, moment_ns) - 1
-        for first, second in map(self._step, (between, here - 1, here)):
-            step_ns = self._stamps_ns[second] - self._stamps_ns[first]
-            if 0 < step_ns < _LONGEST_NS:
-                share = (moment_ns - self._stamps_ns[first]) / step_ns
-                share = min(max(share, -_FARTHEST), 1 + _FARTHEST)
-                return _between(self._poses[first], self._poses[second], share)
+        steps = [self._step(first) for first in (between, here - 1, here)]
+        for longest_ns in (_NEAR_NS, _FAR_NS):
+            for first, second in steps:
+                step_ns = self._stamps_ns[second] - self._stamps_ns[first]
+                if 0 < step_ns < longest_ns:
+                    share = (moment_ns - self._stamps_ns[first]) / step_ns
+                    share = min(max(share, -_FARTHEST), 1 + _FARTHEST)
+                    return _between(self._poses[first], self._poses[second], share)
         return self._poses[here]
 
     def _step(self, first: int) -> tuple[int, int]:
@@ -147,12 +187,14 @@ class TimedPoses:
                 first -= 1
         return first, second
 
-    def _index(self, stamp_ns: int) -> int:
-        return max(bisect_right(self._stamps_ns, stamp_ns) - 1, 0)
+    def _number(self, stamp_ns: int) -> int | None:
+        """Of the pose of an image; None if that is forgotten."""
+        number = bisect_right(self._stamps_ns, stamp_ns) - 1
+        return number if number >= 0 and self._stamps_ns[number] == stamp_ns else None
 
 
 def _between(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:  # -> [4, 4]
     """Pose on the way from one to another, or beyond."""
-    turn = cv2.Rodrigues(before[:3, :3].T @ after[:3, :3])[0]
+    turn = angles(before[:3, :3].T @ after[:3, :3])
     rotation = before[:3, :3] @ cv2.Rodrigues(share * turn)[0]
     return transform(rotation, before[:3, 3] + share * (after[:3, 3] - before[:3, 3]))
