@@ -84,8 +84,13 @@ def test_poses_that_jitter_are_not_taken_for_late_ones(rate):
     assert abs(turning.seconds - 0.04) < 0.012
 
 
-def test_turning_is_unknown_beside_a_gap():
-    """Of images a third of a second apart it cannot be told, so nothing is."""
+def test_turning_is_unknown_beside_a_gap_and_where_only_one_side_is():
+    poses = TimedPoses()
+    for stamp_ns in (0, 33_000_000, 33_000_000, 66_000_000, 900_000_000, 933_000_000):
+        poses.add(stamp_ns, pose(1e-9 * stamp_ns))
+    known = [poses._turning(number) is not None for number in range(5)]
+    assert known == [False, True, False, False, False]
+    # of images a third of a second apart it cannot be told at all
     assert estimated(0.1, rate=3, seconds=20.0) is None
 
 

@@ -532,7 +532,8 @@ class _View:
         """Places of the image by which it is aligned with others.
 
         Without those at a step of depth, if there are enough: what is seen to move there is what
-        stands in front, and how wide that is, is not known as well as depth is.
+        stands in front, but the depth is often that behind, so that the scale of four rooms came
+        out 1.3 % too small.
         """
         px = corners(self.gray, np.empty((0, 2)), _CORNERS)
         px = px[shown(self.unseen, px)]
