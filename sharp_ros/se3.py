@@ -1,4 +1,4 @@
-"""Rigid transforms, wxyz quaternions and a time-stamped pose buffer; NumPy, float64.
+"""Rigid transforms, wxyz quaternions and a time-stamped pose buffer; float64.
 
 `T_a_b` is a [..., 4, 4] matrix that takes points from frame `b` to frame `a`. Quaternions are
 unit, ordered w, x, y, z. Every function broadcasts over leading batch axes.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 
+import cv2
 import numpy as np
 
 from sharp_ros.errors import InputError, PoseUnavailableError
@@ -163,19 +164,16 @@ def moved_pose(
     return T_world_b, jacobian @ covariance @ jacobian.T
 
 
+def rotation_vector(rotation: np.ndarray) -> np.ndarray:  # [3, 3] -> [3]
+    """Axis times angle, radians (Rodrigues)."""
+    return cv2.Rodrigues(rotation)[0][:, 0]
+
+
 def interpolate(T_0: np.ndarray, T_1: np.ndarray, alpha: float) -> np.ndarray:
-    """Pose between two [4, 4] poses: linear in translation, slerp in rotation (Shoemake 1985)."""
-    q0, q1 = quat_from_matrix(T_0[:3, :3]), quat_from_matrix(T_1[:3, :3])
-    dot = float(q0 @ q1)
-    if dot < 0:
-        q1, dot = -q1, -dot
-    angle = np.arccos(min(dot, 1.0))
-    if angle < 1e-6:
-        quat = q0 + alpha * (q1 - q0)
-    else:
-        quat = (np.sin((1 - alpha) * angle) * q0 + np.sin(alpha * angle) * q1) / np.sin(angle)
-    translation = (1 - alpha) * T_0[:3, 3] + alpha * T_1[:3, 3]
-    return transform(matrix_from_quat(quat), translation)
+    """Pose between two [4, 4] poses, or beyond: evenly on a line, and about one axis."""
+    turn = rotation_vector(T_0[:3, :3].T @ T_1[:3, :3])
+    rotation = T_0[:3, :3] @ cv2.Rodrigues(alpha * turn)[0]
+    return transform(rotation, T_0[:3, 3] + alpha * (T_1[:3, 3] - T_0[:3, 3]))
 
 
 class PoseBuffer:

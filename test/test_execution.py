@@ -22,6 +22,7 @@ from sharp_ros.errors import CheckpointError, ConfigError, EngineError
 from sharp_ros.evaluation import installation
 from sharp_ros.loading import load_engine
 from sharp_ros.models import load_predictor
+from sharp_ros.network import compiled_files
 from sharp_ros.network.nano_arrays import METRES, NanoArrays, NONE
 from sharp_ros.network.onnx_predictor import OnnxNanoPredictor
 from sharp_ros.network.sessions import import_openvino, openvino_core, OpenVinoSession
@@ -42,7 +43,7 @@ PRECISIONS = ['fp32', pytest.param('bf16', marks=needs_bf16)]
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """A cache of this test: the file of choices in it."""
-    for module in (self_check, execution_choice):
+    for module in (self_check, execution_choice, compiled_files):
         monkeypatch.setattr(module, 'CACHE_FOLDER', tmp_path / 'cache')
     return tmp_path / 'cache' / 'execution.json'
 
@@ -459,6 +460,16 @@ def test_doctor_shows_the_choice_and_forgets_it(measured, monkeypatch, capsys, c
     execution_choice.forget()
     execution_choice.forget()  # nothing there is no error
     assert not cache.exists()
+
+
+def test_doctor_forgets_what_was_compiled_for_the_choice(measured, monkeypatch, capsys):
+    monkeypatch.setattr(installation, '_CHECKS', (installation._nano,))
+    path = compiled_files.file_for('nano')
+    compiled_files.keep(path, b'compiled')
+    assert main(['doctor']) == 0
+    assert path.exists()
+    assert main(['doctor', '--forget-execution']) == 0
+    assert not path.exists()
 
 
 def test_onnx_of_nano_by_path_chooses_too_and_other_networks_do_not(measured, graph):

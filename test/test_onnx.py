@@ -20,7 +20,7 @@ from sharp_ros.engine import Engine
 from sharp_ros.errors import CheckpointError, ConfigError, EngineError, InputError
 from sharp_ros.loading import load_engine
 from sharp_ros.models import load_predictor
-from sharp_ros.network import onnx_predictor
+from sharp_ros.network import compiled_files, onnx_predictor
 from sharp_ros.network.description import load_description
 from sharp_ros.network.nano_arrays import NONE
 from sharp_ros.network.sessions import OnnxSession, openvino_core
@@ -47,7 +47,7 @@ BASE = {
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path, monkeypatch):
-    for module in (self_check, execution_choice):
+    for module in (self_check, execution_choice, compiled_files):
         monkeypatch.setattr(module, 'CACHE_FOLDER', tmp_path / 'cache')
 
 

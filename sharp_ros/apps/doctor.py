@@ -8,6 +8,7 @@ import json
 
 from sharp_ros import execution_choice
 from sharp_ros.evaluation.installation import Check, diagnose
+from sharp_ros.network import compiled_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--forget-execution',
         action='store_true',
-        help='discard of the measured choices of model.execution, which are then measured anew',
+        help='discard of the measured choices of model.execution and of the networks compiled for '
+        'them, which the next start makes anew',
     )
 
 
@@ -24,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """Print every check; 1 if one failed."""
     if args.forget_execution:
         execution_choice.forget()
+        compiled_files.forget()
     checks = list(diagnose())
     if args.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))

@@ -24,7 +24,7 @@ import numpy as np
 from sharp_ros import synthetic
 from sharp_ros.camera import Frame, Intrinsics, unproject
 from sharp_ros.files import replacing
-from sharp_ros.se3 import angle, apply, inverse, transform
+from sharp_ros.se3 import angle, apply, interpolate, inverse, transform
 from sharp_ros.sources.base import CAMERA
 from sharp_ros.synthetic import Room, SPEED
 
@@ -329,10 +329,7 @@ class _Path:
     def pose(self, t: float) -> np.ndarray:  # -> [4, 4]
         """The true pose of the camera."""
         i, share = divmod(min(max(t, 0.0), float(self._times[-2])) / _STEP, 1)
-        before, after = self._poses[int(i)], self._poses[int(i) + 1]
-        step = cv2.Rodrigues(before[:3, :3].T @ after[:3, :3])[0]
-        rotation = before[:3, :3] @ cv2.Rodrigues(share * step)[0]
-        return transform(rotation, (1 - share) * before[:3, 3] + share * after[:3, 3])
+        return interpolate(self._poses[int(i)], self._poses[int(i) + 1], share)
 
     def odometry(self, t: float) -> np.ndarray:  # -> [4, 4]
         """The pose that odometry has."""

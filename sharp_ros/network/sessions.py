@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 import importlib
+import mmap
 import os
 from pathlib import Path
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 
 from sharp_ros.errors import CheckpointError, ConfigError
 from sharp_ros.files import CACHE_FOLDER
+from sharp_ros.network import compiled_files
 from sharp_ros.process import absent, inference_threads
 
 _PROVIDERS = {
@@ -147,13 +149,15 @@ class OpenVinoSession:
     """OpenVINO on the CPU; see `Session`.
 
     It compiles for the size of the images it is given, half a second at the first of each size:
-    with sizes left open it is no faster than ONNX Runtime.
+    with sizes left open it is no faster than ONNX Runtime. What it compiled may be kept for the
+    next start, see `compiled_files`.
 
     Args:
         path: of the file.
         precision: fp32 or bf16. OpenVINO left alone takes bf16 wherever the processor has
             instructions for it, so it is always told.
         threads: 0: see `inference_threads`.
+        contents: a digest of the file and of those that it refers to; '': nothing is kept.
 
     Raises:
         ConfigError: if OpenVINO is not installed, or the processor does not compute in bf16.
@@ -163,7 +167,9 @@ class OpenVinoSession:
     runtime = 'openvino'
     provider = 'CPU'
 
-    def __init__(self, path: Path, precision: str = 'fp32', threads: int = 0) -> None:
+    def __init__(
+        self, path: Path, precision: str = 'fp32', threads: int = 0, contents: str = ''
+    ) -> None:
         try:
             openvino = import_openvino()
         except ImportError as error:
@@ -186,7 +192,7 @@ class OpenVinoSession:
             raise CheckpointError(
                 f'{path} is no network that OpenVINO {self.version} can load: {_cause(error)}'
             ) from error
-        self.path = path
+        self.path, self._contents = path, contents
         self.metadata = {name: str(value) for name, value in facts.items()}
         self.precision = precision
         self.inputs = {port.any_name: _described(port) for port in model.inputs}
@@ -217,17 +223,48 @@ class OpenVinoSession:
         self._requests.clear()
 
     def _compiled(self, shapes: dict[str, tuple[int, ...]]) -> Any:
-        model, self._read = self._read or self._core.read_model(self.path), None
-        model.reshape({name: list(shape) for name, shape in shapes.items()})
-        compiled = self._core.compile_model(model, 'CPU', self._settings)
+        """A request to the network for inputs of some shapes, kept or compiled now."""
+        facts = (self._contents, self.version, self._settings, sorted(shapes.items()))
+        file = compiled_files.file_for(*facts) if self._contents else None
+        compiled = self._kept(file)
+        if compiled is None:
+            model, self._read = self._read or self._core.read_model(self.path), None
+            model.reshape({name: list(shape) for name, shape in shapes.items()})
+            compiled = self._core.compile_model(model, 'CPU', self._settings)
+            if file is not None:
+                compiled_files.keep(file, compiled.export_model().getvalue())
+                compiled = self._kept(file) or compiled  # which takes less memory
+        self._read = None
         works_in = compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()
         if works_in != _HINTS[self.precision]:
             raise RuntimeError(f'OpenVINO took {works_in} where {self.precision} was asked for')
         return compiled.create_infer_request()
 
+    def _kept(self, file: Path | None) -> Any:
+        """The compiled network of a file; None if that cannot be used."""
+        found = None if file is None else compiled_files.mapped(file)
+        if found is None:
+            return None
+        pages, contents = found
+        tensor = import_openvino().Tensor(np.frombuffer(contents, np.uint8), shared_memory=True)
+        try:
+            compiled = self._core.import_model(tensor, 'CPU', self._settings)
+        except (RuntimeError, TypeError):  # not of this OpenVINO; an older one takes no tensors
+            return None
+        # it has the weights in an order of its own by now
+        pages.madvise(mmap.MADV_DONTNEED)
+        return compiled
 
-def open_session(path: Path, device: str, threads: int, way: Way) -> Session:
+
+def open_session(path: Path, device: str, threads: int, way: Way, contents: str = '') -> Session:
     """A network file, opened by the runtime that a way of running names.
+
+    Args:
+        path: of the file.
+        device: cpu, cuda or mps.
+        threads: of the CPU; 0: see `inference_threads`.
+        way: runtime and precision.
+        contents: see `OpenVinoSession`.
 
     Raises:
         ConfigError: if that is not installed, or has no such device or precision.
@@ -244,7 +281,7 @@ def open_session(path: Path, device: str, threads: int, way: Way) -> Session:
         raise ConfigError(
             f'model.precision: openvino computes in fp32 or bf16, not {precision}; set it to auto'
         )
-    return OpenVinoSession(path, 'bf16' if precision == 'bf16' else 'fp32', threads)
+    return OpenVinoSession(path, 'bf16' if precision == 'bf16' else 'fp32', threads, contents)
 
 
 @cache

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import traceback
 from typing import NoReturn
 
-from sharp_ros.process import import_numba, prepare_process
+from sharp_ros.process import import_messages, import_numba, prepare_process
 from sharp_ros.ros.ending import Ending, leave
 
 
@@ -15,6 +15,7 @@ def sharp_node() -> NoReturn:
 
     def program(ending: Ending) -> int:
         import_numba()
+        import_messages()
         from sharp_ros.ros.node import main
 
         return main(ending)

@@ -12,8 +12,9 @@ from collections import deque
 from dataclasses import dataclass
 import math
 
-import cv2
 import numpy as np
+
+from sharp_ros.se3 import rotation_vector
 
 _MEMORY_NS = 20_000_000_000
 _MOST = 300  # pairs of images
@@ -72,7 +73,7 @@ class TimeOffsetEstimator:
             turning: [3] of the newer one, rad/s in its frame.
             other_turning: [3] likewise of the other.
         """
-        difference = angles(T_aligned[:3, :3] @ T_given[:3, :3].T)
+        difference = rotation_vector(T_aligned[:3, :3] @ T_given[:3, :3].T)
         self._pairs.append((stamp_ns, other_turning - T_given[:3, :3] @ turning, difference))
         while self._pairs[0][0] < stamp_ns - _MEMORY_NS:
             self._pairs.popleft()
@@ -99,8 +100,3 @@ class TimeOffsetEstimator:
         variance = 3 * spread**2 / float(weight @ rate**2)
         general = _GENERAL[0] + _GENERAL[1] * step
         return TimeOffset(seconds, math.sqrt(variance + general**2))
-
-
-def angles(rotation: np.ndarray) -> np.ndarray:  # [3, 3] -> [3]
-    """Rotation vector, rad."""
-    return cv2.Rodrigues(rotation)[0][:, 0]

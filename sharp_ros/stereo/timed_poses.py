@@ -14,11 +14,10 @@ from collections.abc import Sequence
 import math
 from typing import Protocol
 
-import cv2
 import numpy as np
 
-from sharp_ros.se3 import inverse, transform
-from sharp_ros.stereo.time_offset import angles, TimeOffset, TimeOffsetEstimator
+from sharp_ros.se3 import interpolate, inverse, rotation_vector
+from sharp_ros.stereo.time_offset import TimeOffset, TimeOffsetEstimator
 
 _OLDEST_NS = 12_000_000_000  # after which a pose is forgotten
 _NEAR_NS = 300_000_000  # between two poses, from which those in between and turning are known
@@ -137,7 +136,7 @@ class TimedPoses:
         if steps_ns.max() >= _NEAR_NS:
             return None
         before, here, after = (T[:3, :3] for T in self._poses[at - 1 : at + 2])
-        return angles(here.T @ after @ before.T @ here) / (1e-9 * steps_ns.sum())
+        return rotation_vector(here.T @ after @ before.T @ here) / (1e-9 * steps_ns.sum())
 
     @property
     def _believed(self) -> tuple[float, float]:
@@ -179,7 +178,7 @@ class TimedPoses:
                 if 0 < step_ns < longest_ns:
                     share = (moment_ns - self._stamps_ns[first]) / step_ns
                     share = min(max(share, -_FARTHEST), 1 + _FARTHEST)
-                    return _between(self._poses[first], self._poses[second], share)
+                    return interpolate(self._poses[first], self._poses[second], share)
         return self._poses[here]
 
     def _step(self, first: int) -> tuple[int, int]:
@@ -200,10 +199,3 @@ class TimedPoses:
         """Of the pose of an image; None if that is forgotten."""
         number = bisect_right(self._stamps_ns, stamp_ns) - 1
         return number if number >= 0 and self._stamps_ns[number] == stamp_ns else None
-
-
-def _between(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:  # -> [4, 4]
-    """Pose on the way from one to another, or beyond; `se3.interpolate` in a tenth of the time."""
-    turn = angles(before[:3, :3].T @ after[:3, :3])
-    rotation = before[:3, :3] @ cv2.Rodrigues(share * turn)[0]
-    return transform(rotation, before[:3, 3] + share * (after[:3, 3] - before[:3, 3]))
