@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sharp_ros.errors import CheckpointError, ConfigError
-from sharp_ros.files import CACHE_FOLDER, sha256_of
+from sharp_ros.files import CACHE_FOLDER
 
 if TYPE_CHECKING:
     from sharp_ros.network.description import DepthDescription
@@ -266,9 +266,9 @@ def _load_onnx(path: Path, device: str, threads: int, way: Way) -> NanoArrays | 
     """Nano in a file: in arrays if a way is named, else in tensors."""
     from sharp_ros.network.sessions import open_session
 
-    # only nano tells at each start that what was kept says what it should
-    contents = ' '.join(sha256_of(file) for file in onnx_files(str(path)))
-    session = open_session(path, device, threads, way, contents)
+    # of a file of others nobody knows here which weights it refers to
+    files = onnx_files(_NANO.name) if path == WEIGHTS_FOLDER / 'nano.onnx' else []
+    session = open_session(path, device, threads, way, files)
     if way[0] in ('onnx', 'openvino'):
         from sharp_ros.network.nano_arrays import NanoArrays
 

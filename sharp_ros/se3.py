@@ -170,9 +170,14 @@ def rotation_vector(rotation: np.ndarray) -> np.ndarray:  # [3, 3] -> [3]
 
 
 def interpolate(T_0: np.ndarray, T_1: np.ndarray, alpha: float) -> np.ndarray:
-    """Pose between two [4, 4] poses, or beyond: evenly on a line, and about one axis."""
-    turn = rotation_vector(T_0[:3, :3].T @ T_1[:3, :3])
-    rotation = T_0[:3, :3] @ cv2.Rodrigues(alpha * turn)[0]
+    """Pose between two [4, 4] poses, or beyond: evenly on a line, and about one axis.
+
+    Its rotation is orthonormal also where theirs are only nearly so.
+    """
+    left, _, right = np.linalg.svd(T_0[:3, :3])
+    start = left @ right
+    turn = rotation_vector(start.T @ T_1[:3, :3])
+    rotation = start @ cv2.Rodrigues(alpha * turn)[0]
     return transform(rotation, T_0[:3, 3] + alpha * (T_1[:3, 3] - T_0[:3, 3]))
 
 

@@ -98,6 +98,19 @@ def second(t):
     return int(t * 1e9)
 
 
+def test_what_lies_between_poses_that_are_nearly_rigid_is_rigid():
+    rng = np.random.default_rng(0)
+    for turn in (0.0, 1e-3, 2.0, np.pi - 1e-3):
+        T_0, T_1 = np.eye(4), np.eye(4)
+        c, s = np.cos(turn), np.sin(turn)
+        T_1[:2, :2] = [[c, -s], [s, c]]
+        for T in (T_0, T_1):
+            T[:3, :3] += rng.uniform(-4e-4, 4e-4, (3, 3))
+        for alpha in (-1.0, 0.0, 0.3, 1.0, 2.0):
+            rotation = interpolate(T_0, T_1, alpha)[:3, :3]
+            np.testing.assert_allclose(rotation.T @ rotation, np.eye(3), atol=1e-12)
+
+
 def test_buffer_interpolates_between_neighbours():
     buffer = PoseBuffer(duration=10, max_gap=1, tolerance=0.05)
     for t in range(3):

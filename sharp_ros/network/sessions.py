@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 import importlib
-import mmap
 import os
 from pathlib import Path
 import sys
@@ -17,7 +16,7 @@ from typing import Any, cast, Protocol
 import numpy as np
 
 from sharp_ros.errors import CheckpointError, ConfigError
-from sharp_ros.files import CACHE_FOLDER
+from sharp_ros.files import CACHE_FOLDER, sha256_of
 from sharp_ros.network import compiled_files
 from sharp_ros.process import absent, inference_threads
 
@@ -157,7 +156,7 @@ class OpenVinoSession:
         precision: fp32 or bf16. OpenVINO left alone takes bf16 wherever the processor has
             instructions for it, so it is always told.
         threads: 0: see `inference_threads`.
-        contents: a digest of the file and of those that it refers to; '': nothing is kept.
+        files: all that the network consists of; where they are not known nothing is kept.
 
     Raises:
         ConfigError: if OpenVINO is not installed, or the processor does not compute in bf16.
@@ -168,7 +167,11 @@ class OpenVinoSession:
     provider = 'CPU'
 
     def __init__(
-        self, path: Path, precision: str = 'fp32', threads: int = 0, contents: str = ''
+        self,
+        path: Path,
+        precision: str = 'fp32',
+        threads: int = 0,
+        files: Sequence[Path] = (),
     ) -> None:
         try:
             openvino = import_openvino()
@@ -184,15 +187,16 @@ class OpenVinoSession:
                 'model.precision: this processor has no instructions for bf16; set it to auto'
             )
         self.version = openvino.__version__.partition('-')[0]
+        self.path, self._files = path, files
+        self._sizes: list[Any] = []  # for which the compiled network may be kept
         try:
-            model = self._core.read_model(path)
+            model = self._read_now()
             known = model.has_rt_info('framework')  # if anything was written into it
             facts = model.get_rt_info('framework').value if known else {}
         except RuntimeError as error:
             raise CheckpointError(
                 f'{path} is no network that OpenVINO {self.version} can load: {_cause(error)}'
             ) from error
-        self.path, self._contents = path, contents
         self.metadata = {name: str(value) for name, value in facts.items()}
         self.precision = precision
         self.inputs = {port.any_name: _described(port) for port in model.inputs}
@@ -224,39 +228,53 @@ class OpenVinoSession:
 
     def _compiled(self, shapes: dict[str, tuple[int, ...]]) -> Any:
         """A request to the network for inputs of some shapes, kept or compiled now."""
-        facts = (self._contents, self.version, self._settings, sorted(shapes.items()))
-        file = compiled_files.file_for(*facts) if self._contents else None
+        model, self._read = self._read or self._read_now(), None
+        file = self._file(shapes)
         compiled = self._kept(file)
         if compiled is None:
-            model, self._read = self._read or self._core.read_model(self.path), None
             model.reshape({name: list(shape) for name, shape in shapes.items()})
             compiled = self._core.compile_model(model, 'CPU', self._settings)
             if file is not None:
                 compiled_files.keep(file, compiled.export_model().getvalue())
                 compiled = self._kept(file) or compiled  # which takes less memory
-        self._read = None
         works_in = compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()
         if works_in != _HINTS[self.precision]:
             raise RuntimeError(f'OpenVINO took {works_in} where {self.precision} was asked for')
         return compiled.create_infer_request()
 
+    def _read_now(self) -> Any:
+        """The network as it is in its files by now, of which a digest tells."""
+        self._contents = [sha256_of(file) for file in self._files]
+        return self._core.read_model(self.path)
+
+    def _file(self, shapes: dict[str, tuple[int, ...]]) -> Path | None:
+        """Where the network for these shapes is kept; None where it is not."""
+        key = sorted(shapes.items())
+        if not self._contents or (len(self._sizes) == _SIZES and key not in self._sizes):
+            return None  # of ever new sizes all would stay in memory
+        if key not in self._sizes:
+            self._sizes.append(key)
+        return compiled_files.file_for(self._contents, self.version, self._settings, key)
+
     def _kept(self, file: Path | None) -> Any:
         """The compiled network of a file; None if that cannot be used."""
-        found = None if file is None else compiled_files.mapped(file)
-        if found is None:
+        contents = None if file is None else compiled_files.mapped(file)
+        if file is None or contents is None:
             return None
-        pages, contents = found
         tensor = import_openvino().Tensor(np.frombuffer(contents, np.uint8), shared_memory=True)
         try:
             compiled = self._core.import_model(tensor, 'CPU', self._settings)
         except (RuntimeError, TypeError):  # not of this OpenVINO; an older one takes no tensors
+            compiled_files.discard(file)
             return None
-        # it has the weights in an order of its own by now
-        pages.madvise(mmap.MADV_DONTNEED)
+        # most of the weights are in an order of its own by now
+        compiled_files.give_back(file)
         return compiled
 
 
-def open_session(path: Path, device: str, threads: int, way: Way, contents: str = '') -> Session:
+def open_session(
+    path: Path, device: str, threads: int, way: Way, files: Sequence[Path] = ()
+) -> Session:
     """A network file, opened by the runtime that a way of running names.
 
     Args:
@@ -264,7 +282,7 @@ def open_session(path: Path, device: str, threads: int, way: Way, contents: str 
         device: cpu, cuda or mps.
         threads: of the CPU; 0: see `inference_threads`.
         way: runtime and precision.
-        contents: see `OpenVinoSession`.
+        files: see `OpenVinoSession`.
 
     Raises:
         ConfigError: if that is not installed, or has no such device or precision.
@@ -281,7 +299,7 @@ def open_session(path: Path, device: str, threads: int, way: Way, contents: str 
         raise ConfigError(
             f'model.precision: openvino computes in fp32 or bf16, not {precision}; set it to auto'
         )
-    return OpenVinoSession(path, 'bf16' if precision == 'bf16' else 'fp32', threads, contents)
+    return OpenVinoSession(path, 'bf16' if precision == 'bf16' else 'fp32', threads, files)
 
 
 @cache
