@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 
-import cv2
 import numpy as np
 
 from sharp_ros.errors import InputError, PoseUnavailableError
@@ -166,6 +165,8 @@ def moved_pose(
 
 def rotation_vector(rotation: np.ndarray) -> np.ndarray:  # [3, 3] -> [3]
     """Axis times angle, radians (Rodrigues)."""
+    import cv2  # late, since help texts need this module, too
+
     return cv2.Rodrigues(rotation)[0][:, 0]
 
 
@@ -174,6 +175,8 @@ def interpolate(T_0: np.ndarray, T_1: np.ndarray, alpha: float) -> np.ndarray:
 
     Its rotation is orthonormal also where theirs are only nearly so.
     """
+    import cv2
+
     left, _, right = np.linalg.svd(T_0[:3, :3])
     start = left @ right
     turn = rotation_vector(start.T @ T_1[:3, :3])
