@@ -171,9 +171,10 @@ def rotation_vector(rotation: np.ndarray) -> np.ndarray:  # [3, 3] -> [3]
 
 
 def interpolate(T_0: np.ndarray, T_1: np.ndarray, alpha: float) -> np.ndarray:
-    """Pose between two [4, 4] poses, or beyond: evenly on a line, and about one axis.
+    """Pose between two [4, 4] poses, or beyond: even on a line, and about one axis (Rodrigues).
 
-    Its rotation is orthonormal also where theirs are only nearly so.
+    That is linear in translation and slerp in rotation (Shoemake, 1985); turns of less than 1e-5
+    rad count as none. Its rotation is orthonormal also where theirs are only nearly so.
     """
     import cv2
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import subprocess
 import sys
 
+import pytest
+
 import sharp_ros
 from sharp_ros import process
 
@@ -158,3 +160,19 @@ print(os.environ.get('AMENT_PREFIX_PATH'), os.environ['FASTDDS_BUILTIN_TRANSPORT
     assert printed(code, **unset)[0] == f'{tmp_path} DEFAULT?sockets_size=8MB'
     sourced = {'AMENT_PREFIX_PATH': '/opt/ros', 'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
     assert printed(code, **sourced)[0] == '/opt/ros UDPv4'
+
+
+@pytest.mark.ros
+def test_messages_come_without_the_parser_of_their_definitions_which_can_come_later():
+    pytest.importorskip('rclpy')
+    code = """
+process.prepare_for_ros()
+process.import_messages()
+from rclpy.type_support import check_for_type_support
+from sensor_msgs.msg import Image
+check_for_type_support(Image)  # as a publisher does
+print(Image(width=3).width, 'lark' in sys.modules)
+import rosidl_parser.parser
+print('lark' in sys.modules)
+"""
+    assert printed(code)[:2] == ['3 False', 'True']
